@@ -1,0 +1,114 @@
+"""Every setting of the product as one frozen value, read once at the edge; fails by the variable's name.
+
+A setting's environment variable is `LARIBA_` and its field name in capitals; docs/settings.md has the same table
+(a test compares them). Nobody else reads the environment.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+PREFIX = "LARIBA_"
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+# 32 characters of anything a generator prints carry more than 128 bits; shorter ones are passwords.
+_SECRET_CHARACTERS_MIN = 32
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message is one line and starts with the variable's name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What an operator can choose. Units stand in the names."""
+
+    database_url: str = field(repr=False)
+    """The app's role. `postgresql://user@host/database`; PostgreSQL 15 or newer."""
+    admin_database_url: str = field(repr=False)
+    """The role that owns the tables: migrations, backup, audits. Falls back to `database_url`."""
+    broker_url: str = field(repr=False)
+    """Celery's broker: Redis 6.2 or newer, or RabbitMQ."""
+    secret_key: tuple[str, ...] = field(repr=False)
+    """Signs the check of keys and tokens. The first signs, all verify: put a new one in front to rotate."""
+
+    log_level: str = "INFO"
+    database_pool_size: int = 16
+    """Connections per process. One per server thread: a request then never waits for a connection."""
+    storage_deadline_seconds: float = 1.8
+    """How long one ingest may wait for PostgreSQL in all; under the two seconds that the contract promises."""
+    idempotency_wait_seconds: float = 1.0
+    """How long a request waits for another one with the same Idempotency-Key before it answers 409."""
+    idempotency_ttl_seconds: int = 86_400
+    """Life of an idempotency record: 24 hours, the window that Stripe and most others publish."""
+    request_bytes_max: int = 524_288
+    """Largest request body: a payload of 256 KiB and as much again for envelope and white space."""
+    argon2_runs_max: int = 2
+    """Argon2 runs at a time in a process: 19 MiB and about 20 ms of a core each."""
+    partitions_ahead_days: int = 7
+    """How many days of event partitions are made ahead."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Read all settings from `environ`; raises SettingsError naming the first variable that is wrong."""
+        values = {
+            setting.name: _READERS[setting.type](variable, raw)
+            for setting in dataclasses.fields(cls)
+            if (raw := environ.get(variable := variable_of(setting.name), "").strip())
+        }
+        values.setdefault("admin_database_url", values.get("database_url"))
+        for setting in dataclasses.fields(cls):
+            if setting.default is dataclasses.MISSING and not values.get(setting.name):
+                raise SettingsError(f"{variable_of(setting.name)} is missing; docs/settings.md says what it holds")
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        for name in ("database_url", "admin_database_url"):
+            if urlsplit(getattr(self, name)).scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+                raise SettingsError(f"{variable_of(name)} must start with postgresql://")
+        if any(len(secret) < _SECRET_CHARACTERS_MIN for secret in self.secret_key):
+            raise SettingsError(
+                f"{variable_of('secret_key')}: each secret needs {_SECRET_CHARACTERS_MIN} characters or more"
+            )
+        if self.log_level not in _LOG_LEVELS:
+            raise SettingsError(f"{variable_of('log_level')} must be one of {', '.join(_LOG_LEVELS)}")
+
+
+def variable_of(setting_name: str) -> str:
+    """`database_url` → `LARIBA_DATABASE_URL`."""
+    return PREFIX + setting_name.upper()
+
+
+def _text(_variable: str, raw: str) -> str:
+    return raw
+
+
+def _texts(variable: str, raw: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in raw.split(","))
+    if not all(parts):
+        raise SettingsError(f"{variable} holds an empty part between its commas")
+    return parts
+
+
+def _positive(kind: Callable[[str], Any], word: str) -> Callable[[str, str], Any]:
+    def read(variable: str, raw: str) -> Any:
+        try:
+            number = kind(raw)
+        except ValueError:
+            raise SettingsError(f"{variable} must be {word}, not {raw!r}") from None
+        if not 0 < number < float("inf"):
+            raise SettingsError(f"{variable} must be greater than zero")
+        return number
+
+    return read
+
+
+_READERS: dict[Any, Callable[[str, str], Any]] = {
+    str: _text,
+    tuple[str, ...]: _texts,
+    int: _positive(int, "a whole number"),
+    float: _positive(float, "a number"),
+}

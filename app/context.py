@@ -1,0 +1,34 @@
+"""What a route may reach: one typed value that the factory hangs on the Flask app."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flask import current_app
+
+from app.config import Settings
+from app.credentials import Credentials
+from app.database import Database
+
+EXTENSION = "lariba"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts that live as long as the process."""
+
+    settings: Settings
+    database: Database
+    credentials: Credentials
+
+
+def context() -> Context:
+    """The context of the app that serves this request."""
+    value = current_app.extensions[EXTENSION]
+    if not isinstance(value, Context):  # pragma: no cover - a wiring mistake, not a state
+        raise TypeError(EXTENSION)
+    return value
+
+
+def now() -> datetime:
+    """The moment at the counter: taken once per request and passed on."""
+    return datetime.now(UTC)

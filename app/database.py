@@ -1,0 +1,153 @@
+"""Owns the engine and transaction(): the only place that commits. Knows no table.
+
+No wait for PostgreSQL is without an end: each transaction has a deadline that the client keeps by itself, so that a
+frozen server or a dead network delays a request no longer than a stopped server does.
+"""
+
+import select
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from app.errors import OutcomeUnknown, StorageUnavailable
+
+Result = TypeVar("Result")
+
+# The lowest that psycopg takes; a refused connection fails at once whatever this says.
+_CONNECT_TIMEOUT_SECONDS = 2
+# PostgreSQL gives up on its side too, so that an abandoned statement or transaction never holds its locks for long.
+_SERVER_TIMEOUTS_MILLISECONDS = {"statement_timeout": 30_000, "idle_in_transaction_session_timeout": 10_000}
+_DEADLINE_SECONDS = 10.0
+_ROLLBACK_SECONDS = 0.2
+
+
+class ImpatientConnection(psycopg.Connection[Any]):
+    """A connection that stops waiting at `deadline` (time.monotonic() seconds), whatever the server does.
+
+    The server's own timeouts do not help against a server that is frozen or unreachable. A connection that ran into
+    its deadline is closed: nobody knows what it would answer next.
+    """
+
+    deadline: float | None = None
+
+    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
+        """As psycopg's own; raises psycopg.OperationalError at the deadline."""
+        if self.deadline is not None and timeout is None:
+            timeout = max(0.0, self.deadline - time.monotonic())
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError:
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                self.pgconn.finish()
+            raise
+
+
+class Database:
+    """One process's way to PostgreSQL."""
+
+    def __init__(
+        self, url: str, *, pool_size: int, lock_timeout_seconds: float = 1.0, application_name: str = "lariba"
+    ) -> None:
+        timeouts = {"lock_timeout": int(lock_timeout_seconds * 1000)} | _SERVER_TIMEOUTS_MILLISECONDS
+        arguments = conninfo_of(url) | {
+            "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+            "application_name": application_name,
+            "options": " ".join(f"-c {name}={value}" for name, value in timeouts.items()),
+        }
+        self._engine = create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: ImpatientConnection.connect(**arguments),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=1.0,
+        )
+        event.listen(self._engine, "checkout", _refuse_if_hung_up)
+
+    @property
+    def engine(self) -> Engine:
+        """For the entry points, which must dispose of it after a fork."""
+        return self._engine
+
+    @contextmanager
+    def transaction(self, *, deadline_seconds: float = _DEADLINE_SECONDS) -> Iterator[Session]:
+        """One use case, one transaction: commits at the end of the block, rolls back if anything is raised in it.
+
+        Raises StorageUnavailable if PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass
+        OutcomeUnknown if the connection was lost during the commit itself.
+        """
+        deadline = time.monotonic() + deadline_seconds
+        with Session(self._engine, expire_on_commit=False) as session:
+            connection = None
+            try:
+                connection = session.connection().connection.dbapi_connection
+                _set_deadline(connection, deadline)
+                yield session
+                session.flush()
+            except BaseException as error:
+                # The rollback that follows has a moment of its own, or it would fail for the deadline just missed.
+                _set_deadline(connection, time.monotonic() + _ROLLBACK_SECONDS)
+                if (unavailable := _unavailable(error)) is not None:
+                    raise unavailable from error
+                raise
+            try:
+                session.commit()
+            except DBAPIError as error:
+                # Anything that the server itself said is a rollback. Silence is not: it may have committed.
+                raise (OutcomeUnknown if error.connection_invalidated else StorageUnavailable) from error
+
+
+def conninfo_of(url: str) -> dict[str, Any]:
+    """libpq's keywords for a database URL (`postgresql://…`, as SQLAlchemy reads it)."""
+    parsed = make_url(url)
+    keywords: dict[str, Any] = dict(parsed.query)
+    named = {
+        "host": parsed.host,
+        "port": parsed.port,
+        "user": parsed.username,
+        "password": parsed.password,
+        "dbname": parsed.database,
+    }
+    return keywords | {name: value for name, value in named.items() if value is not None}
+
+
+def owner_engine(url: str) -> Engine:
+    """An engine without a pool for the owner's rare work: migrations and audits."""
+    arguments = conninfo_of(url) | {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": "lariba-owner"}
+    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**arguments), poolclass=NullPool)
+
+
+def _unavailable(error: BaseException) -> StorageUnavailable | None:
+    """StorageUnavailable if `error` says that PostgreSQL is away, too slow or too busy."""
+    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if is_lost or isinstance(error, OperationalError | InterfaceError | TimeoutError):
+        return StorageUnavailable()
+    return None
+
+
+def _set_deadline(connection: object, deadline: float) -> None:
+    if isinstance(connection, ImpatientConnection):
+        connection.deadline = deadline
+
+
+def _refuse_if_hung_up(
+    connection: psycopg.Connection[Any], _entry: ConnectionPoolEntry, _proxy: object
+) -> None:
+    """Find out for 2 µs whether the server hung up while the connection lay in the pool.
+
+    A server that stops says so on each idle connection, which makes its socket readable. Asking it with a query
+    (SQLAlchemy's pre-ping) would cost a round trip on the ingest road; not asking would cost a 503 after a restart.
+    """
+    if connection.closed:
+        raise DisconnectionError
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    if poller.poll(0):
+        raise DisconnectionError

@@ -1,0 +1,54 @@
+"""Who may run PostgreSQL: the caller, or for root (as whom PostgreSQL refuses to run) a system user of its own.
+
+Never changes the permissions of anything.
+"""
+
+import os
+import pwd
+import subprocess
+import sys
+
+from app.embedded.errors import EmbeddedError
+from app.embedded.program import Account
+
+ACCOUNT_NAME = "lariba-postgres"
+_USE_ANOTHER_USER = "PostgreSQL does not run as root: start as an ordinary user"
+
+
+def database_account() -> Account | None:
+    """None means: as the caller. As root on Linux the dedicated system user, created when it is missing."""
+    if os.geteuid() != 0:
+        return None
+    if sys.platform != "linux":
+        raise EmbeddedError(_USE_ANOTHER_USER)
+    return _known_account() or _created_account()
+
+
+def owner_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _known_account() -> Account | None:
+    try:
+        entry = pwd.getpwnam(ACCOUNT_NAME)
+    except KeyError:
+        return None
+    return Account(name=ACCOUNT_NAME, uid=entry.pw_uid, gid=entry.pw_gid)
+
+
+def _created_account() -> Account:
+    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+    command += ["--shell", "/usr/sbin/nologin", ACCOUNT_NAME]
+    try:
+        added = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise EmbeddedError(f"{_USE_ANOTHER_USER} (useradd, which would make one, is missing)") from None
+    # Two first runs at once both call useradd: the loser finds the winner's account.
+    account = _known_account()
+    if account is None:
+        raise EmbeddedError(f"{_USE_ANOTHER_USER} (useradd: {' '.join(added.stderr.split())})")
+    print(f"Created the system user {ACCOUNT_NAME}: PostgreSQL refuses to run as root.", flush=True)
+    return account

@@ -1,0 +1,66 @@
+"""Where a server's Unix socket lies: in the server's own folder, or in a short private one when that path cannot serve."""
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from app.embedded.account import owner_name
+from app.embedded.errors import EmbeddedError
+from app.embedded.program import Account
+
+# sockaddr_un holds 108 bytes on Linux and 104 on macOS, a closing NUL included; one limit for both.
+_PATH_BYTES_MAX = 103
+
+
+def is_usable(path: Path) -> bool:
+    """Whether every client can be told this socket path: short, and without what URLs and libpq's host lists split at."""
+    text = str(path)
+    return len(os.fsencode(path)) <= _PATH_BYTES_MAX and text.isprintable() and not set(text) & set(',"')
+
+
+def socket_directory(home: Path, socket_name: str, account: Account | None = None) -> Path:
+    """`home` itself where possible; else a folder of the system's temporary directory that only we can enter.
+
+    The second one's name is a digest of `home`, so it is the same at every start.
+    """
+    if is_usable(home / socket_name):
+        return home
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    for parent in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - ownership is proven
+        directory = parent / f"lariba-{digest}"
+        if is_usable(directory / socket_name) and (account is None or may_be_entered(parent)):
+            _make_private(directory, account)
+            return directory
+    raise EmbeddedError(f"no folder for a Unix socket: {home} is too long and so is {tempfile.gettempdir()}")
+
+
+def may_be_entered(directory: Path) -> bool:
+    """Whether a stranger (as the dedicated account is) can walk to and through `directory`."""
+    return all(step.stat().st_mode & stat.S_IXOTH for step in (directory.resolve(), *directory.resolve().parents))
+
+
+def remove_if_spare(directory: Path, home: Path) -> None:
+    """After a stop, leave nothing in the system's temporary directory; a socket still there keeps its folder."""
+    if directory != home:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def _make_private(directory: Path, account: Account | None) -> None:
+    owner = account.uid if account else os.geteuid()
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+        if account:
+            os.chown(directory, account.uid, account.gid, follow_symlinks=False)
+    # Anybody may create names in the temporary directory: one that was there before is trusted only when it is a real
+    # folder, ours, and closed to everybody else.
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise EmbeddedError(f"{directory} is not a folder: remove it, the socket must lie there")
+    if found.st_uid != owner:
+        raise EmbeddedError(f"{directory} belongs to {owner_name(found.st_uid)}: the socket will not lie there")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise EmbeddedError(f"{directory} is open to other users: remove it, the socket must lie in a private folder")

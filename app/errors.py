@@ -1,0 +1,151 @@
+"""Every way the domain can refuse. Knows no HTTP: statuses are given in problems.py alone.
+
+    Refusal
+    ├── BadRequest                  ├── SchemaValidationFailed
+    ├── PayloadTooLarge             ├── UnsupportedMediaType
+    ├── InvalidSourceKey            ├── InvalidManagementToken
+    ├── SourceDisabled              ├── WorkspaceSuspended
+    ├── SourceMismatch              ├── EnvironmentMismatch
+    ├── NotFound                    ├── Conflict
+    ├── PreconditionFailed          ├── IdempotencyKeyReused
+    ├── IdempotencyInProgress       ├── DuplicateEvent
+    └── StorageUnavailable ── OutcomeUnknown
+
+The docstring is the public message: what happened, and what the caller can do. Internal detail travels as the
+exception's `__cause__` to the log and never to the body.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a request: a JSON pointer (RFC 6901; "" is the whole) and a sentence."""
+
+    pointer: str
+    message: str
+
+
+class Refusal(Exception):
+    """The request was refused."""
+
+    code: ClassVar[str]
+    retryable: ClassVar[bool] = False
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, message: str | None = None, *, faults: tuple[Fault, ...] = ()) -> None:
+        self.message = message or " ".join((inspect.getdoc(type(self)) or "").split())
+        self.faults = faults
+        super().__init__(self.message)
+
+
+class BadRequest(Refusal):
+    """The request cannot be read."""
+
+    code = "bad_request"
+
+
+class SchemaValidationFailed(Refusal):
+    """The request has fields that are missing, unknown or wrong; each is named in details."""
+
+    code = "schema_validation_failed"
+
+
+class PayloadTooLarge(Refusal):
+    """The request or its payload is too large."""
+
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(Refusal):
+    """Send JSON: Content-Type: application/json, in UTF-8, without Content-Encoding."""
+
+    code = "unsupported_media_type"
+
+
+class InvalidSourceKey(Refusal):
+    """The source key in X-API-Key is missing, malformed, unknown, expired or revoked."""
+
+    code = "invalid_source_key"
+
+
+class InvalidManagementToken(Refusal):
+    """The management token in Authorization: Bearer is missing, malformed, unknown, expired or revoked."""
+
+    code = "invalid_management_token"
+
+
+class SourceDisabled(Refusal):
+    """This source is disabled or archived, so its keys cannot send events. Enable it over the management API."""
+
+    code = "source_disabled"
+
+
+class WorkspaceSuspended(Refusal):
+    """This workspace is suspended, so its keys cannot send events. Ask the operator of this installation."""
+
+    code = "workspace_suspended"
+
+
+class SourceMismatch(Refusal):
+    """source_id is not the source that this key belongs to. Send the key's own source_id."""
+
+    code = "source_mismatch"
+
+
+class EnvironmentMismatch(Refusal):
+    """environment is not the environment of this key's source. Leave it out, or send the source's own."""
+
+    code = "environment_mismatch"
+
+
+class NotFound(Refusal):
+    """There is nothing under this address."""
+
+    code = "not_found"
+
+
+class Conflict(Refusal):
+    """The change conflicts with what is already there."""
+
+    code = "conflict"
+
+
+class PreconditionFailed(Refusal):
+    """The object has changed since the ETag in If-Match was read. Read it again, then repeat the change."""
+
+    code = "precondition_failed"
+
+
+class IdempotencyKeyReused(Refusal):
+    """This Idempotency-Key was used with other content. Repeat the first content, or take a new key."""
+
+    code = "idempotency_key_reused"
+
+
+class IdempotencyInProgress(Refusal):
+    """Another request with this Idempotency-Key or event_id is still running. Repeat the same request shortly."""
+
+    code = "idempotency_in_progress"
+    retryable = True
+    retry_after_seconds = 1
+
+
+class DuplicateEvent(Refusal):
+    """This source already sent an event with this event_id and other content. A new event needs a new event_id."""
+
+    code = "duplicate_event"
+
+
+class StorageUnavailable(Refusal):
+    """Nothing was stored: the database is away or overloaded. Repeat the same request later."""
+
+    code = "storage_unavailable"
+    retryable = True
+    retry_after_seconds = 1
+
+
+class OutcomeUnknown(StorageUnavailable):
+    """The database was lost while it committed. Repeat the same request: it is stored once whatever happened."""

@@ -1,0 +1,33 @@
+"""Makes the ids of the house: public ids of managed things, and time-ordered ids of events. Knows no database."""
+
+import os
+import secrets
+import string
+import time
+from uuid import UUID
+
+BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+# 16 base62 characters are 95 random bits: ids of strangers cannot be guessed, collisions do not happen.
+_RANDOM_CHARACTERS = 16
+
+
+def random_text(length: int) -> str:
+    """`length` base62 characters from the system's generator, 5.95 bits each."""
+    return "".join(secrets.choice(BASE62) for _ in range(length))
+
+
+def new_public_id(kind: str) -> str:
+    """`prj` → `prj_9fKx2…`; one word to double-click."""
+    return f"{kind}_{random_text(_RANDOM_CHARACTERS)}"
+
+
+def uuid7() -> UUID:
+    """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, then 74 random bits.
+
+    Python has it from 3.14 on. Time-ordered ids keep the inserts of one moment on one page of an index.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10))
+    value = (milliseconds << 80) | random
+    value &= ~((0xF << 76) | (0x3 << 62))
+    return UUID(int=value | (0x7 << 76) | (0x2 << 62))

@@ -1,0 +1,43 @@
+"""Whose source key is it? Proves a key once per process; whether it still lives is asked in the writing statement.
+
+Cost: a known key 4 µs (two HMACs and a look-up); an unknown one a query and an argon2 run, about 20 ms, once.
+"""
+
+import structlog
+from sqlalchemy import text
+
+from app.credentials import Credentials, Identity, Known
+from app.database import Database
+from app.errors import InvalidSourceKey
+
+# By the unique index on public_id. Whatever can change is left out: the answer is remembered for the process's life.
+_LOOK_UP = text("SELECT id, workspace_id, secret_hash FROM source_keys WHERE public_id = :public_id")
+_REHASH = text("UPDATE source_keys SET secret_hash = :secret_hash WHERE id = :id")
+
+
+def authenticate(header: str | None, credentials: Credentials, database: Database) -> Identity:
+    """Whose key the X-API-Key header holds.
+
+    Raises InvalidSourceKey, alike for whatever is wrong with it, and StorageUnavailable.
+    """
+    if not header:
+        raise InvalidSourceKey
+    credential = credentials.parse(header, "sk")
+    if credential is None:
+        if header.startswith("lrb_mt_"):
+            raise InvalidSourceKey("This is a management token; ingest takes a source key (lrb_sk_…) in X-API-Key.")
+        raise InvalidSourceKey
+    structlog.contextvars.bind_contextvars(key=f"key_{credential.key_id}")
+
+    def look_up(key_id: str) -> Known | None:
+        with database.transaction() as session:
+            row = session.execute(_LOOK_UP, {"public_id": f"key_{key_id}"}).one_or_none()
+        return Known(row.secret_hash, Identity(row.id, row.workspace_id)) if row else None
+
+    proof = credentials.identify(credential, look_up)
+    if proof is None:
+        raise InvalidSourceKey
+    if proof.new_hash:
+        with database.transaction() as session:
+            session.execute(_REHASH, {"secret_hash": proof.new_hash, "id": proof.identity.row_id})
+    return proof.identity

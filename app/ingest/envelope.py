@@ -1,0 +1,177 @@
+"""What travels on the ingest road: the envelope of one event, the attempt around it, and the receipt it ends in."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+
+from app.errors import BadRequest, Fault, PayloadTooLarge, SchemaValidationFailed
+from app.exact_json import JsonObject, fingerprint, pointer_token
+
+PAYLOAD_BYTES_MAX: Final = 262_144
+SEVERITIES: Final = ("debug", "info", "warning", "error", "critical")
+
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_VISIBLE_ASCII = re.compile(r"[!-~]{1,255}")
+_QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Envelope:
+    """One event as the producer sent it."""
+
+    event_type: str
+    source_id: str
+    payload_text: str = field(repr=False)
+    """The payload's own JSON text: never decoded and encoded again."""
+    event_id: str | None = None
+    environment: str | None = None
+    severity: str = "info"
+    occurred_at: datetime | None = None
+    fingerprint: bytes = field(repr=False)
+    """Says whether two envelopes have the same content, see exact_json.fingerprint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One request to store one event: the envelope, the caller's name for the attempt, and our own marks."""
+
+    envelope: Envelope
+    idempotency_key: str | None
+    received_at: datetime
+    event_uid: UUID
+    """Names this attempt and, if it succeeds, the event. Repeating the attempt with the same uid is safe."""
+
+    @property
+    def event_id(self) -> str:
+        """The producer's event id, or ours."""
+        return self.envelope.event_id or f"evt_{self.event_uid}"
+
+    def receipt_body(self, status: str) -> str:
+        """The JSON text of the receipt with `status`."""
+        return json.dumps({"accepted": True, "event_id": self.event_id, "status": status})
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A 2xx answer: exactly these bytes are recorded for the Idempotency-Key and sent again to whoever repeats it."""
+
+    status: int
+    body: str
+    is_replay: bool = False
+
+
+class _Text(fields.String):
+    """A string of JSON; marshmallow's own would also take bytes."""
+
+    default_error_messages: Final = {"invalid": "Must be a string.", "null": "Must be a string."}
+
+
+class _EventId(_Text):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | None:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not 1 <= len(text) <= 128 or not text.isprintable() or any(map(str.isspace, text)):  # noqa: PLR2004
+            raise ValidationError("Must be 1 to 128 visible characters.")
+        return text
+
+
+class _Timestamp(_Text):
+    """ISO 8601 with an offset, or without one and then UTC."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            raise ValidationError("Must be an ISO 8601 time such as 2026-06-01T10:00:00Z.") from None
+
+
+class EnvelopeSchema(Schema):
+    """The body of POST /v1/events/ingest."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages: Final = {"unknown": "This member is not known; see the list of fields."}
+
+    event_id = _EventId(metadata={"description": "Yours, single per source; ours if absent.", "maxLength": 128})
+    event_type = _Text(
+        required=True,
+        validate=[
+            validate.Length(1, 200),
+            validate.Regexp(
+                re.compile(rf"(?:{_EVENT_TYPE.pattern})\Z"),
+                error="Must be segments of letters, digits, _ and -, joined by dots, such as payment.failed.",
+            ),
+        ],
+    )
+    source_id = _Text(required=True, metadata={"description": "The source that the key belongs to."})
+    environment = _Text(metadata={"description": "The source's environment."})
+    severity = _Text(validate=validate.OneOf(SEVERITIES), metadata={"default": "info"})
+    timestamp = _Timestamp(
+        metadata={"format": "date-time", "description": "When it happened; when we received it, if absent."}
+    )
+    payload = fields.Dict(
+        keys=fields.String(),
+        required=True,
+        metadata={"description": "Any JSON object of at most 256 KiB and 32 levels; stored exactly."},
+        error_messages={"invalid": "Must be a JSON object.", "null": "Must be a JSON object."},
+    )
+
+    @post_load
+    def _envelope(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        data["occurred_at"] = data.pop("timestamp", None)
+        data.pop("payload")
+        return data
+
+
+_SCHEMA = EnvelopeSchema()
+
+
+def read_envelope(document: JsonObject) -> Envelope:
+    """The envelope in a parsed body.
+
+    Raises SchemaValidationFailed with every fault at once, PayloadTooLarge if only the payload's size is wrong.
+    """
+    faults = list(document.faults)
+    loaded: dict[str, Any] = {}
+    try:
+        loaded = _SCHEMA.load(document.values)
+    except ValidationError as error:
+        faults += [
+            Fault(f"/{pointer_token(member)}", " ".join(map(str, messages)))
+            for member, messages in error.normalized_messages().items()
+        ]
+    if faults:
+        raise SchemaValidationFailed(faults=tuple(faults))
+    payload_text = document.texts["payload"]
+    if len(payload_text.encode()) > PAYLOAD_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"payload is larger than {PAYLOAD_BYTES_MAX} bytes.",
+            faults=(Fault("/payload", f"Must be at most {PAYLOAD_BYTES_MAX} bytes."),),
+        )
+    return Envelope(**loaded, payload_text=payload_text, fingerprint=fingerprint(document.values))
+
+
+def read_idempotency_key(header: str | None) -> str | None:
+    """The key in an Idempotency-Key header: 1 to 255 visible ASCII characters, bare or as a quoted string (RFC 8941).
+
+    A server joins two header lines with a comma, and a bare key with a comma would look the same; so a comma is only
+    taken inside quotes. Raises BadRequest.
+    """
+    if header is None:
+        return None
+    key = header.strip(" \t")
+    if key.startswith('"'):
+        quoted = _QUOTED_KEY.fullmatch(key)
+        key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else ""
+    elif "," in key:
+        raise BadRequest("Idempotency-Key holds a comma: send the header once, or put a key with a comma in quotes.")
+    if not _VISIBLE_ASCII.fullmatch(key):
+        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters, bare or in double quotes.")
+    return key

@@ -1,0 +1,30 @@
+"""The barrier between ingest and whoever takes a right away: after a revocation has answered, nothing more is stored.
+
+Reading `revoked_at` in the writing statement is not enough: a statement that began before the revocation committed
+still sees the key alive, and may commit after the revocation has answered. So ingest holds a shared advisory lock on
+its workspace from before that statement until its commit, and a change that takes a right away takes the same lock
+exclusively before it commits: it waits for the statements that may not have seen it, and later ones do see it.
+Both are transaction locks: a crash releases them. The price on the road is one round trip (docs/decisions/0003).
+"""
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+# Keeps these numbers apart from all other advisory locks of the database.
+_SPACE = 0x6C72_0000_0000_0000
+_SHARE = text("SELECT pg_advisory_xact_lock_shared(:key)")
+_EXCLUDE = text("SELECT set_config('lock_timeout', '8s', true), pg_advisory_xact_lock(:key)")
+
+
+def share_workspace(session: Session, workspace_id: int) -> None:
+    """Let no right of this workspace be taken away until this transaction ends."""
+    session.execute(_SHARE, {"key": _SPACE | workspace_id})
+
+
+def exclude_workspace(session: Session, workspace_id: int) -> None:
+    """Wait until no ingest of this workspace is under way; later ones wait for this transaction.
+
+    Ingest transactions last milliseconds, and PostgreSQL ends those that hang (idle_in_transaction_session_timeout),
+    so eight seconds are enough.
+    """
+    session.execute(_EXCLUDE, {"key": _SPACE | workspace_id})

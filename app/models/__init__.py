@@ -1,0 +1,37 @@
+"""The tables, one (or one tight family) per file. A child imports its parent, never the reverse.
+
+Control tables have a bigint `id`, a `public_id` and a `workspace_id`, and refer to each other by composite keys that
+hold the workspace, so that no row can point into another workspace. Hot tables (events, event_ledger,
+idempotency_records, usage_outbox, usage_hours) have `project_id` first in every key and refer to nobody: a cluster
+can spread them by it, and an insert locks no parent row.
+"""
+
+from app.models.audit_entry import AuditEntry
+from app.models.base import Base
+from app.models.environment import Environment
+from app.models.event import Event, EventLedger
+from app.models.idempotency_record import IdempotencyRecord
+from app.models.management_token import ManagementToken
+from app.models.project import Project
+from app.models.source import Source, SourceType
+from app.models.source_key import SourceKey
+from app.models.usage import UsageHour, UsageOutbox
+from app.models.workspace import Workspace, WorkspaceStatus
+
+__all__ = [
+    "AuditEntry",
+    "Base",
+    "Environment",
+    "Event",
+    "EventLedger",
+    "IdempotencyRecord",
+    "ManagementToken",
+    "Project",
+    "Source",
+    "SourceKey",
+    "SourceType",
+    "UsageHour",
+    "UsageOutbox",
+    "Workspace",
+    "WorkspaceStatus",
+]

@@ -1,0 +1,50 @@
+"""A source: one known producer of events in one environment."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, WithinWorkspace
+from app.models.environment import Environment
+
+SOURCE_NAME_UNIQUE: Final = "uq_sources_environment_id_name"
+
+
+class SourceType(StrEnum):
+    """What kind of producer it is; for people, nothing depends on it."""
+
+    BACKEND = "backend"
+    WEBSITE = "website"
+    MOBILE = "mobile"
+    SERVICE = "service"
+    WORKER = "worker"
+    ERP = "erp"
+    INTEGRATION = "integration"
+
+
+class Source(WithinWorkspace, Base):
+    """The trust boundary: what a source key may speak for."""
+
+    __tablename__ = "sources"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["workspace_id", "project_id", "environment_id"],
+            [Environment.workspace_id, Environment.project_id, Environment.id],
+        ),
+        UniqueConstraint("workspace_id", "project_id", "id"),
+        Index(SOURCE_NAME_UNIQUE, "environment_id", "name", unique=True, postgresql_where="archived_at IS NULL"),
+        CheckConstraint(f"type IN ({', '.join(repr(kind.value) for kind in SourceType)})", name="type"),
+    )
+
+    project_id: Mapped[int]
+    environment_id: Mapped[int]
+    name: Mapped[str]
+    type: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default="")
+    disabled_at: Mapped[datetime | None]
+    archived_at: Mapped[datetime | None]
+    last_event_at: Mapped[datetime | None]
+    """When it last stored an event; written by the worker, a few seconds late."""

@@ -1,0 +1,42 @@
+"""Usage: the outbox that the ingest transaction writes, and the hourly counts that the worker folds it into."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base
+
+_OUTCOMES = CheckConstraint("outcome IN ('stored', 'duplicate', 'replayed')", name="outcome")
+
+
+class UsageOutbox(Base):
+    """One accepted request, not yet counted. Written with the event, so the count is exact whatever dies."""
+
+    __tablename__ = "usage_outbox"
+    __table_args__ = (_OUTCOMES.copy(),)
+
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    usage_uid: Mapped[UUID] = mapped_column(primary_key=True)
+    """A UUIDv7, so that the worker folds the oldest first."""
+    source_id: Mapped[int]
+    source_key_id: Mapped[int]
+    outcome: Mapped[str]
+    payload_bytes: Mapped[int]
+    received_at: Mapped[datetime]
+
+
+class UsageHour(Base):
+    """What one key did in one hour (UTC), by outcome."""
+
+    __tablename__ = "usage_hours"
+    __table_args__ = (_OUTCOMES.copy(),)
+
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    source_key_id: Mapped[int] = mapped_column(primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    source_id: Mapped[int]
+    events: Mapped[int]
+    payload_bytes: Mapped[int]

@@ -1,0 +1,109 @@
+"""Brings the database's schema to head, and tells whether it is there."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy.exc import OperationalError
+
+from app.config import Settings
+from app.database import owner_engine
+
+_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+# Nobody may DELETE events or change the trail; the worker purges and folds, the API changes control rows.
+_GRANTS = {
+    "SELECT, INSERT, UPDATE": ("workspaces", "projects", "environments", "sources", "source_keys", "management_tokens"),
+    "SELECT, INSERT": ("events", "audit_entries"),
+    "SELECT, INSERT, UPDATE, DELETE": ("event_ledger", "idempotency_records", "usage_outbox", "usage_hours"),
+    "SELECT": ("alembic_version",),
+}
+
+
+class SchemaBehindError(Exception):
+    """The database's schema is older than this code; the message is one line that says what to run."""
+
+
+def migrate(settings: Settings, revision: str = "head") -> None:
+    """Take the schema to `revision` as the owner, then grant the app's role what it needs.
+
+    Safe to run twice and concurrently (an advisory lock lets one in at a time). Raises SQLAlchemy's errors.
+    """
+    engine = owner_engine(settings.admin_database_url)
+    try:
+        with engine.connect() as connection:
+            configuration = _configuration()
+            configuration.attributes["connection"] = connection
+            command.upgrade(configuration, revision)
+        with engine.begin() as connection:
+            _grant(connection, str(make_url(settings.database_url).username))
+    finally:
+        engine.dispose()
+
+
+def downgrade(settings: Settings, revision: str) -> None:
+    """Take the schema back to `revision` ("base" is an empty database) as the owner."""
+    engine = owner_engine(settings.admin_database_url)
+    try:
+        with engine.connect() as connection:
+            configuration = _configuration()
+            configuration.attributes["connection"] = connection
+            command.downgrade(configuration, revision)
+    finally:
+        engine.dispose()
+
+
+def behind(connection: Connection) -> str | None:
+    """What is missing, in one line, if the schema is behind this code; None if it is at head or ahead of it.
+
+    Ahead is allowed: in a rolling upgrade the schema goes first and the old code still runs.
+    """
+    current = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(_configuration())
+    head = scripts.get_current_head()
+    if current == head:
+        return None
+    if current is not None:
+        try:
+            scripts.get_revision(current)
+        except CommandError:
+            return None
+    return f"the schema is at {current or 'nothing'} and this code needs {head}: run `flask --app wsgi migrate`"
+
+
+def require_head(engine: Engine) -> None:
+    """Raise SchemaBehindError if the schema is behind. A database that is away is no reason not to start."""
+    try:
+        with engine.connect() as connection:
+            missing = behind(connection)
+    except OperationalError:
+        return
+    finally:
+        # A server forks after this; its children must open connections of their own.
+        engine.dispose()
+    if missing:
+        raise SchemaBehindError(missing)
+
+
+def _configuration() -> Config:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    configuration.set_main_option("path_separator", "os")
+    return configuration
+
+
+def _grant(connection: Connection, app_role: str) -> None:
+    owner = connection.execute(text("SELECT current_user")).scalar_one()
+    if app_role == owner:
+        return
+    role = connection.dialect.identifier_preparer.quote(app_role)
+    existing = set(
+        connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")).scalars()
+    )
+    for privileges, tables in _GRANTS.items():
+        for table in existing.intersection(tables):
+            connection.execute(text(f"GRANT {privileges} ON {table} TO {role}"))
+    connection.execute(text(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {role}"))

@@ -1,0 +1,36 @@
+"""The two entry points: `app` for any WSGI server, `celery` for worker and beat.
+
+A missing setting or a schema behind this code ends the start with one line and a non-zero status; a database that is
+away does not: the process starts, says 503 and serves as soon as the database is back.
+"""
+
+import os
+import sys
+
+import click
+from flask.cli import FlaskGroup
+
+from app.config import Settings, SettingsError
+from app.context import EXTENSION
+from app.factory import create_app
+from app.schema import SchemaBehindError, require_head
+from app.worker import create_celery
+
+
+def _is_operator_command() -> bool:
+    """Whether this process is `flask --app wsgi …`: an operator must be able to migrate a schema that is behind."""
+    command = click.get_current_context(silent=True)
+    return command is not None and isinstance(command.find_root().command, FlaskGroup)
+
+
+try:
+    settings = Settings.from_environment(os.environ)
+    app = create_app(settings)
+    database = app.extensions[EXTENSION].database
+    if not _is_operator_command():
+        require_head(database.engine)
+except (SettingsError, SchemaBehindError) as error:
+    sys.exit(f"lariba: {error}")
+
+celery = create_celery(settings)
+os.register_at_fork(after_in_child=lambda: database.engine.dispose(close=False))
