@@ -33,13 +33,18 @@ _LONG_NUMBER = re.compile(r"\d[eE][+-]?\d{2}|\d{9999}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
 class Number:
-    """A number that Python's float cannot carry: its canonical text, and what it takes written out in full."""
+    """A number that Python's float cannot carry: its canonical text, and what it takes written out in full.
 
-    canonical: str
-    digits_before: int
-    digits_after: int
+    Not a dataclass: msgspec would encode its fields instead of asking the hook.
+    """
+
+    __slots__ = ("canonical", "digits_after", "digits_before")
+
+    def __init__(self, canonical: str, digits_before: int, digits_after: int) -> None:
+        self.canonical = canonical
+        self.digits_before = digits_before
+        self.digits_after = digits_after
 
 
 @dataclass(frozen=True, slots=True)

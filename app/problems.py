@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import structlog
 from flask import Flask, Response, json, request
-from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app import errors
@@ -69,7 +68,7 @@ def _refused(refusal: Refusal) -> Response:
     if refusal.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(refusal.retry_after_seconds)
     if (scheme := _CHALLENGES.get(type(refusal))) is not None:
-        response.www_authenticate = WWWAuthenticate(scheme, {"realm": "lariba"})
+        response.headers["WWW-Authenticate"] = f'{scheme} realm="lariba"'
     if refusal.__cause__ is not None:
         _log.warning("request_refused_because", cause=_one_line(refusal.__cause__))
     return response

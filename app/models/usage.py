@@ -8,14 +8,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base
 
-_OUTCOMES = CheckConstraint("outcome IN ('stored', 'duplicate', 'replayed')", name="outcome")
+_OUTCOMES = "outcome IN ('stored', 'duplicate', 'replayed')"
 
 
 class UsageOutbox(Base):
     """One accepted request, not yet counted. Written with the event, so the count is exact whatever dies."""
 
     __tablename__ = "usage_outbox"
-    __table_args__ = (_OUTCOMES.copy(),)
+    __table_args__ = (CheckConstraint(_OUTCOMES, name="outcome"),)
 
     project_id: Mapped[int] = mapped_column(primary_key=True)
     usage_uid: Mapped[UUID] = mapped_column(primary_key=True)
@@ -31,7 +31,7 @@ class UsageHour(Base):
     """What one key did in one hour (UTC), by outcome."""
 
     __tablename__ = "usage_hours"
-    __table_args__ = (_OUTCOMES.copy(),)
+    __table_args__ = (CheckConstraint(_OUTCOMES, name="outcome"),)
 
     project_id: Mapped[int] = mapped_column(primary_key=True)
     source_key_id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,0 +1,128 @@
+"""One database per test run, on the embedded PostgreSQL or on the server that TEST_DATABASE_URL names.
+
+Tests commit for real and share that database; each makes its own workspace, so none sees another's rows.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from argon2 import PasswordHasher, Type, profiles
+from flask import Flask
+from flask.testing import FlaskClient
+from psycopg import sql
+
+from app.config import Settings
+from app.context import EXTENSION, Context
+from app.credentials import Credentials
+from app.embedded.postgres import EmbeddedPostgres
+from app.factory import create_app
+from app.schema import migrate
+from tests.people import Tenant, make_tenant
+from tests.servers import database_url
+
+SECRET_KEY = "a secret for tests only, long enough to be taken"
+
+
+@pytest.fixture(scope="session", name="server_url")
+def _server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The superuser's way to a PostgreSQL server."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    with EmbeddedPostgres(tmp_path_factory.mktemp("pg")) as server:
+        yield server.url("postgres", "postgres")
+
+
+@pytest.fixture(scope="session", name="settings")
+def _settings(server_url: str) -> Iterator[Settings]:
+    """Settings of a fresh database with an owner and an app's role, migrated to head."""
+    with fresh_database(server_url) as settings:
+        migrate(settings)
+        yield settings
+
+
+class fresh_database:  # noqa: N801 - reads as a verb at its use
+    """A database with its two roles that lives as long as the block."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self._name = f"lariba_test_{secrets.token_hex(4)}"
+
+    def __enter__(self) -> Settings:
+        name = self._name
+        with psycopg.connect(self._server_url, autocommit=True) as server:
+            for role in (f"{name}_owner", f"{name}_app"):
+                server.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'test'").format(sql.Identifier(role)))
+            server.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(f"{name}_owner"))
+            )
+        return Settings(
+            database_url=database_url(self._server_url, f"{name}_app", name),
+            admin_database_url=database_url(self._server_url, f"{name}_owner", name),
+            broker_url=os.environ.get("TEST_BROKER_URL", "memory://"),
+            secret_key=(SECRET_KEY,),
+            log_level="WARNING",
+            database_pool_size=40,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        name = self._name
+        with psycopg.connect(self._server_url, autocommit=True) as server:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            for role in (f"{name}_owner", f"{name}_app"):
+                server.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@pytest.fixture(scope="session", name="credentials")
+def _credentials() -> Credentials:
+    cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)
+    assert cheapest.type is Type.ID
+    return Credentials((SECRET_KEY,), argon2_runs_max=8, hasher=cheapest)
+
+
+@pytest.fixture(scope="session", name="app")
+def _app(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
+    app = create_app(replace(settings, database_pool_size=40), credentials=credentials)
+    yield app
+    app.extensions[EXTENSION].database.engine.dispose()
+
+
+@pytest.fixture(scope="session", name="house")
+def _house(app: Flask) -> Context:
+    context = app.extensions[EXTENSION]
+    assert isinstance(context, Context)
+    return context
+
+
+@pytest.fixture(name="client")
+def _client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture(name="tenant")
+def _tenant(house: Context) -> Callable[[], Tenant]:
+    """A new workspace with project, production environment, source, key and token at each call."""
+    return lambda: make_tenant(house)
+
+
+@pytest.fixture(name="alice")
+def _alice(house: Context) -> Tenant:
+    """Owns a workspace."""
+    return make_tenant(house)
+
+
+@pytest.fixture(name="charlie")
+def _charlie(house: Context) -> Tenant:
+    """A stranger: owns another workspace."""
+    return make_tenant(house)
+
+
+@pytest.fixture(scope="session", name="checkout")
+def _checkout() -> Path:
+    return Path(__file__).parent.parent

@@ -1,0 +1,19 @@
+"""Addresses of servers under test."""
+
+from urllib.parse import quote
+
+from sqlalchemy import make_url
+
+from app.database import conninfo_of
+
+
+def database_url(server_url: str, role: str, database: str) -> str:
+    """`server_url` with another role and database; works for sockets and for TCP."""
+    keywords = conninfo_of(server_url)
+    host, port = str(keywords.get("host", "")), keywords.get("port")
+    if host.startswith("/"):
+        extra = f"&port={port}" if port else ""
+        return f"postgresql://{role}@/{database}?host={quote(host, safe='/')}{extra}"
+    return make_url(server_url).set(
+        username=role, password="test", database=database
+    ).render_as_string(hide_password=False)

@@ -1,0 +1,17 @@
+"""Waits for a condition instead of for a time."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def wait_until(condition: Callable[[], Value], timeout_seconds: float = 20.0) -> Value:
+    """The first truthy value of `condition`; fails the test if there is none in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_seconds} s: {condition}")
+        time.sleep(0.02)
+    return value
