@@ -22,10 +22,13 @@ from app.credentials import Credentials
 from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.schema import migrate
+from tests.live import LiveServer, live_server
 from tests.people import Tenant, make_tenant
 from tests.servers import database_url
 
-SECRET_KEY = "a secret for tests only, long enough to be taken"
+SECRET_KEY = "a secret for tests only and long enough to be taken"
+# Room for several applications with pools of their own.
+_OPTIONS = {"max_connections": "300"}
 
 
 @pytest.fixture(scope="session", name="server_url")
@@ -35,7 +38,7 @@ def _server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    with EmbeddedPostgres(tmp_path_factory.mktemp("pg")) as server:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("pg") / "data", options=_OPTIONS) as server:
         yield server.url("postgres", "postgres")
 
 
@@ -126,3 +129,10 @@ def _charlie(house: Context) -> Tenant:
 @pytest.fixture(scope="session", name="checkout")
 def _checkout() -> Path:
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", name="live")
+def _live(settings: Settings, checkout: Path) -> Iterator[LiveServer]:
+    """Four web processes on the test database."""
+    with live_server(replace(settings, database_pool_size=16), checkout, workers=4) as server:
+        yield server

@@ -1,0 +1,180 @@
+"""POST /v1/events/ingest: processes and connections that die at the worst moment."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+
+from app.config import Settings
+from app.context import Context
+from app.database import ImpatientConnection
+from tests.live import environment_of
+from tests.people import Tenant, events_of, rows
+from tests.sending import event_for, send
+from tests.waiting import wait_until
+
+# A web process that runs its statement and then never commits; the test kills it there.
+_HANG_BEFORE_COMMIT = """
+import json, os, sys
+import psycopg
+from app.ingest import acceptance
+from tests.sending import PATH
+from wsgi import app
+
+key, body = sys.argv[1:]
+store = acceptance.store
+
+def store_and_hang(*arguments, **options):
+    verdicts = store(*arguments, **options)
+    print(verdicts[0].outcome, flush=True)
+    sys.stdin.read()
+
+acceptance.store = store_and_hang
+headers = {"X-API-Key": key, "Idempotency-Key": "k"}
+app.test_client().post(PATH, data=body, headers=headers, content_type="application/json")
+"""
+
+
+def test_kill_9_between_statement_and_commit_leaves_no_orphan_and_the_retry_stores_once(
+    client: FlaskClient, house: Context, settings: Settings, checkout: Path, alice: Tenant
+) -> None:
+    event = event_for(alice, event_id="e")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HANG_BEFORE_COMMIT, alice.key, _json(event)],
+        cwd=checkout,
+        env=environment_of(settings),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stored\n"
+    process.kill()
+    process.communicate()
+
+    assert events_of(house, alice) == []
+    retry = send(client, alice, event, idempotency_key="k")
+
+    assert (retry.status_code, retry.headers.get("Idempotent-Replayed")) == (201, None)
+    assert len(events_of(house, alice)) == 1
+
+
+def test_a_request_that_hangs_before_its_commit_holds_up_its_own_key_only(
+    client: FlaskClient, house: Context, settings: Settings, checkout: Path, alice: Tenant
+) -> None:
+    event = event_for(alice, event_id="e")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HANG_BEFORE_COMMIT, alice.key, _json(event)],
+        cwd=checkout,
+        env=environment_of(settings),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+
+    same = send(client, alice, event, idempotency_key="k")
+    other = send(client, alice, event_for(alice), idempotency_key="another")
+    process.kill()
+    process.communicate()
+
+    assert same.status_code == 409
+    assert same.json is not None
+    assert same.json["error"]["code"] == "idempotency_in_progress"
+    assert (same.json["error"]["retryable"], same.headers["Retry-After"]) == (True, "1")
+    assert other.status_code == 201
+
+
+@pytest.fixture(name="lost_commits")
+def _lost_commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Commits listed here go wrong, in this order: `after` commits and loses the answer, `before` loses the request."""
+    plan: list[str] = []
+    commit = ImpatientConnection.commit
+
+    def lose(connection: ImpatientConnection) -> None:
+        how = plan.pop(0) if plan and connection.info.transaction_status else None
+        if how == "after":
+            commit(connection)
+        if how:
+            connection.close()
+            raise psycopg.OperationalError("the connection is lost")
+        commit(connection)
+
+    monkeypatch.setattr(ImpatientConnection, "commit", lose)
+    yield plan
+    assert plan == []
+
+
+@pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "after"], ["before", "after", "before"]])
+@pytest.mark.parametrize("idempotency_key", [None, "k"])
+@pytest.mark.parametrize("event_id", [None, "e"])
+def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first(  # noqa: PLR0913, PLR0917
+    client: FlaskClient,
+    house: Context,
+    alice: Tenant,
+    lost_commits: list[str],
+    plan: list[str],
+    idempotency_key: str | None,
+    event_id: str | None,
+) -> None:
+    send(client, alice, "warms the key")
+    lost_commits += plan
+
+    response = send(client, alice, event_for(alice, event_id=event_id), idempotency_key=idempotency_key)
+
+    assert (response.status_code, response.headers.get("Idempotent-Replayed")) == (201, None)
+    assert '"status": "stored"' in response.get_data(as_text=True)
+    (stored,) = events_of(house, alice)
+    assert stored.event_id == _body(response)["event_id"]
+    usage = rows(house, "SELECT 1 FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
+    assert len(usage) <= 1
+
+
+def test_a_duplicate_whose_commit_was_lost_is_answered_as_a_duplicate(
+    client: FlaskClient, alice: Tenant, lost_commits: list[str]
+) -> None:
+    event = event_for(alice, event_id="e")
+    send(client, alice, event)
+    lost_commits += ["after"]
+
+    response = send(client, alice, event, idempotency_key="k")
+
+    assert (response.status_code, _body(response)["status"]) == (200, "duplicate")
+    assert "Idempotent-Replayed" not in response.headers
+
+
+def test_a_stopped_database_connection_in_the_pool_costs_no_request(
+    client: FlaskClient, house: Context, settings: Settings, alice: Tenant
+) -> None:
+    assert send(client, alice).status_code == 201
+    with psycopg.connect(settings.admin_database_url, autocommit=True) as owner:
+        pids = [row.pid for row in rows(house, _OTHER_SESSIONS)]
+        with psycopg.connect(settings.database_url, autocommit=True) as same_role:
+            same_role.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (pids,))
+        wait_until(
+            lambda: not owner.execute("SELECT 1 FROM pg_stat_activity WHERE pid = ANY(%s)", (pids,)).fetchall()
+        )
+
+    assert send(client, alice).status_code == 201
+
+
+_OTHER_SESSIONS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lariba-web'"
+)
+
+
+def _json(event: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(event)
+
+
+def _body(response: Any) -> dict[str, Any]:
+    assert isinstance(response.json, dict)
+    return response.json

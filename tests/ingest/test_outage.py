@@ -1,0 +1,124 @@
+"""POST /v1/events/ingest while PostgreSQL is away: 503 in time, nothing stored, and service by itself afterwards."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from flask import Flask
+
+from app.config import Settings
+from app.context import EXTENSION, Context
+from app.credentials import Credentials
+from app.embedded.postgres import EmbeddedPostgres
+from app.factory import create_app
+from app.schema import migrate
+from tests.conftest import SECRET_KEY
+from tests.people import Tenant, events_of, make_tenant
+from tests.sending import error_of, send
+
+
+@pytest.fixture(scope="module", name="server")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of this file's own, which it may stop."""
+    with EmbeddedPostgres(tmp_path_factory.mktemp("outage") / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="module", name="app")
+def _app(server: EmbeddedPostgres, credentials: Credentials) -> Iterator[Flask]:
+    settings = Settings(
+        database_url=server.url("lariba_app", "lariba"),
+        admin_database_url=server.url("lariba_owner", "lariba"),
+        broker_url="memory://",
+        secret_key=(SECRET_KEY,),
+        log_level="ERROR",
+    )
+    migrate(settings)
+    app = create_app(settings, credentials=credentials)
+    yield app
+    app.extensions[EXTENSION].database.engine.dispose()
+
+
+@pytest.fixture(name="dana")
+def _dana(app: Flask) -> Tenant:
+    tenant = make_tenant(_house(app))
+    assert send(app.test_client(), tenant).status_code == 201
+    return tenant
+
+
+@pytest.mark.parametrize("immediate", [False, True])
+def test_a_stopped_database_means_503_and_service_resumes_with_the_first_request_after_it_is_back(
+    app: Flask, server: EmbeddedPostgres, dana: Tenant, immediate: bool
+) -> None:
+    client = app.test_client()
+
+    server.stop(immediate=immediate)
+    away = send(client, dana, idempotency_key="k")
+    ready_while_away = client.get("/readyz")
+    alive_while_away = client.get("/healthz")
+    server.start()
+    back = send(client, dana, idempotency_key="k")
+
+    _expect_unavailable(away)
+    assert (ready_while_away.status_code, alive_while_away.status_code) == (503, 200)
+    assert ready_while_away.json is not None
+    assert ready_while_away.json["checks"]["database"] != "ok"
+    assert (back.status_code, back.headers.get("Idempotent-Replayed")) == (201, None)
+    assert len(events_of(_house(app), dana)) == 2
+
+
+def test_a_key_that_nobody_has_proven_yet_gets_a_503_too(
+    app: Flask, server: EmbeddedPostgres, dana: Tenant, credentials: Credentials
+) -> None:
+    server.stop()
+    answer = send(app.test_client(), dana, key=credentials.mint("sk")[1])
+    server.start()
+
+    _expect_unavailable(answer)
+
+
+def test_a_frozen_database_means_503_while_it_is_still_frozen(
+    app: Flask, server: EmbeddedPostgres, dana: Tenant
+) -> None:
+    postmaster = psutil.Process(server.pid)
+    frozen = [postmaster, *postmaster.children(recursive=True)]
+    for process in frozen:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        answer = send(app.test_client(), dana, idempotency_key="k")
+    finally:
+        for process in frozen:
+            os.kill(process.pid, signal.SIGCONT)
+
+    _expect_unavailable(answer)
+    assert send(app.test_client(), dana, idempotency_key="k").status_code == 201
+    assert len(events_of(_house(app), dana)) == 2
+
+
+def test_the_server_starts_while_the_database_is_away(
+    app: Flask, server: EmbeddedPostgres, dana: Tenant, tmp_path: Path
+) -> None:
+    from app.schema import require_head
+
+    house = _house(app)
+    server.stop()
+    require_head(house.database.engine)
+    server.start()
+
+    assert send(app.test_client(), dana).status_code == 201
+
+
+def _house(app: Flask) -> Context:
+    house = app.extensions[EXTENSION]
+    assert isinstance(house, Context)
+    return house
+
+
+def _expect_unavailable(response) -> None:  # type: ignore[no-untyped-def]
+    assert response.status_code == 503
+    error = error_of(response)
+    assert (error["code"], error["retryable"]) == ("storage_unavailable", True)
+    assert response.headers["Retry-After"] == "1"

@@ -1,0 +1,139 @@
+"""POST /v1/events/ingest: many at once, over several processes."""
+
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
+from itertools import repeat
+from threading import Barrier, Event
+
+from app.context import Context
+from app.locks import exclude_workspace
+from tests.live import Answer, LiveServer, read
+from tests.people import Tenant, events_of, rows
+from tests.sending import PATH, event_for
+
+_THREADS = 64
+
+
+def test_64_threads_on_4_processes_with_one_key_store_one_event_and_get_one_body(
+    live: LiveServer, house: Context, alice: Tenant
+) -> None:
+    body = json.dumps(event_for(alice, event_id="e")).encode()
+
+    answers = _all_at_once(live, alice, [(body, "k")] * _THREADS)
+
+    assert {(answer.status, answer.body) for answer in answers} == {
+        (201, b'{"accepted": true, "event_id": "e", "status": "stored"}')
+    }
+    assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+    assert len(events_of(house, alice)) == 1
+
+
+def test_64_threads_with_one_event_id_and_no_key_store_one_event(
+    live: LiveServer, house: Context, alice: Tenant
+) -> None:
+    body = json.dumps(event_for(alice, event_id="e")).encode()
+
+    answers = _all_at_once(live, alice, [(body, None)] * _THREADS)
+
+    assert Counter(answer.status for answer in answers) == {201: 1, 200: _THREADS - 1}
+    assert len(events_of(house, alice)) == 1
+
+
+def test_of_many_contents_under_one_key_one_wins_and_the_others_are_told(
+    live: LiveServer, house: Context, alice: Tenant
+) -> None:
+    bodies = [json.dumps(event_for(alice, payload={"n": n})).encode() for n in range(_THREADS)]
+
+    answers = _all_at_once(live, alice, [(body, "k") for body in bodies])
+
+    assert Counter(answer.status for answer in answers) == {201: 1, 422: _THREADS - 1}
+    assert len(events_of(house, alice)) == 1
+
+
+def test_many_keys_for_one_event_id_store_one_event_and_leave_a_record_each(
+    live: LiveServer, house: Context, alice: Tenant
+) -> None:
+    body = json.dumps(event_for(alice, event_id="e")).encode()
+
+    answers = _all_at_once(live, alice, [(body, f"k{n}") for n in range(_THREADS)])
+
+    assert Counter(answer.status for answer in answers) == {201: 1, 200: _THREADS - 1}
+    records = rows(house, "SELECT 1 FROM idempotency_records WHERE source_id = :id", id=alice.source_row)
+    assert len(records) == _THREADS
+
+
+def test_2000_keys_raced_pairwise_store_2000_events(live: LiveServer, house: Context, alice: Tenant) -> None:
+    work = [(json.dumps(event_for(alice, payload={"n": n})).encode(), f"k{n}") for n in range(2_000)]
+    pairs = [item for item in work for _ in range(2)]
+
+    with ThreadPoolExecutor(16) as pool:
+        shares = list(pool.map(_send_in_turn, repeat(live), repeat(alice), [pairs[n::16] for n in range(16)]))
+
+    assert Counter(answer.status for share in shares for answer in share) == {201: 4_000}
+    assert len(events_of(house, alice)) == 2_000
+
+
+def test_no_event_is_stored_after_a_revocation_has_answered(
+    live: LiveServer, house: Context, alice: Tenant
+) -> None:
+    """Senders run on four processes; whatever they get after the revocation is a 401, and the count stands still."""
+    stop = Event()
+
+    def send_until_stopped(name: int) -> list[tuple[int, int]]:
+        seen = []
+        with closing(HTTPConnection("127.0.0.1", live.port, timeout=30)) as connection:
+            for n in range(10_000):
+                if stop.is_set() and seen[-1][1] == 401:
+                    break
+                is_after = stop.is_set()
+                answer = _post(connection, alice, json.dumps(event_for(alice, event_id=f"{name}-{n}")).encode(), None)
+                seen.append((int(is_after), answer.status))
+        return seen
+
+    with ThreadPoolExecutor(12) as pool:
+        senders = [pool.submit(send_until_stopped, name) for name in range(12)]
+        while len(events_of(house, alice)) < 300:
+            pass
+        _revoke(house, alice)
+        stored_when_answered = len(events_of(house, alice))
+        stop.set()
+        seen = [answer for sender in senders for answer in sender.result()]
+
+    assert len(events_of(house, alice)) == stored_when_answered
+    assert {status for is_after, status in seen if is_after} == {401}
+
+
+def _revoke(house: Context, tenant: Tenant) -> None:
+    with house.database.transaction() as session:
+        exclude_workspace(session, tenant.workspace_row)
+        session.connection().exec_driver_sql(
+            "UPDATE source_keys SET revoked_at = now() WHERE id = %s", (tenant.key_row,)
+        )
+
+
+def _all_at_once(live: LiveServer, tenant: Tenant, work: list[tuple[bytes, str | None]]) -> list[Answer]:
+    """Every item from a thread and a connection of its own, started together."""
+    barrier = Barrier(len(work))
+
+    def run(item: tuple[bytes, str | None]) -> Answer:
+        with closing(HTTPConnection("127.0.0.1", live.port, timeout=30)) as connection:
+            connection.connect()
+            barrier.wait()
+            return _post(connection, tenant, *item)
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        return list(pool.map(run, work))
+
+
+def _send_in_turn(live: LiveServer, tenant: Tenant, work: list[tuple[bytes, str]]) -> list[Answer]:
+    with closing(HTTPConnection("127.0.0.1", live.port, timeout=30)) as connection:
+        return [_post(connection, tenant, *item) for item in work]
+
+
+def _post(connection: HTTPConnection, tenant: Tenant, body: bytes, key: str | None) -> Answer:
+    headers = {"Content-Type": "application/json", "X-API-Key": tenant.key}
+    connection.request("POST", PATH, body, headers | ({"Idempotency-Key": key} if key else {}))
+    return read(connection.getresponse())

@@ -1,0 +1,91 @@
+"""The real web server in processes of its own, as an operator would start it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+from app.config import Settings
+from tests.waiting import wait_until
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LiveServer:
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """One request on a connection of its own."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            return read(connection.getresponse())
+
+
+def read(response: HTTPResponse) -> Answer:
+    return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The process environment that makes `settings`."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("LARIBA_")},
+        "LARIBA_DATABASE_URL": settings.database_url,
+        "LARIBA_ADMIN_DATABASE_URL": settings.admin_database_url,
+        "LARIBA_BROKER_URL": settings.broker_url,
+        "LARIBA_SECRET_KEY": ",".join(settings.secret_key),
+        "LARIBA_LOG_LEVEL": "WARNING",
+        "LARIBA_DATABASE_POOL_SIZE": str(settings.database_pool_size),
+    }
+
+
+@contextmanager
+def live_server(settings: Settings, checkout: Path, *, workers: int = 1, threads: int = 16) -> Iterator[LiveServer]:
+    """granian with `workers` processes, ready to serve; gone with all its processes after the block."""
+    port = free_port()
+    command = ["-m", "granian", "--interface", "wsgi", "--no-ws", "--host", "127.0.0.1", "--port", str(port)]
+    sizes = ["--workers", str(workers), "--blocking-threads", str(threads), "--log-level", "error"]
+    process = subprocess.Popen(
+        [sys.executable, *command, *sizes, "wsgi:app"],
+        cwd=checkout,
+        env=environment_of(settings),
+        start_new_session=True,
+    )
+    server = LiveServer(port, process)
+    try:
+        wait_until(lambda: is_ready(server))
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_ready(server: LiveServer) -> bool:
+    assert server.process.poll() is None, "the server ended"
+    try:
+        return server.request("GET", "/readyz").status == 200
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
