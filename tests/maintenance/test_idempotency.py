@@ -1,0 +1,75 @@
+"""Purging idempotency records: only the expired ones, bounded, safe at once and beside ingest."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+from flask.testing import FlaskClient
+
+from app.context import Context
+from app.maintenance.idempotency import purge_expired_records
+from tests.people import Tenant, execute, rows
+from tests.sending import send
+
+_NOW = datetime.now(UTC)
+
+
+def _keys(house: Context, tenant: Tenant) -> set[str]:
+    records = rows(
+        house, "SELECT idempotency_key AS key FROM idempotency_records WHERE source_id = :id", id=tenant.source_row
+    )
+    return {record.key for record in records}
+
+
+def _expired(client: FlaskClient, house: Context, tenant: Tenant, keys: list[str]) -> None:
+    for key in keys:
+        send(client, tenant, idempotency_key=key)
+    execute(
+        house,
+        "UPDATE idempotency_records SET expires_at = :at WHERE source_id = :id",
+        at=_NOW - timedelta(seconds=1),
+        id=tenant.source_row,
+    )
+
+
+def test_expired_records_leave_and_live_ones_stay(client: FlaskClient, house: Context, alice: Tenant) -> None:
+    _expired(client, house, alice, ["old"])
+    send(client, alice, idempotency_key="new")
+
+    purge_expired_records(house.database, now=_NOW)
+
+    assert _keys(house, alice) == {"new"}
+
+
+def test_a_purge_stops_at_its_bound_and_the_next_one_goes_on(
+    client: FlaskClient, house: Context, alice: Tenant
+) -> None:
+    purge_expired_records(house.database, now=_NOW)
+    _expired(client, house, alice, list("abcde"))
+
+    assert purge_expired_records(house.database, now=_NOW, batch_rows=2, batches_max=1) == 2
+    assert purge_expired_records(house.database, now=_NOW, batch_rows=2, batches_max=9) == 3
+    assert _keys(house, alice) == set()
+
+
+def test_purges_that_run_at_once_share_the_work(client: FlaskClient, house: Context, alice: Tenant) -> None:
+    purge_expired_records(house.database, now=_NOW)
+    _expired(client, house, alice, [f"k{n}" for n in range(40)])
+
+    with ThreadPoolExecutor(4) as pool:
+        purged = list(pool.map(lambda _: purge_expired_records(house.database, now=_NOW, batch_rows=3), range(4)))
+
+    assert sum(purged) == 40
+
+
+def test_a_record_that_a_request_is_just_renewing_is_not_taken_away(
+    client: FlaskClient, house: Context, alice: Tenant
+) -> None:
+    _expired(client, house, alice, ["k"])
+    with house.database.transaction() as session:
+        session.connection().exec_driver_sql(
+            "UPDATE idempotency_records SET expires_at = %s WHERE source_id = %s",
+            (_NOW + timedelta(hours=1), alice.source_row),
+        )
+        purge_expired_records(house.database, now=_NOW)
+
+    assert _keys(house, alice) == {"k"}

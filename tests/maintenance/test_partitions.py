@@ -1,0 +1,94 @@
+"""Making partitions ahead: by days in UTC, once, at once, and never at the price of an event."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+import pytest
+
+from app.config import Settings
+from app.context import Context
+from app.database import Database
+from app.maintenance.partitions import make_event_partitions
+from app.schema import migrate
+from tests.conftest import fresh_database
+from tests.people import rows
+
+_DAY = date(2031, 3, 30)
+
+
+@pytest.fixture(name="fresh")
+def _fresh(server_url: str) -> Iterator[Settings]:
+    """A database of this test's own, in a time zone where this day has 23 hours."""
+    with fresh_database(server_url) as settings:
+        migrate(settings)
+        with psycopg.connect(settings.admin_database_url, autocommit=True) as owner:
+            name = owner.info.dbname
+            owner.execute(f"ALTER DATABASE {name} SET timezone = 'Europe/Berlin'")  # type: ignore[call-overload]
+        yield settings
+
+
+def _bounds(settings: Settings) -> dict[str, tuple[str, str]]:
+    with psycopg.connect(settings.admin_database_url) as owner:
+        owner.execute("SET timezone = 'UTC'")
+        found = owner.execute(
+            "SELECT relname, pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname LIKE 'events\\_2031%'"
+        ).fetchall()
+    return {name: (bound.split("'")[1], bound.split("'")[3]) for name, bound in found}
+
+
+def test_migrating_makes_today_and_the_coming_week(house: Context) -> None:
+    names = {row.name for row in rows(house, "SELECT relname AS name FROM pg_class WHERE relname LIKE 'events_2%'")}
+
+    today = datetime.now(UTC).date()
+    assert names >= {f"events_{today + timedelta(days=n):%Y%m%d}" for n in range(7)}
+
+
+def test_a_partition_holds_one_day_in_utc_whatever_the_servers_time_zone(fresh: Settings) -> None:
+    database = Database(fresh.database_url, pool_size=1)
+
+    assert make_event_partitions(database, first_day=_DAY, days=2) == 2
+
+    assert _bounds(fresh) == {
+        "events_20310330": ("2031-03-30 00:00:00+00", "2031-03-31 00:00:00+00"),
+        "events_20310331": ("2031-03-31 00:00:00+00", "2031-04-01 00:00:00+00"),
+    }
+    database.engine.dispose()
+
+
+def test_workers_that_make_them_at_once_make_each_once(fresh: Settings) -> None:
+    database = Database(fresh.database_url, pool_size=6, lock_timeout_seconds=10)
+
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda _: make_event_partitions(database, first_day=_DAY, days=3), range(6)))
+
+    assert sum(made) == len(_bounds(fresh)) == 3
+    database.engine.dispose()
+
+
+def test_a_day_whose_events_are_already_in_the_default_partition_is_left_there(fresh: Settings) -> None:
+    with psycopg.connect(fresh.database_url, autocommit=True) as app:
+        app.execute(
+            "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'",
+            (datetime.combine(_DAY, datetime.min.time(), UTC),),
+        )
+    database = Database(fresh.database_url, pool_size=1)
+
+    assert make_event_partitions(database, first_day=_DAY, days=2) == 1
+
+    assert set(_bounds(fresh)) == {"events_20310331"}
+    database.engine.dispose()
+
+
+def test_inserts_go_on_while_partitions_are_made(fresh: Settings) -> None:
+    database = Database(fresh.database_url, pool_size=1)
+    with psycopg.connect(fresh.database_url) as app:
+        app.execute(
+            "INSERT INTO events SELECT 1, now(), gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
+        )
+        assert make_event_partitions(database, first_day=_DAY, days=1) == 1
+        app.execute(
+            "INSERT INTO events SELECT 1, now(), gen_random_uuid(), 1, 1, 1, 1, 'f', 'a', 'info', now(), '{}'"
+        )
+    database.engine.dispose()

@@ -1,0 +1,54 @@
+"""Settings: strict, and each failure names its variable."""
+
+import pytest
+
+from app.config import Settings, SettingsError
+
+_LEAST = {
+    "LARIBA_DATABASE_URL": "postgresql://app@db/lariba",
+    "LARIBA_BROKER_URL": "redis://broker",
+    "LARIBA_SECRET_KEY": "x" * 40,
+}
+
+
+def test_three_variables_are_enough() -> None:
+    settings = Settings.from_environment(_LEAST)
+
+    assert settings.admin_database_url == settings.database_url == "postgresql://app@db/lariba"
+    assert settings.idempotency_ttl_seconds == 86_400
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LARIBA_DATABASE_URL", "mysql://app@db/lariba"),
+        ("LARIBA_ADMIN_DATABASE_URL", "sqlite:///x"),
+        ("LARIBA_SECRET_KEY", "short"),
+        ("LARIBA_SECRET_KEY", "x" * 40 + ",short"),
+        ("LARIBA_SECRET_KEY", "x" * 40 + ",,"),
+        ("LARIBA_LOG_LEVEL", "LOUD"),
+        ("LARIBA_DATABASE_POOL_SIZE", "0"),
+        ("LARIBA_DATABASE_POOL_SIZE", "-1"),
+        ("LARIBA_DATABASE_POOL_SIZE", "many"),
+        ("LARIBA_DATABASE_POOL_SIZE", "1.5"),
+        ("LARIBA_STORAGE_DEADLINE_SECONDS", "nan"),
+        ("LARIBA_STORAGE_DEADLINE_SECONDS", "inf"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_in_one_line(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}") as refusal:
+        Settings.from_environment(_LEAST | {variable: value})
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("variable", sorted(_LEAST))
+def test_a_missing_value_is_refused_by_name(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable} is missing"):
+        Settings.from_environment({name: value for name, value in _LEAST.items() if name != variable})
+
+
+def test_a_secret_stands_in_no_repr() -> None:
+    settings = Settings.from_environment(_LEAST | {"LARIBA_DATABASE_URL": "postgresql://app:pass-word@db/lariba"})
+
+    assert "pass-word" not in repr(settings)
+    assert "xxxx" not in repr(settings)

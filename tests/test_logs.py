@@ -1,0 +1,91 @@
+"""Logs: one JSON object a line, and never a credential in it."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import logs
+from app.context import Context
+from tests.people import Tenant, execute
+from tests.sending import event_for, send
+
+
+@pytest.fixture(autouse=True)
+def _at_full_volume() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.contextvars.clear_contextvars()
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_no_credential_reaches_the_log_however_a_request_goes_wrong(
+    client: FlaskClient, house: Context, alice: Tenant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("DEBUG")
+    send(client, alice)
+    send(client, alice, event_for(alice, payload={"leaked": alice.key}))
+    send(client, alice, f'{{"{alice.key}": 1}}')
+    send(client, alice, key=alice.token)
+    send(client, alice, key=alice.key + "x")
+    execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+    send(client, alice)
+    logging.getLogger("library").error("failed for %s and %s", alice.key, {"token": alice.token})
+    structlog.get_logger().error("x", deep={"list": [alice.key]}, url="postgresql://u:pass-word@host/db")
+    try:
+        raise ValueError(alice.key)
+    except ValueError:
+        structlog.get_logger().exception("crashed")
+
+    captured = capsys.readouterr()
+    for credential in (alice.key, alice.token):
+        secret = credential.rsplit("_", 1)[1]
+        assert secret not in captured.err + captured.out
+    assert "pass-word" not in captured.err
+    assert f"lrb_sk_{alice.key_id[4:]}_[redacted]" in captured.err
+
+
+def test_each_request_leaves_one_wide_line(
+    client: FlaskClient, alice: Tenant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("INFO")
+    send(client, alice, idempotency_key="k", headers={"X-Request-ID": "mine-1"})
+    send(client, alice, idempotency_key="k")
+    send(client, alice, event_for(alice, severity="x"))
+
+    accepted, replayed, refused = _lines(capsys)
+    assert (accepted["event"], accepted["status"], accepted["request_id"]) == ("event_accepted", 201, "mine-1")
+    assert (accepted["key"], accepted["level"]) == (alice.key_id, "info")
+    assert isinstance(accepted["milliseconds"], float)
+    assert replayed["event"] == "event_replayed"
+    assert (refused["event"], refused["error_code"]) == ("event_refused", "schema_validation_failed")
+
+
+def test_a_crash_is_logged_with_its_cause_and_answered_without_it(
+    app: Flask, client: FlaskClient, alice: Tenant, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise RuntimeError("an inner detail")
+
+    logs.configure("INFO")
+    monkeypatch.setattr("app.ingest.routes.accept", crash)
+
+    response = send(client, alice)
+
+    assert response.status_code == 500
+    assert response.json is not None
+    assert response.json["error"]["code"] == "internal_error"
+    assert b"inner detail" not in response.data
+    crashed, line = _lines(capsys)
+    assert "an inner detail" in str(crashed["exception"])
+    assert crashed["request_id"] == response.json["error"]["request_id"]
+    assert line["status"] == 500

@@ -1,0 +1,158 @@
+"""The schema: up, down, up again; equal to the models; and a start that refuses one that is behind."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from app.config import Settings
+from app.database import owner_engine
+from app.models import Base
+from app.schema import SchemaBehindError, behind, downgrade, migrate, require_head
+from tests.conftest import fresh_database
+from tests.live import environment_of
+
+
+@pytest.fixture(name="empty")
+def _empty(server_url: str) -> Iterator[Settings]:
+    with fresh_database(server_url) as settings:
+        yield settings
+
+
+def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty: Settings) -> None:
+    before = _objects(empty)
+    for revision in ("0001", "0002", "0003", "head"):
+        migrate(empty, revision)
+    downgrade(empty, "base")
+
+    assert _objects(empty) - before == {"alembic_version"}
+    migrate(empty)
+    migrate(empty)
+
+
+def test_four_deploys_at_once_migrate_once(empty: Settings) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, [empty] * 4))
+
+    engine = owner_engine(empty.admin_database_url)
+    with engine.connect() as connection:
+        assert behind(connection) is None
+
+
+def test_the_migrated_schema_is_the_one_that_the_models_describe(settings: Settings) -> None:
+    def is_ours(_object: object, name: str | None, kind: str, *_: object) -> bool:
+        return not (kind == "table" and name is not None and name.startswith("events_")) and name != "alembic_version"
+
+    with owner_engine(settings.admin_database_url).connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"include_object": is_ours, "compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM events",
+        "UPDATE events SET severity = 'info'",
+        "UPDATE audit_entries SET actor = 'nobody'",
+        "DELETE FROM audit_entries",
+        "DELETE FROM workspaces",
+        "DROP TABLE usage_hours",
+        "CREATE TABLE intruder ()",
+    ],
+)
+def test_the_apps_role_may_not(settings: Settings, statement: str) -> None:
+    with psycopg.connect(settings.database_url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement)  # type: ignore[call-overload]
+
+
+def test_a_schema_behind_the_code_is_named_and_one_ahead_of_it_is_not(empty: Settings) -> None:
+    engine = owner_engine(empty.admin_database_url)
+    with pytest.raises(SchemaBehindError, match="at nothing.*migrate"):
+        require_head(engine)
+    migrate(empty, "0001")
+    with pytest.raises(SchemaBehindError, match="at 0001 and this code needs"):
+        require_head(engine)
+    migrate(empty)
+    require_head(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    require_head(engine)
+
+
+class TestStart:
+    """`wsgi:app` and `wsgi.celery` as a server would load them."""
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["-m", "granian", "--interface", "wsgi", "--port", "0", "--log-level", "error", "wsgi:app"],
+            ["-m", "celery", "-A", "wsgi.celery", "worker"],
+            ["-c", "import wsgi"],
+        ],
+    )
+    def test_a_schema_behind_ends_the_start_with_one_line(
+        self, empty: Settings, checkout: Path, command: list[str]
+    ) -> None:
+        ended = _start(command, checkout, environment_of(empty))
+
+        assert ended.returncode != 0
+        assert "Traceback" not in ended.stderr
+        lines = [line for line in ended.stderr.splitlines() if line.startswith("lariba: ")]
+        assert len(lines) == 1
+        assert "run `flask --app wsgi migrate`" in lines[0]
+
+    @pytest.mark.parametrize("variable", ["LARIBA_DATABASE_URL", "LARIBA_BROKER_URL", "LARIBA_SECRET_KEY"])
+    def test_a_missing_setting_ends_the_start_with_its_name(
+        self, settings: Settings, checkout: Path, variable: str
+    ) -> None:
+        environment = environment_of(settings) | {variable: ""}
+
+        ended = _start(["-c", "import wsgi"], checkout, environment)
+
+        assert ended.returncode != 0
+        assert ended.stderr == f"lariba: {variable} is missing; docs/settings.md says what it holds\n"
+
+    def test_an_operator_can_migrate_a_schema_that_is_behind(self, empty: Settings, checkout: Path) -> None:
+        ended = _start(["-m", "flask", "--app", "wsgi", "migrate"], checkout, environment_of(empty))
+
+        assert ended.returncode == 0, ended.stderr
+        assert "Traceback" not in ended.stderr
+        require_head(owner_engine(empty.admin_database_url))
+
+
+def test_one_role_may_do_for_both_in_a_small_installation(empty: Settings) -> None:
+    migrate(replace(empty, database_url=empty.admin_database_url))
+
+    require_head(owner_engine(empty.admin_database_url))
+
+
+def _objects(settings: Settings) -> set[str]:
+    with psycopg.connect(settings.admin_database_url) as connection:
+        relations = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
+            " UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        ).fetchall()
+    return {str(name) for (name,) in relations}
+
+
+def _start(
+    command: list[str], checkout: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
