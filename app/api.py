@@ -62,6 +62,8 @@ def register(app: Flask) -> None:
         OPENAPI_URL_PREFIX="/",
         OPENAPI_JSON_PATH=_OPENAPI_PATH.lstrip("/"),
     )
+    # `//v1//projects` is no address of ours; werkzeug would answer with a redirect in HTML.
+    app.url_map.merge_slashes = False
     api = _Api(app, spec_kwargs={"info": {"description": "Events in, exactly once; and who may send them."}})
     api.spec.components.schema("ErrorBody", _ERROR)
     for name, scheme in _SECURITY.items():

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -105,7 +106,7 @@ class Database:
 
 
 def conninfo_of(url: str) -> dict[str, Any]:
-    """libpq's keywords for a database URL (`postgresql://…`, as SQLAlchemy reads it)."""
+    """Libpq's keywords for a database URL (`postgresql://…`, as SQLAlchemy reads it)."""
     parsed = make_url(url)
     keywords: dict[str, Any] = dict(parsed.query)
     named = {
@@ -120,14 +121,17 @@ def conninfo_of(url: str) -> dict[str, Any]:
 
 def owner_engine(url: str) -> Engine:
     """An engine without a pool for the owner's rare work: migrations and audits."""
-    arguments = conninfo_of(url) | {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": "lariba-owner"}
+    arguments = conninfo_of(url) | {
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "application_name": "lariba-owner",
+    }
     return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**arguments), poolclass=NullPool)
 
 
 def _unavailable(error: BaseException) -> StorageUnavailable | None:
     """StorageUnavailable if `error` says that PostgreSQL is away, too slow or too busy."""
     is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    if is_lost or isinstance(error, OperationalError | InterfaceError | TimeoutError):
+    if is_lost or isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         return StorageUnavailable()
     return None
 
@@ -137,9 +141,7 @@ def _set_deadline(connection: object, deadline: float) -> None:
         connection.deadline = deadline
 
 
-def _refuse_if_hung_up(
-    connection: psycopg.Connection[Any], _entry: ConnectionPoolEntry, _proxy: object
-) -> None:
+def _refuse_if_hung_up(connection: psycopg.Connection[Any], _entry: ConnectionPoolEntry, _proxy: object) -> None:
     """Find out for 2 µs whether the server hung up while the connection lay in the pool.
 
     A server that stops says so on each idle connection, which makes its socket readable. Asking it with a query

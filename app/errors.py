@@ -28,7 +28,7 @@ class Fault:
     message: str
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - the glossary's word; nothing is wrong when we refuse
     """The request was refused."""
 
     code: ClassVar[str]

@@ -134,7 +134,7 @@ def _number(literal: str) -> Number:
     if not stripped:
         return Number("0", before, after)
     shift = exponent - len(fraction) + len(digits) - len(stripped)
-    if 0 <= shift and len(sign) + len(stripped) + shift <= _INT_CHARACTERS:
+    if shift >= 0 and len(sign) + len(stripped) + shift <= _INT_CHARACTERS:
         return Number(sign + stripped + "0" * shift, before, after)
     return Number(f"{sign}{stripped}E{shift}", before, after)
 
@@ -188,11 +188,7 @@ def _is_suspicious(text: str) -> bool:
 
     U+0000 and lone surrogates can only come as escapes, a number too long only with an exponent or as long text.
     """
-    return (
-        "\\u" in text
-        or text.count("{") + text.count("[") > DEPTH_MAX
-        or _LONG_NUMBER.search(text) is not None
-    )
+    return "\\u" in text or text.count("{") + text.count("[") > DEPTH_MAX or _LONG_NUMBER.search(text) is not None
 
 
 def _faults(values: dict[str, Any]) -> tuple[Fault, ...]:

@@ -23,8 +23,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
             lock_timeout_seconds=settings.idempotency_wait_seconds,
             application_name="lariba-web",
         ),
-        credentials=credentials
-        or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
+        credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
     )
     request_log.register(app)
     problems.register(app)

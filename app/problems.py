@@ -63,7 +63,11 @@ def register(app: Flask) -> None:
 
 def _refused(refusal: Refusal) -> Response:
     response = answer(
-        STATUSES[type(refusal)], refusal.code, refusal.message, retryable=refusal.retryable, faults=refusal.faults
+        STATUSES[type(refusal)],
+        refusal.code,
+        refusal.message,
+        retryable=refusal.retryable,
+        faults=refusal.faults,
     )
     if refusal.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(refusal.retry_after_seconds)
@@ -81,8 +85,10 @@ def _refused_by_framework(error: HTTPException) -> Response:
         return _crashed(error)
     if status < 400:
         return error.get_response()  # type: ignore[return-value]
-    messages = getattr(error, "data", {}).get("messages", {})
-    message, faults = _framework_message(error), tuple(_faults_of(messages))
+    # Webargs sorts its messages by where the fault was: {"json": {"name": ["Too long."]}}.
+    by_place = getattr(error, "data", {}).get("messages", {})
+    message = _framework_message(error)
+    faults = tuple(fault for messages in by_place.values() for fault in _faults_of(messages))
     response = answer(status, FRAMEWORK_CODES.get(status, errors.BadRequest.code), message, faults=faults)
     if (allowed := getattr(error, "valid_methods", None)) is not None:
         response.headers["Allow"] = ", ".join(sorted(allowed))
@@ -100,13 +106,23 @@ def answer(
 ) -> Response:
     """The one error body, in the shape that the caller accepts."""
     structlog.contextvars.bind_contextvars(error_code=code)
-    facts: dict[str, Any] = {"code": code, "message": message, "request_id": request_id(), "retryable": retryable}
+    facts: dict[str, Any] = {
+        "code": code,
+        "message": message,
+        "request_id": request_id(),
+        "retryable": retryable,
+    }
     details = [{"pointer": fault.pointer, "message": fault.message} for fault in faults[:_POINTERS_MAX]]
     if details:
         facts["details"] = details
     if not _wants_problem_details():
         return Response(json.dumps({"error": facts}), status, mimetype="application/json")
-    problem = {"type": f"urn:lariba:error:{code}", "title": code, "status": status, "detail": facts.pop("message")}
+    problem = {
+        "type": f"urn:lariba:error:{code}",
+        "title": code,
+        "status": status,
+        "detail": facts.pop("message"),
+    }
     return Response(json.dumps(problem | facts), status, mimetype="application/problem+json")
 
 
@@ -126,12 +142,9 @@ def _framework_message(error: HTTPException) -> str:
 
 
 def _faults_of(messages: Any, pointer: str = "") -> list[Fault]:
-    """Webargs' nested messages, flattened: {"json": {"name": ["Too long."]}} → /name."""
+    """Marshmallow's nested messages, flattened: {"name": ["Too long."]} → /name."""
     if isinstance(messages, dict):
-        nested = [
-            _faults_of(value, pointer if not pointer and key in ("json", "query") else f"{pointer}/{_token(key)}")
-            for key, value in messages.items()
-        ]
+        nested = [_faults_of(value, f"{pointer}/{_token(key)}") for key, value in messages.items()]
         return [fault for faults in nested for fault in faults]
     texts = messages if isinstance(messages, list) else [messages]
     return [Fault("" if pointer == "/_schema" else pointer, str(text)) for text in texts]

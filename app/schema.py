@@ -16,7 +16,14 @@ from app.database import owner_engine
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 # Nobody may DELETE events or change the trail; the worker purges and folds, the API changes control rows.
 _GRANTS = {
-    "SELECT, INSERT, UPDATE": ("workspaces", "projects", "environments", "sources", "source_keys", "management_tokens"),
+    "SELECT, INSERT, UPDATE": (
+        "workspaces",
+        "projects",
+        "environments",
+        "sources",
+        "source_keys",
+        "management_tokens",
+    ),
     "SELECT, INSERT": ("events", "audit_entries"),
     "SELECT, INSERT, UPDATE, DELETE": ("event_ledger", "idempotency_records", "usage_outbox", "usage_hours"),
     "SELECT": ("alembic_version",),

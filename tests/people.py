@@ -52,7 +52,10 @@ def make_tenant(house: Context) -> Tenant:
         source = add(Source(public_id=new_public_id("src"), name="checkout", type="backend", **inside))
         add(
             ManagementToken(
-                public_id=f"tok_{token_key_id}", workspace_id=workspace.id, label="first", secret_hash=token_hash
+                public_id=f"tok_{token_key_id}",
+                workspace_id=workspace.id,
+                label="first",
+                secret_hash=token_hash,
             )
         )
     key_row, key_id, key = issue_key(house, source)

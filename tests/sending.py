@@ -13,11 +13,15 @@ PATH = "/v1/events/ingest"
 
 def event_for(tenant: Tenant, **changes: Any) -> dict[str, Any]:
     """A minimal valid event of the tenant's source; a change to None leaves the member out."""
-    event = {"event_type": "payment.failed", "source_id": tenant.source_id, "payload": {"amount": 49.99}} | changes
+    event = {
+        "event_type": "payment.failed",
+        "source_id": tenant.source_id,
+        "payload": {"amount": 49.99},
+    } | changes
     return {name: value for name, value in event.items() if value is not None}
 
 
-def send(  # noqa: PLR0913 - each is a header of the contract
+def send(
     client: FlaskClient,
     tenant: Tenant,
     body: Any = None,

@@ -14,6 +14,8 @@ def database_url(server_url: str, role: str, database: str) -> str:
     if host.startswith("/"):
         extra = f"&port={port}" if port else ""
         return f"postgresql://{role}@/{database}?host={quote(host, safe='/')}{extra}"
-    return make_url(server_url).set(
-        username=role, password="test", database=database
-    ).render_as_string(hide_password=False)
+    return (
+        make_url(server_url)
+        .set(username=role, password="test", database=database)
+        .render_as_string(hide_password=False)
+    )

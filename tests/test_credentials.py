@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.credentials import OWASP, Credentials, Identity, Kind, Known
 from app.errors import StorageUnavailable
+from tests.waiting import wait_until
 
 _SECRET, _OLD_SECRET = "s" * 40, "o" * 40
 _IDENTITY = Identity(row_id=7, workspace_id=3)
@@ -109,7 +110,9 @@ def test_argon2_runs_once_for_a_key_that_many_threads_bring_at_once(hasher: _Cou
     assert hasher.runs == 1
 
 
-def test_a_wrong_secret_with_a_right_check_is_refused_each_time_and_never_remembered(hasher: _CountingHasher) -> None:
+def test_a_wrong_secret_with_a_right_check_is_refused_each_time_and_never_remembered(
+    hasher: _CountingHasher,
+) -> None:
     credentials, text, _ = _minted(hasher)
     known = Known(credentials.mint("sk")[2], _IDENTITY)
 
@@ -132,9 +135,8 @@ def test_when_every_argon2_turn_is_taken_the_next_key_is_told_to_come_back(hashe
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(credentials.identify, _parsed(credentials, slow_text), lambda _: slow)
+        wait_until(lambda: hasher.runs)
         with pytest.raises(StorageUnavailable) as refusal:
-            while not hasher.runs:
-                pass
             credentials.identify(_parsed(credentials, text), lambda _: Known(secret_hash, _IDENTITY))
         hasher.may_finish.set()
         assert first.result() is not None

@@ -23,8 +23,23 @@ def test_one_number_has_one_fingerprint_however_it_is_written(spellings: list[st
 
 
 def test_different_values_have_different_fingerprints() -> None:
-    texts = ['{"n":1}', '{"n":"1"}', '{"n":true}', '{"n":null}', '{"n":[1]}', '{"n":{"1":1}}', '{"n":1.5}', '{"m":1}',
-             '{"n":15E-2}', '{"n":15E2}', '{"n":-1}', '{"n":""}', '{"n":[]}', '{"n":{}}', '{"n":[[]]}']
+    texts = [
+        '{"n":1}',
+        '{"n":"1"}',
+        '{"n":true}',
+        '{"n":null}',
+        '{"n":[1]}',
+        '{"n":{"1":1}}',
+        '{"n":1.5}',
+        '{"m":1}',
+        '{"n":15E-2}',
+        '{"n":15E2}',
+        '{"n":-1}',
+        '{"n":""}',
+        '{"n":[]}',
+        '{"n":{}}',
+        '{"n":[[]]}',
+    ]
 
     assert len({fingerprint(read_object(text.encode()).values) for text in texts}) == len(texts)
 

@@ -37,12 +37,14 @@ def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind
     migrate(empty)
 
 
-def test_four_deploys_at_once_migrate_once(empty: Settings) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate, [empty] * 4))
+def test_four_deploys_at_once_migrate_once(empty: Settings, checkout: Path) -> None:
+    command = ["-m", "flask", "--app", "wsgi", "migrate"]
 
-    engine = owner_engine(empty.admin_database_url)
-    with engine.connect() as connection:
+    with ThreadPoolExecutor(4) as pool:
+        ended = list(pool.map(lambda _: _start(command, checkout, environment_of(empty)), range(4)))
+
+    assert [deploy.returncode for deploy in ended] == [0] * 4, ended
+    with owner_engine(empty.admin_database_url).connect() as connection:
         assert behind(connection) is None
 
 
@@ -70,13 +72,16 @@ def test_the_migrated_schema_is_the_one_that_the_models_describe(settings: Setti
     ],
 )
 def test_the_apps_role_may_not(settings: Settings, statement: str) -> None:
-    with psycopg.connect(settings.database_url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        connection.execute(statement)  # type: ignore[call-overload]
+    with (
+        psycopg.connect(settings.database_url) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(statement)
 
 
 def test_a_schema_behind_the_code_is_named_and_one_ahead_of_it_is_not(empty: Settings) -> None:
     engine = owner_engine(empty.admin_database_url)
-    with pytest.raises(SchemaBehindError, match="at nothing.*migrate"):
+    with pytest.raises(SchemaBehindError, match=r"at nothing.*migrate"):
         require_head(engine)
     migrate(empty, "0001")
     with pytest.raises(SchemaBehindError, match="at 0001 and this code needs"):
@@ -144,9 +149,7 @@ def _objects(settings: Settings) -> set[str]:
     return {str(name) for (name,) in relations}
 
 
-def _start(
-    command: list[str], checkout: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
+def _start(command: list[str], checkout: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
         cwd=checkout,

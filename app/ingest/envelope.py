@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
@@ -68,13 +68,13 @@ class Receipt:
 class _Text(fields.String):
     """A string of JSON; marshmallow's own would also take bytes."""
 
-    default_error_messages: Final = {"invalid": "Must be a string.", "null": "Must be a string."}
+    default_error_messages: ClassVar[dict[str, str]] = {"invalid": "Must be a string.", "null": "Must be a string."}
 
 
 class _EventId(_Text):
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | None:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
-        if not 1 <= len(text) <= 128 or not text.isprintable() or any(map(str.isspace, text)):  # noqa: PLR2004
+        if not 1 <= len(text) <= 128 or not text.isprintable() or any(map(str.isspace, text)):
             raise ValidationError("Must be 1 to 128 visible characters.")
         return text
 
@@ -97,7 +97,7 @@ class EnvelopeSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    error_messages: Final = {"unknown": "This member is not known; see the list of fields."}
+    error_messages: ClassVar[dict[str, str]] = {"unknown": "This member is not known; see the list of fields."}
 
     event_id = _EventId(metadata={"description": "Yours, single per source; ours if absent.", "maxLength": 128})
     event_type = _Text(
@@ -145,7 +145,7 @@ def read_envelope(document: JsonObject) -> Envelope:
     except ValidationError as error:
         faults += [
             Fault(f"/{pointer_token(member)}", " ".join(map(str, messages)))
-            for member, messages in error.normalized_messages().items()
+            for member, messages in error.normalized_messages().items()  # type: ignore[no-untyped-call]
         ]
     if faults:
         raise SchemaValidationFailed(faults=tuple(faults))

@@ -23,7 +23,10 @@ _EXAMPLE: Final = {
     "payload": {"amount": 49.99, "currency": "EUR", "reason": "card_declined"},
 }
 _REPLAY_HEADER: Final = {
-    "Idempotent-Replayed": {"description": "`true` if answered from the record.", "schema": {"type": "string"}}
+    "Idempotent-Replayed": {
+        "description": "`true` if answered from the record.",
+        "schema": {"type": "string"},
+    }
 }
 _REFUSALS: Final = {
     "400": "bad_request: not JSON, or a malformed Idempotency-Key",

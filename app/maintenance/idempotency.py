@@ -14,15 +14,16 @@ _BATCH_ROWS = 1_000
 _BATCHES_MAX = 200
 
 # By ix_idempotency_records_expires_at. SKIP LOCKED: two purges share the work, and a record that a request is just
-# overwriting is left alone. The second look at expires_at is the one that counts: it is made under the row's lock.
+# overwriting is left alone. A subquery in USING could be run once per row and lock more than its LIMIT; a WITH that
+# locks rows is run once.
 _PURGE = text("""
-    DELETE FROM idempotency_records AS record
-    USING (
+    WITH expired AS (
         SELECT project_id, source_id, idempotency_key FROM idempotency_records
         WHERE expires_at <= :now ORDER BY expires_at LIMIT :rows FOR UPDATE SKIP LOCKED
-    ) AS expired
+    )
+    DELETE FROM idempotency_records AS record USING expired
     WHERE record.project_id = expired.project_id AND record.source_id = expired.source_id
-        AND record.idempotency_key = expired.idempotency_key AND record.expires_at <= :now
+        AND record.idempotency_key = expired.idempotency_key
 """)
 
 

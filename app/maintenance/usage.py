@@ -18,10 +18,11 @@ _BATCHES_MAX = 100
 # share the outbox. GREATEST keeps the moments from ever moving backward. The row of a key or source is only touched if
 # it changes: a busy key's row is written once per fold, not once per event.
 _FOLD = text("""
-WITH taken AS (
-    DELETE FROM usage_outbox USING (
-        SELECT project_id, usage_uid FROM usage_outbox LIMIT :rows FOR UPDATE SKIP LOCKED
-    ) AS next
+WITH next AS (
+    SELECT project_id, usage_uid FROM usage_outbox LIMIT :rows FOR UPDATE SKIP LOCKED
+),
+taken AS (
+    DELETE FROM usage_outbox USING next
     WHERE usage_outbox.project_id = next.project_id AND usage_outbox.usage_uid = next.usage_uid
     RETURNING usage_outbox.*
 ),

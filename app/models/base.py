@@ -42,6 +42,6 @@ class WithinWorkspace(ControlRow):
     workspace_id: Mapped[int]
 
     @classmethod
-    def within(cls, workspace_id: int) -> Select[tuple[Self]]:
+    def within(cls, workspace_id: int) -> Select[Self]:
         """The rows of one workspace: the only way to begin a query for them."""
         return select(cls).where(cls.workspace_id == workspace_id)

@@ -37,7 +37,10 @@ class Event(Base):
 
 
 class EventLedger(Base):
-    """Which event ids a source has used. Its own table, because a unique index on a partitioned one must hold the day."""
+    """Which event ids a source has used.
+
+    Its own table, because a unique index on a partitioned one must hold the partition key.
+    """
 
     __tablename__ = "event_ledger"
 

@@ -35,8 +35,9 @@ def upgrade() -> None:
             CONSTRAINT uq_projects_workspace_id_id UNIQUE (workspace_id, id),
             CONSTRAINT fk_projects_workspace_id FOREIGN KEY (workspace_id) REFERENCES workspaces (id)
         )""")
-    op.execute("CREATE UNIQUE INDEX uq_projects_workspace_id_name ON projects (workspace_id, name)"
-               " WHERE archived_at IS NULL")
+    op.execute(
+        "CREATE UNIQUE INDEX uq_projects_workspace_id_name ON projects (workspace_id, name) WHERE archived_at IS NULL"
+    )
     op.execute(f"""
         CREATE TABLE environments ({_CONTROL_COLUMNS}
             workspace_id bigint NOT NULL,
@@ -50,8 +51,10 @@ def upgrade() -> None:
             CONSTRAINT fk_environments_workspace_id_project_id FOREIGN KEY (workspace_id, project_id)
                 REFERENCES projects (workspace_id, id)
         )""")
-    op.execute("CREATE UNIQUE INDEX uq_environments_project_id_name ON environments (project_id, name)"
-               " WHERE archived_at IS NULL")
+    op.execute(
+        "CREATE UNIQUE INDEX uq_environments_project_id_name ON environments (project_id, name)"
+        " WHERE archived_at IS NULL"
+    )
     op.execute(f"""
         CREATE TABLE sources ({_CONTROL_COLUMNS}
             workspace_id bigint NOT NULL,
@@ -72,8 +75,9 @@ def upgrade() -> None:
             CONSTRAINT ck_sources_type CHECK (
                 type IN ('backend', 'website', 'mobile', 'service', 'worker', 'erp', 'integration'))
         )""")
-    op.execute("CREATE UNIQUE INDEX uq_sources_environment_id_name ON sources (environment_id, name)"
-               " WHERE archived_at IS NULL")
+    op.execute(
+        "CREATE UNIQUE INDEX uq_sources_environment_id_name ON sources (environment_id, name) WHERE archived_at IS NULL"
+    )
     op.execute(f"""
         CREATE TABLE source_keys ({_CONTROL_COLUMNS}
             workspace_id bigint NOT NULL,
@@ -121,6 +125,12 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
-        "audit_entries", "management_tokens", "source_keys", "sources", "environments", "projects", "workspaces",
+        "audit_entries",
+        "management_tokens",
+        "source_keys",
+        "sources",
+        "environments",
+        "projects",
+        "workspaces",
     ):
         op.execute(f"DROP TABLE {table}")

@@ -114,7 +114,7 @@ def _lost_commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "after"], ["before", "after", "before"]])
 @pytest.mark.parametrize("idempotency_key", [None, "k"])
 @pytest.mark.parametrize("event_id", [None, "e"])
-def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first(  # noqa: PLR0913, PLR0917
+def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first(  # noqa: PLR0917
     client: FlaskClient,
     house: Context,
     alice: Tenant,
@@ -157,9 +157,7 @@ def test_a_stopped_database_connection_in_the_pool_costs_no_request(
         pids = [row.pid for row in rows(house, _OTHER_SESSIONS)]
         with psycopg.connect(settings.database_url, autocommit=True) as same_role:
             same_role.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", (pids,))
-        wait_until(
-            lambda: not owner.execute("SELECT 1 FROM pg_stat_activity WHERE pid = ANY(%s)", (pids,)).fetchall()
-        )
+        wait_until(lambda: not owner.execute("SELECT 1 FROM pg_stat_activity WHERE pid = ANY(%s)", (pids,)).fetchall())
 
     assert send(client, alice).status_code == 201
 

@@ -114,7 +114,9 @@ def test_a_body_that_ends_early_stores_nothing(live: LiveServer, house: Context,
     assert events_of(house, alice) == []
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/events/ingest/", "/v1/nothing", "/v1/%00", "/%ff", "//", "/v1/events/ingest?x=%ff"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1/events/ingest/", "/v1/nothing", "/v1/%00", "/%ff", "//", "/v1/events/ingest?x=%ff"]
+)
 @pytest.mark.parametrize("method", ["GET", "PUT", "BREW"])
 def test_every_answer_of_the_product_has_the_one_error_body(live: LiveServer, method: str, path: str) -> None:
     answer = live.request(method, path)
@@ -125,9 +127,10 @@ def test_every_answer_of_the_product_has_the_one_error_body(live: LiveServer, me
 
 def _is_error_body(answer: Answer) -> bool:
     error = json.loads(answer.body)["error"]
-    return set(error) == {"code", "message", "request_id", "retryable"} and error["request_id"] == answer.headers[
-        "x-request-id"
-    ]
+    return (
+        set(error) == {"code", "message", "request_id", "retryable"}
+        and error["request_id"] == answer.headers["x-request-id"]
+    )
 
 
 def _headers(tenant: Tenant) -> dict[str, str]:
@@ -135,7 +138,12 @@ def _headers(tenant: Tenant) -> dict[str, str]:
 
 
 def _head(tenant: Tenant, *lines: str) -> bytes:
-    fixed = [f"POST {PATH} HTTP/1.1", "Host: test", "Content-Type: application/json", f"X-API-Key: {tenant.key}"]
+    fixed = [
+        f"POST {PATH} HTTP/1.1",
+        "Host: test",
+        "Content-Type: application/json",
+        f"X-API-Key: {tenant.key}",
+    ]
     return "\r\n".join([*fixed, *lines, "", ""]).encode("latin-1")
 
 

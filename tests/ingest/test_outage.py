@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from flask import Flask
+from werkzeug.test import TestResponse
 
 from app.config import Settings
 from app.context import EXTENSION, Context
@@ -51,7 +52,7 @@ def _dana(app: Flask) -> Tenant:
 
 @pytest.mark.parametrize("immediate", [False, True])
 def test_a_stopped_database_means_503_and_service_resumes_with_the_first_request_after_it_is_back(
-    app: Flask, server: EmbeddedPostgres, dana: Tenant, immediate: bool
+    app: Flask, server: EmbeddedPostgres, dana: Tenant, *, immediate: bool
 ) -> None:
     client = app.test_client()
 
@@ -117,7 +118,7 @@ def _house(app: Flask) -> Context:
     return house
 
 
-def _expect_unavailable(response) -> None:  # type: ignore[no-untyped-def]
+def _expect_unavailable(response: TestResponse) -> None:
     assert response.status_code == 503
     error = error_of(response)
     assert (error["code"], error["retryable"]) == ("storage_unavailable", True)

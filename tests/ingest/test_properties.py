@@ -14,7 +14,10 @@ from tests.sending import error_of, send
 
 # The database and the tenant are shared by all examples on purpose; no example has a deadline of its own.
 _any_machine = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 
 _characters = st.characters(codec="utf-8", exclude_characters="\0")
@@ -90,7 +93,16 @@ def test_any_bytes_are_a_4xx(client: FlaskClient, alice: Tenant, body: bytes) ->
 @given(
     members=st.dictionaries(
         st.sampled_from(
-            ["event_id", "event_type", "source_id", "environment", "severity", "timestamp", "payload", "other"]
+            [
+                "event_id",
+                "event_type",
+                "source_id",
+                "environment",
+                "severity",
+                "timestamp",
+                "payload",
+                "other",
+            ]
         ),
         _values | st.text() | st.sampled_from(["a", "info", "2026-06-01T10:00:00Z", "production"]),
     )

@@ -76,14 +76,12 @@ def test_2000_keys_raced_pairwise_store_2000_events(live: LiveServer, house: Con
     assert len(events_of(house, alice)) == 2_000
 
 
-def test_no_event_is_stored_after_a_revocation_has_answered(
-    live: LiveServer, house: Context, alice: Tenant
-) -> None:
+def test_no_event_is_stored_after_a_revocation_has_answered(live: LiveServer, house: Context, alice: Tenant) -> None:
     """Senders run on four processes; whatever they get after the revocation is a 401, and the count stands still."""
     stop = Event()
 
     def send_until_stopped(name: int) -> list[tuple[int, int]]:
-        seen = []
+        seen: list[tuple[int, int]] = []
         with closing(HTTPConnection("127.0.0.1", live.port, timeout=30)) as connection:
             for n in range(10_000):
                 if stop.is_set() and seen[-1][1] == 401:

@@ -61,7 +61,23 @@ class Test400:
         assert error_of(response)["code"] == "bad_request"
 
     @pytest.mark.parametrize(
-        "key", ["", " ", "a b", "ä", "x" * 256, '"', '"a', '"a"b', '"a";p=1', '""', '"a b"', "a,b", '"a","b"', "\x7f"]
+        "key",
+        [
+            "",
+            " ",
+            "a b",
+            "ä",
+            "x" * 256,
+            '"',
+            '"a',
+            '"a"b',
+            '"a";p=1',
+            '""',
+            '"a b"',
+            "a,b",
+            '"a","b"',
+            "\x7f",
+        ],
     )
     def test_a_malformed_idempotency_key_is_refused(self, client: FlaskClient, alice: Tenant, key: str) -> None:
         response = send(client, alice, idempotency_key=key)
@@ -71,7 +87,9 @@ class Test400:
 
 
 class Test401:
-    @pytest.mark.parametrize("key", ["", "x", "YOUR_SOURCE_API_KEY", "lrb_sk_", "é" * 67, "lrb_sk_" + "a" * 60, "a" * 10**6])
+    @pytest.mark.parametrize(
+        "key", ["", "x", "YOUR_SOURCE_API_KEY", "lrb_sk_", "é" * 67, "lrb_sk_" + "a" * 60, "a" * 10**6]
+    )
     def test_what_is_no_key_is_refused(self, client: FlaskClient, alice: Tenant, key: str) -> None:
         _expect_401(send(client, alice, key=key))
 
@@ -101,7 +119,7 @@ class Test401:
     @pytest.mark.parametrize("is_warm", [False, True])
     @pytest.mark.parametrize("body", ["valid", "not json"])
     def test_a_revoked_key_is_refused_at_once_whatever_it_sends(
-        self, client: FlaskClient, house: Context, charlie: Tenant, is_warm: bool, body: str
+        self, client: FlaskClient, house: Context, charlie: Tenant, *, is_warm: bool, body: str
     ) -> None:
         if is_warm:
             assert send(client, charlie).status_code == 201
@@ -158,9 +176,7 @@ class Test403:
         self, client: FlaskClient, alice: Tenant, charlie: Tenant
     ) -> None:
         answers = {
-            send(
-                client, alice, event_for(alice, source_id=source_id), headers={"X-Request-ID": "same"}
-            ).data
+            send(client, alice, event_for(alice, source_id=source_id), headers={"X-Request-ID": "same"}).data
             for source_id in (charlie.source_id, "src_nobody")
         }
 
@@ -189,7 +205,8 @@ class Test413:
 
 class Test415:
     @pytest.mark.parametrize(
-        "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
+        "content_type",
+        [None, "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"],
     )
     def test_what_is_not_declared_as_utf_8_json_is_refused(
         self, client: FlaskClient, alice: Tenant, content_type: str | None

@@ -3,6 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+from sqlalchemy.orm import Session
+
 from app.context import Context
 from app.exact_json import read_object
 from app.identifiers import uuid7
@@ -50,9 +52,7 @@ def test_an_ingest_that_meets_a_revocation_waits_and_then_sees_it(house: Context
         assert waiting.result() is Outcome.INVALID_SOURCE_KEY
 
 
-def test_a_workspace_under_change_holds_up_no_other_workspace(
-    house: Context, alice: Tenant, charlie: Tenant
-) -> None:
+def test_a_workspace_under_change_holds_up_no_other_workspace(house: Context, alice: Tenant, charlie: Tenant) -> None:
     with house.database.transaction() as session:
         exclude_workspace(session, alice.workspace_row)
         with house.database.transaction() as other:
@@ -123,7 +123,9 @@ def test_an_event_without_a_partition_of_its_day_is_stored_all_the_same(house: C
         )
 
     partition = rows(
-        house, "SELECT tableoid::regclass::text AS name FROM events WHERE source_id = :id", id=alice.source_row
+        house,
+        "SELECT tableoid::regclass::text AS name FROM events WHERE source_id = :id",
+        id=alice.source_row,
     )
     assert [row.name for row in partition] == ["events_default"]
 
@@ -147,7 +149,7 @@ def _attempt(
     return Attempt(envelope=envelope, idempotency_key=key, received_at=_NOW, event_uid=uuid7())
 
 
-def _store(session, tenant: Tenant, *attempts: Attempt) -> list[Verdict]:  # type: ignore[no-untyped-def]
+def _store(session: Session, tenant: Tenant, *attempts: Attempt) -> list[Verdict]:
     return store(
         session,
         [(tenant.key_row, attempt) for attempt in attempts],

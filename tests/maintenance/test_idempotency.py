@@ -15,7 +15,9 @@ _NOW = datetime.now(UTC)
 
 def _keys(house: Context, tenant: Tenant) -> set[str]:
     records = rows(
-        house, "SELECT idempotency_key AS key FROM idempotency_records WHERE source_id = :id", id=tenant.source_row
+        house,
+        "SELECT idempotency_key AS key FROM idempotency_records WHERE source_id = :id",
+        id=tenant.source_row,
     )
     return {record.key for record in records}
 

@@ -1,0 +1,62 @@
+# `make help` lists the targets. Everything installs into .venv; nothing else on the machine is touched.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+VAR_DIR ?= ./var
+export PORT VAR_DIR
+
+# The first interpreter that really runs and is new enough; `make PYTHON=/path/to/python3.12` chooses another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: $(VENV)/run.installed ## Run the whole product here: PORT=8000 VAR_DIR=./var
+	@exec $(BIN)/python -m app.embedded
+
+.PHONY: test
+test: $(VENV)/test.installed ## Run the tests; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: check
+check: $(VENV)/check.installed ## Lint, formatter and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/check.installed ## Let the formatter decide
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+# The pins are the same on every machine: one file for all Pythons and platforms, with the hashes of every wheel.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
+
+.PHONY: lock
+lock: $(VENV)/check.installed ## Compile requirements/*.txt from pyproject.toml (LOCK_ARGS=--upgrade to renew)
+	@$(COMPILE) $(LOCK_ARGS) -o requirements/production.txt
+	@$(COMPILE) $(LOCK_ARGS) -c requirements/production.txt --extra embedded -o requirements/run.txt
+	@$(COMPILE) $(LOCK_ARGS) -c requirements/production.txt --extra embedded --extra test -o requirements/test.txt
+	@$(COMPILE) $(LOCK_ARGS) -c requirements/production.txt --extra embedded --extra test --extra check \
+		-o requirements/check.txt
+
+.PHONY: clean
+clean: ## Remove what was installed and cached, but not the data in var/
+	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/python.made:
+	@test -n "$(PYTHON)" || { echo "lariba: no Python 3.11 or newer found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/%.installed: requirements/%.txt $(VENV)/python.made
+	@echo "Installing $< into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
