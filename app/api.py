@@ -45,12 +45,18 @@ _SECURITY: Final = {
 
 
 class _Api(Api):  # type: ignore[misc]
-    """smorest without its error handlers: errors leave by problems.py."""
+    """smorest without its own errors and pages: errors leave by problems.py, pages are management/pages.py's."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _register_error_handlers(self) -> None:
         """Nothing to do here."""
+
+    def _register_responses(self) -> None:
+        """Nothing to document here."""
+
+    def _register_pagination_header(self) -> None:
+        """Nothing to document here."""
 
 
 def register(app: Flask) -> None:

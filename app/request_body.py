@@ -1,9 +1,12 @@
-"""Reads a request's body: JSON in UTF-8, uncompressed, bounded by MAX_CONTENT_LENGTH."""
+"""Reads a request's body: JSON in UTF-8, uncompressed, whole, and no larger than the settings allow."""
+
+from contextlib import suppress
 
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from app.errors import PayloadTooLarge, UnsupportedMediaType
+from app.context import context
+from app.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 
 
 def check_media_type() -> None:
@@ -17,8 +20,15 @@ def check_media_type() -> None:
 
 
 def read_bytes() -> bytes:
-    """The whole body. Raises PayloadTooLarge."""
-    try:
-        return request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise PayloadTooLarge(f"The body is larger than {request.max_content_length} bytes.") from None
+    """The whole body. Raises PayloadTooLarge, and BadRequest if the caller went away before its end."""
+    # Werkzeug cuts a chunked body off at its limit in silence and refuses only a declared length above it. With a
+    # limit one byte higher, a body that was cut is a body that is too large.
+    bytes_max = context().settings.request_bytes_max
+    request.max_content_length = bytes_max + 1
+    with suppress(RequestEntityTooLarge):
+        body = request.get_data(cache=False)
+        if len(body) < (request.content_length or 0):
+            raise BadRequest("The body ended before its Content-Length.")
+        if len(body) <= bytes_max:
+            return body
+    raise PayloadTooLarge(f"The body is larger than {bytes_max} bytes.")

@@ -20,6 +20,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.embedded.postgres import EmbeddedPostgres
+from app.embedded.redis import EmbeddedRedis
 from app.factory import create_app
 from app.schema import migrate
 from tests.live import LiveServer, live_server
@@ -136,3 +137,14 @@ def _live(settings: Settings, checkout: Path) -> Iterator[LiveServer]:
     """Four web processes on the test database."""
     with live_server(replace(settings, database_pool_size=16), checkout, workers=4) as server:
         yield server
+
+
+@pytest.fixture(scope="session", name="broker_url")
+def _broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker for real workers."""
+    given = os.environ.get("TEST_BROKER_URL")
+    if given:
+        yield given
+        return
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis") / "data") as broker:
+        yield broker.broker_url

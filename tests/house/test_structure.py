@@ -1,0 +1,180 @@
+"""The plan of the house: who may import whom, who may commit, how large a room may be."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_CHECKOUT = Path(__file__).parent.parent.parent
+_FILES = sorted([*(_CHECKOUT / "app").rglob("*.py"), _CHECKOUT / "wsgi.py"])
+
+# The roof: what only the entry points may import.
+_ROOF = {"app.factory", "app.api", "app.worker"}
+_MAY_IMPORT_ROOF = {"wsgi", *_ROOF}
+# The files that may know Flask: the framework's own, and the routes.
+_MAY_IMPORT_FLASK = re.compile(
+    r"wsgi|app\.(factory|api|problems|health|context|request_log|request_body|commands)|app\.ingest\.routes|app\.management\.routes\..*"
+    r"|app\.management\.routes"
+)
+# The road of an event, top to bottom: each may import only those below it, and what lies below the road.
+_ROAD = ["routes", "acceptance", "authentication", "storage", "envelope"]
+_FORBIDDEN = {
+    "app.ingest": ("celery", "redis", "app.management", "app.maintenance", "app.embedded"),
+    "app.management": ("celery", "redis", "app.ingest", "app.maintenance", "app.embedded"),
+    "app.maintenance": ("flask", "app.ingest", "app.management", "app.embedded"),
+    "app.models": ("flask", "celery", "app.ingest", "app.management", "app.maintenance", "app.database"),
+    "app.credentials": ("sqlalchemy", "flask", "app.database", "app.models"),
+    "app.errors": ("flask", "werkzeug", "app."),
+}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(_CHECKOUT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+_MODULES = {_name(path): path for path in _FILES}
+_TREES = {name: ast.parse(path.read_text()) for name, path in _MODULES.items()}
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = node.module or ""
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                yield inner if inner in _MODULES else module
+
+
+_GRAPH = {name: {target for target in _imports(tree) if target in _MODULES} for name, tree in _TREES.items()}
+
+
+def test_imports_make_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for target in _GRAPH[name] - {name}:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in _GRAPH:
+        visit(name, ())
+
+
+def test_only_the_entry_points_import_the_roof() -> None:
+    guilty = {name for name, targets in _GRAPH.items() if targets & _ROOF} - _MAY_IMPORT_ROOF
+
+    assert guilty == set()
+
+
+def test_nobody_but_itself_imports_the_embedded_servers() -> None:
+    guilty = {
+        name
+        for name, targets in _GRAPH.items()
+        if any(target.startswith("app.embedded") for target in targets) and not name.startswith("app.embedded")
+    }
+
+    assert guilty == set()
+
+
+def test_only_routes_and_the_framework_files_know_flask() -> None:
+    flask = ("flask", "werkzeug", "flask_smorest", "webargs")
+    guilty = {
+        name
+        for name, tree in _TREES.items()
+        if any(target.split(".")[0] in flask for target in _imports(tree)) and not _MAY_IMPORT_FLASK.fullmatch(name)
+    }
+
+    assert guilty == set()
+
+
+@pytest.mark.parametrize("room", sorted(_FORBIDDEN))
+def test_a_room_does_not_know_what_it_must_not_know(room: str) -> None:
+    guilty = {
+        f"{name} imports {target}"
+        for name, tree in _TREES.items()
+        if name == room or name.startswith(f"{room}.")
+        for target in _imports(tree)
+        if any(target == word or target.startswith(word.rstrip(".") + ".") for word in _FORBIDDEN[room])
+    }
+
+    assert guilty == set()
+
+
+def test_the_ingest_road_runs_downhill() -> None:
+    for height, file in enumerate(_ROAD):
+        above = {f"app.ingest.{higher}" for higher in _ROAD[:height]}
+        assert not _GRAPH[f"app.ingest.{file}"] & above, file
+
+
+def test_nothing_is_imported_inside_a_function() -> None:
+    guilty = {
+        f"{name}:{node.lineno}"
+        for name, tree in _TREES.items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+
+    assert guilty == set()
+
+
+def test_only_the_database_commits() -> None:
+    guilty = {name for name, path in _MODULES.items() if re.search(r"\.commit\(|autocommit", path.read_text())}
+
+    # The embedded server's provisioning runs CREATE DATABASE, which no transaction allows.
+    assert guilty - {"app.embedded.roles"} == {"app.database"}
+
+
+def test_only_the_entry_points_read_the_environment() -> None:
+    guilty = {name for name, path in _MODULES.items() if re.search(r"os\.environ|getenv", path.read_text())}
+
+    assert {name for name in guilty if not name.startswith("app.embedded")} == {"wsgi"}
+
+
+def test_a_query_for_what_belongs_to_a_workspace_begins_inside_one() -> None:
+    owned = "Project|Environment|Source|SourceKey|ManagementToken"
+    guilty = {
+        f"{name}: {match[0]}"
+        for name, path in _MODULES.items()
+        if not name.startswith("app.models")
+        for match in re.finditer(rf"\bselect\((?:{owned})\b|\.get\((?:{owned}),|\.query\(", path.read_text())
+    }
+
+    assert guilty == set()
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    assert [name for name, tree in _TREES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_no_file_is_longer_than_300_lines_and_no_function_longer_than_50() -> None:
+    long_files = {name: n for name, path in _MODULES.items() if (n := path.read_text().count("\n")) > 300}
+    long_functions = {
+        f"{name}.{node.name}": lines
+        for name, tree in _TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and (lines := (node.end_lineno or 0) - node.lineno + 1) > 50
+    }
+
+    assert (long_files, long_functions) == ({}, {})
+
+
+def test_the_readme_and_the_docs_link_to_files_that_exist() -> None:
+    pages = [*_CHECKOUT.glob("*.md"), *(_CHECKOUT / "docs").rglob("*.md")]
+    broken = [
+        f"{page.relative_to(_CHECKOUT)} -> {link}"
+        for page in pages
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+
+    assert broken == []

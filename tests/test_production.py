@@ -1,0 +1,181 @@
+"""The wiring of production: web server, worker and beat as processes of their own, on a broker and a database.
+
+Runs on the embedded servers, or on those that TEST_DATABASE_URL and TEST_BROKER_URL name.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.config import Settings
+from app.maintenance import tasks
+from app.worker import create_celery
+from tests.conftest import fresh_database
+from tests.live import Answer, LiveServer, environment_of, live_server
+from tests.sending import PATH
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.wiring, pytest.mark.broker]
+
+
+@pytest.fixture(scope="module", name="production")
+def _production(server_url: str, broker_url: str, checkout: Path) -> Iterator[Settings]:
+    """An installation as docs/operations.md makes it: migrated by the operator's shell."""
+    with fresh_database(server_url) as settings:
+        settings = replace(settings, broker_url=broker_url, database_pool_size=4)
+        _flask(settings, checkout, "migrate")
+        yield settings
+
+
+@pytest.fixture(scope="module", name="web")
+def _web(production: Settings, checkout: Path) -> Iterator[LiveServer]:
+    with live_server(production, checkout, workers=2, threads=4) as server:
+        yield server
+
+
+def test_from_an_empty_database_to_a_counted_event(
+    production: Settings, web: LiveServer, checkout: Path, tmp_path: Path
+) -> None:
+    """The operator makes a workspace, a script its project, source and key; the key sends; the worker counts."""
+    token = json.loads(_flask(production, checkout, "workspace", "create", "Acme", "--json"))["token"]
+
+    def manage(method: str, path: str, body: object = None) -> dict[str, object]:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        answer = web.request(method, path, json.dumps(body).encode() if body is not None else None, headers)
+        assert answer.status in (200, 201), answer
+        found = json.loads(answer.body)
+        assert isinstance(found, dict)
+        return found
+
+    project = manage("POST", "/v1/projects", {"name": "shop"})
+    environments = manage("GET", f"/v1/projects/{project['id']}/environments")["data"]
+    assert isinstance(environments, list)
+    production_id = next(lane["id"] for lane in environments if lane["name"] == "production")
+    source = manage(
+        "POST", f"/v1/environments/{production_id}/sources", {"name": "checkout", "type": "backend"}
+    )
+    issued = manage("POST", f"/v1/sources/{source['id']}/keys", {"label": "first"})
+    event = {"event_type": "payment.failed", "source_id": source["id"], "payload": {"amount": 49.99}}
+
+    def send() -> Answer:
+        headers = {"X-API-Key": str(issued["key"]), "Idempotency-Key": "1", "Content-Type": "application/json"}
+        return web.request("POST", PATH, json.dumps(event).encode(), headers)
+
+    assert send().status == 201
+    assert send().headers["idempotent-replayed"] == "true"
+    with _process(production, checkout, "worker", "--concurrency", "1"), _beat(production, checkout, tmp_path):
+        wait_until(lambda: manage("GET", f"/v1/keys/{issued['id']}")["last_used_at"], 60)
+    with psycopg.connect(production.database_url) as connection:
+        counted = connection.execute("SELECT outcome, events FROM usage_hours ORDER BY 1").fetchall()
+    assert counted == [("replayed", 1), ("stored", 1)]
+
+    assert manage("POST", f"/v1/keys/{issued['id']}/revoke")["revoked_at"]
+    assert send().status == 401
+
+
+def test_the_worker_does_each_task_when_it_is_rung(production: Settings, checkout: Path) -> None:
+    with psycopg.connect(production.database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO idempotency_records VALUES (1, 1, 'old', '', gen_random_uuid(), 201, '', now(), %s)",
+            (datetime.now(UTC) - timedelta(days=1),),
+        )
+        connection.execute(
+            "INSERT INTO usage_outbox VALUES (7, gen_random_uuid(), 7, 7, 'stored', 1, now()),"
+            " (7, gen_random_uuid(), 7, 7, 'stored', 1, now())"
+        )
+        celery = create_celery(production)
+        with _process(production, checkout, "worker", "--concurrency", "1"):
+            for name in (tasks.PURGE_IDEMPOTENCY_RECORDS, tasks.FOLD_USAGE, tasks.MAKE_EVENT_PARTITIONS):
+                celery.send_task(name, queue="maintenance")
+            wait_until(lambda: not connection.execute("SELECT 1 FROM idempotency_records").fetchall(), 60)
+            wait_until(lambda: not connection.execute("SELECT 1 FROM usage_outbox").fetchall(), 60)
+        counted = connection.execute("SELECT events FROM usage_hours WHERE project_id = 7").fetchall()
+    celery.close()
+    assert counted == [(2,)]
+
+
+def test_a_worker_killed_in_the_middle_of_a_task_loses_and_doubles_nothing(
+    production: Settings, checkout: Path
+) -> None:
+    """The outbox row is locked, so the fold that is killed stands before it; the next worker does the work."""
+    celery = create_celery(production)
+    with psycopg.connect(production.database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO usage_outbox SELECT 8, gen_random_uuid(), 8, 8, 'stored', 1, now() FROM generate_series(1, 50)"
+        )
+        with psycopg.connect(production.admin_database_url) as blocker:
+            blocker.execute("LOCK TABLE usage_hours IN EXCLUSIVE MODE")
+            with _process(production, checkout, "worker", "--concurrency", "1") as worker:
+                celery.send_task(tasks.FOLD_USAGE, queue="maintenance")
+                wait_until(lambda: connection.execute(_WAITING_WORKER).fetchall(), 60)
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+        with _process(production, checkout, "worker", "--concurrency", "1"):
+            celery.send_task(tasks.FOLD_USAGE, queue="maintenance")
+            wait_until(
+                lambda: not connection.execute("SELECT 1 FROM usage_outbox WHERE project_id = 8").fetchall(), 60
+            )
+        counted = connection.execute("SELECT events FROM usage_hours WHERE project_id = 8").fetchall()
+    celery.close()
+    assert counted == [(50,)]
+
+
+def test_ingest_works_while_the_broker_is_away(production: Settings, web: LiveServer, checkout: Path) -> None:
+    """Nothing on the road talks to it: a web server whose broker does not exist serves like any other."""
+    token = json.loads(_flask(production, checkout, "workspace", "create", "Brokerless", "--json"))["token"]
+    away = replace(production, broker_url="redis://127.0.0.1:1/0")
+
+    with live_server(away, checkout) as server:
+        answer = server.request("GET", "/v1/projects", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status == 200
+        assert server.request("GET", "/readyz").status == 200
+
+
+_WAITING_WORKER = (
+    "SELECT 1 FROM pg_stat_activity WHERE application_name = 'lariba-worker' AND wait_event_type = 'Lock'"
+)
+
+
+def _flask(settings: Settings, checkout: Path, *command: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", *command],
+        cwd=checkout,
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def _beat(settings: Settings, checkout: Path, folder: Path) -> contextlib.AbstractContextManager[object]:
+    return _process(settings, checkout, "beat", "-s", str(folder / "schedule"), "--pidfile=")
+
+
+@contextlib.contextmanager
+def _process(settings: Settings, checkout: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "wsgi.celery", *arguments],
+        cwd=checkout,
+        env=environment_of(settings),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
