@@ -42,6 +42,8 @@ _SECURITY: Final = {
     "sourceKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "lrb_sk_…"},
     "managementToken": {"type": "http", "scheme": "bearer", "description": "lrb_mt_…"},
 }
+# Without a validatorUrl of null the page would show the document to a validator on the Internet.
+_DOCS_PAGE: Final = {"app_name": TITLE, "persistAuthorization": True, "validatorUrl": None}
 
 
 class _Api(Api):  # type: ignore[misc]
@@ -79,6 +81,4 @@ def register(app: Flask) -> None:
     doors: list[Any] = [health.blueprint, ingest.blueprint, *MANAGEMENT]
     for blueprint in doors:
         api.register_blueprint(blueprint)
-    app.register_blueprint(
-        get_swaggerui_blueprint("/docs", _OPENAPI_PATH, config={"app_name": TITLE, "persistAuthorization": True})
-    )
+    app.register_blueprint(get_swaggerui_blueprint("/docs", _OPENAPI_PATH, config=_DOCS_PAGE))

@@ -1,0 +1,1 @@
+"""Figures that docs and comments give, measured: each has its command here."""
