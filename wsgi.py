@@ -26,11 +26,9 @@ def _is_operator_command() -> bool:
 try:
     settings = Settings.from_environment(os.environ)
     app = create_app(settings)
-    database = app.extensions[EXTENSION].database
     if not _is_operator_command():
-        require_head(database.engine)
+        require_head(app.extensions[EXTENSION].database.engine)
 except (SettingsError, SchemaBehindError) as error:
     sys.exit(f"lariba: {error}")
 
 celery = create_celery(settings)
-os.register_at_fork(after_in_child=lambda: database.engine.dispose(close=False))

@@ -4,8 +4,10 @@ No wait for PostgreSQL is without an end: each transaction has a deadline that t
 frozen server or a dead network delays a request no longer than a stopped server does.
 """
 
+import os
 import select
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -68,13 +70,16 @@ class Database:
             creator=lambda: ImpatientConnection.connect(**arguments),
             pool_size=pool_size,
             max_overflow=0,
+            # The connection used last is the one whose statements PostgreSQL has planned and cached.
+            pool_use_lifo=True,
             pool_timeout=1.0,
         )
         event.listen(self._engine, "checkout", _refuse_if_hung_up)
+        _abandon_after_fork(weakref.ref(self._engine))
 
     @property
     def engine(self) -> Engine:
-        """For the entry points, which must dispose of it after a fork."""
+        """For the entry points, which look at the schema before they serve."""
         return self._engine
 
     @contextmanager
@@ -139,6 +144,16 @@ def _unavailable(error: BaseException) -> StorageUnavailable | None:
 def _set_deadline(connection: object, deadline: float) -> None:
     if isinstance(connection, ImpatientConnection):
         connection.deadline = deadline
+
+
+def _abandon_after_fork(engine_reference: weakref.ref[Engine]) -> None:
+    """A forked child (gunicorn, Celery) must not speak on its parent's connections, nor close them."""
+
+    def abandon() -> None:
+        if (engine := engine_reference()) is not None:
+            engine.dispose(close=False)
+
+    os.register_at_fork(after_in_child=abandon)
 
 
 def _refuse_if_hung_up(connection: psycopg.Connection[Any], _entry: ConnectionPoolEntry, _proxy: object) -> None:

@@ -89,7 +89,6 @@ def require_head(engine: Engine) -> None:
     except OperationalError:
         return
     finally:
-        # A server forks after this; its children must open connections of their own.
         engine.dispose()
     if missing:
         raise SchemaBehindError(missing)

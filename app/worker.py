@@ -3,7 +3,7 @@
 from typing import Final
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging
 
 from app import logs
 from app.config import Settings
@@ -50,6 +50,5 @@ def create_celery(settings: Settings) -> Celery:
     )
     database = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="lariba-worker")
     tasks.register(celery, database, settings)
-    worker_process_init.connect(lambda **_: database.engine.dispose(close=False), weak=False)
     setup_logging.connect(lambda **_: logs.configure(settings.log_level), weak=False)
     return celery

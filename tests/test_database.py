@@ -1,0 +1,46 @@
+"""transaction(): one owner of the commit, and a process that forks."""
+
+import os
+
+import pytest
+from sqlalchemy import text
+
+from app.context import Context
+from app.errors import Conflict, StorageUnavailable
+from tests.people import Tenant, execute, rows
+
+
+def test_what_is_raised_in_the_block_rolls_it_back(house: Context, alice: Tenant) -> None:
+    with pytest.raises(Conflict), house.database.transaction() as session:  # noqa: PT012 - the block is the subject
+        session.execute(text("UPDATE workspaces SET name = 'gone' WHERE id = :id"), {"id": alice.workspace_row})
+        raise Conflict
+
+    assert rows(house, "SELECT 1 FROM workspaces WHERE id = :id AND name = 'gone'", id=alice.workspace_row) == []
+
+
+def test_a_statement_past_its_deadline_is_given_up_and_the_pool_goes_on(house: Context) -> None:
+    with pytest.raises(StorageUnavailable), house.database.transaction(deadline_seconds=0.2) as session:
+        session.execute(text("SELECT pg_sleep(30)"))
+
+    assert rows(house, "SELECT 1 AS one")[0].one == 1
+
+
+def test_a_lock_that_is_not_free_in_time_means_unavailable(house: Context, alice: Tenant) -> None:
+    with house.database.transaction() as session:
+        session.execute(text("SELECT 1 FROM workspaces WHERE id = :id FOR UPDATE"), {"id": alice.workspace_row})
+        with pytest.raises(StorageUnavailable):
+            execute(house, "UPDATE workspaces SET name = 'x' WHERE id = :id", id=alice.workspace_row)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_opens_connections_of_its_own(house: Context) -> None:
+    parent = rows(house, "SELECT pg_backend_pid() AS pid")[0].pid
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, str(rows(house, "SELECT pg_backend_pid() AS pid")[0].pid).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert os.read(reader, 100) != str(parent).encode()
+    assert rows(house, "SELECT pg_backend_pid() AS pid")[0].pid == parent
