@@ -1,17 +1,14 @@
 """The counter of the data plane: POST /v1/events/ingest. Turns HTTP into a Submission and a Receipt into HTTP."""
 
-from contextlib import suppress
-
 import structlog
 from flask import Response, request
 from flask_smorest import Blueprint
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.context import context, now
-from app.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from app.ingest.acceptance import Counter, Submission, accept
 from app.ingest.openapi import INGEST_OPERATION
 from app.ingest.storage import Outcome, Verdict
+from app.request_body import check_media_type, read_bytes
 
 blueprint = Blueprint("ingest", __name__, description="Send events (source key in X-API-Key)")
 
@@ -41,23 +38,8 @@ def ingest_event() -> Response:
 
 
 def _read_body() -> bytes:
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType
-    if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType("The charset must be utf-8.")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Content-Encoding is not supported: send the JSON as it is.")
-    # Werkzeug cuts a chunked body off at its limit in silence and refuses only a declared length above it. With a
-    # limit one byte higher, a body that was cut is a body that is too large.
-    bytes_max = context().settings.request_bytes_max
-    request.max_content_length = bytes_max + 1
-    with suppress(RequestEntityTooLarge):
-        body = request.get_data(cache=False)
-        if len(body) < (request.content_length or 0):
-            raise BadRequest("The body ended before its Content-Length.")
-        if len(body) <= bytes_max:
-            return body
-    raise PayloadTooLarge(f"The body is larger than {bytes_max} bytes.")
+    check_media_type()
+    return read_bytes()
 
 
 def _answer(verdict: Verdict) -> Response:

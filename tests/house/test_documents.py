@@ -54,7 +54,7 @@ def test_settings_md_lists_every_setting_with_its_default() -> None:
 
     assert set(documented) == set(fields)
     for variable, field in fields.items():
-        default = "–" if field.default is dataclasses.MISSING else f"`{field.default}`"
+        default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
         assert documented[variable][0] == default, variable
 
 
