@@ -1,7 +1,124 @@
-"""The operator's shell: `flask --app wsgi …`."""
+"""The operator's shell: `flask --app wsgi …`. Whoever may run it stands above all workspaces."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC
+
+import click
+from alembic.util import CommandError
 from flask import Flask
+from flask.cli import AppGroup, with_appcontext
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import schema
+from app.context import context
+from app.errors import OutcomeUnknown, Refusal
+from app.management import workspaces
+from app.models import WorkspaceStatus
+
+_OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
+_REVISION = text("SELECT version_num FROM alembic_version")
 
 
 def register(app: Flask) -> None:
     """Hang the commands on `app`."""
+    for command in (migrate, workspace, token):
+        app.cli.add_command(command)
+
+
+@contextmanager
+def _failing_in_one_line() -> Iterator[None]:
+    """A trouble that is not ours to fix is told in one line, with a non-zero status and no traceback."""
+    try:
+        yield
+    except OutcomeUnknown as error:
+        raise click.ClickException(_OUTCOME_UNKNOWN) from error
+    except Refusal as error:
+        cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
+        raise click.ClickException(f"{error.message}{cause}") from error
+    except (SQLAlchemyError, CommandError, ValueError) as error:
+        raise click.ClickException(_first_line(error)) from error
+
+
+@click.command
+@with_appcontext
+@_failing_in_one_line()
+def migrate() -> None:
+    """Bring the database's schema to head, as the owner."""
+    house = context()
+    schema.migrate(house.settings)
+    with house.database.transaction() as session:
+        click.echo(f"schema at {session.execute(_REVISION).scalar_one()}")
+
+
+workspace = AppGroup("workspace", help="Create, list, suspend and resume workspaces.")
+
+
+@workspace.command("create")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_failing_in_one_line()
+def create(name: str, *, as_json: bool) -> None:
+    """Create a workspace and its first management token, which is shown this once."""
+    house = context()
+    new, issued = workspaces.create_workspace(house.database, house.credentials, name)
+    _show({"workspace_id": new.id, "token_id": issued.id, "management_token": issued.token}, as_json=as_json)
+
+
+@workspace.command("list")
+@_failing_in_one_line()
+def list_all() -> None:
+    """List all workspaces: id, status, time of creation, name."""
+    for each in workspaces.list_workspaces(context().database):
+        click.echo(f"{each.id}\t{each.status}\t{each.created_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}\t{each.name}")
+
+
+@workspace.command("suspend")
+@click.argument("workspace_id")
+@_failing_in_one_line()
+def suspend(workspace_id: str) -> None:
+    """Stop a workspace: once this returns, nothing is stored for it. Its management API goes on."""
+    _set_status(workspace_id, WorkspaceStatus.SUSPENDED)
+
+
+@workspace.command("resume")
+@click.argument("workspace_id")
+@_failing_in_one_line()
+def resume(workspace_id: str) -> None:
+    """Let a suspended workspace ingest again."""
+    _set_status(workspace_id, WorkspaceStatus.ACTIVE)
+
+
+token = AppGroup("token", help="Issue management tokens.")
+
+
+@token.command("issue")
+@click.argument("workspace_id")
+@click.option("--label", default="", help="What the token is for.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_failing_in_one_line()
+def issue(workspace_id: str, label: str, *, as_json: bool) -> None:
+    """Issue a further management token, which is shown this once."""
+    house = context()
+    issued = workspaces.issue_workspace_token(house.database, house.credentials, workspace_id, label)
+    _show({"token_id": issued.id, "management_token": issued.token}, as_json=as_json)
+
+
+def _set_status(workspace_id: str, status: WorkspaceStatus) -> None:
+    changed = workspaces.set_workspace_status(context().database, workspace_id, status)
+    click.echo(f"{changed.id} is {changed.status}")
+
+
+def _show(values: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(values))
+        return
+    for name, value in values.items():
+        click.echo(f"{name.replace('_', ' '):16}  {value}")
+    click.echo("The token is shown this once: keep it safe.", err=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Who may run PostgreSQL: the caller, or for root (as whom PostgreSQL refuses to run) a system user of its own.
+"""Who may run PostgreSQL: the caller, or for root (as whom it refuses to run) a system user of its own.
 
 Never changes the permissions of anything.
 """
@@ -8,6 +8,7 @@ import pwd
 import subprocess
 import sys
 
+from app.embedded.console import say
 from app.embedded.errors import EmbeddedError
 from app.embedded.program import Account
 
@@ -50,5 +51,5 @@ def _created_account() -> Account:
     account = _known_account()
     if account is None:
         raise EmbeddedError(f"{_USE_ANOTHER_USER} (useradd: {' '.join(added.stderr.split())})")
-    print(f"Created the system user {ACCOUNT_NAME}: PostgreSQL refuses to run as root.", flush=True)
+    say(f"Created the system user {ACCOUNT_NAME}: PostgreSQL refuses to run as root.")
     return account

@@ -1,4 +1,4 @@
-"""Starts programs that cannot outlive this process, whatever ends it: each in a session of its own, known to the guard.
+"""Starts programs that cannot outlive this process: each in a session of its own, known to the guard.
 
 Knows nothing about what the programs are, and restarts none of them (the guard apart).
 """
@@ -16,9 +16,9 @@ from app.embedded import guard
 from app.embedded.errors import EmbeddedError
 from app.embedded.program import Program
 
-# The program itself tells the guard its process group, before its first instruction: a supervisor killed between fork
-# and its own next line would otherwise leave a child that nobody knows. The guard's pipe travels as standard input,
-# so that `exec` closes it; a preexec_fn would do the same but is unsafe in a process with threads.
+# The program itself tells the guard its process group, before its first instruction: a supervisor killed
+# between fork and its own next line would otherwise leave a child that nobody knows. The guard's pipe travels
+# as standard input, so that `exec` closes it; a preexec_fn would do as well, but is unsafe beside threads.
 _ANNOUNCE_AND_BECOME = 'echo "+$$ $0" >&0; exec "$@" </dev/null'
 _RUN_SECONDS = 300.0
 _GUARD_SECONDS = 60.0
@@ -26,7 +26,7 @@ _GUARD_SECONDS = 60.0
 
 class Launcher:
     def __init__(self, *, inherited: tuple[int, ...] = ()) -> None:
-        """`inherited` are descriptors that the guard shall hold open until its work is done (the folder's lock)."""
+        """`inherited` are descriptors that the guard holds open until its work is done (a lock)."""
         self._inherited = inherited
         self._stop_signals: dict[int, signal.Signals] = {}
         self._start_guard()
@@ -45,9 +45,9 @@ class Launcher:
                 cwd=program.directory,
                 env=dict(program.environment),
                 start_new_session=True,
-                user=account and account.uid,
-                group=account and account.gid,
-                extra_groups=account and [],
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
             )
         except (OSError, subprocess.SubprocessError) as error:
             as_whom = f" as {account.name}" if account else ""
@@ -68,10 +68,8 @@ class Launcher:
         if process.returncode:
             raise EmbeddedError(f"{program.name} {describe_end(process)}: {_last_line(program.log)}")
 
-    def stop(
-        self, program: Program, process: Popen[bytes], *, is_urgent: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Ask as the program wants to be asked, then kill its whole group. `is_urgent` cuts the asking short."""
+    def stop(self, program: Program, process: Popen[bytes], *, is_urgent: Callable[[], bool] = lambda: False) -> None:
+        """Ask as the program wants to be asked, then kill its group; `is_urgent` cuts the asking short."""
         for stop_signal, seconds in program.stop_signals:
             if process.poll() is not None or is_urgent():
                 break
@@ -81,7 +79,6 @@ class Launcher:
 
     def clear(self, process: Popen[bytes]) -> None:
         """Leave nothing of the process's group: a dead leader's workers would hold its port or its queue."""
-        # The leader is reaped between the two: as a zombie it would count as a group that still lives.
         guard.signal_group(process.pid, signal.SIGKILL)
         process.wait()
         guard.kill_group(process.pid)
@@ -104,7 +101,7 @@ class Launcher:
 
     def _start_guard(self) -> None:
         reader, self._pipe = os.pipe()
-        # The script comes by standard input: a `pkill -f` aimed at the supervisor's command line misses the guard.
+        # The script comes by standard input: a `pkill -f` aimed at the supervisor's name misses the guard.
         with Path(guard.__file__).open("rb") as script:
             self._guard = Popen(
                 [sys.executable, "-I", "-S", "-", "lariba-guard", str(reader)],

@@ -30,10 +30,12 @@ class Program:
     environment: Mapping[str, str]
     account: Account | None = None
     stop_signals: tuple[tuple[Signals, float], ...] = ((SIGTERM, 10.0),)
-    """Sent one after the other, each with the seconds it is given; SIGKILL to the whole group comes after them."""
+    """Sent one after the other, each with the seconds it is given; SIGKILL to the whole group comes last."""
 
     def last_words(self, lines: int = 10) -> str:
         """The end of the program's log, for a person who has just been told that it died."""
+        if not self.log.exists():
+            return "  | (somebody removed it)"
         with self.log.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
             text = log.read().decode(errors="replace")

@@ -1,36 +1,49 @@
 """What the embedded PostgreSQL and Redis have in common, and how a test runs one of them on its own.
 
-The supervisor of `make run` uses only the description (prepare, program, is_ready) and starts the program itself.
+The supervisor of `make run` uses the description alone (prepare, program, is_ready) and starts it itself.
 """
 
 import os
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from subprocess import Popen
 from types import TracebackType
 from typing import Self
 
 from app.embedded.errors import EmbeddedError
 from app.embedded.guard import wait_until
-from app.embedded.launcher import Launcher, describe_end
+from app.embedded.launcher import Launcher
 from app.embedded.program import Program, Runner
 
 _READY_SECONDS = 60.0
+_IMMEDIATE_SECONDS = 10.0
 # After kill -9 the dead server's helpers may hold its shared memory for some milliseconds more.
 _START_ATTEMPTS = 5
 _PAUSE_SECONDS = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    program: Program
+    process: Popen[bytes]
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+
 class EmbeddedServer(ABC):
-    """`with EmbeddedPostgres(folder) as server:` runs it; data stay in the folder, and no crash of ours orphans it."""
+    """`with EmbeddedPostgres(folder) as server:` runs it; the data stay, and no death of ours orphans it."""
 
     name: str
+    immediate_signal = Signals.SIGKILL
 
     def __init__(self, directory: Path, *, log: Path | None = None) -> None:
         self.directory = directory.resolve()
         self.log = log or self.directory.with_name(f"{self.directory.name}.log")
         self._launcher: Launcher | None = None
-        self._process: Popen[bytes] | None = None
+        self._running: _Running | None = None
 
     @abstractmethod
     def prepare(self, run: Runner) -> None:
@@ -42,14 +55,19 @@ class EmbeddedServer(ABC):
     @abstractmethod
     def is_ready(self) -> bool: ...
 
+    @abstractmethod
+    def end_orphan(self) -> None:
+        """Stop a server that still works in this folder; only for one who holds the folder by a lock."""
+
+    @abstractmethod
     def tidy(self) -> None:
         """Remove what a stopped server needs no more."""
 
     @property
     def pid(self) -> int:
-        if self._process is None:
+        if self._running is None:
             raise EmbeddedError(f"{self.name} is not started")
-        return self._process.pid
+        return self._running.process.pid
 
     def __enter__(self) -> Self:
         self._launcher = Launcher()
@@ -71,36 +89,42 @@ class EmbeddedServer(ABC):
 
     def start(self) -> None:
         """Start and wait until it serves; also after stop(), a crash or a kill."""
-        if self._launcher is None:
-            raise EmbeddedError(f"{self.name} runs inside its `with` block only")
-        if self._process is not None and self._process.poll() is None:
+        if self._running is not None and not self._running.has_ended():
             raise EmbeddedError(f"{self.name} is running already")
         for _ in range(_START_ATTEMPTS):
-            self._clear()
-            process = self._process = self._launcher.launch(self.program())
-            wait_until(lambda process=process: process.poll() is not None or self.is_ready(), _READY_SECONDS)  # type: ignore[misc]
-            if process.poll() is None:
-                break
+            if self._start_once():
+                return
             wait_until(lambda: False, _PAUSE_SECONDS)
-        else:
-            raise EmbeddedError(f"{self.name} {describe_end(process)}\n{self.program().last_words()}")
-        if not self.is_ready():
-            raise EmbeddedError(f"{self.name} did not answer within {_READY_SECONDS:.0f} s (log: {self.log})")
+        raise EmbeddedError(f"{self.name} does not start (log: {self.log})\n{self.program().last_words()}")
 
     def stop(self, *, immediate: bool = False) -> None:
         """Orderly, or `immediate`: without flushing, as if the machine had lost power."""
-        if self._process is None or self._launcher is None:
+        if self._running is None or self._launcher is None:
             return
         if immediate:
-            self._process.kill()
-        self._launcher.stop(self.program(), self._process)
-        self._process = None
+            self._running.process.send_signal(self.immediate_signal)
+            wait_until(self._running.has_ended, _IMMEDIATE_SECONDS)
+        self._launcher.stop(self._running.program, self._running.process)
+        self._running = None
         self.tidy()
 
-    def _clear(self) -> None:
-        if self._process is not None and self._launcher is not None:
-            self._launcher.clear(self._process)
-            self._process = None
+    def kill(self) -> None:
+        """As a crash would end it: without a word. start() comes back from it."""
+        if self._running is not None:
+            self._running.process.kill()
+            self._running.process.wait()
+
+    def _start_once(self) -> bool:
+        if self._launcher is None:
+            raise EmbeddedError(f"{self.name} runs inside its `with` block only")
+        if self._running is not None:
+            self._launcher.clear(self._running.process)
+        program = self.program()
+        running = self._running = _Running(program, self._launcher.launch(program))
+        wait_until(lambda: running.has_ended() or self.is_ready(), _READY_SECONDS)
+        if not running.has_ended() and not self.is_ready():
+            raise EmbeddedError(f"{self.name} did not answer within {_READY_SECONDS:.0f} s (log: {self.log})")
+        return not running.has_ended()
 
 
 def make_private_folder(directory: Path) -> None:

@@ -1,8 +1,12 @@
-"""Where a server's Unix socket lies: in the server's own folder, or in a short private one when that path cannot serve."""
+"""Where a server's Unix socket lies: in the server's own folder, or in a short private one instead.
+
+Trusts nothing that it finds in the system's temporary directory, and widens no folder's permissions.
+"""
 
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -16,7 +20,7 @@ _PATH_BYTES_MAX = 103
 
 
 def is_usable(path: Path) -> bool:
-    """Whether every client can be told this socket path: short, and without what URLs and libpq's host lists split at."""
+    """Whether every client can be told this socket path: short, and without what libpq splits lists at."""
     text = str(path)
     return len(os.fsencode(path)) <= _PATH_BYTES_MAX and text.isprintable() and not set(text) & set(',"')
 
@@ -43,10 +47,9 @@ def may_be_entered(directory: Path) -> bool:
 
 
 def remove_if_spare(directory: Path, home: Path) -> None:
-    """After a stop, leave nothing in the system's temporary directory; a socket still there keeps its folder."""
+    """After a stop, leave nothing in the system's temporary directory, nor the socket of a killed server."""
     if directory != home:
-        with contextlib.suppress(OSError):
-            directory.rmdir()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _make_private(directory: Path, account: Account | None) -> None:
@@ -55,8 +58,8 @@ def _make_private(directory: Path, account: Account | None) -> None:
         directory.mkdir(mode=0o700)
         if account:
             os.chown(directory, account.uid, account.gid, follow_symlinks=False)
-    # Anybody may create names in the temporary directory: one that was there before is trusted only when it is a real
-    # folder, ours, and closed to everybody else.
+    # Anybody may create names in the temporary directory: one that was there before is trusted only when it
+    # is a real folder, ours, and closed to everybody else.
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise EmbeddedError(f"{directory} is not a folder: remove it, the socket must lie there")

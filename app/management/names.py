@@ -1,0 +1,67 @@
+"""What names and descriptions may hold: they are shown to people, compared, and written into logs."""
+
+import re
+import unicodedata
+from typing import Final
+
+NAME_CHARACTERS_MAX: Final = 200
+DESCRIPTION_CHARACTERS_MAX: Final = 2_000
+ENVIRONMENT_NAME: Final = "[a-z0-9][a-z0-9_-]{0,62}"
+
+# Normalising may shorten a text, at most to a quarter; what is longer is refused before, since the cost
+# of normalising grows faster than the text.
+_EXPANSION_MAX: Final = 4
+_ENVIRONMENT_NAME = re.compile(ENVIRONMENT_NAME)
+# Control characters but the line breaks, halves of surrogate pairs, and what turns the direction of writing.
+_REFUSED_IN_DESCRIPTIONS = re.compile(
+    "[\0-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def read_name(text: str) -> str:
+    """`text` as a name: its NFC form, so that two spellings of one name cannot stand side by side.
+
+    Raises ValueError with a sentence for whoever chose it.
+    """
+    name = read_label(text)
+    if not name:
+        raise ValueError(f"Must be 1 to {NAME_CHARACTERS_MAX} characters.")
+    return name
+
+
+def read_label(text: str) -> str:
+    """As read_name(), for a label, which may be empty."""
+    if len(text) > NAME_CHARACTERS_MAX * _EXPANSION_MAX:
+        raise ValueError(f"Must be at most {NAME_CHARACTERS_MAX} characters.")
+    label = unicodedata.normalize("NFC", text)
+    if len(label) > NAME_CHARACTERS_MAX:
+        raise ValueError(f"Must be at most {NAME_CHARACTERS_MAX} characters.")
+    if label != label.strip():
+        raise ValueError("Must not begin or end with white space.")
+    # Refuses control and formatting characters (invisible ones, what turns the direction of writing), white space
+    # other than a plain space, and code points that stand for nothing.
+    if not label.isprintable():
+        raise ValueError("Must hold visible characters and plain spaces only.")
+    return label
+
+
+def read_environment_name(text: str) -> str:
+    """`text` as an environment's name. Raises ValueError.
+
+    Narrower than other names: producers send it as `environment`, and it is compared letter by letter.
+    """
+    if not _ENVIRONMENT_NAME.fullmatch(text):
+        raise ValueError(
+            "Must be 1 to 63 lower-case letters, digits, _ and -, and begin with a letter or a digit;"
+            " producers send it in their events."
+        )
+    return text
+
+
+def read_description(text: str) -> str:
+    """`text` as a description: any length up to the limit, line breaks allowed. Raises ValueError."""
+    if len(text) > DESCRIPTION_CHARACTERS_MAX:
+        raise ValueError(f"Must be at most {DESCRIPTION_CHARACTERS_MAX} characters.")
+    if _REFUSED_IN_DESCRIPTIONS.search(text):
+        raise ValueError("Must hold no control characters but line breaks.")
+    return text

@@ -1,0 +1,83 @@
+"""Keyset pages, one way for all lists: newest first; what is added meanwhile neither repeats nor hides a row.
+
+A cursor is the public id of the last row shown, signed for one workspace, one list and its filters. Rows are
+archived and never deleted, so that row can always be found again.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from itsdangerous import BadData, URLSafeSerializer
+from sqlalchemy import Select
+from sqlalchemy.orm import Session
+
+from app.errors import Fault, SchemaValidationFailed
+from app.models.base import WithinWorkspace
+
+Item = TypeVar("Item")
+
+LIMIT_MAX: Final = 200
+LIMIT_DEFAULT: Final = 50
+_FOREIGN_CURSOR: Final = "Not a next_cursor of this list with these filters."
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """How many, and from where on."""
+
+    limit: int
+    cursor: str | None
+    secret_keys: tuple[str, ...] = field(repr=False)
+    """The first signs, all verify."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items of a list, and the cursor to go on with; None at its end."""
+
+    data: tuple[Item, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[Item]):
+    """One list of one workspace."""
+
+    model: type[WithinWorkspace]
+    workspace_id: int
+    name: str
+    """Tells it from all other lists, filters included."""
+    query: Select[Any]
+    """Rows that begin with a `model`."""
+    show: Callable[..., Item]
+    """Turns such a row, spread out, into an item."""
+
+    def page(self, session: Session, request: PageRequest) -> Page[Item]:
+        """The page that `request` asks for. Raises SchemaValidationFailed for another list's cursor."""
+        query = self.query.order_by(self.model.id.desc()).limit(request.limit + 1)
+        serializer = self._serializer(request)
+        if request.cursor is not None:
+            query = query.where(self.model.id < self._position(serializer, request.cursor))
+        rows = session.execute(query).all()
+        shown = rows[: request.limit]
+        is_last = len(rows) == len(shown)
+        cursor = None if is_last else str(serializer.dumps(shown[-1][0].public_id))
+        return Page(tuple(self.show(*row) for row in shown), cursor)
+
+    def _position(self, serializer: "URLSafeSerializer", cursor: str) -> Any:
+        try:
+            public_id = serializer.loads(cursor)
+        except BadData:
+            raise SchemaValidationFailed(faults=(Fault("/cursor", _FOREIGN_CURSOR),)) from None
+        last = self.model.within(self.workspace_id).where(self.model.public_id == public_id)
+        return last.with_only_columns(self.model.id).scalar_subquery()
+
+    def _serializer(self, request: PageRequest) -> "URLSafeSerializer":
+        # itsdangerous signs with the last key of its list.
+        return URLSafeSerializer(
+            list(reversed(request.secret_keys)),
+            salt=f"lariba cursor {self.workspace_id} {self.name}",
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )

@@ -1,0 +1,110 @@
+"""Projects: a product of a workspace, born with three environments."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from sqlalchemy import Select
+from sqlalchemy.orm import Session
+
+from app.database import Database
+from app.identifiers import new_public_id
+from app.locks import exclude_workspace
+from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
+from app.management.lookup import find, find_to_change
+from app.management.operators import Operator
+from app.management.pages import Listing, Page, PageRequest
+from app.management.revisions import Facts, Target
+from app.models import Environment, Project
+
+FIRST_ENVIRONMENTS: Final = ("production", "staging", "development")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectFacts(Facts):
+    """A project as its readers see it."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewProject:
+    """What it takes to create one."""
+
+    name: str
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectChange:
+    """What can be changed of one."""
+
+    name: str | Absent = ABSENT
+    description: str | Absent = ABSENT
+
+
+def live_projects(workspace_id: int) -> Select[Any]:
+    """Projects that are not archived."""
+    return Project.within(workspace_id).where(Project.archived_at.is_(None))
+
+
+def create_project(database: Database, operator: Operator, new: NewProject) -> ProjectFacts:
+    """A new project with its first environments. Raises Conflict if the name is taken."""
+    with database.transaction() as session:
+        return _facts(add_project(session, operator, new))
+
+
+def add_project(session: Session, operator: Operator, new: NewProject) -> Project:
+    """As create_project(), as a part of something larger."""
+    project = Project(public_id=new_public_id("prj"), workspace_id=operator.workspace_id, **asdict(new))
+    insert(session, operator, project, "project.create", asdict(new))
+    for name in FIRST_ENVIRONMENTS:
+        environment = Environment(
+            public_id=new_public_id("env"),
+            workspace_id=operator.workspace_id,
+            project_id=project.id,
+            name=name,
+        )
+        shown = {"project_id": project.public_id, "name": name}
+        insert(session, operator, environment, "environment.create", shown)
+    return project
+
+
+def list_projects(database: Database, operator: Operator, request: PageRequest) -> Page[ProjectFacts]:
+    """The workspace's projects."""
+    workspace_id = operator.workspace_id
+    listing = Listing(Project, workspace_id, "projects", live_projects(workspace_id), _facts)
+    with database.transaction() as session:
+        return listing.page(session, request)
+
+
+def read_project(database: Database, operator: Operator, project_id: str) -> ProjectFacts:
+    """One project."""
+    with database.transaction() as session:
+        return _facts(*find(session, live_projects(operator.workspace_id), Project, project_id))
+
+
+def change_project(database: Database, operator: Operator, target: Target, change: ProjectChange) -> ProjectFacts:
+    """Change what `change` mentions. Raises Conflict if the new name is taken."""
+    with database.transaction() as session:
+        (project,) = find_to_change(session, live_projects(operator.workspace_id), Project, target)
+        update(session, operator, project, "project.update", mentioned(change))
+        return _facts(project)
+
+
+def archive_project(database: Database, operator: Operator, target: Target) -> None:
+    """Take the project and all below it out of use: after this has returned, none of its keys stores."""
+    with database.transaction() as session:
+        exclude_workspace(session, operator.workspace_id)
+        (project,) = find_to_change(session, live_projects(operator.workspace_id), Project, target)
+        update(session, operator, project, "project.archive", {"archived_at": moment(session)})
+
+
+def _facts(project: Project) -> ProjectFacts:
+    return ProjectFacts(
+        id=project.public_id,
+        name=project.name,
+        description=project.description,
+        created_at=project.created_at,
+        updated_at=project.updated_at,
+    )

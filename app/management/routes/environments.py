@@ -1,0 +1,105 @@
+"""/v1/projects/{id}/environments and /v1/environments."""
+
+from typing import Any
+
+from flask import Response
+from marshmallow import fields, post_load
+
+from app.context import context
+from app.errors import Conflict, PreconditionFailed
+from app.management import environments
+from app.management.environments import EnvironmentChange, EnvironmentFacts, NewEnvironment
+from app.management.operators import Operator
+from app.management.pages import Page, PageRequest
+from app.management.routes.answers import Headers, created, gone, shown
+from app.management.routes.blueprint import ManagementBlueprint
+from app.management.routes.openapi import CREATED, SHOWN
+from app.management.routes.reading import target
+from app.management.routes.shapes import (
+    ObjectSchema,
+    PageQuerySchema,
+    RequestSchema,
+    description_field,
+    environment_name_field,
+    page_schema,
+)
+
+blueprint = ManagementBlueprint("environments", __name__, description="Isolated lanes of a project")
+
+
+class NewEnvironmentSchema(RequestSchema):
+    """The body that creates an environment."""
+
+    name = environment_name_field(required=True)
+    description = description_field()
+
+    @post_load
+    def _new(self, data: dict[str, Any], **_: Any) -> NewEnvironment:
+        return NewEnvironment(**data)
+
+
+class EnvironmentChangeSchema(RequestSchema):
+    """The body that changes one: what is absent stays."""
+
+    name = environment_name_field(required=False)
+    description = description_field()
+
+    @post_load
+    def _change(self, data: dict[str, Any], **_: Any) -> EnvironmentChange:
+        return EnvironmentChange(**data)
+
+
+class EnvironmentSchema(ObjectSchema):
+    """An environment."""
+
+    project_id = fields.String(required=True)
+    name = fields.String(required=True)
+    description = fields.String(required=True)
+
+
+@blueprint.operation("POST", "/v1/projects/<project_id>/environments", refuses=[Conflict])
+@blueprint.arguments(NewEnvironmentSchema, example={"name": "qa-2", "description": "For the testers"})
+@blueprint.response(201, EnvironmentSchema, headers=CREATED)
+def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentFacts, Headers]:
+    """Create an environment in a project."""
+    environment = environments.create_environment(context().database, operator, project_id, new)
+    return created(environment, ".read_environment", environment_id=environment.id)
+
+
+@blueprint.operation("GET", "/v1/projects/<project_id>/environments")
+@blueprint.arguments(PageQuerySchema, location="query")
+@blueprint.response(200, page_schema("EnvironmentPage", EnvironmentSchema))
+def list_environments(operator: Operator, page: PageRequest, project_id: str) -> Page[EnvironmentFacts]:
+    """List a project's environments, newest first."""
+    return environments.list_environments(context().database, operator, project_id, page)
+
+
+@blueprint.operation("GET", "/v1/environments/<environment_id>")
+@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
+def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
+    """Read an environment."""
+    return shown(environments.read_environment(context().database, operator, environment_id))
+
+
+@blueprint.operation("PATCH", "/v1/environments/<environment_id>", refuses=[Conflict, PreconditionFailed])
+@blueprint.arguments(EnvironmentChangeSchema, example={"description": "For testers and customers' previews"})
+@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
+def update_environment(
+    operator: Operator, change: EnvironmentChange, environment_id: str
+) -> tuple[EnvironmentFacts, Headers]:
+    """Change an environment's name or description.
+
+    Events that name the old `environment` are refused from then on.
+    """
+    return shown(environments.change_environment(context().database, operator, target(environment_id), change))
+
+
+@blueprint.operation("DELETE", "/v1/environments/<environment_id>", refuses=[PreconditionFailed])
+@blueprint.response(204)
+def archive_environment(operator: Operator, environment_id: str) -> Response:
+    """Archive an environment.
+
+    Its sources and keys go with it: none of the keys can send events any more. Its events stay.
+    """
+    environments.archive_environment(context().database, operator, target(environment_id))
+    return gone()

@@ -1,0 +1,99 @@
+"""/v1/projects."""
+
+from typing import Any
+
+from flask import Response
+from marshmallow import fields, post_load
+
+from app.context import context
+from app.errors import Conflict, PreconditionFailed
+from app.management import projects
+from app.management.operators import Operator
+from app.management.pages import Page, PageRequest
+from app.management.projects import NewProject, ProjectChange, ProjectFacts
+from app.management.routes.answers import Headers, created, gone, shown
+from app.management.routes.blueprint import ManagementBlueprint
+from app.management.routes.openapi import CREATED, SHOWN
+from app.management.routes.reading import target
+from app.management.routes.shapes import (
+    ObjectSchema,
+    PageQuerySchema,
+    RequestSchema,
+    description_field,
+    name_field,
+    page_schema,
+)
+
+blueprint = ManagementBlueprint("projects", __name__, description="Products of the workspace")
+
+
+class NewProjectSchema(RequestSchema):
+    """The body that creates a project."""
+
+    name = name_field(required=True)
+    description = description_field()
+
+    @post_load
+    def _new(self, data: dict[str, Any], **_: Any) -> NewProject:
+        return NewProject(**data)
+
+
+class ProjectChangeSchema(RequestSchema):
+    """The body that changes one: what is absent stays."""
+
+    name = name_field(required=False)
+    description = description_field()
+
+    @post_load
+    def _change(self, data: dict[str, Any], **_: Any) -> ProjectChange:
+        return ProjectChange(**data)
+
+
+class ProjectSchema(ObjectSchema):
+    """A project."""
+
+    name = fields.String(required=True)
+    description = fields.String(required=True)
+
+
+@blueprint.operation("POST", "/v1/projects", refuses=[Conflict])
+@blueprint.arguments(NewProjectSchema, example={"name": "Shop", "description": "All that sells"})
+@blueprint.response(201, ProjectSchema, headers=CREATED)
+def create_project(operator: Operator, new: NewProject) -> tuple[ProjectFacts, Headers]:
+    """Create a project, with the environments production, staging and development."""
+    project = projects.create_project(context().database, operator, new)
+    return created(project, ".read_project", project_id=project.id)
+
+
+@blueprint.operation("GET", "/v1/projects")
+@blueprint.arguments(PageQuerySchema, location="query")
+@blueprint.response(200, page_schema("ProjectPage", ProjectSchema))
+def list_projects(operator: Operator, page: PageRequest) -> Page[ProjectFacts]:
+    """List the workspace's projects, newest first."""
+    return projects.list_projects(context().database, operator, page)
+
+
+@blueprint.operation("GET", "/v1/projects/<project_id>")
+@blueprint.response(200, ProjectSchema, headers=SHOWN)
+def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Headers]:
+    """Read a project."""
+    return shown(projects.read_project(context().database, operator, project_id))
+
+
+@blueprint.operation("PATCH", "/v1/projects/<project_id>", refuses=[Conflict, PreconditionFailed])
+@blueprint.arguments(ProjectChangeSchema, example={"description": "All that sells, and returns"})
+@blueprint.response(200, ProjectSchema, headers=SHOWN)
+def update_project(operator: Operator, change: ProjectChange, project_id: str) -> tuple[ProjectFacts, Headers]:
+    """Change a project's name or description."""
+    return shown(projects.change_project(context().database, operator, target(project_id), change))
+
+
+@blueprint.operation("DELETE", "/v1/projects/<project_id>", refuses=[PreconditionFailed])
+@blueprint.response(204)
+def archive_project(operator: Operator, project_id: str) -> Response:
+    """Archive a project.
+
+    Its environments, sources and keys go with it: none of the keys can send events any more. Its events stay.
+    """
+    projects.archive_project(context().database, operator, target(project_id))
+    return gone()

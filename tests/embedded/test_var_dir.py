@@ -1,0 +1,90 @@
+import subprocess
+from pathlib import Path
+
+from app.embedded import demo_env
+from app.embedded.var_dir import VarDir, write_private
+from app.embedded.welcome import first_event
+
+VALUES = {
+    "LARIBA_SOURCE_ID": "src_demo",
+    "LARIBA_DATABASE_URL": "postgresql://lariba_app@/lariba?host=/tmp/a%20b%2Bc",
+    "LARIBA_ODD": "a 'b' $(c) \"d\"",
+}
+
+
+def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    secret = VarDir(tmp_path).secret_key()
+
+    assert len(secret) == 64
+    assert VarDir(tmp_path).secret_key() == secret
+    assert (tmp_path / "secret_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_folder_is_private_and_an_existing_one_keeps_its_permissions(tmp_path: Path) -> None:
+    assert VarDir(tmp_path / "new").folder("log").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old").chmod(0o750)
+
+    VarDir(tmp_path / "old").folder("log")
+
+    assert (tmp_path / "old").stat().st_mode & 0o777 == 0o750
+
+
+def test_demo_env_is_private_even_where_it_was_open_before(tmp_path: Path) -> None:
+    path = tmp_path / "demo.env"
+    path.write_text("")
+    path.chmod(0o644)
+
+    demo_env.write(path, VALUES)
+
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_shell_and_a_reader_of_lines_and_the_next_run_find_the_same_values(tmp_path: Path) -> None:
+    path = tmp_path / "demo.env"
+
+    demo_env.write(path, VALUES)
+
+    shell = f'. "{path}"; printf "%s\\n" "$LARIBA_SOURCE_ID" "$LARIBA_DATABASE_URL" "$LARIBA_ODD"'
+    said = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == list(VALUES.values())
+    assert demo_env.read(path) == VALUES
+    assert f"LARIBA_DATABASE_URL={VALUES['LARIBA_DATABASE_URL']}" in path.read_text().splitlines()
+
+
+def test_without_an_earlier_run_nothing_is_known(tmp_path: Path) -> None:
+    assert demo_env.read(tmp_path / "demo.env") == {}
+
+
+def test_a_write_cut_short_does_not_hinder_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".secret_key.draft").write_text("half")
+
+    write_private(tmp_path / "secret_key", "whole")
+
+    assert (tmp_path / "secret_key").read_text() == "whole"
+
+
+def test_the_printed_command_is_the_public_example_to_the_letter() -> None:
+    command = first_event("https://api.laribacloud.com", "YOUR_SOURCE_API_KEY")
+
+    assert command == PUBLIC_EXAMPLE
+
+
+PUBLIC_EXAMPLE = """\
+curl -X POST "https://api.laribacloud.com/v1/events/ingest" \\
+  -H "Content-Type: application/json" \\
+  -H "X-API-Key: YOUR_SOURCE_API_KEY" \\
+  -H "Idempotency-Key: demo-request-001" \\
+  -d '{
+    "event_id": "evt_demo_001",
+    "event_type": "payment.failed",
+    "source_id": "src_demo",
+    "environment": "production",
+    "severity": "critical",
+    "timestamp": "2026-06-01T10:00:00Z",
+    "payload": {
+      "amount": 49.99,
+      "currency": "EUR",
+      "reason": "card_declined"
+    }
+  }'"""

@@ -1,0 +1,113 @@
+"""The trail: every change, by whom and in which request; never a secret, and nothing that did not happen."""
+
+from typing import Any
+
+from app.context import Context
+from app.management.operators import SHELL
+from app.management.workspaces import create_workspace, issue_workspace_token, set_workspace_status
+from app.models import WorkspaceStatus
+from tests.management.operating import Desk
+from tests.people import Tenant, rows
+
+
+def _trail(house: Context, workspace_row: int) -> list[Any]:
+    statement = (
+        "SELECT actor, action, object_id, changes, request_id FROM audit_entries WHERE workspace_id = :id ORDER BY id"
+    )
+    return rows(house, statement, id=workspace_row)
+
+
+def test_a_whole_life_is_written_down_in_order(desk: Desk, house: Context, alice: Tenant) -> None:
+    project = desk.made("/v1/projects", {"name": "Shop"})["id"]
+    environment = desk.all_of(f"/v1/projects/{project}/environments")[0]["id"]
+    source = desk.made(f"/v1/environments/{environment}/sources", {"name": "ERP", "type": "erp"})["id"]
+    key = desk.made(f"/v1/sources/{source}/keys", {"label": "one"})["id"]
+    desk.patch(f"/v1/keys/{key}", {"label": "two", "expires_at": "2099-01-31T12:00:00+02:00"})
+    desk.post(f"/v1/keys/{key}/revoke")
+    desk.post(f"/v1/sources/{source}/disable")
+    desk.post(f"/v1/sources/{source}/enable")
+    desk.patch(f"/v1/sources/{source}", {"type": "worker"})
+    desk.delete(f"/v1/sources/{source}")
+    desk.patch(f"/v1/environments/{environment}", {"name": "qa"})
+    desk.delete(f"/v1/environments/{environment}")
+    desk.patch(f"/v1/projects/{project}", {"description": "Closed"})
+    desk.delete(f"/v1/projects/{project}")
+
+    trail = _trail(house, alice.workspace_row)
+
+    assert [(each.action, each.object_id) for each in trail if each.action != "environment.create"] == [
+        ("project.create", project),
+        ("source.create", source),
+        ("source_key.issue", key),
+        ("source_key.update", key),
+        ("source_key.revoke", key),
+        ("source.disable", source),
+        ("source.enable", source),
+        ("source.update", source),
+        ("source.archive", source),
+        ("environment.update", environment),
+        ("environment.archive", environment),
+        ("project.update", project),
+        ("project.archive", project),
+    ]
+    assert sum(each.action == "environment.create" for each in trail) == 3
+    assert {each.actor for each in trail} == {alice.token_id}
+    changes = {each.action: each.changes for each in trail}
+    assert changes["project.create"] == {"name": "Shop", "description": ""}
+    assert changes["source_key.update"] == {"label": "two", "expires_at": "2099-01-31T10:00:00+00:00"}
+    assert changes["source.update"] == {"type": "worker"}
+    assert changes["environment.update"] == {"name": "qa"}
+
+
+def test_an_entry_names_the_request_that_made_it(desk: Desk, house: Context, alice: Tenant) -> None:
+    desk.call("PATCH", f"/v1/keys/{alice.key_id}", {"label": "x"}, headers={"X-Request-ID": "ticket-4711"})
+
+    assert [each.request_id for each in _trail(house, alice.workspace_row)] == ["ticket-4711"]
+
+
+def test_colleagues_are_told_apart(desk: Desk, bob: Desk, house: Context, alice: Tenant) -> None:
+    desk.patch(f"/v1/keys/{alice.key_id}", {"label": "mine"})
+    bob.patch(f"/v1/keys/{alice.key_id}", {"label": "his"})
+
+    issued, mine, his = _trail(house, alice.workspace_row)
+
+    assert issued.action == "management_token.issue"
+    assert mine.actor == alice.token_id
+    assert his.actor == issued.object_id
+
+
+def test_what_was_refused_or_changed_nothing_leaves_no_entry(desk: Desk, house: Context, alice: Tenant) -> None:
+    desk.post("/v1/projects", {"name": "shop"})
+    desk.post("/v1/projects", {"name": ""})
+    desk.patch(f"/v1/projects/{alice.project_id}", {"name": "shop", "description": ""})
+    desk.patch(f"/v1/projects/{alice.project_id}", {"name": "x"}, headers={"If-Match": '"other"'})
+    desk.post(f"/v1/sources/{alice.source_id}/enable")
+    desk.get("/v1/projects")
+
+    assert _trail(house, alice.workspace_row) == []
+
+
+def test_repeating_a_revocation_leaves_one_entry(desk: Desk, house: Context, alice: Tenant) -> None:
+    for _ in range(3):
+        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+
+    assert [each.action for each in _trail(house, alice.workspace_row)] == ["source_key.revoke"]
+
+
+def test_what_the_shell_does_is_written_down_as_the_shells(house: Context) -> None:
+    workspace, token = create_workspace(house.database, house.credentials, "Alice's")
+    other = issue_workspace_token(house.database, house.credentials, workspace.id, "second")
+    for status in (WorkspaceStatus.SUSPENDED, WorkspaceStatus.SUSPENDED, WorkspaceStatus.ACTIVE):
+        set_workspace_status(house.database, workspace.id, status)
+
+    row = rows(house, "SELECT id FROM workspaces WHERE public_id = :id", id=workspace.id)[0].id
+    trail = _trail(house, row)
+
+    assert [(each.action, each.object_id, each.changes) for each in trail] == [
+        ("workspace.create", workspace.id, {"name": "Alice's"}),
+        ("management_token.issue", token.id, {"label": "first"}),
+        ("management_token.issue", other.id, {"label": "second"}),
+        ("workspace.suspend", workspace.id, {"status": "suspended"}),
+        ("workspace.resume", workspace.id, {"status": "active"}),
+    ]
+    assert {(each.actor, each.request_id) for each in trail} == {(SHELL, None)}

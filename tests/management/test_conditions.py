@@ -1,0 +1,104 @@
+"""ETag and If-Match: a change meant for one state never falls on another."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from werkzeug.test import TestResponse
+
+from tests.management.operating import Desk, at_once
+from tests.people import Tenant
+from tests.sending import error_of
+
+Change = Callable[[dict[str, str]], TestResponse]
+
+
+@pytest.fixture(name="changes")
+def _changes(desk: Desk, alice: Tenant) -> dict[str, Change]:
+    """Every operation on a single object that takes If-Match, by the path of its object."""
+    project, environment = f"/v1/projects/{alice.project_id}", f"/v1/environments/{alice.environment_id}"
+    source, key = f"/v1/sources/{alice.source_id}", f"/v1/keys/{alice.key_id}"
+
+    def change(method: str, path: str, body: object = None) -> Change:
+        return lambda headers: desk.call(method, path, body, headers=headers)
+
+    return {
+        "update key": change("PATCH", key, {"label": "new"}),
+        "revoke key": change("POST", f"{key}/revoke"),
+        "update source": change("PATCH", source, {"name": "new"}),
+        "disable source": change("POST", f"{source}/disable"),
+        "enable source": change("POST", f"{source}/enable"),
+        "archive source": change("DELETE", source),
+        "update environment": change("PATCH", environment, {"name": "new"}),
+        "archive environment": change("DELETE", environment),
+        "update project": change("PATCH", project, {"name": "new"}),
+        "archive project": change("DELETE", project),
+    }
+
+
+def test_a_change_for_another_state_is_refused_by_every_operation(changes: dict[str, Change]) -> None:
+    for name, change in changes.items():
+        refused = change({"If-Match": '"0123456789abcdef01234567"'})
+        assert refused.status_code == 412, name
+        assert error_of(refused)["code"] == "precondition_failed"
+
+
+def test_any_state_will_do_for_a_star_and_without_a_condition(changes: dict[str, Change]) -> None:
+    for name in ("update key", "disable source", "enable source"):
+        assert changes[name]({"If-Match": "*"}).status_code == 200
+        assert changes[name]({}).status_code == 200
+
+
+def test_a_change_for_the_state_that_was_read_goes_through_once(desk: Desk, alice: Tenant) -> None:
+    path = f"/v1/projects/{alice.project_id}"
+    read = {"If-Match": desk.get(path).headers["ETag"]}
+
+    first = desk.patch(path, {"description": "first"}, headers=read)
+    second = desk.patch(path, {"description": "second"}, headers=read)
+
+    assert (first.status_code, second.status_code) == (200, 412)
+    assert desk.get(path).headers["ETag"] == first.headers["ETag"]
+    again = desk.patch(path, {"description": "second"}, headers={"If-Match": first.headers["ETag"]})
+    assert again.status_code == 200
+
+
+def test_one_of_several_states_is_enough_and_a_weak_one_never_is(desk: Desk, alice: Tenant) -> None:
+    path = f"/v1/projects/{alice.project_id}"
+    etag = desk.get(path).headers["ETag"]
+
+    assert desk.patch(path, {}, headers={"If-Match": f'"other", {etag}'}).status_code == 200
+    assert desk.patch(path, {}, headers={"If-Match": f"W/{etag}"}).status_code == 412
+    assert desk.patch(path, {}, headers={"If-Match": ""}).status_code == 412
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_of_many_changes_for_one_state_at_once_one_goes_through(
+    desk: Desk, bob: Desk, alice: Tenant, attempt: int
+) -> None:
+    path = f"/v1/sources/{alice.source_id}"
+    read = {"If-Match": desk.get(path).headers["ETag"]}
+    calls = [partial(each.patch, path, {"description": str(n)}, headers=read) for n, each in enumerate((desk, bob) * 4)]
+
+    responses = at_once(calls)
+
+    assert sorted(each.status_code for each in responses) == [200] + [412] * 7
+    (winner,) = (each.json for each in responses if each.status_code == 200)
+    assert desk.get(path).json == winner
+
+
+def test_every_change_has_a_state_of_its_own_however_fast_they_come(desk: Desk, bob: Desk, alice: Tenant) -> None:
+    path = f"/v1/sources/{alice.source_id}"
+    calls = [partial(each.patch, path, {"description": str(n)}) for n, each in enumerate((desk, bob) * 6)]
+
+    responses = at_once(calls)
+
+    assert {each.status_code for each in responses} == {200}
+    assert len({each.headers["ETag"] for each in responses}) == len(calls)
+
+
+def test_a_strangers_condition_is_not_even_looked_at(stranger: Desk, desk: Desk, alice: Tenant) -> None:
+    path = f"/v1/projects/{alice.project_id}"
+    etag = desk.get(path).headers["ETag"]
+
+    for condition in (etag, '"other"', "*"):
+        assert stranger.patch(path, {"name": "mine"}, headers={"If-Match": condition}).status_code == 404

@@ -1,0 +1,206 @@
+"""/v1/sources/{id}/keys and /v1/keys: issue, list, read, change, revoke."""
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.context import Context
+from app.maintenance.usage import fold_usage
+from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once
+from tests.people import Tenant, execute, rows
+from tests.sending import error_of, pointers_of, send
+
+_SHOWN = {"id", "source_id", "label", "created_at", "updated_at", "expires_at", "revoked_at", "last_used_at"}
+
+
+def _issue(desk: Desk, tenant: Tenant, **told: Any) -> dict[str, Any]:
+    return desk.made(f"/v1/sources/{tenant.source_id}/keys", told)
+
+
+class TestIssue:
+    def test_the_answer_alone_carries_the_key_and_the_key_works(
+        self, desk: Desk, client: FlaskClient, alice: Tenant
+    ) -> None:
+        response = desk.post(f"/v1/sources/{alice.source_id}/keys", {"label": "till 1"})
+
+        issued = response.json
+        assert response.status_code == 201
+        assert issued is not None
+        assert set(issued) == _SHOWN | {"key"}
+        assert issued["key"].startswith(f"lrb_sk_{issued['id'].removeprefix('key_')}_")
+        assert response.headers["Cache-Control"] == "no-store"
+        read = desk.get(response.headers["Location"])
+        assert read.json == {name: value for name, value in issued.items() if name != "key"}
+        assert read.headers["ETag"] == response.headers["ETag"]
+        assert send(client, alice, key=issued["key"]).status_code == 201
+
+    def test_label_and_expiry_may_be_left_out(self, desk: Desk, alice: Tenant) -> None:
+        issued = _issue(desk, alice)
+
+        assert (issued["label"], issued["expires_at"]) == ("", None)
+        assert (issued["revoked_at"], issued["last_used_at"]) == (None, None)
+
+    def test_a_body_is_asked_for_though_it_may_be_empty(self, desk: Desk, alice: Tenant) -> None:
+        assert desk.post(f"/v1/sources/{alice.source_id}/keys").status_code == 400
+
+    def test_only_a_hash_of_the_key_is_kept(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        key = _issue(desk, alice)["key"]
+        secret = key.split("_")[3][:33]
+
+        tables = ("source_keys", "audit_entries")
+        kept = [
+            str(row)
+            for table in tables
+            for row in rows(house, f"SELECT t::text FROM {table} t WHERE workspace_id = :id", id=alice.workspace_row)
+        ]
+        assert kept
+        assert not any(secret in row for row in kept)
+
+    @pytest.mark.parametrize("moment", ["2099-01-31T12:00:00+02:00", "2099-01-31T10:00:00.000Z", "20990131T100000Z"])
+    def test_an_expiry_is_kept_in_utc(self, desk: Desk, alice: Tenant, moment: str) -> None:
+        assert _issue(desk, alice, expires_at=moment)["expires_at"] == "2099-01-31T10:00:00Z"
+
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            "2099-01-31T12:00:00",
+            "2020-01-31T12:00:00Z",
+            "2099-02-31T12:00:00Z",
+            "9999-12-31T23:59:59-23:59",
+            "9999-12-31T23:59:59Z",
+            "0001-01-01T00:00:00+23:59",
+            "tomorrow",
+            "",
+            "\0",
+            4_070_908_800,
+            1e300,
+            True,
+            {},
+        ],
+    )
+    def test_a_moment_that_is_past_or_unclear_is_refused(self, desk: Desk, alice: Tenant, moment: object) -> None:
+        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", {"expires_at": moment})
+
+        assert refused.status_code == 422
+        assert pointers_of(refused) == {"/expires_at"}
+
+    def test_a_disabled_source_may_get_a_key_which_stores_nothing_yet(
+        self, desk: Desk, client: FlaskClient, alice: Tenant
+    ) -> None:
+        desk.post(f"/v1/sources/{alice.source_id}/disable")
+
+        key = _issue(desk, alice)["key"]
+
+        assert error_of(send(client, alice, key=key))["code"] == "source_disabled"
+
+
+class TestList:
+    def test_it_holds_every_key_of_the_source_and_never_a_secret(self, desk: Desk, alice: Tenant) -> None:
+        newest = _issue(desk, alice)["id"]
+        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+
+        listed = desk.all_of(f"/v1/sources/{alice.source_id}/keys")
+
+        assert [key["id"] for key in listed] == [newest, alice.key_id]
+        assert all(set(key) == _SHOWN for key in listed)
+
+    def test_another_sources_keys_are_not_in_it(self, desk: Desk, alice: Tenant) -> None:
+        other = desk.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "ERP", "type": "erp"})
+
+        assert desk.all_of(f"/v1/sources/{other['id']}/keys") == []
+
+
+class TestChange:
+    def test_label_and_expiry_change_each_alone(self, desk: Desk, alice: Tenant) -> None:
+        path = f"/v1/keys/{alice.key_id}"
+
+        first = desk.patch(path, {"label": "till 1"}).json
+        second = desk.patch(path, {"expires_at": "2099-01-31T12:00:00Z"}).json
+        third = desk.patch(path, {"expires_at": None, "label": ""}).json
+
+        assert first is not None
+        assert second is not None
+        assert third is not None
+        assert (first["label"], first["expires_at"]) == ("till 1", None)
+        assert (second["label"], second["expires_at"]) == ("till 1", "2099-01-31T12:00:00Z")
+        assert (third["label"], third["expires_at"]) == ("", None)
+
+    def test_an_expired_key_lives_again_if_its_operator_says_so(
+        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+    ) -> None:
+        execute(house, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
+        assert send(client, alice).status_code == 401
+
+        until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        assert desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": until}).status_code == 200
+
+        assert send(client, alice).status_code == 201
+
+    @pytest.mark.parametrize("member", ["revoked_at", "key", "id", "last_used_at", "secret_hash", "source_id"])
+    def test_what_is_not_for_operators_to_set_is_refused(self, desk: Desk, alice: Tenant, member: str) -> None:
+        refused = desk.patch(f"/v1/keys/{alice.key_id}", {member: None})
+
+        assert refused.status_code == 422
+        assert pointers_of(refused) == {f"/{member}"}
+
+
+class TestRevoke:
+    def test_a_revoked_key_stores_nothing_from_that_answer_on(
+        self, desk: Desk, client: FlaskClient, alice: Tenant
+    ) -> None:
+        assert send(client, alice).status_code == 201
+
+        revoked = desk.post(f"/v1/keys/{alice.key_id}/revoke")
+
+        assert revoked.status_code == 200
+        assert revoked.json is not None
+        assert MOMENT.fullmatch(revoked.json["revoked_at"])
+        assert send(client, alice).status_code == 401
+
+    def test_repeating_it_changes_nothing_more(self, desk: Desk, alice: Tenant) -> None:
+        responses = at_once([partial(desk.post, f"/v1/keys/{alice.key_id}/revoke")] * 4)
+
+        assert [each.status_code for each in responses] == [200] * 4
+        assert len({each.data for each in responses}) == 1
+        assert len({each.headers["ETag"] for each in responses}) == 1
+
+    def test_a_revoked_key_never_lives_again(self, desk: Desk, alice: Tenant) -> None:
+        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+
+        refused = desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": None})
+
+        assert refused.status_code == 409
+        assert pointers_of(refused) == {"/expires_at"}
+        assert desk.patch(f"/v1/keys/{alice.key_id}", {"label": "leaked"}).status_code == 200
+
+    def test_the_other_keys_of_the_source_live_on(self, desk: Desk, client: FlaskClient, alice: Tenant) -> None:
+        other = _issue(desk, alice)["key"]
+
+        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+
+        assert send(client, alice, key=other).status_code == 201
+
+
+def test_the_time_of_the_last_use_does_not_count_as_a_change(
+    desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+) -> None:
+    before = desk.get(f"/v1/keys/{alice.key_id}")
+    assert send(client, alice).status_code == 201
+
+    fold_usage(house.database)
+
+    after = desk.get(f"/v1/keys/{alice.key_id}")
+    assert before.json is not None
+    assert after.json is not None
+    assert MOMENT.fullmatch(after.json["last_used_at"])
+    assert after.json["updated_at"] == before.json["updated_at"]
+    assert after.headers["ETag"] == before.headers["ETag"]
+
+
+def test_what_nobody_has_is_not_found(desk: Desk) -> None:
+    assert desk.get(f"/v1/keys/key_{NOBODYS_ID}").status_code == 404
+    assert desk.post(f"/v1/keys/key_{NOBODYS_ID}/revoke").status_code == 404
+    assert desk.post(f"/v1/sources/src_{NOBODYS_ID}/keys", {}).status_code == 404

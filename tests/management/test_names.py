@@ -1,0 +1,75 @@
+"""What names, labels and descriptions may hold."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.management.names import read_description, read_environment_name, read_label, read_name
+from tests.management.operating import Desk
+from tests.sending import pointers_of
+
+_INVISIBLE = ["\0", "\a", "\n", "\t", "\x7f", "\x85", "\u200b", "\ufeff", "\u00ad", "\u2028", "\ue000", "\ud800"]
+_TURNING = ["\u200e", "\u200f", "\u061c", "\u202a", "\u202e", "\u2066", "\u2069"]
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 200, "Smith & Söhne", "店铺", "Καφές", "🛒", "O'Brien; DROP", "{name}"])
+def test_what_people_can_read_is_a_name(name: str) -> None:
+    assert read_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", " ", " a", "a ", "\u00a0a", "a\u2003b", "x" * 201, "x" * 1_000_000])
+def test_nothing_too_much_or_white_space_around_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^Must "):
+        read_name(name)
+
+
+@pytest.mark.parametrize("character", _INVISIBLE + _TURNING)
+def test_a_name_holds_nothing_that_cannot_be_seen_or_turns_the_writing(character: str) -> None:
+    for read in (read_name, read_label, read_environment_name):
+        with pytest.raises(ValueError, match=r"^Must "):
+            read(f"a{character}b")
+
+
+def test_a_name_is_counted_as_it_is_kept() -> None:
+    assert read_name("e\u0301" * 200) == "\u00e9" * 200
+    with pytest.raises(ValueError, match="200"):
+        read_name("\u0958" * 101)  # one of the few whose composed form is longer
+
+
+@given(st.text(max_size=300))
+def test_a_kept_name_is_its_own_reading(text: str) -> None:
+    try:
+        kept = read_name(text)
+    except ValueError:
+        return
+    assert read_name(kept) == kept
+    assert kept == kept.strip()
+    assert 1 <= len(kept) <= 200
+
+
+def test_a_label_may_be_empty() -> None:
+    assert read_label("") == ""
+
+
+_KEPT = ["", "x" * 2_000, "One\nTwo\r\nThree", " \u00a0 ", "e\u0301", "\u0646\u200c\u0647", "👩\u200d🔧"]
+
+
+@pytest.mark.parametrize("text", _KEPT)
+def test_a_description_is_kept_as_it_came(text: str) -> None:
+    assert read_description(text) == text
+
+
+@pytest.mark.parametrize("character", ["\0", "\a", "\t", "\x1b", "\x7f", "\x85", "\ud800", *_TURNING])
+def test_a_description_holds_no_control_characters_but_line_breaks(character: str) -> None:
+    with pytest.raises(ValueError, match="control"):
+        read_description(f"a{character}b")
+    with pytest.raises(ValueError, match="2000"):
+        read_description("x" * 2_001)
+
+
+@pytest.mark.parametrize("name", ["", " a", "x" * 201, "a\tb", "a\u202eb", "\0", "\ud800", None, 1, 1.5, True, [], {}])
+def test_a_wrong_name_is_refused_over_http_with_its_place(desk: Desk, name: object) -> None:
+    refused = desk.post("/v1/projects", {"name": name, "description": "fine"})
+
+    assert refused.status_code == 422
+    assert pointers_of(refused) == {"/name"}

@@ -1,0 +1,49 @@
+"""The database away or lost: a 503 that says what is known, and whether to repeat."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from flask import Flask
+
+from app.config import Settings
+from app.context import EXTENSION
+from app.credentials import Credentials
+from app.errors import OutcomeUnknown
+from app.factory import create_app
+from app.management import projects
+from tests.live import free_port
+from tests.management.operating import Desk
+from tests.people import Tenant
+from tests.sending import error_of
+
+
+@pytest.fixture(name="lonely")
+def _lonely(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
+    """The application beside a port where no database listens."""
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    app = create_app(replace(settings, database_url=url), credentials=credentials)
+    yield app
+    app.extensions[EXTENSION].database.engine.dispose()
+
+
+def test_without_a_database_everything_is_a_503_worth_repeating(lonely: Flask, alice: Tenant) -> None:
+    desk = Desk(lonely.test_client(), alice.token)
+
+    for refused in (desk.get("/v1/projects"), desk.post("/v1/projects", {"name": "x"})):
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        assert error_of(refused)["code"] == "storage_unavailable"
+        assert error_of(refused)["retryable"] is True
+
+
+def test_a_commit_that_went_unanswered_is_told_as_that(monkeypatch: pytest.MonkeyPatch, desk: Desk) -> None:
+    def lost(*_: object) -> None:
+        raise OutcomeUnknown
+
+    monkeypatch.setattr(projects, "create_project", lost)
+
+    refused = desk.post("/v1/projects", {"name": "x"})
+
+    assert refused.status_code == 503
+    assert "Read before you repeat" in error_of(refused)["message"]

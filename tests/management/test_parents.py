@@ -1,0 +1,45 @@
+"""A child is never made in a parent that is archived at the same moment."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import text
+
+from app.context import Context
+from tests.management.operating import Desk
+from tests.people import Tenant, rows
+from tests.waiting import wait_until
+
+_WAITING = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FOR SHARE'
+"""
+
+
+@pytest.mark.parametrize(
+    ("child", "parent"),
+    [
+        ("environment", "projects"),
+        ("source", "environments"),
+        ("source", "projects"),
+        ("key", "sources"),
+        ("key", "environments"),
+        ("key", "projects"),
+    ],
+)
+def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
+    house: Context, desk: Desk, alice: Tenant, child: str, parent: str
+) -> None:
+    path, body = {
+        "environment": (f"/v1/projects/{alice.project_id}/environments", {"name": "late"}),
+        "source": (f"/v1/environments/{alice.environment_id}/sources", {"name": "late", "type": "erp"}),
+        "key": (f"/v1/sources/{alice.source_id}/keys", {}),
+    }[child]
+    archive = text(f"UPDATE {parent} SET archived_at = now() WHERE workspace_id = :id")
+
+    with ThreadPoolExecutor(1) as pool:
+        with house.database.transaction() as session:
+            session.execute(archive, {"id": alice.workspace_row})
+            pending = pool.submit(desk.post, path, body)
+            wait_until(lambda: pending.done() or rows(house, _WAITING))
+        assert pending.result(timeout=10).status_code == 404

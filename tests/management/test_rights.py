@@ -1,0 +1,97 @@
+"""Whatever takes a right away waits for the events under way, so that none is stored after its answer."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+from werkzeug.test import TestResponse
+
+from app.context import Context
+from app.locks import share_workspace
+from app.management.workspaces import set_workspace_status
+from app.models import WorkspaceStatus
+from tests.management.operating import Desk
+from tests.people import Tenant, rows
+from tests.waiting import wait_until
+
+_WAITING = """
+    SELECT 1 FROM pg_locks
+    WHERE locktype = 'advisory' AND NOT granted AND mode = 'ExclusiveLock' AND objid::bigint = :workspace
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+Call = Callable[[], TestResponse]
+
+
+@contextmanager
+def _event_under_way(house: Context, tenant: Tenant) -> Iterator[None]:
+    """As ingest holds its workspace from before its statement to its commit."""
+    with house.database.transaction() as session:
+        share_workspace(session, tenant.workspace_row)
+        yield
+
+
+def _waits(house: Context, tenant: Tenant, act: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with _event_under_way(house, tenant):
+            pending = pool.submit(act)
+            wait_until(lambda: rows(house, _WAITING, workspace=tenant.workspace_row))
+            assert not pending.done()
+        pending.result(timeout=10)
+
+
+@pytest.fixture(name="taking")
+def _taking(desk: Desk, alice: Tenant) -> dict[str, Call]:
+    """What takes a right away, the gentle first."""
+    soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+    key, source = f"/v1/keys/{alice.key_id}", f"/v1/sources/{alice.source_id}"
+    return {
+        "an earlier expiry": partial(desk.patch, key, {"expires_at": soon}),
+        "a new environment name": partial(desk.patch, f"/v1/environments/{alice.environment_id}", {"name": "live"}),
+        "disabling": partial(desk.post, f"{source}/disable"),
+        "revoking": partial(desk.post, f"{key}/revoke"),
+        "archiving a source": partial(desk.delete, source),
+        "archiving an environment": partial(desk.delete, f"/v1/environments/{alice.environment_id}"),
+        "archiving a project": partial(desk.delete, f"/v1/projects/{alice.project_id}"),
+    }
+
+
+def test_taking_a_right_away_waits_for_the_events_under_way(
+    house: Context, alice: Tenant, taking: dict[str, Call]
+) -> None:
+    for name, call in taking.items():
+        answers: list[int] = []
+        _waits(house, alice, lambda call=call, answers=answers: answers.append(call().status_code))  # type: ignore[misc]
+        assert answers[0] in (200, 204), name
+
+
+def test_suspending_a_workspace_waits_for_the_events_under_way(house: Context, alice: Tenant) -> None:
+    _waits(
+        house,
+        alice,
+        lambda: set_workspace_status(house.database, alice.workspace_id, WorkspaceStatus.SUSPENDED),
+    )
+
+
+def test_what_takes_no_right_away_waits_for_nobody(house: Context, desk: Desk, alice: Tenant) -> None:
+    with _event_under_way(house, alice):
+        answers = [
+            desk.post("/v1/projects", {"name": "New"}),
+            desk.patch(f"/v1/environments/{alice.environment_id}", {"description": "New"}),
+            desk.patch(f"/v1/sources/{alice.source_id}", {"name": "New"}),
+            desk.post(f"/v1/sources/{alice.source_id}/enable"),
+            desk.post(f"/v1/sources/{alice.source_id}/keys", {}),
+            desk.patch(f"/v1/keys/{alice.key_id}", {"label": "New"}),
+        ]
+
+    assert [each.status_code for each in answers] == [201, 200, 200, 200, 201, 200]
+
+
+def test_one_workspaces_events_keep_no_other_waiting(
+    house: Context, stranger: Desk, alice: Tenant, charlie: Tenant
+) -> None:
+    with _event_under_way(house, alice):
+        assert stranger.post(f"/v1/keys/{charlie.key_id}/revoke").status_code == 200

@@ -1,0 +1,169 @@
+"""The operator's shell: what each command does, and how it says no."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.config import Settings
+from app.context import EXTENSION, Context
+from app.factory import create_app
+from tests.conftest import fresh_database
+from tests.live import environment_of, free_port
+from tests.people import Tenant, rows
+from tests.sending import error_of, send
+
+Shell = Callable[..., Result]
+
+
+def _shell_of(app: Flask) -> Shell:
+    return lambda *arguments: app.test_cli_runner().invoke(args=arguments)
+
+
+@pytest.fixture(name="shell")
+def _shell(app: Flask) -> Shell:
+    return _shell_of(app)
+
+
+def _said(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def _refused(result: Result) -> str:
+    """The one line that says why."""
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+class TestWorkspaceCreate:
+    def test_it_prints_the_id_and_a_token_that_opens_the_workspace(self, shell: Shell, client: FlaskClient) -> None:
+        lines = dict(line.rsplit(None, 1) for line in _said(shell("workspace", "create", "Alice's")).splitlines())
+
+        assert set(lines) == {"workspace id", "token id", "management token"}
+        assert lines["workspace id"].startswith("ws_")
+        headers = {"Authorization": f"Bearer {lines['management token']}"}
+        assert client.get("/v1/projects", headers=headers).json == {"data": [], "next_cursor": None}
+
+    def test_a_script_gets_one_json_object(self, shell: Shell, client: FlaskClient) -> None:
+        made = json.loads(_said(shell("workspace", "create", "Alice's", "--json")))
+
+        assert set(made) == {"workspace_id", "token_id", "management_token"}
+        headers = {"Authorization": f"Bearer {made['management_token']}"}
+        assert client.get("/v1/projects", headers=headers).status_code == 200
+
+    def test_the_token_is_not_kept(self, shell: Shell, house: Context) -> None:
+        made = json.loads(_said(shell("workspace", "create", "Alice's", "--json")))
+
+        secret = made["management_token"].split("_")[3]
+        kept = rows(house, "SELECT t::text FROM management_tokens t WHERE public_id = :id", id=made["token_id"])
+        assert len(kept) == 1
+        assert secret not in str(kept)
+
+    @pytest.mark.parametrize("name", ["", " ", " a", "a\nb", "\u202e", "x" * 201, "\udcff"])
+    def test_a_name_that_is_none_is_refused(self, shell: Shell, name: str) -> None:
+        assert "Must " in _refused(shell("workspace", "create", name))
+
+
+class TestWorkspaceSuspend:
+    def test_a_suspended_workspace_stores_nothing_until_it_is_resumed(
+        self, shell: Shell, client: FlaskClient, alice: Tenant
+    ) -> None:
+        assert send(client, alice).status_code == 201
+
+        assert _said(shell("workspace", "suspend", alice.workspace_id)) == f"{alice.workspace_id} is suspended\n"
+        refused = send(client, alice)
+        assert (refused.status_code, error_of(refused)["code"]) == (403, "workspace_suspended")
+
+        assert _said(shell("workspace", "resume", alice.workspace_id)) == f"{alice.workspace_id} is active\n"
+        assert send(client, alice).status_code == 201
+
+    @pytest.mark.parametrize("verb", ["suspend", "resume"])
+    def test_repeating_it_says_the_same_and_changes_nothing(
+        self, shell: Shell, house: Context, alice: Tenant, verb: str
+    ) -> None:
+        def state() -> object:
+            return rows(house, "SELECT w::text FROM workspaces w WHERE id = :id", id=alice.workspace_row)
+
+        first, before = _said(shell("workspace", verb, alice.workspace_id)), state()
+
+        assert (_said(shell("workspace", verb, alice.workspace_id)), state()) == (first, before)
+
+    @pytest.mark.parametrize("workspace_id", ["ws_nobody", "", "x" * 1_000, "\udcff", "'; --"])
+    def test_a_workspace_that_is_not_there_is_told(self, shell: Shell, workspace_id: str) -> None:
+        for verb in ("suspend", "resume"):
+            assert "no workspace with this id" in _refused(shell("workspace", verb, workspace_id))
+
+
+def test_the_list_tells_each_workspaces_status(shell: Shell, alice: Tenant, charlie: Tenant) -> None:
+    shell("workspace", "suspend", charlie.workspace_id)
+
+    listed = {line.split("\t")[0]: line.split("\t")[1] for line in _said(shell("workspace", "list")).splitlines()}
+
+    assert listed[alice.workspace_id] == "active"
+    assert listed[charlie.workspace_id] == "suspended"
+
+
+class TestTokenIssue:
+    def test_it_prints_a_further_token_of_the_workspace(
+        self, shell: Shell, client: FlaskClient, house: Context, alice: Tenant
+    ) -> None:
+        issued = json.loads(_said(shell("token", "issue", alice.workspace_id, "--label", "deploy", "--json")))
+
+        headers = {"Authorization": f"Bearer {issued['management_token']}"}
+        assert client.get(f"/v1/projects/{alice.project_id}", headers=headers).status_code == 200
+        label = rows(house, "SELECT label FROM management_tokens WHERE public_id = :id", id=issued["token_id"])
+        assert label == [("deploy",)]
+
+    def test_it_refuses_a_workspace_or_a_label_that_is_none(self, shell: Shell, alice: Tenant) -> None:
+        assert "no workspace" in _refused(shell("token", "issue", "ws_nobody"))
+        assert "Must " in _refused(shell("token", "issue", alice.workspace_id, "--label", "a\tb"))
+
+
+class TestTrouble:
+    @pytest.fixture(name="lonely")
+    def _lonely(self, settings: Settings) -> Shell:
+        url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+        return _shell_of(create_app(replace(settings, database_url=url, admin_database_url=url)))
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("migrate",), ("workspace", "list"), ("workspace", "create", "x"), ("token", "issue", "ws_1")],
+    )
+    def test_a_database_that_is_away_is_one_line(self, lonely: Shell, arguments: tuple[str, ...]) -> None:
+        assert "refused" in _refused(lonely(*arguments))
+
+    def test_a_schema_that_is_not_there_is_one_line(self, server_url: str) -> None:
+        with fresh_database(server_url) as settings:
+            app = create_app(settings)
+            assert "does not exist" in _refused(_shell_of(app)("workspace", "list"))
+            app.extensions[EXTENSION].database.engine.dispose()
+
+
+def test_a_new_installation_begins_at_the_shell(server_url: str, checkout: Path) -> None:
+    """As an operator would type it: migrate twice, then the first workspace."""
+    with fresh_database(server_url) as settings:
+
+        def flask(*arguments: str) -> str:
+            command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+            done = subprocess.run(
+                command, cwd=checkout, env=environment_of(settings), capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        assert flask("migrate") == flask("migrate")
+        made = json.loads(flask("workspace", "create", "First", "--json"))
+        (listed,) = flask("workspace", "list").splitlines()
+        assert listed.split("\t")[0] == made["workspace_id"]
+        assert listed.split("\t")[3] == "First"
