@@ -26,8 +26,16 @@ Result = TypeVar("Result")
 
 # The lowest that psycopg takes; a refused connection fails at once whatever this says.
 _CONNECT_TIMEOUT_SECONDS = 2
-# PostgreSQL gives up on its side too, so that an abandoned statement or transaction never holds its locks for long.
-_SERVER_TIMEOUTS_MILLISECONDS = {"statement_timeout": 30_000, "idle_in_transaction_session_timeout": 10_000}
+# What the product relies on, whatever the server, the database or the role says. READ COMMITTED: a statement behind a
+# lock must see what was committed while it waited (docs/decisions/0003). UTC: a moment at the end of the year 9999
+# cannot be read in a zone in which it is the year 10000. And PostgreSQL gives up on its side too, so that an abandoned
+# statement or transaction never holds its locks for long.
+_SESSION = {
+    "default_transaction_isolation": r"read\ committed",
+    "timezone": "UTC",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "10s",
+}
 _DEADLINE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 0.2
 
@@ -59,11 +67,11 @@ class Database:
     def __init__(
         self, url: str, *, pool_size: int, lock_timeout_seconds: float = 1.0, application_name: str = "lariba"
     ) -> None:
-        timeouts = {"lock_timeout": int(lock_timeout_seconds * 1000)} | _SERVER_TIMEOUTS_MILLISECONDS
+        session = _SESSION | {"lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms"}
         arguments = conninfo_of(url) | {
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
             "application_name": application_name,
-            "options": " ".join(f"-c {name}={value}" for name, value in timeouts.items()),
+            "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         }
         self._engine = create_engine(
             "postgresql+psycopg://",
@@ -73,6 +81,8 @@ class Database:
             # The connection used last is the one whose statements PostgreSQL has planned and cached.
             pool_use_lifo=True,
             pool_timeout=1.0,
+            # Parameters hold payloads and hashes; an error message must not carry them to the log.
+            hide_parameters=True,
         )
         event.listen(self._engine, "checkout", _refuse_if_hung_up)
         _abandon_after_fork(weakref.ref(self._engine))

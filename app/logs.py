@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, with every key and token blacked out."""
+"""Structured logs: one JSON object a line on standard error, with keys, tokens and payloads blacked out."""
 
 import logging
 import re
@@ -11,6 +11,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 # Whatever looks like a credential, also inside a longer text, a traceback or another library's message. The key id
 # stays: it is public, and it is what an operator searches for.
 _CREDENTIAL = re.compile(r"(lrb_(?:sk|mt)_[0-9A-Za-z]{1,16})_[0-9A-Za-z]+")
+# PostgreSQL's DETAIL shows the row that it refuses, payload and all, up to the next part of the message.
+_REFUSED_ROW = re.compile(r"DETAIL:.*?(?=\n(?:HINT|CONTEXT|\[SQL|Traceback|The above|During)|\Z)", re.DOTALL)
 _PASSWORD_IN_URL = re.compile(r"(\w+://[^:/@\s]*):[^@/\s]+@")
 
 
@@ -56,7 +58,8 @@ def redact(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return _PASSWORD_IN_URL.sub(r"\1:[redacted]@", _CREDENTIAL.sub(r"\1_[redacted]", value))
+        value = _REFUSED_ROW.sub("DETAIL: [redacted]", _CREDENTIAL.sub(r"\1_[redacted]", value))
+        return _PASSWORD_IN_URL.sub(r"\1:[redacted]@", value)
     if isinstance(value, dict):
         return {key: _redacted(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -2,10 +2,13 @@
 
 import os
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
+from app.config import Settings
 from app.context import Context
+from app.database import Database, conninfo_of
 from app.errors import Conflict, StorageUnavailable
 from tests.people import Tenant, execute, rows
 
@@ -30,6 +33,26 @@ def test_a_lock_that_is_not_free_in_time_means_unavailable(house: Context, alice
         session.execute(text("SELECT 1 FROM workspaces WHERE id = :id FOR UPDATE"), {"id": alice.workspace_row})
         with pytest.raises(StorageUnavailable):
             execute(house, "UPDATE workspaces SET name = 'x' WHERE id = :id", id=alice.workspace_row)
+
+
+def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settings: Settings) -> None:
+    """Repeatable read would let an ingest behind a revocation miss it; a zone east of Greenwich has a year 10000."""
+    role = conninfo_of(settings.database_url)["user"]
+    preferences = {"default_transaction_isolation": "repeatable read", "timezone": "Asia/Tokyo", "lock_timeout": "9s"}
+    with psycopg.connect(settings.database_url, autocommit=True) as owner:
+        for name, value in preferences.items():
+            owner.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
+    database = Database(settings.database_url, pool_size=1)
+    try:
+        with database.transaction() as session:
+            names = ("transaction_isolation", "timezone", "lock_timeout")
+            found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in names]
+    finally:
+        database.engine.dispose()
+        with psycopg.connect(settings.database_url, autocommit=True) as owner:
+            owner.execute(f"ALTER ROLE {role} RESET ALL")
+
+    assert found == ["read committed", "UTC", "1s"]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from app import logs
 from app.context import Context
+from app.ingest.envelope import Envelope
 from tests.people import Tenant, execute
 from tests.sending import event_for, send
 
@@ -97,3 +98,23 @@ def test_a_crash_is_logged_with_its_cause_and_answered_without_it(
     assert "an inner detail" in str(crashed["exception"])
     assert crashed["request_id"] == response.json["error"]["request_id"]
     assert line["status"] == 500
+
+
+def test_a_statement_that_fails_is_logged_without_its_parameters(
+    client: FlaskClient,
+    house: Context,
+    alice: Tenant,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logs.configure("INFO")
+    broken = Envelope(
+        event_type="a", source_id=alice.source_id, payload_text='{"a private": "matter"}', severity="x", fingerprint=b""
+    )
+    monkeypatch.setattr("app.ingest.acceptance.read_envelope", lambda _: broken)
+
+    assert send(client, alice).status_code == 500
+
+    captured = capsys.readouterr().err
+    assert "ck_events_severity" in captured
+    assert "a private" not in captured

@@ -49,8 +49,9 @@ def run(port: int, var_dir: VarDir) -> None:
     """Take the folder and the port, start the servers, prepare the data, start the product, watch it."""
     lock = var_dir.lock()
     check_port_is_free(port)
-    postgres = EmbeddedPostgres(var_dir.path / "postgres", log=var_dir.folder("log") / "postgres.log")
-    redis = EmbeddedRedis(var_dir.path / "redis", log=var_dir.folder("log") / "redis.log")
+    logs = var_dir.folder("log")
+    postgres = EmbeddedPostgres(var_dir.path / "postgres", log=logs / "postgres.log")
+    redis = EmbeddedRedis(var_dir.path / "redis", log=logs / "redis.log")
     with contextlib.ExitStack() as afterwards:
         afterwards.callback(postgres.tidy)
         afterwards.callback(redis.tidy)
@@ -62,8 +63,8 @@ def run(port: int, var_dir: VarDir) -> None:
         credentials = prepare_data(Settings.from_environment(variables), var_dir)
         url = f"http://{HOST}:{port}"
         demo_env.write(var_dir.demo_env, demo_variables(url, variables, redis.url, credentials))
-        start_product(supervisor, Product(settings=variables, logs=var_dir.folder("log")), port, var_dir)
-        say(welcome(url, credentials, var_dir.demo_env, var_dir.folder("log")))
+        start_product(supervisor, Product(settings=variables, logs=logs), port, var_dir)
+        say(welcome(url, credentials, var_dir.demo_env, logs))
         supervisor.watch()
 
 

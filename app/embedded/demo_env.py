@@ -9,11 +9,12 @@ from app.embedded.var_dir import write_private
 
 
 def read(path: Path) -> dict[str, str]:
-    """What an earlier run wrote; empty when there was none."""
-    if not path.exists():
+    """What an earlier run wrote; empty when there was none, or when somebody has spoilt the file."""
+    try:
+        lines = [line.partition("=") for line in path.read_text().splitlines() if not line.startswith("#")]
+        return {name: "".join(shlex.split(value)) for name, equals, value in lines if equals}
+    except (FileNotFoundError, ValueError):
         return {}
-    lines = (line.partition("=") for line in path.read_text().splitlines() if not line.startswith("#"))
-    return {name: "".join(shlex.split(value)) for name, equals, value in lines if equals}
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:

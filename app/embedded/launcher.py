@@ -64,7 +64,7 @@ class Launcher:
 
     def conclude(self, program: Program, process: Popen[bytes]) -> None:
         """Clear up after a program that was to run to its end, and refuse any end but a success."""
-        self.clear(process)
+        self.clear(program, process)
         if process.returncode:
             raise EmbeddedError(f"{program.name} {describe_end(process)}: {_last_line(program.log)}")
 
@@ -75,13 +75,14 @@ class Launcher:
                 break
             process.send_signal(stop_signal)
             guard.wait_until(lambda: process.poll() is not None or is_urgent(), seconds)
-        self.clear(process)
+        self.clear(program, process)
 
-    def clear(self, process: Popen[bytes]) -> None:
-        """Leave nothing of the process's group: a dead leader's workers would hold its port or its queue."""
+    def clear(self, program: Program, process: Popen[bytes]) -> None:
+        """Leave nothing of the program: a dead leader's workers would hold its port, its queue or its files."""
         guard.signal_group(process.pid, signal.SIGKILL)
         process.wait()
         guard.kill_group(process.pid)
+        program.end_strays()
         self._stop_signals.pop(process.pid, None)
         self._tell(f"-{process.pid}\n")
 

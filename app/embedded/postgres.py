@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from types import MappingProxyType
@@ -28,7 +29,12 @@ from app.embedded.wheels import POSTGRES_MAJOR, postgres_binaries
 SUPERUSER = "postgres"
 _SOCKET_NAME = ".s.PGSQL.5432"
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+# Trusting whoever comes by the socket is bearable only while nobody else can open it.
+_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {"listen_addresses": "", "unix_socket_permissions": "0700", "timezone": "UTC", "log_timezone": "UTC"}
+)
 _ORPHAN_SECONDS = 30.0
+_STRAY_SECONDS = 5.0
 
 # As root, the server's account may be unable to walk to the data folder (below /root, below a private
 # temporary folder), and nobody's folder is opened for it. So root enters the folder before the account is
@@ -62,9 +68,12 @@ class EmbeddedPostgres(EmbeddedServer):
     def prepare(self, run: Runner) -> None:
         self._account = database_account()
         self._binaries = postgres_binaries(self._account)
+        # Root may find an empty folder of its own, which is replaced; a database in it must be the account's.
+        self._check_owner(os.geteuid(), *([self._account.uid] if self._account else []))
         if not (self.directory / "PG_VERSION").exists():
             self._create_cluster(run)
-        self._check_cluster()
+        self._check_version()
+        self._check_owner(self._account.uid if self._account else os.geteuid())
         self._find_socket()
         self._disown_foreign_pid()
 
@@ -72,14 +81,14 @@ class EmbeddedPostgres(EmbeddedServer):
         self._find_socket()
         # "." is the data folder, where the server stands: no character of its path needs quoting.
         socket = "." if self._socket_directory == self.directory else str(self._socket_directory)
-        options = {"listen_addresses": "", "timezone": "UTC", "log_timezone": "UTC", **self._options}
+        options = {**_OPTIONS, **self._options}
         settings = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
-        return self._execute(
-            self.name,
-            ("postgres", "-D", self._data_argument(self.directory), "-k", socket, *settings),
-            self.directory,
+        command = ("postgres", "-D", self._data_argument(self.directory), "-k", socket, *settings)
+        return replace(
+            self._program(self.name, command, self.directory),
             # Fast shutdown ends the sessions; immediate shutdown gives up the checkpoint too.
             stop_signals=((Signals.SIGINT, 20.0), (Signals.SIGQUIT, 5.0)),
+            end_strays=self._end_strays,
         )
 
     def url(self, user: str, database: str) -> str:
@@ -130,20 +139,21 @@ class EmbeddedPostgres(EmbeddedServer):
         command += ["--auth-local=trust", "--auth-host=reject"]
         if self._options.get("fsync") == "off":
             command.append("--no-sync")
-        run(self._execute("initdb", tuple(command), draft))
+        run(self._program("initdb", tuple(command), draft))
         try:
             draft.rename(self.directory)
         except OSError as error:
             raise EmbeddedError(f"{self.directory} holds something, but no database: {error.strerror}") from error
 
-    def _check_cluster(self) -> None:
+    def _check_owner(self, *allowed: int) -> None:
+        if self.directory.exists() and (owner := self.directory.stat().st_uid) not in allowed:
+            whose = f"{self.directory} belongs to {owner_name(owner)}"
+            raise EmbeddedError(f"{whose}: start as the user who made it, or use another folder")
+
+    def _check_version(self) -> None:
         version = (self.directory / "PG_VERSION").read_text().strip()
         if version != POSTGRES_MAJOR:
             raise EmbeddedError(f"{self.directory} was made by PostgreSQL {version}, this is {POSTGRES_MAJOR}")
-        owner = self.directory.stat().st_uid
-        if owner != (self._account.uid if self._account else os.geteuid()):
-            whose = f"{self.directory} belongs to {owner_name(owner)}"
-            raise EmbeddedError(f"{whose}: start as the user who made it, or use another folder")
 
     def _disown_foreign_pid(self) -> None:
         """After a power cut the number in postmaster.pid may have been given out again, to no PostgreSQL.
@@ -164,6 +174,18 @@ class EmbeddedPostgres(EmbeddedServer):
             return int((self.directory / "postmaster.pid").read_text().partition("\n")[0])
         return None
 
+    def _end_strays(self) -> None:
+        """Kill the backends of a killed server that are too busy to notice.
+
+        Each is in a session of its own and looks for its server only when it waits next. Until then the memory
+        that it shares would keep the next server out.
+        """
+        strays = [pid for pid in _processes_named("postgres") if self._works_here(pid)]
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, Signals.SIGKILL)
+        wait_until(lambda: not any(self._works_here(pid) for pid in strays), _STRAY_SECONDS)
+
     def _works_here(self, pid: int) -> bool:
         # The server stands in its data folder. Without /proc (macOS) PostgreSQL's own check has to do.
         with contextlib.suppress(OSError):
@@ -173,14 +195,7 @@ class EmbeddedPostgres(EmbeddedServer):
     def _data_argument(self, directory: Path) -> str:
         return _WHERE_IT_STANDS if self._account else str(directory)
 
-    def _execute(
-        self,
-        name: str,
-        command: tuple[str, ...],
-        directory: Path,
-        *,
-        stop_signals: tuple[tuple[Signals, float], ...] = ((Signals.SIGTERM, 10.0),),
-    ) -> Program:
+    def _program(self, name: str, command: tuple[str, ...], directory: Path) -> Program:
         return Program(
             name=name,
             command=(str(self._binaries / command[0]), *command[1:]),
@@ -188,5 +203,14 @@ class EmbeddedPostgres(EmbeddedServer):
             log=self.log,
             environment={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)},
             account=self._account,
-            stop_signals=stop_signals,
         )
+
+
+def _processes_named(name: str) -> list[int]:
+    """From Linux's /proc; elsewhere none."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "comm").read_text().strip() == name:
+                found.append(int(process.name))
+    return found

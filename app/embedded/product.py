@@ -38,7 +38,7 @@ class Product:
     def web(self, port: int) -> Program:
         command = ["-m", "granian", "--interface", "wsgi", "--host", HOST, "--port", str(port), "--no-ws"]
         command += ["--workers", "2", "--blocking-threads", "16", "--backlog", "1024"]
-        command += ["--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "5"]
+        command += ["--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "3"]
         # Granian's backpressure counts open connections, idle ones too, not requests: with a low one, clients
         # that keep their connections open would shut the others out.
         return self._program("web", *command, "--backpressure", "512", "wsgi:app")

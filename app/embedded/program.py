@@ -32,6 +32,9 @@ class Program:
     stop_signals: tuple[tuple[Signals, float], ...] = ((SIGTERM, 10.0),)
     """Sent one after the other, each with the seconds it is given; SIGKILL to the whole group comes last."""
 
+    end_strays: Callable[[], None] = lambda: None
+    """Called when the leader and its group are dead, for processes that had left the group."""
+
     def last_words(self, lines: int = 10) -> str:
         """The end of the program's log, for a person who has just been told that it died."""
         if not self.log.exists():

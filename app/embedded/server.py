@@ -118,7 +118,7 @@ class EmbeddedServer(ABC):
         if self._launcher is None:
             raise EmbeddedError(f"{self.name} runs inside its `with` block only")
         if self._running is not None:
-            self._launcher.clear(self._running.process)
+            self._launcher.clear(self._running.program, self._running.process)
         program = self.program()
         running = self._running = _Running(program, self._launcher.launch(program))
         wait_until(lambda: running.has_ended() or self.is_ready(), _READY_SECONDS)

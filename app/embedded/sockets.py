@@ -53,17 +53,16 @@ def remove_if_spare(directory: Path, home: Path) -> None:
 
 
 def _make_private(directory: Path, account: Account | None) -> None:
-    owner = account.uid if account else os.geteuid()
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
-        if account:
-            os.chown(directory, account.uid, account.gid, follow_symlinks=False)
     # Anybody may create names in the temporary directory: one that was there before is trusted only when it
     # is a real folder, ours, and closed to everybody else.
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise EmbeddedError(f"{directory} is not a folder: remove it, the socket must lie there")
-    if found.st_uid != owner:
+    if found.st_uid not in {os.geteuid(), account.uid if account else os.geteuid()}:
         raise EmbeddedError(f"{directory} belongs to {owner_name(found.st_uid)}: the socket will not lie there")
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise EmbeddedError(f"{directory} is open to other users: remove it, the socket must lie in a private folder")
+    if account and found.st_uid != account.uid:
+        os.chown(directory, account.uid, account.gid, follow_symlinks=False)

@@ -110,7 +110,7 @@ class Supervisor:
     def _bury(self, child: _Child, process: Popen[bytes]) -> None:
         """Kill what is left of the dead program's group, say what happened, plan the restart or give up."""
         child.process = None
-        self._launcher.clear(process)
+        self._launcher.clear(child.program, process)
         now = time.monotonic()
         child.deaths.append(now)
         while child.deaths[0] < now - _DEATHS_SECONDS:

@@ -18,7 +18,6 @@ _SECRET_BYTES = 48
 class VarDir:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self.logs = self.path / "log"
         self.demo_env = self.path / "demo.env"
 
     def lock(self) -> int:

@@ -63,13 +63,14 @@ def accept(submission: Submission, counter: Counter) -> Verdict:
     1. Prove the key. 2. Read what was sent; if it is wrong, say so only to a key that lives. 3. Store it.
     Raises a Refusal: nothing was stored.
     """
-    identity = authenticate(submission.key_header, counter.credentials, counter.database)
+    deadline = time.monotonic() + counter.settings.storage_deadline_seconds
+    identity = authenticate(submission.key_header, counter.credentials, counter.database, deadline)
     try:
         attempt = _read(submission)
     except Refusal:
-        _require_live(identity, submission.received_at, counter.database)
+        _require_live(identity, submission.received_at, counter.database, deadline)
         raise
-    verdict = _store_once(attempt, identity, counter)
+    verdict = _store_once(attempt, identity, counter, deadline)
     if verdict.outcome in _REFUSALS:
         raise _REFUSALS[verdict.outcome]
     return verdict
@@ -86,20 +87,19 @@ def _read(submission: Submission) -> Attempt:
     )
 
 
-def _require_live(identity: Identity, at: datetime, database: Database) -> None:
+def _require_live(identity: Identity, at: datetime, database: Database, deadline: float) -> None:
     """A revoked key learns that it is revoked, not what is wrong with its event."""
-    with database.transaction() as session:
+    with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
         if not session.execute(_IS_LIVE, {"id": identity.row_id, "at": at}).scalar_one():
             raise errors.InvalidSourceKey
 
 
-def _store_once(attempt: Attempt, identity: Identity, counter: Counter) -> Verdict:
+def _store_once(attempt: Attempt, identity: Identity, counter: Counter, deadline: float) -> Verdict:
     """Repeat the attempt until it is decided or its time is up.
 
     Repeating is safe whatever happened before, also after a commit that went unanswered: the attempt's uid stands in
     what it wrote, and the statement recognises it. Raises OutcomeUnknown only if PostgreSQL stays away after that.
     """
-    deadline = time.monotonic() + counter.settings.storage_deadline_seconds
     unknown: OutcomeUnknown | None = None
     while True:
         try:

@@ -3,6 +3,8 @@
 Cost: a known key 4 µs (two HMACs and a look-up); an unknown one a query and an argon2 run, about 20 ms, once.
 """
 
+import time
+
 import structlog
 from sqlalchemy import text
 
@@ -15,8 +17,8 @@ _LOOK_UP = text("SELECT id, workspace_id, secret_hash FROM source_keys WHERE pub
 _REHASH = text("UPDATE source_keys SET secret_hash = :secret_hash WHERE id = :id")
 
 
-def authenticate(header: str | None, credentials: Credentials, database: Database) -> Identity:
-    """Whose key the X-API-Key header holds.
+def authenticate(header: str | None, credentials: Credentials, database: Database, deadline: float) -> Identity:
+    """Whose key the X-API-Key header holds; waits for the database until `deadline` (time.monotonic() seconds).
 
     Raises InvalidSourceKey, alike for whatever is wrong with it, and StorageUnavailable.
     """
@@ -30,7 +32,7 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
     structlog.contextvars.bind_contextvars(key=f"key_{credential.key_id}")
 
     def look_up(key_id: str) -> Known | None:
-        with database.transaction() as session:
+        with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
             row = session.execute(_LOOK_UP, {"public_id": f"key_{key_id}"}).one_or_none()
         return Known(row.secret_hash, Identity(row.id, row.workspace_id)) if row else None
 
@@ -38,6 +40,6 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
     if proof is None:
         raise InvalidSourceKey
     if proof.new_hash:
-        with database.transaction() as session:
+        with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
             session.execute(_REHASH, {"secret_hash": proof.new_hash, "id": proof.identity.row_id})
     return proof.identity

@@ -66,7 +66,7 @@ class Listing(Generic[Item]):
         cursor = None if is_last else str(serializer.dumps(shown[-1][0].public_id))
         return Page(tuple(self.show(*row) for row in shown), cursor)
 
-    def _position(self, serializer: "URLSafeSerializer", cursor: str) -> Any:
+    def _position(self, serializer: URLSafeSerializer, cursor: str) -> Any:
         try:
             public_id = serializer.loads(cursor)
         except BadData:
@@ -74,7 +74,7 @@ class Listing(Generic[Item]):
         last = self.model.within(self.workspace_id).where(self.model.public_id == public_id)
         return last.with_only_columns(self.model.id).scalar_subquery()
 
-    def _serializer(self, request: PageRequest) -> "URLSafeSerializer":
+    def _serializer(self, request: PageRequest) -> URLSafeSerializer:
         # itsdangerous signs with the last key of its list.
         return URLSafeSerializer(
             list(reversed(request.secret_keys)),

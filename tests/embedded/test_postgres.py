@@ -12,10 +12,11 @@ from sqlalchemy.engine import make_url
 from app.embedded.account import ACCOUNT_NAME, database_account
 from app.embedded.errors import EmbeddedError
 from app.embedded.postgres import EmbeddedPostgres
-from tests.embedded.conftest import started
+from tests.embedded.conftest import lives, started
 from tests.waiting import wait_until
 
 QUICK = {"fsync": "off"}
+ACTIVE = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT count(*) FROM gen%'"
 
 
 @pytest.fixture(scope="module", name="server")
@@ -83,6 +84,20 @@ def test_committed_rows_survive_a_stop_a_power_cut_and_a_killed_postmaster(tmp_p
         assert ask(server, "SELECT id FROM kept ORDER BY id", user="lariba_owner") == [1, 2]
 
 
+def test_a_backend_too_busy_to_see_its_server_die_does_not_keep_the_next_one_out(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "postgres", options=QUICK) as server:
+        busy = psycopg.connect(server.url("postgres", "lariba"), autocommit=True)
+        backend = psutil.Process(busy.info.backend_pid)
+        busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 10000000000)")
+        wait_until(lambda: ask(server, ACTIVE) == [1])
+        server.kill()
+        server.start()
+        busy.close()
+
+        assert not lives(backend)
+        assert ask(server, "SELECT 1") == [1]
+
+
 def test_data_survive_in_the_folder_from_one_server_to_the_next(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", options=QUICK) as server:
         ask(server, "CREATE TABLE kept (id int)", user="lariba_owner")
@@ -102,7 +117,7 @@ def test_libpq_and_sqlalchemy_find_the_same_server_at_the_end_of_an_awkward_path
         engine.dispose()
         assert ask(server, "SELECT current_user", user="lariba_app") == ["lariba_app"]
         socket_folder = Path(url.partition("host=")[2])
-        assert socket_folder.stat().st_mode & 0o077 == 0
+        assert [one.stat().st_mode & 0o077 for one in (socket_folder, *socket_folder.glob(".s.PGSQL.*"))] == [0] * 3
 
     assert not socket_folder.exists()
 
@@ -166,6 +181,16 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
         pass
 
     assert (tmp_path / "postgres" / "letters.txt").read_text() == "dear"
+
+
+def test_a_database_of_another_user_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedPostgres(tmp_path / "postgres", options=QUICK):
+        pass
+    somebody_else = (tmp_path / "postgres").stat().st_uid + 1
+    monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
+
+    with pytest.raises(EmbeddedError, match="postgres belongs to "), EmbeddedPostgres(tmp_path / "postgres"):
+        pass
 
 
 def test_another_major_version_is_refused_by_name(tmp_path: Path) -> None:

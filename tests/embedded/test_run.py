@@ -36,7 +36,8 @@ def run(var_dir: Path, port: int) -> Iterator[Running]:
     """A run that has said that it is ready. Its shell's own PGPORT must not lead it astray."""
     with started("-m", "app.embedded", VAR_DIR=str(var_dir), PORT=str(port), PGPORT="1") as running:
         assert running.process.stdout is not None
-        assert "Lariba is ready.\n" in iter(running.process.stdout.readline, "")
+        is_ready_at_last = "Lariba is ready.\n" in iter(running.process.stdout.readline, "")
+        assert is_ready_at_last, running.process.communicate()
         running.family()
         yield running
 

@@ -1,6 +1,8 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from app.embedded import demo_env
 from app.embedded.var_dir import VarDir, write_private
 from app.embedded.welcome import first_event
@@ -52,7 +54,11 @@ def test_a_shell_and_a_reader_of_lines_and_the_next_run_find_the_same_values(tmp
     assert f"LARIBA_DATABASE_URL={VALUES['LARIBA_DATABASE_URL']}" in path.read_text().splitlines()
 
 
-def test_without_an_earlier_run_nothing_is_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", [None, b"", b"LARIBA_SOURCE_KEY='half", b"\xff\x00", b"no variable"])
+def test_without_a_sound_file_of_an_earlier_run_nothing_is_known(tmp_path: Path, spoilt: bytes | None) -> None:
+    if spoilt is not None:
+        (tmp_path / "demo.env").write_bytes(spoilt)
+
     assert demo_env.read(tmp_path / "demo.env") == {}
 
 

@@ -3,16 +3,19 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 import pytest
 from flask import Flask
+from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
+from app.database import Database
 from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.schema import migrate
@@ -81,15 +84,18 @@ def test_a_key_that_nobody_has_proven_yet_gets_a_503_too(
     _expect_unavailable(answer)
 
 
+@pytest.mark.parametrize("how", ["a warm key", "a key that nobody has proven yet", "a wrong body"])
 def test_a_frozen_database_means_503_while_it_is_still_frozen(
-    app: Flask, server: EmbeddedPostgres, dana: Tenant
+    app: Flask, server: EmbeddedPostgres, dana: Tenant, credentials: Credentials, how: str
 ) -> None:
+    key = credentials.mint("sk")[1] if how == "a key that nobody has proven yet" else None
+    body = "not json" if how == "a wrong body" else None
     postmaster = psutil.Process(server.pid)
     frozen = [postmaster, *postmaster.children(recursive=True)]
     for process in frozen:
         os.kill(process.pid, signal.SIGSTOP)
     try:
-        answer = send(app.test_client(), dana, idempotency_key="k")
+        answer = send(app.test_client(), dana, body, key=key, idempotency_key="k")
     finally:
         for process in frozen:
             os.kill(process.pid, signal.SIGCONT)
@@ -97,6 +103,29 @@ def test_a_frozen_database_means_503_while_it_is_still_frozen(
     _expect_unavailable(answer)
     assert send(app.test_client(), dana, idempotency_key="k").status_code == 201
     assert len(events_of(_house(app), dana)) == 2
+
+
+@pytest.mark.parametrize("body", [None, "not json"])
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_no_wait_on_the_road_is_longer_than_the_deadline(
+    app: Flask, credentials: Credentials, monkeypatch: pytest.MonkeyPatch, *, body: str | None, is_warm: bool
+) -> None:
+    """Told by what each transaction is allowed, not by a clock."""
+    tenant = make_tenant(_house(app))
+    if is_warm:
+        send(app.test_client(), tenant)
+    allowed: list[float] = []
+    transaction = Database.transaction
+
+    def watched(database: Database, *, deadline_seconds: float = 3600.0) -> AbstractContextManager[Session]:
+        allowed.append(deadline_seconds)
+        return transaction(database, deadline_seconds=deadline_seconds)
+
+    monkeypatch.setattr(Database, "transaction", watched)
+    send(app.test_client(), tenant, body)
+
+    assert len(allowed) == (1 if is_warm else 2)
+    assert max(allowed) <= _house(app).settings.storage_deadline_seconds
 
 
 def test_the_server_starts_while_the_database_is_away(
