@@ -15,6 +15,8 @@ _CREDENTIAL = re.compile(r"(lrb_(?:sk|mt)_[0-9A-Za-z]{1,16})_[0-9A-Za-z]+")
 _REFUSED_ROW = re.compile(r"DETAIL:.*?(?=\n(?:HINT|CONTEXT|\[SQL|Traceback|The above|During)|\Z)", re.DOTALL)
 _PASSWORD_IN_URL = re.compile(r"(\w+://[^:/@\s]*):[^@/\s]+@")
 
+_FIRST = {"timestamp": 0, "level": 1, "event": 2}
+
 
 def configure(level: str) -> None:
     """Send structlog's and the standard library's records through one formatter to standard error."""
@@ -31,6 +33,7 @@ def configure(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 redact,
+                in_reading_order,
                 structlog.processors.JSONRenderer(),
             ],
         )
@@ -54,6 +57,11 @@ def configure(level: str) -> None:
 def redact(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     """Black out credentials and passwords in every value, however deep."""
     return {key: _redacted(value) for key, value in event.items()}
+
+
+def in_reading_order(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """When, how bad, what; then everything else by name, so that lines of one kind look alike."""
+    return {name: event[name] for name in sorted(event, key=lambda name: (_FIRST.get(name, len(_FIRST)), name))}
 
 
 def _redacted(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """One wide line per request, and the request id that ties it to the caller's own logs."""
 
+import logging
 import re
 import time
 import uuid
@@ -40,5 +41,6 @@ def _end(response: Response) -> Response:
         milliseconds = round((time.perf_counter() - g.began) * 1000, 2)
         event_name = structlog.contextvars.get_contextvars().get("outcome") or "request_finished"
         structlog.contextvars.unbind_contextvars("outcome")
-        _log.info(event_name, status=response.status_code, milliseconds=milliseconds)
+        level = logging.WARNING if response.status_code >= 500 else logging.INFO
+        _log.log(level, event_name, status=response.status_code, milliseconds=milliseconds)
     return response

@@ -13,6 +13,8 @@ from app.context import Context
 from tests.people import Tenant, events_of, execute, issue_key, rows, source_of
 from tests.sending import error_of, event_for, send
 
+pytestmark = pytest.mark.wiring
+
 
 def test_the_public_example_is_stored_as_it_was_sent(client: FlaskClient, house: Context, alice: Tenant) -> None:
     event = event_for(

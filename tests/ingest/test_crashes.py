@@ -18,6 +18,8 @@ from tests.people import Tenant, events_of, rows
 from tests.sending import event_for, send
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.wiring
+
 # A web process that runs its statement and then never commits; the test kills it there.
 _HANG_BEFORE_COMMIT = """
 import json, os, sys

@@ -8,6 +8,8 @@ from http.client import HTTPConnection
 from itertools import count, repeat
 from threading import Barrier, Event
 
+import pytest
+
 from app.context import Context
 from app.locks import exclude_workspace
 from tests.live import Answer, LiveServer, read
@@ -16,6 +18,8 @@ from tests.sending import PATH, event_for
 from tests.waiting import wait_until
 
 _THREADS = 64
+
+pytestmark = pytest.mark.wiring
 
 
 def test_64_threads_on_4_processes_with_one_key_store_one_event_and_get_one_body(

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import pytest
 from sqlalchemy.orm import Session
 
 from app.context import Context
@@ -15,6 +16,8 @@ from tests.people import Tenant, events_of, rows
 from tests.waiting import wait_until
 
 _NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+pytestmark = pytest.mark.wiring
 
 
 def test_a_right_is_not_taken_away_before_every_ingest_that_may_not_have_seen_it_has_ended(

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from flask.testing import FlaskClient
 
 from app.context import Context
@@ -11,6 +12,8 @@ from tests.people import Tenant, execute, rows
 from tests.sending import send
 
 _NOW = datetime.now(UTC)
+
+pytestmark = pytest.mark.wiring
 
 
 def _keys(house: Context, tenant: Tenant) -> set[str]:

@@ -17,6 +17,8 @@ from tests.people import rows
 
 _DAY = date(2031, 3, 30)
 
+pytestmark = pytest.mark.wiring
+
 
 @pytest.fixture(name="fresh")
 def _fresh(server_url: str) -> Iterator[Settings]:

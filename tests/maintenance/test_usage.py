@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Row
 
@@ -10,6 +11,8 @@ from app.context import Context
 from app.maintenance.usage import fold_usage
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import event_for, send
+
+pytestmark = pytest.mark.wiring
 
 
 def _counts(house: Context, tenant: Tenant) -> dict[str, int]:
