@@ -167,7 +167,7 @@ def _abandon_after_fork(engine_reference: weakref.ref[Engine]) -> None:
 
 
 def _refuse_if_hung_up(connection: psycopg.Connection[Any], _entry: ConnectionPoolEntry, _proxy: object) -> None:
-    """Find out for 2 µs whether the server hung up while the connection lay in the pool.
+    """Find out for a microsecond (bench/prices.py) whether the server hung up while the connection lay in the pool.
 
     A server that stops says so on each idle connection, which makes its socket readable. Asking it with a query
     (SQLAlchemy's pre-ping) would cost a round trip on the ingest road; not asking would cost a 503 after a restart.
