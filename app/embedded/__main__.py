@@ -10,7 +10,7 @@ import psycopg
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.config import Settings, SettingsError
+from app.config import PREFIX, Settings, SettingsError
 from app.embedded import demo_env, product
 from app.embedded.console import say
 from app.embedded.demo import DemoCredentials, ensure_demo
@@ -23,6 +23,7 @@ from app.embedded.server import EmbeddedServer
 from app.embedded.supervisor import Supervisor
 from app.embedded.var_dir import VarDir
 from app.embedded.welcome import welcome
+from app.errors import Refusal
 from app.schema import migrate
 
 _DEFAULT_PORT = "8000"
@@ -36,7 +37,7 @@ def main() -> int:
         run(port, VarDir(Path(os.environ.get("VAR_DIR") or _DEFAULT_VAR_DIR)))
     except (StopRequestedError, KeyboardInterrupt):
         say("Stopped.")
-    except (EmbeddedError, SettingsError) as error:
+    except (EmbeddedError, SettingsError, Refusal) as error:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
@@ -136,7 +137,8 @@ def _failed(reason: str) -> int:
 
 
 if __name__ == "__main__":
-    for variable in [name for name in os.environ if name.startswith("PG")]:
-        # This process talks to PostgreSQL too: a PGPORT of the user's shell would lead it astray.
+    # The user's shell is neither to lead libpq astray (PGPORT, PGOPTIONS …), in this process or in a child, nor to
+    # mix settings of its own into the run's.
+    for variable in [name for name in os.environ if name.startswith(("PG", PREFIX))]:
         del os.environ[variable]
     sys.exit(main())

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
 
-from app.config import PREFIX
 from app.embedded.program import Program
 
 HOST = "127.0.0.1"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _CELERY = ("-m", "celery", "-A", "wsgi.celery")
-# The user's shell is not to steer libpq (PGPORT, PGOPTIONS …) nor to mix its own settings into the run's.
-_FOREIGN_PREFIXES = ("PG", PREFIX)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +46,9 @@ class Product:
             command=(sys.executable, *arguments),
             directory=_CHECKOUT,
             log=self.logs / f"{name}.log",
-            environment={**neutral_environment(os.environ), **self.settings, "PYTHONUNBUFFERED": "1"},
+            environment={**os.environ, **self.settings, "PYTHONUNBUFFERED": "1"},
             stop_signals=((SIGTERM, 15.0),),
         )
-
-
-def neutral_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if not name.startswith(_FOREIGN_PREFIXES)}
 
 
 def is_ready(port: int) -> bool:

@@ -33,8 +33,9 @@ def _port() -> int:
 
 @contextmanager
 def run(var_dir: Path, port: int) -> Iterator[Running]:
-    """A run that has said that it is ready. Its shell's own PGPORT must not lead it astray."""
-    with started("-m", "app.embedded", VAR_DIR=str(var_dir), PORT=str(port), PGPORT="1") as running:
+    """A run that has said that it is ready, whatever settings its shell has for other things."""
+    foreign = {"PGPORT": "1", "LARIBA_LOG_LEVEL": "no such level"}
+    with started("-m", "app.embedded", VAR_DIR=str(var_dir), PORT=str(port), **foreign) as running:
         assert running.process.stdout is not None
         is_ready_at_last = "Lariba is ready.\n" in iter(running.process.stdout.readline, "")
         assert is_ready_at_last, running.process.communicate()
