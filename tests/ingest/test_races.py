@@ -11,7 +11,6 @@ from threading import Barrier, Event
 import pytest
 
 from app.context import Context
-from app.locks import exclude_workspace
 from tests.live import Answer, LiveServer, read
 from tests.people import Tenant, events_of, rows
 from tests.sending import PATH, event_for
@@ -99,21 +98,14 @@ def test_no_event_is_stored_after_a_revocation_has_answered(live: LiveServer, ho
     with ThreadPoolExecutor(12) as pool:
         senders = [pool.submit(send_until_revoked, name) for name in range(12)]
         wait_until(lambda: len(events_of(house, alice)) >= 300, 60)
-        _revoke(house, alice)
+        revocation = live.request("POST", f"/v1/keys/{alice.key_id}/revoke", headers=alice.bearer)
         stored_when_answered = len(events_of(house, alice))
         revoked.set()
         statuses = [sender.result() for sender in senders]
 
+    assert revocation.status == 200
     assert statuses == [401] * 12
     assert len(events_of(house, alice)) == stored_when_answered
-
-
-def _revoke(house: Context, tenant: Tenant) -> None:
-    with house.database.transaction() as session:
-        exclude_workspace(session, tenant.workspace_row)
-        session.connection().exec_driver_sql(
-            "UPDATE source_keys SET revoked_at = now() WHERE id = %s", (tenant.key_row,)
-        )
 
 
 def _all_at_once(live: LiveServer, tenant: Tenant, work: list[tuple[bytes, str | None]]) -> list[Answer]:
