@@ -19,14 +19,14 @@ MAKE_EVENT_PARTITIONS: Final = "maintenance.make_event_partitions"
 def register(celery: Celery, database: Database, settings: Settings) -> None:
     """Hang the tasks on `celery`."""
 
-    @celery.task(name=FOLD_USAGE)
+    @celery.task(name=FOLD_USAGE, shared=False)
     def fold() -> None:
         fold_usage(database)
 
-    @celery.task(name=PURGE_IDEMPOTENCY_RECORDS)
+    @celery.task(name=PURGE_IDEMPOTENCY_RECORDS, shared=False)
     def purge() -> None:
         purge_expired_records(database, now=datetime.now(UTC))
 
-    @celery.task(name=MAKE_EVENT_PARTITIONS)
+    @celery.task(name=MAKE_EVENT_PARTITIONS, shared=False)
     def make() -> None:
         make_event_partitions(database, first_day=datetime.now(UTC).date(), days=settings.partitions_ahead_days + 1)

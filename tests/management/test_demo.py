@@ -22,7 +22,7 @@ _EVENT = {
 }
 
 
-@pytest.fixture(scope="module", name="empty")
+@pytest.fixture(name="empty")
 def _empty(server_url: str) -> Iterator[Settings]:
     """A database of its own: there is one demo in an installation."""
     with fresh_database(server_url) as settings:
@@ -30,14 +30,14 @@ def _empty(server_url: str) -> Iterator[Settings]:
         yield replace(settings, database_pool_size=4)
 
 
-@pytest.fixture(scope="module", name="house")
+@pytest.fixture(name="house")
 def _house(empty: Settings) -> Iterator[Context]:
     house = create_app(empty).extensions[EXTENSION]
     yield house
     house.database.engine.dispose()
 
 
-@pytest.fixture(scope="module", name="demo")
+@pytest.fixture(name="demo")
 def _demo(empty: Settings) -> DemoCredentials:
     return ensure_demo(empty, {})
 
