@@ -56,7 +56,7 @@ def test_from_an_empty_database_to_a_counted_event(
     with _process(production, checkout, "worker", "--concurrency", "1"), _beat(production, checkout, tmp_path):
         wait_until(lambda: script.manage("GET", f"/v1/keys/{key['id']}")["last_used_at"], 60)
     with psycopg.connect(production.database_url) as connection:
-        counted = connection.execute("SELECT outcome, events FROM usage_hours ORDER BY 1").fetchall()
+        counted = connection.execute(_COUNTED, (source["id"],)).fetchall()
     assert counted == [("replayed", 1), ("stored", 1)]
 
     assert script.manage("POST", f"/v1/keys/{key['id']}/revoke")["revoked_at"]
@@ -148,6 +148,9 @@ class _Script:
         return self._server.request("POST", PATH, json.dumps(event).encode(), headers)
 
 
+_COUNTED = (
+    "SELECT outcome, events FROM usage_hours JOIN sources ON sources.id = source_id WHERE public_id = %s ORDER BY 1"
+)
 _OLD_RECORD = "SELECT 1 FROM idempotency_records WHERE idempotency_key = 'old'"
 _WAITING_WORKER = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'lariba-worker' AND wait_event_type = 'Lock'"
 
