@@ -1,8 +1,10 @@
 """POST /v1/events/ingest: processes and connections that die at the worst moment."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from app.context import Context
 from app.database import ImpatientConnection
 from tests.live import environment_of
 from tests.people import Tenant, events_of, rows
-from tests.sending import event_for, send
+from tests.sending import error_of, event_for, send
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.wiring
@@ -42,22 +44,25 @@ app.test_client().post(PATH, data=body, headers=headers, content_type="applicati
 """
 
 
+@contextmanager
+def _a_web_process_before_its_commit(settings: Settings, checkout: Path, key: str, event: object) -> Iterator[None]:
+    """It has run its statement and holds its claims, until the block ends it with SIGKILL."""
+    command = [sys.executable, "-c", _HANG_BEFORE_COMMIT, key, json.dumps(event)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=checkout, env=environment_of(settings), **pipes) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline() == "stored\n"
+            yield
+        finally:
+            process.kill()
+
+
 def test_kill_9_between_statement_and_commit_leaves_no_orphan_and_the_retry_stores_once(
     client: FlaskClient, house: Context, settings: Settings, checkout: Path, alice: Tenant
 ) -> None:
     event = event_for(alice, event_id="e")
-    process = subprocess.Popen(
-        [sys.executable, "-c", _HANG_BEFORE_COMMIT, alice.key, _json(event)],
-        cwd=checkout,
-        env=environment_of(settings),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "stored\n"
-    process.kill()
-    process.communicate()
+    with _a_web_process_before_its_commit(settings, checkout, alice.key, event):
+        pass
 
     assert events_of(house, alice) == []
     retry = send(client, alice, event, idempotency_key="k")
@@ -67,29 +72,16 @@ def test_kill_9_between_statement_and_commit_leaves_no_orphan_and_the_retry_stor
 
 
 def test_a_request_that_hangs_before_its_commit_holds_up_its_own_key_only(
-    client: FlaskClient, house: Context, settings: Settings, checkout: Path, alice: Tenant
+    client: FlaskClient, settings: Settings, checkout: Path, alice: Tenant
 ) -> None:
     event = event_for(alice, event_id="e")
-    process = subprocess.Popen(
-        [sys.executable, "-c", _HANG_BEFORE_COMMIT, alice.key, _json(event)],
-        cwd=checkout,
-        env=environment_of(settings),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-
-    same = send(client, alice, event, idempotency_key="k")
-    other = send(client, alice, event_for(alice), idempotency_key="another")
-    process.kill()
-    process.communicate()
+    with _a_web_process_before_its_commit(settings, checkout, alice.key, event):
+        same = send(client, alice, event, idempotency_key="k")
+        other = send(client, alice, event_for(alice), idempotency_key="another")
 
     assert same.status_code == 409
-    assert same.json is not None
-    assert same.json["error"]["code"] == "idempotency_in_progress"
-    assert (same.json["error"]["retryable"], same.headers["Retry-After"]) == (True, "1")
+    assert error_of(same)["code"] == "idempotency_in_progress"
+    assert (error_of(same)["retryable"], same.headers["Retry-After"]) == (True, "1")
     assert other.status_code == 201
 
 
@@ -167,12 +159,6 @@ def test_a_stopped_database_connection_in_the_pool_costs_no_request(
 _OTHER_SESSIONS = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lariba-web'"
 )
-
-
-def _json(event: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(event)
 
 
 def _body(response: Any) -> dict[str, Any]:
