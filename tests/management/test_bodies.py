@@ -46,7 +46,6 @@ def _actions(alice: Tenant) -> list[Write]:
 
 
 _UNREADABLE: dict[str, bytes] = {
-    "nothing": b"",
     "half": b'{"name": "x"',
     "more": b'{"name": "x"} {}',
     "an array": b"[]",
@@ -115,6 +114,12 @@ def test_a_body_beyond_measure_is_a_413(desk: Desk, writes: list[Write], actions
     for method, path in writes + actions:
         refused = desk.call(method, path, data=b'{"name": "' + b"x" * 600_000 + b'"}', **_JSON)
         assert (refused.status_code, error_of(refused)["code"]) == (413, "payload_too_large"), path
+
+
+def test_no_body_is_a_body_without_members(desk: Desk) -> None:
+    response = desk.post("/v1/projects")
+
+    assert (response.status_code, pointers_of(response)) == (422, {"/name"})
 
 
 def test_an_action_takes_nothing_or_an_empty_object(desk: Desk, alice: Tenant) -> None:

@@ -66,7 +66,9 @@ class IssuedKeySchema(KeySchema):
 
 
 @blueprint.operation("POST", "/v1/sources/<source_id>/keys")
-@blueprint.arguments(NewKeySchema, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"})
+@blueprint.arguments(
+    NewKeySchema, required=False, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"}
+)
 @blueprint.response(201, IssuedKeySchema, headers=CREATED)
 def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key for a source. This answer alone shows it."""

@@ -16,10 +16,11 @@ class JsonParser(FlaskParser):
     """webargs with our own reader of JSON: a member twice, NaN or a thousand brackets are refused."""
 
     def load_json(self, _request: Request, _schema: Schema) -> dict[str, Any]:
-        """The members of the body, which must be an object. Raises a Refusal."""
+        """The members of the body, which must be an object; no body has none. Raises a Refusal."""
         body = read_bytes()
-        if body:
-            check_media_type()
+        if not body:
+            return {}
+        check_media_type()
         return _members(body)
 
 
