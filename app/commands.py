@@ -9,8 +9,9 @@ import click
 from alembic.util import CommandError
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
+from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from app import schema
 from app.context import context
@@ -19,6 +20,7 @@ from app.management import workspaces
 from app.models import WorkspaceStatus
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
+_SCHEMA_BEHIND = "The schema is behind this code: run `flask --app wsgi migrate` first."
 _REVISION = text("SELECT version_num FROM alembic_version")
 
 
@@ -38,6 +40,9 @@ def _failing_in_one_line() -> Iterator[None]:
     except Refusal as error:
         cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
         raise click.ClickException(f"{error.message}{cause}") from error
+    except ProgrammingError as error:
+        says_missing = isinstance(error.orig, UndefinedTable | UndefinedColumn)
+        raise click.ClickException(_SCHEMA_BEHIND if says_missing else _first_line(error)) from error
     except (SQLAlchemyError, CommandError, ValueError) as error:
         raise click.ClickException(_first_line(error)) from error
 

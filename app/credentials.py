@@ -103,8 +103,9 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose credential it is: its row and its workspace. Neither ever changes."""
+    """Whose credential it is: its public id, its row and its workspace. None of them ever changes."""
 
+    public_id: str
     row_id: int
     workspace_id: int
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -29,8 +30,11 @@ _CONNECT_TIMEOUT_SECONDS = 2
 # What the product relies on, whatever the server, the database or the role says. READ COMMITTED: a statement behind a
 # lock must see what was committed while it waited (docs/decisions/0003). UTC: a moment at the end of the year 9999
 # cannot be read in a zone in which it is the year 10000. And PostgreSQL gives up on its side too, so that an abandoned
-# statement or transaction never holds its locks for long.
+# statement or transaction never holds its locks for long. synchronous_commit: "stored" means flushed, also where
+# somebody has chosen speed for the rest of the database.
 _SESSION = {
+    "synchronous_commit": "on",
+    "datestyle": "ISO",
     "default_transaction_isolation": r"read\ committed",
     "timezone": "UTC",
     "statement_timeout": "30s",
@@ -71,8 +75,9 @@ class Database:
         arguments = conninfo_of(url) | {
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
             "application_name": application_name,
-            "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         }
+        options = " ".join(f"-c {name}={value}" for name, value in session.items())
+        arguments["options"] = f"{arguments.get('options', '')} {options}".strip()
         self._engine = create_engine(
             "postgresql+psycopg://",
             creator=lambda: ImpatientConnection.connect(**arguments),
@@ -146,7 +151,9 @@ def owner_engine(url: str) -> Engine:
 def _unavailable(error: BaseException) -> StorageUnavailable | None:
     """StorageUnavailable if `error` says that PostgreSQL is away, too slow or too busy."""
     is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    if is_lost or isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+    # What a standby says, or a database whose provider has found its disk full: it will be written to again.
+    is_read_only = isinstance(error, DBAPIError) and isinstance(error.orig, ReadOnlySqlTransaction)
+    if is_lost or is_read_only or isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         return StorageUnavailable()
     return None
 

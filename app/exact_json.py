@@ -20,7 +20,8 @@ DEPTH_MAX = 32
 # PostgreSQL's numeric, which jsonb keeps numbers in: 131,072 digits before the point and 16,383 after it
 # (postgresql.org/docs/15/datatype-numeric.html). We promise less, the same on both sides.
 DIGITS_MAX = 16_383
-# Seven characters (1e9999) can stand for ten thousand digits, and jsonb writes them all out when it is read.
+# Seven characters (1e9999) can stand for ten thousand digits, and jsonb writes them all out when it is read. Exponents
+# of one digit are not counted: they can make a payload no more than three times as long.
 WRITTEN_OUT_MAX = 262_144
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -28,8 +29,9 @@ _NUMBER = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 # An integer this short goes through as a Python int; longer ones and all others stay text.
 _INT_CHARACTERS = 18
 _STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
-# What a number must look like to come near a limit: an exponent of two digits, or thousands of digits.
-_LONG_NUMBER = re.compile(r"\d[eE][+-]?\d{2}|\d{9999}")
+# What a number must look like to come near a limit: an exponent of two digits, or thousands of digits. The look-behind
+# keeps the search linear: without it, each digit of a long run would begin a search of its own.
+_LONG_NUMBER = re.compile(r"\d[eE][+-]?\d{2}|(?<!\d)\d{9999}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -2,6 +2,7 @@
 
 from flask import Response, json
 from flask_smorest import Blueprint
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.context import context
@@ -9,6 +10,8 @@ from app.database import Database
 from app.errors import Fault, StorageUnavailable
 from app.problems import answer
 from app.schema import behind
+
+_IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
 blueprint = Blueprint("health", __name__, description="Is it alive, is it ready")
 
@@ -46,10 +49,11 @@ def _check(database: Database) -> dict[str, str]:
     """Each check's name with "ok" or what is wrong in one line."""
     try:
         with database.transaction(deadline_seconds=1.5) as session:
+            is_read_only = session.execute(_IS_READ_ONLY).scalar_one()
             missing = behind(session.connection())
     except (StorageUnavailable, SQLAlchemyError):
         return {"database": "unreachable or too slow", "schema": "unknown"}
-    return {"database": "ok", "schema": missing or "ok"}
+    return {"database": "read-only" if is_read_only else "ok", "schema": missing or "ok"}
 
 
 def _json(facts: dict[str, object]) -> Response:

@@ -13,7 +13,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 _CREDENTIAL = re.compile(r"(lrb_(?:sk|mt)_[0-9A-Za-z]{1,16})_[0-9A-Za-z]+")
 # PostgreSQL's DETAIL shows the row that it refuses, payload and all, up to the next part of the message.
 _REFUSED_ROW = re.compile(r"DETAIL:.*?(?=\n(?:HINT|CONTEXT|\[SQL|Traceback|The above|During)|\Z)", re.DOTALL)
-_PASSWORD_IN_URL = re.compile(r"(\w+://[^:/@\s]*):[^@/\s]+@")
+_PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]{0,100}):[^@/\s]+@")
 
 _FIRST = {"timestamp": 0, "level": 1, "event": 2}
 

@@ -84,7 +84,7 @@ def _refused_by_framework(error: HTTPException) -> Response:
     if status >= 500:
         return _crashed(error)
     if status < 400:
-        return error.get_response()  # type: ignore[return-value]
+        return Response(status=status, headers={"Location": error.get_response().headers["Location"]})
     # Webargs sorts its messages by where the fault was: {"json": {"name": ["Too long."]}}.
     by_place = getattr(error, "data", {}).get("messages", {})
     message = _framework_message(error)

@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.context import EXTENSION, Context, now
+from app.credentials import Identity
 from app.embedded.postgres import EmbeddedPostgres
 from app.exact_json import read_object
 from app.factory import create_app
@@ -78,7 +79,7 @@ def prices_in_the_database(house: Context, tenant: Tenant, body: bytes) -> Itera
             received_at=at,
             event_uid=uuid7(),
         )
-        group = [(tenant.key_row, attempt)]
+        group = [(Identity(tenant.key_id, tenant.key_row, tenant.workspace_row), attempt)]
         store(session, group, workspace_id=tenant.workspace_row, received_at=at, idempotency_ttl_seconds=86_400)
 
     yield "a transaction with SELECT 1", median_microseconds(transaction(lambda it: it.execute(text("SELECT 1"))))

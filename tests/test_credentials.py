@@ -15,7 +15,7 @@ from app.errors import StorageUnavailable
 from tests.waiting import wait_until
 
 _SECRET, _OLD_SECRET = "s" * 40, "o" * 40
-_IDENTITY = Identity(row_id=7, workspace_id=3)
+_IDENTITY = Identity(public_id="key_7", row_id=7, workspace_id=3)
 
 
 class _CountingHasher(PasswordHasher):

@@ -39,20 +39,32 @@ def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settin
     """Repeatable read would let an ingest behind a revocation miss it; a zone east of Greenwich has a year 10000."""
     role = conninfo_of(settings.database_url)["user"]
     preferences = {"default_transaction_isolation": "repeatable read", "timezone": "Asia/Tokyo", "lock_timeout": "9s"}
+    preferences |= {"synchronous_commit": "off", "datestyle": "SQL, DMY"}
     with psycopg.connect(settings.database_url, autocommit=True) as owner:
         for name, value in preferences.items():
             owner.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
     database = Database(settings.database_url, pool_size=1)
     try:
         with database.transaction() as session:
-            names = ("transaction_isolation", "timezone", "lock_timeout")
+            names = ("transaction_isolation", "timezone", "lock_timeout", "synchronous_commit", "datestyle")
             found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in names]
     finally:
         database.engine.dispose()
         with psycopg.connect(settings.database_url, autocommit=True) as owner:
             owner.execute(f"ALTER ROLE {role} RESET ALL")
 
-    assert found == ["read committed", "UTC", "1s"]
+    assert found[:-1] == ["read committed", "UTC", "1s", "on"]
+    assert found[-1].startswith("ISO")
+
+
+def test_options_in_the_url_are_kept_beside_ours(settings: Settings) -> None:
+    separator = "&" if "?" in settings.database_url else "?"
+    database = Database(f"{settings.database_url}{separator}options=-cwork_mem%3D5MB", pool_size=1)
+    with database.transaction() as session:
+        found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in ("work_mem", "timezone")]
+    database.engine.dispose()
+
+    assert found == ["5MB", "UTC"]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -63,3 +63,10 @@ def test_a_number_knows_what_it_takes_written_out() -> None:
 
     sizes = {name: (n.digits_before, n.digits_after) for name, n in values.items() if isinstance(n, Number)}
     assert sizes == {"a": (4, 0), "b": (1, 4), "c": (20, 0), "d": (1, 3)}
+
+
+def test_reading_takes_time_in_proportion_to_the_text() -> None:
+    """No clock here: half a megabyte of almost-long digit runs took minutes when each digit began its own search."""
+    runs = "x".join(["9" * 9_998] * 50)
+
+    assert read_object(f'{{"n": "{runs}", "m": {"9" * 9_998}}}'.encode()).faults == ()

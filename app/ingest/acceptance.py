@@ -33,7 +33,8 @@ _REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.DUPLICATE_EVENT: errors.DuplicateEvent,
 }
 _IS_LIVE = text(
-    "SELECT revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :at) FROM source_keys WHERE id = :id"
+    "SELECT revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :at) FROM source_keys"
+    " WHERE public_id = :public_id"
 )
 
 
@@ -63,17 +64,21 @@ def accept(submission: Submission, counter: Counter) -> Verdict:
     1. Prove the key. 2. Read what was sent; if it is wrong, say so only to a key that lives. 3. Store it.
     Raises a Refusal: nothing was stored.
     """
-    deadline = time.monotonic() + counter.settings.storage_deadline_seconds
-    identity = authenticate(submission.key_header, counter.credentials, counter.database, deadline)
+    identity = authenticate(submission.key_header, counter.credentials, counter.database, _deadline(counter))
     try:
         attempt = _read(submission)
     except Refusal:
-        _require_live(identity, submission.received_at, counter.database, deadline)
+        _require_live(identity, submission.received_at, counter.database, _deadline(counter))
         raise
-    verdict = _store_once(attempt, identity, counter, deadline)
+    # A new deadline: a producer with a slow line has not waited for PostgreSQL while it sent its body.
+    verdict = _store_once(attempt, identity, counter, _deadline(counter))
     if verdict.outcome in _REFUSALS:
         raise _REFUSALS[verdict.outcome]
     return verdict
+
+
+def _deadline(counter: Counter) -> float:
+    return time.monotonic() + counter.settings.storage_deadline_seconds
 
 
 def _read(submission: Submission) -> Attempt:
@@ -90,7 +95,7 @@ def _read(submission: Submission) -> Attempt:
 def _require_live(identity: Identity, at: datetime, database: Database, deadline: float) -> None:
     """A revoked key learns that it is revoked, not what is wrong with its event."""
     with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
-        if not session.execute(_IS_LIVE, {"id": identity.row_id, "at": at}).scalar_one():
+        if not session.execute(_IS_LIVE, {"public_id": identity.public_id, "at": at}).scalar_one_or_none():
             raise errors.InvalidSourceKey
 
 
@@ -122,7 +127,7 @@ def _store(attempt: Attempt, identity: Identity, counter: Counter, deadline_seco
     with counter.database.transaction(deadline_seconds=deadline_seconds) as session:
         (verdict,) = store(
             session,
-            [(identity.row_id, attempt)],
+            [(identity, attempt)],
             workspace_id=identity.workspace_id,
             received_at=attempt.received_at,
             idempotency_ttl_seconds=counter.settings.idempotency_ttl_seconds,

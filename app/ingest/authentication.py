@@ -35,7 +35,7 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
     def look_up(key_id: str) -> Known | None:
         with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
             row = session.execute(_LOOK_UP, {"public_id": f"key_{key_id}"}).one_or_none()
-        return Known(row.secret_hash, Identity(row.id, row.workspace_id)) if row else None
+        return Known(row.secret_hash, Identity(f"key_{key_id}", row.id, row.workspace_id)) if row else None
 
     proof = credentials.identify(credential, look_up)
     if proof is None:

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app.credentials import Identity
 from app.errors import IdempotencyInProgress
 from app.ingest.envelope import Attempt, Receipt
 from app.locks import share_workspace
@@ -56,18 +57,26 @@ class Verdict:
 # other's rows but never in a circle. Every look-up is by primary key; `judged` joins the few control rows of a key, so
 # that revocation, expiry, disabling, archiving and suspension are read here, at the moment of writing.
 #
+# A key is named by its row and by its public id: after a restore of the database a row number may belong to another
+# key, and a process that has been running since before must not store under it.
+#
+# What an attempt finds of its own it has committed before, in a commit whose answer was lost (`resumed`): that comes
+# first, whatever has been revoked since. A duplicate or a replay leaves only its usage row, which is written once.
+#
 # An expired record that nobody has purged yet would make ON CONFLICT DO NOTHING skip in silence: it is overwritten.
 _STORE = text("""
 WITH item AS (
     SELECT * FROM json_to_recordset(CAST(:items AS json)) AS item (
-        n integer, source_key_id bigint, claimed_source text, claimed_environment text, idempotency_key text,
+        n integer, key_row bigint, key_id text, claimed_source text, claimed_environment text, idempotency_key text,
         fingerprint text, event_uid uuid, event_id text, event_type text, severity text, occurred_at timestamptz,
         payload jsonb, payload_bytes bigint, stored_body text, duplicate_body text)
 ),
 judged AS (
     SELECT item.*, decode(item.fingerprint, 'base64') AS print,
-        source.id AS source_id, source.project_id, source.environment_id, source.workspace_id,
+        source_key.id AS source_key_id, source.id AS source_id, source.project_id, source.environment_id,
+        source.workspace_id,
         CASE
+            WHEN source_key.id IS NULL THEN 'invalid_source_key'
             WHEN source_key.revoked_at IS NOT NULL OR source_key.expires_at <= :received_at
                 THEN 'invalid_source_key'
             WHEN workspace.status <> 'active' THEN 'workspace_suspended'
@@ -77,17 +86,17 @@ judged AS (
             WHEN item.claimed_environment <> environment.name THEN 'environment_mismatch'
         END AS refusal
     FROM item
-    JOIN source_keys AS source_key ON source_key.id = item.source_key_id
-    JOIN sources AS source ON source.id = source_key.source_id
-    JOIN environments AS environment ON environment.id = source.environment_id
-    JOIN projects AS project ON project.id = source.project_id
-    JOIN workspaces AS workspace ON workspace.id = source.workspace_id
+    LEFT JOIN source_keys AS source_key ON source_key.id = item.key_row AND source_key.public_id = item.key_id
+    LEFT JOIN sources AS source ON source.id = source_key.source_id
+    LEFT JOIN environments AS environment ON environment.id = source.environment_id
+    LEFT JOIN projects AS project ON project.id = source.project_id
+    LEFT JOIN workspaces AS workspace ON workspace.id = source.workspace_id
 ),
 known AS (
     SELECT judged.*, record.response_status, record.response_body,
         CASE
-            WHEN judged.refusal IS NOT NULL THEN judged.refusal
             WHEN record.event_uid = judged.event_uid OR ledger.event_uid = judged.event_uid THEN 'resumed'
+            WHEN judged.refusal IS NOT NULL THEN judged.refusal
             WHEN record.fingerprint = judged.print THEN 'replayed'
             WHEN record.fingerprint IS NOT NULL THEN 'idempotency_key_reused'
             WHEN ledger.fingerprint = judged.print THEN 'duplicate'
@@ -151,6 +160,7 @@ used AS (
     INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, payload_bytes, received_at)
     SELECT project_id, event_uid, source_id, source_key_id, verdict, payload_bytes, :received_at
     FROM settled WHERE verdict IN ('stored', 'duplicate', 'replayed')
+    ON CONFLICT DO NOTHING
 )
 SELECT n, verdict,
     CASE verdict
@@ -170,13 +180,13 @@ _ACCEPTED = (Outcome.STORED, Outcome.DUPLICATE, Outcome.REPLAYED, Outcome.RESUME
 
 def store(
     session: Session,
-    attempts: Sequence[tuple[int, Attempt]],
+    attempts: Sequence[tuple[Identity, Attempt]],
     *,
     workspace_id: int,
     received_at: datetime,
     idempotency_ttl_seconds: int,
 ) -> list[Verdict]:
-    """Store a group of attempts, each with the row id of its source key; one verdict each, in order.
+    """Store a group of attempts, each with the identity of its source key; one verdict each, in order.
 
     No two attempts of a group may share an Idempotency-Key or an event id of one source. If a verdict is `raced`,
     the caller rolls back and begins again. Raises IdempotencyInProgress when another transaction holds a claim
@@ -198,12 +208,13 @@ def store(
     return [_verdict(row) for row in rows]
 
 
-def _item(n: int, source_key_id: int, attempt: Attempt) -> dict[str, Any]:
+def _item(n: int, identity: Identity, attempt: Attempt) -> dict[str, Any]:
     envelope = attempt.envelope
     payload = envelope.payload_text.encode()
     return {
         "n": n,
-        "source_key_id": source_key_id,
+        "key_row": identity.row_id,
+        "key_id": identity.public_id,
         "claimed_source": envelope.source_id,
         "claimed_environment": envelope.environment,
         "idempotency_key": attempt.idempotency_key,

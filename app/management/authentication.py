@@ -12,7 +12,8 @@ from app.management.operators import Operator
 # By the unique index on public_id. Only here does a query begin outside a workspace: it finds out which one.
 _LOOK_UP = text("SELECT id, workspace_id, secret_hash FROM management_tokens WHERE public_id = :public_id")
 _IS_LIVE = text(
-    "SELECT revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) FROM management_tokens WHERE id = :id"
+    "SELECT revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) FROM management_tokens"
+    " WHERE id = :id AND public_id = :public_id"
 )
 _REHASH = text("UPDATE management_tokens SET secret_hash = :secret_hash WHERE id = :id")
 # The guard comes before everything else: while the database is frozen, no thread waits longer than this.
@@ -48,7 +49,7 @@ def _prove(credential: Credential, credentials: Credentials, database: Database)
     def look_up(_key_id: str) -> Known | None:
         with database.transaction(deadline_seconds=_DEADLINE_SECONDS) as session:
             row = session.execute(_LOOK_UP, {"public_id": _public_id_of(credential)}).one_or_none()
-        return Known(row.secret_hash, Identity(row.id, row.workspace_id)) if row else None
+        return Known(row.secret_hash, Identity(_public_id_of(credential), row.id, row.workspace_id)) if row else None
 
     proof = credentials.identify(credential, look_up)
     if proof is None:
@@ -65,4 +66,5 @@ def _public_id_of(credential: Credential) -> str:
 def _is_live(session: Session, proof: Proof) -> bool:
     if proof.new_hash:
         session.execute(_REHASH, {"secret_hash": proof.new_hash, "id": proof.identity.row_id})
-    return bool(session.execute(_IS_LIVE, {"id": proof.identity.row_id}).scalar_one())
+    named = {"id": proof.identity.row_id, "public_id": proof.identity.public_id}
+    return bool(session.execute(_IS_LIVE, named).scalar_one_or_none())

@@ -1,9 +1,11 @@
 """POST /v1/events/ingest: what is taken, what is stored of it, and what a repeat is answered."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +61,12 @@ def test_absent_members_get_their_defaults(client: FlaskClient, house: Context, 
         ("2026-06-01T12:00:00+02:00", datetime(2026, 6, 1, 10, tzinfo=UTC)),
         ("2026-06-01T10:00:00", datetime(2026, 6, 1, 10, tzinfo=UTC)),
         ("2026-06-01T10:00:00.123456Z", datetime(2026, 6, 1, 10, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-06-01T10:00:00.123456789Z", datetime(2026, 6, 1, 10, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-06-01t10:00:00z", datetime(2026, 6, 1, 10, tzinfo=UTC)),
+        ("2026-06-01 10:00Z", datetime(2026, 6, 1, 10, tzinfo=UTC)),
+        ("2026-06-01T10:00:00,5Z", datetime(2026, 6, 1, 10, 0, 0, 500_000, tzinfo=UTC)),
+        ("20260601T100000Z", datetime(2026, 6, 1, 10, tzinfo=UTC)),
+        ("2026-06-01", datetime(2026, 6, 1, tzinfo=UTC)),
         ("0001-01-01T00:00:00Z", datetime(1, 1, 1, tzinfo=UTC)),
         ("9999-12-31T23:59:59Z", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
     ],
@@ -235,6 +243,25 @@ class TestRepeats:
 
         assert send(client, alice, idempotency_key="k").status_code == 201
         assert len(events_of(house, alice)) == 2
+
+
+def test_a_slow_upload_is_no_wait_for_the_database(
+    client: FlaskClient, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body that takes a minute to arrive: the clock of the road jumps while it is read."""
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], sleep=time.sleep)
+    monkeypatch.setattr("app.ingest.acceptance.time", clock)
+    monkeypatch.setattr("app.ingest.authentication.time", clock)
+
+    def read_slowly() -> bytes:
+        passed[0] += 60
+        return json.dumps(event_for(alice)).encode()
+
+    monkeypatch.setattr("app.ingest.routes.read_bytes", read_slowly)
+
+    assert send(client, alice).status_code == 201
+    assert len(events_of(house, alice)) == 1
 
 
 def test_each_accepted_request_leaves_one_usage_row(

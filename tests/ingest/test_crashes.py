@@ -16,7 +16,7 @@ from app.config import Settings
 from app.context import Context
 from app.database import ImpatientConnection
 from tests.live import environment_of
-from tests.people import Tenant, events_of, rows
+from tests.people import Tenant, events_of, execute, rows
 from tests.sending import error_of, event_for, send
 from tests.waiting import wait_until
 
@@ -141,6 +141,58 @@ def test_a_duplicate_whose_commit_was_lost_is_answered_as_a_duplicate(
 
     assert (response.status_code, _body(response)["status"]) == (200, "duplicate")
     assert "Idempotent-Replayed" not in response.headers
+
+
+@pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "before", "after"]])
+@pytest.mark.parametrize(("idempotency_key", "answer"), [("k", 201), (None, 200)])
+def test_a_replay_or_a_duplicate_whose_commit_was_lost_is_answered_as_such(  # noqa: PLR0917
+    client: FlaskClient,
+    house: Context,
+    alice: Tenant,
+    lost_commits: list[str],
+    plan: list[str],
+    idempotency_key: str | None,
+    answer: int,
+) -> None:
+    event = event_for(alice, event_id="e")
+    send(client, alice, event, idempotency_key="k")
+    lost_commits += plan
+
+    response = send(client, alice, event, idempotency_key=idempotency_key)
+
+    assert response.status_code == answer
+    usage = rows(house, "SELECT 1 FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
+    assert len(usage) <= 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE source_keys SET revoked_at = now() WHERE id = :key",
+        "UPDATE sources SET disabled_at = now() WHERE id = :source",
+        "UPDATE workspaces SET status = 'suspended' WHERE id = :workspace",
+    ],
+)
+def test_an_event_that_was_committed_is_said_to_be_stored_whatever_was_taken_away_since(
+    client: FlaskClient, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The commit's answer is lost, and the right to send goes before the server can ask again."""
+    send(client, alice, "warms the key")
+    commit = ImpatientConnection.commit
+    named = {"key": alice.key_row, "source": alice.source_row, "workspace": alice.workspace_row}
+    parameters = {name: row for name, row in named.items() if f":{name}" in change}
+
+    def lose(connection: ImpatientConnection) -> None:
+        monkeypatch.setattr(ImpatientConnection, "commit", commit)
+        commit(connection)
+        connection.close()
+        execute(house, change, **parameters)
+        raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(ImpatientConnection, "commit", lose)
+
+    assert send(client, alice, idempotency_key="k").status_code == 201
+    assert len(events_of(house, alice)) == 1
 
 
 def test_a_stopped_database_connection_in_the_pool_costs_no_request(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 from flask import Flask
 from sqlalchemy.orm import Session
@@ -103,6 +104,24 @@ def test_a_frozen_database_means_503_while_it_is_still_frozen(
     _expect_unavailable(answer)
     assert send(app.test_client(), dana, idempotency_key="k").status_code == 201
     assert len(events_of(_house(app), dana)) == 2
+
+
+def test_a_database_that_has_become_read_only_means_503_and_not_ready(
+    app: Flask, server: EmbeddedPostgres, dana: Tenant
+) -> None:
+    """As after a failover to a standby, or when a provider has found the disk full."""
+    with psycopg.connect(server.url("postgres", "postgres"), autocommit=True) as superuser:
+        superuser.execute("ALTER ROLE lariba_app SET default_transaction_read_only = on")
+        _house(app).database.engine.dispose()
+        answer, ready = send(app.test_client(), dana), app.test_client().get("/readyz")
+        superuser.execute("ALTER ROLE lariba_app RESET default_transaction_read_only")
+        _house(app).database.engine.dispose()
+
+    _expect_unavailable(answer)
+    assert ready.status_code == 503
+    assert ready.json is not None
+    assert ready.json["checks"]["database"] == "read-only"
+    assert send(app.test_client(), dana).status_code == 201
 
 
 @pytest.mark.parametrize("body", [None, "not json"])

@@ -127,6 +127,17 @@ class Test401:
 
         _expect_401(send(client, charlie, None if body == "valid" else body))
 
+    def test_a_key_whose_row_belongs_to_another_key_since_a_restore_is_refused(
+        self, client: FlaskClient, house: Context, charlie: Tenant
+    ) -> None:
+        """The process remembers the key's row; the row's number has been given out again meanwhile."""
+        assert send(client, charlie, event_for(charlie, source_id="x")).status_code == 403
+        execute(house, "UPDATE source_keys SET public_id = public_id || 'gone' WHERE id = :id", id=charlie.key_row)
+
+        _expect_401(send(client, charlie))
+        _expect_401(send(client, charlie, "not json"))
+        assert events_of(house, charlie) == []
+
     def test_an_expired_key_is_refused(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
         _, _, key = issue_key(house, source_of(house, alice), expires_at=datetime.now(UTC) - timedelta(seconds=1))
 
@@ -251,6 +262,15 @@ class Test422:
             ({"timestamp": "yesterday"}, "/timestamp"),
             ({"timestamp": 1780000000}, "/timestamp"),
             ({"timestamp": "2026-02-30T00:00:00Z"}, "/timestamp"),
+            ({"timestamp": ""}, "/timestamp"),
+            ({"timestamp": "2026-06-01x10:00:00Z"}, "/timestamp"),
+            ({"timestamp": "2026-06-01T10:00:00 Z"}, "/timestamp"),
+            ({"timestamp": "2026-06-01T10:00:00.Z"}, "/timestamp"),
+            ({"timestamp": "2026-06-01T24:00:00Z"}, "/timestamp"),
+            ({"timestamp": "2026-06-01T23:59:60Z"}, "/timestamp"),
+            ({"timestamp": "2026-W23-1"}, "/timestamp"),
+            ({"timestamp": "\u0662026-06-01T10:00:00Z"}, "/timestamp"),
+            ({"event_id": "\ue000"}, "/event_id"),
             ({"timestamp": "0001-01-01T00:00:00+14:00"}, "/timestamp"),
             ({"sevirity": "info"}, "/sevirity"),
             ({"a/b~c": 1}, "/a~1b~0c"),

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.context import Context
+from app.credentials import Identity
 from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.envelope import Attempt, read_envelope
@@ -119,7 +120,7 @@ def test_an_event_without_a_partition_of_its_day_is_stored_all_the_same(house: C
     with house.database.transaction() as session:
         store(
             session,
-            [(alice.key_row, _attempt(alice))],
+            [(_identity(alice), _attempt(alice))],
             workspace_id=alice.workspace_row,
             received_at=datetime(2001, 1, 1, tzinfo=UTC),
             idempotency_ttl_seconds=60,
@@ -152,10 +153,14 @@ def _attempt(
     return Attempt(envelope=envelope, idempotency_key=key, received_at=_NOW, event_uid=uuid7())
 
 
+def _identity(tenant: Tenant) -> Identity:
+    return Identity(tenant.key_id, tenant.key_row, tenant.workspace_row)
+
+
 def _store(session: Session, tenant: Tenant, *attempts: Attempt) -> list[Verdict]:
     return store(
         session,
-        [(tenant.key_row, attempt) for attempt in attempts],
+        [(_identity(tenant), attempt) for attempt in attempts],
         workspace_id=tenant.workspace_row,
         received_at=datetime.now(UTC),
         idempotency_ttl_seconds=3600,
