@@ -146,7 +146,7 @@ class TestTrouble:
     def test_a_schema_that_is_not_there_is_one_line(self, server_url: str) -> None:
         with fresh_database(server_url) as settings:
             app = create_app(settings)
-            assert "does not exist" in _refused(_shell_of(app)("workspace", "list"))
+            assert "migrate" in _refused(_shell_of(app)("workspace", "list"))
             app.extensions[EXTENSION].database.engine.dispose()
 
 

@@ -133,12 +133,6 @@ class TestStart:
         assert "Traceback" not in ended.stderr
         require_head(owner_engine(empty.admin_database_url))
 
-    def test_another_command_says_what_to_run_first(self, empty: Settings, checkout: Path) -> None:
-        ended = _start(["-m", "flask", "--app", "wsgi", "workspace", "list"], checkout, environment_of(empty))
-
-        assert ended.returncode == 1
-        assert ended.stderr == "Error: The schema is behind this code: run `flask --app wsgi migrate` first.\n"
-
 
 def test_one_role_may_do_for_both_in_a_small_installation(empty: Settings) -> None:
     migrate(replace(empty, database_url=empty.admin_database_url))
