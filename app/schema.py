@@ -1,5 +1,7 @@
 """Brings the database's schema to head, and tells whether it is there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -13,6 +15,8 @@ from sqlalchemy.exc import OperationalError
 from app.config import Settings
 from app.database import owner_engine
 
+# Any number that nothing else locks.
+_TURN = 0x6C617269_62610001
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 # Nobody may DELETE events or change the trail; the worker purges and folds, the API changes control rows.
 _GRANTS = {
@@ -37,28 +41,34 @@ class SchemaBehindError(Exception):
 def migrate(settings: Settings, revision: str = "head") -> None:
     """Take the schema to `revision` as the owner, then grant the app's role what it needs.
 
-    Safe to run twice and concurrently (an advisory lock lets one in at a time). Raises SQLAlchemy's errors.
+    Safe to run twice and concurrently: one deploy at a time has its turn. Raises SQLAlchemy's errors.
     """
-    engine = owner_engine(settings.admin_database_url)
-    try:
+    with _turn(settings) as engine:
         with engine.connect() as connection:
-            configuration = _configuration()
-            configuration.attributes["connection"] = connection
-            command.upgrade(configuration, revision)
+            command.upgrade(_configuration(connection), revision)
         with engine.begin() as connection:
             _grant(connection, str(make_url(settings.database_url).username))
-    finally:
-        engine.dispose()
 
 
 def downgrade(settings: Settings, revision: str) -> None:
     """Take the schema back to `revision` ("base" is an empty database) as the owner."""
+    with _turn(settings) as engine, engine.connect() as connection:
+        command.downgrade(_configuration(connection), revision)
+
+
+@contextmanager
+def _turn(settings: Settings) -> Iterator[Engine]:
+    """The owner's engine, while nobody else migrates; waits as long as the one before takes.
+
+    The grants need the turn as much as the migrations: two at once on one table end in "tuple concurrently updated".
+    """
     engine = owner_engine(settings.admin_database_url)
     try:
-        with engine.connect() as connection:
-            configuration = _configuration()
-            configuration.attributes["connection"] = connection
-            command.downgrade(configuration, revision)
+        with engine.connect() as turn:
+            turn.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _TURN})
+            # The lock belongs to the session; an open transaction would only hold back vacuum.
+            turn.commit()
+            yield engine
     finally:
         engine.dispose()
 
@@ -94,8 +104,9 @@ def require_head(engine: Engine) -> None:
         raise SchemaBehindError(missing)
 
 
-def _configuration() -> Config:
+def _configuration(connection: Connection | None = None) -> Config:
     configuration = Config()
+    configuration.attributes["connection"] = connection
     configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     configuration.set_main_option("path_separator", "os")
     return configuration

@@ -20,7 +20,7 @@ from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
 from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
-from app.ingest.envelope import Attempt, Receipt, read_envelope, read_idempotency_key
+from app.ingest.envelope import Attempt, read_envelope, read_idempotency_key
 from app.ingest.storage import Outcome, Verdict, store
 
 _REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
@@ -113,7 +113,8 @@ def _store_once(attempt: Attempt, identity: Identity, counter: Counter, deadline
             pass
         except OutcomeUnknown as error:
             unknown = error
-        except StorageUnavailable:
+        except (StorageUnavailable, errors.IdempotencyInProgress):
+            # After an unanswered commit the claim that is in the way may be our own, still being committed.
             if unknown is None:
                 raise
         if time.monotonic() >= deadline:
@@ -139,6 +140,3 @@ def _store(attempt: Attempt, identity: Identity, counter: Counter, deadline_seco
 
 class _RacedError(Exception):
     """Leaves the transaction, which rolls back what the statement had claimed."""
-
-
-__all__ = ["Counter", "Receipt", "Submission", "accept"]

@@ -23,8 +23,6 @@ from app.errors import IdempotencyInProgress
 from app.ingest.envelope import Attempt, Receipt
 from app.locks import share_workspace
 
-__all__ = ["Outcome", "Verdict", "store"]
-
 
 class Outcome(StrEnum):
     """What became of an attempt; the refusals bear the code of the error they turn into."""
