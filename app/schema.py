@@ -64,10 +64,9 @@ def _turn(settings: Settings) -> Iterator[Engine]:
     """
     engine = owner_engine(settings.admin_database_url)
     try:
-        with engine.connect() as turn:
+        # The lock belongs to the session; a transaction left open beside it would only hold back vacuum.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as turn:
             turn.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _TURN})
-            # The lock belongs to the session; an open transaction would only hold back vacuum.
-            turn.commit()
             yield engine
     finally:
         engine.dispose()
