@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app import errors
 from app.errors import Fault, Refusal
+from app.exact_json import pointer_token
 from app.request_log import request_id
 
 _log = structlog.get_logger()
@@ -144,14 +145,10 @@ def _framework_message(error: HTTPException) -> str:
 def _faults_of(messages: Any, pointer: str = "") -> list[Fault]:
     """Marshmallow's nested messages, flattened: {"name": ["Too long."]} → /name."""
     if isinstance(messages, dict):
-        nested = [_faults_of(value, f"{pointer}/{_token(key)}") for key, value in messages.items()]
+        nested = [_faults_of(value, f"{pointer}/{pointer_token(key)}") for key, value in messages.items()]
         return [fault for faults in nested for fault in faults]
     texts = messages if isinstance(messages, list) else [messages]
     return [Fault("" if pointer == "/_schema" else pointer, str(text)) for text in texts]
-
-
-def _token(key: object) -> str:
-    return str(key)[:128].replace("~", "~0").replace("/", "~1")
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from flask.testing import FlaskClient
 from app.config import Settings
 from app.context import Context
 from app.database import ImpatientConnection
+from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal
 from tests.live import environment_of
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import error_of, event_for, send
@@ -193,6 +195,27 @@ def test_an_event_that_was_committed_is_said_to_be_stored_whatever_was_taken_awa
 
     assert send(client, alice, idempotency_key="k").status_code == 201
     assert len(events_of(house, alice)) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "code"), [(OutcomeUnknown, "storage_unavailable"), (None, "idempotency_in_progress")]
+)
+def test_after_an_unanswered_commit_a_claim_in_the_way_is_no_other_request(
+    client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch, first: type[Refusal] | None, code: str
+) -> None:
+    """It may be our own, still being committed: then the outcome is unknown, not somebody else's."""
+    ends = iter([first] if first else [])
+
+    def end(*_: object) -> None:
+        raise next(ends, IdempotencyInProgress)
+
+    monkeypatch.setattr("app.ingest.acceptance._store", end)
+    monkeypatch.setattr("app.ingest.acceptance._deadline", lambda _: time.monotonic() + 0.2)
+
+    response = send(client, alice, idempotency_key="k")
+
+    assert error_of(response)["code"] == code
+    assert ("while it committed" in error_of(response)["message"]) == (first is not None)
 
 
 def test_a_stopped_database_connection_in_the_pool_costs_no_request(

@@ -63,29 +63,17 @@ def test_a_workspace_under_change_holds_up_no_other_workspace(house: Context, al
             assert _store(other, charlie, _attempt(charlie))[0].outcome is Outcome.STORED
 
 
-def test_whoever_loses_a_race_for_an_event_id_is_told_to_begin_again(house: Context, alice: Tenant) -> None:
-    def lose() -> Outcome:
-        with house.database.transaction() as session:
-            return _store(session, alice, _attempt(alice, event_id="e"))[0].outcome
-
-    with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction() as session:
-            assert _store(session, alice, _attempt(alice, event_id="e"))[0].outcome is Outcome.STORED
-            loser = pool.submit(lose)
-            wait_until(lambda: rows(house, _WAITING_FOR_A_ROW))
-        assert loser.result() is Outcome.RACED
-
-
-def test_whoever_loses_a_race_for_a_key_is_told_to_begin_again_and_writes_nothing(
-    house: Context, alice: Tenant
+@pytest.mark.parametrize("claim", [{"event_id": "e"}, {"key": "k"}])
+def test_whoever_loses_a_race_for_a_claim_is_told_to_begin_again_and_writes_nothing(
+    house: Context, alice: Tenant, claim: dict[str, str]
 ) -> None:
     def lose() -> Outcome:
         with house.database.transaction() as session:
-            return _store(session, alice, _attempt(alice, key="k"))[0].outcome
+            return _store(session, alice, _attempt(alice, **claim))[0].outcome
 
     with ThreadPoolExecutor(1) as pool:
         with house.database.transaction() as session:
-            assert _store(session, alice, _attempt(alice, key="k"))[0].outcome is Outcome.STORED
+            assert _store(session, alice, _attempt(alice, **claim))[0].outcome is Outcome.STORED
             loser = pool.submit(lose)
             wait_until(lambda: rows(house, _WAITING_FOR_A_ROW))
         assert loser.result() is Outcome.RACED
