@@ -33,6 +33,9 @@ class Settings:
     secret_key: tuple[str, ...] = field(repr=False)
     """Signs the check of keys and tokens. The first signs, all verify: put a new one in front to rotate."""
 
+    redis_url: str = field(default="", repr=False)
+    """Redis 6.2 or newer, shared by all processes: what is warm, and how fast each key sends. May be absent or away."""
+
     log_level: str = "INFO"
     database_pool_size: int = 16
     """Connections per process. One per server thread: a request then never waits for a connection."""

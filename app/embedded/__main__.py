@@ -63,7 +63,7 @@ def run(port: int, var_dir: VarDir) -> None:
         variables = settings_variables(postgres, redis, var_dir)
         credentials = prepare_data(Settings.from_environment(variables), var_dir)
         url = f"http://{HOST}:{port}"
-        demo_env.write(var_dir.demo_env, demo_variables(url, variables, redis.url, credentials))
+        demo_env.write(var_dir.demo_env, demo_variables(url, variables, credentials))
         start_product(supervisor, Product(settings=variables, logs=logs), port, var_dir)
         say(welcome(url, credentials, var_dir.demo_env, logs))
         supervisor.watch()
@@ -101,6 +101,7 @@ def settings_variables(postgres: EmbeddedPostgres, redis: EmbeddedRedis, var_dir
         "LARIBA_DATABASE_URL": postgres.url(APP_ROLE, DATABASE),
         "LARIBA_ADMIN_DATABASE_URL": postgres.url(OWNER_ROLE, DATABASE),
         "LARIBA_BROKER_URL": redis.broker_url,
+        "LARIBA_REDIS_URL": redis.url,
         "LARIBA_SECRET_KEY": var_dir.secret_key(),
     }
 
@@ -110,7 +111,7 @@ def prepare_data(settings: Settings, var_dir: VarDir) -> DemoCredentials:
     return ensure_demo(settings, demo_env.read(var_dir.demo_env))
 
 
-def demo_variables(url: str, settings: dict[str, str], redis_url: str, credentials: DemoCredentials) -> dict[str, str]:
+def demo_variables(url: str, settings: dict[str, str], credentials: DemoCredentials) -> dict[str, str]:
     return {
         "LARIBA_URL": url,
         "LARIBA_SOURCE_ID": credentials.source_id,
@@ -118,7 +119,7 @@ def demo_variables(url: str, settings: dict[str, str], redis_url: str, credentia
         "LARIBA_MANAGEMENT_TOKEN": credentials.management_token,
         "LARIBA_DATABASE_URL": settings["LARIBA_DATABASE_URL"],
         "LARIBA_ADMIN_DATABASE_URL": settings["LARIBA_ADMIN_DATABASE_URL"],
-        "LARIBA_REDIS_URL": redis_url,
+        "LARIBA_REDIS_URL": settings["LARIBA_REDIS_URL"],
     }
 
 
