@@ -2,7 +2,7 @@
 
     Refusal
     ├── BadRequest                  ├── SchemaValidationFailed
-    ├── PayloadTooLarge             ├── UnsupportedMediaType
+    ├── PayloadTooLarge             ├── UnsupportedMediaType ── UnsupportedContentEncoding
     ├── InvalidSourceKey            ├── InvalidManagementToken
     ├── SourceDisabled              ├── WorkspaceSuspended
     ├── SourceMismatch              ├── EnvironmentMismatch
@@ -34,6 +34,7 @@ class Refusal(Exception):  # noqa: N818 - the glossary's word; nothing is wrong 
     code: ClassVar[str]
     retryable: ClassVar[bool] = False
     retry_after_seconds: ClassVar[int | None] = None
+    accept_encoding: ClassVar[str | None] = None
 
     def __init__(self, message: str | None = None, *, faults: tuple[Fault, ...] = ()) -> None:
         self.message = message or " ".join((inspect.getdoc(type(self)) or "").split())
@@ -60,9 +61,15 @@ class PayloadTooLarge(Refusal):
 
 
 class UnsupportedMediaType(Refusal):
-    """Send JSON: Content-Type: application/json, in UTF-8, without Content-Encoding."""
+    """Send JSON: Content-Type: application/json, in UTF-8."""
 
     code = "unsupported_media_type"
+
+
+class UnsupportedContentEncoding(UnsupportedMediaType):
+    """Send the body as it is, or compressed once, in a Content-Encoding of gzip, deflate, zstd or br."""
+
+    accept_encoding = "gzip, deflate, zstd, br"
 
 
 class InvalidSourceKey(Refusal):

@@ -32,6 +32,7 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.PreconditionFailed: 412,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.UnsupportedContentEncoding: 415,
     errors.IdempotencyKeyReused: 422,
     errors.SchemaValidationFailed: 422,
     errors.StorageUnavailable: 503,
@@ -72,6 +73,8 @@ def _refused(refusal: Refusal) -> Response:
     )
     if refusal.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(refusal.retry_after_seconds)
+    if refusal.accept_encoding is not None:
+        response.headers["Accept-Encoding"] = refusal.accept_encoding
     if (scheme := _CHALLENGES.get(type(refusal))) is not None:
         response.headers["WWW-Authenticate"] = f'{scheme} realm="lariba"'
     if refusal.__cause__ is not None:

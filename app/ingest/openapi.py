@@ -28,13 +28,20 @@ _REPLAY_HEADER: Final = {
         "schema": {"type": "string"},
     }
 }
+_CONTENT_ENCODING: Final = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "How the body is compressed, if it is. Its limit holds for it compressed and expanded.",
+    "schema": {"type": "string", "enum": ["gzip", "deflate", "zstd", "br"]},
+}
 _REFUSALS: Final = {
-    "400": "bad_request: not JSON, or a malformed Idempotency-Key",
+    "400": "bad_request: not JSON, not what its Content-Encoding says, or a malformed Idempotency-Key",
     "401": "invalid_source_key",
     "403": "source_disabled, workspace_suspended, source_mismatch or environment_mismatch",
     "409": "duplicate_event or idempotency_in_progress",
     "413": "payload_too_large",
-    "415": "unsupported_media_type",
+    "415": "unsupported_media_type; Accept-Encoding is there if it was for the Content-Encoding",
     "422": "schema_validation_failed or idempotency_key_reused",
     "503": "storage_unavailable: nothing was stored; repeat the same request",
 }
@@ -58,7 +65,8 @@ INGEST_OPERATION: Final[dict[str, Any]] = {
             "required": False,
             "description": "1 to 255 visible ASCII characters; names this event for safe retries during 24 hours.",
             "schema": {"type": "string", "minLength": 1},
-        }
+        },
+        _CONTENT_ENCODING,
     ],
     "requestBody": {
         "required": True,

@@ -1,7 +1,9 @@
 """POST /v1/events/ingest on the real server: requests as no client library would send them."""
 
+import gzip
 import json
 import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from threading import Event, Thread
@@ -48,6 +50,28 @@ def test_an_endless_chunked_body_is_cut_off_with_a_413(live: LiveServer, house: 
     assert b"application/json" in answer
     assert _memory(live) - before < 50 * _MEBIBYTE
     assert events_of(house, alice) == []
+
+
+def test_an_endless_compressed_body_is_cut_off_with_a_413(live: LiveServer, house: Context, alice: Tenant) -> None:
+    before = _memory(live)
+    encoder = zlib.compressobj(9, wbits=31)
+    zeros = encoder.compress(bytes(_MEBIBYTE)) + encoder.flush(zlib.Z_FULL_FLUSH)
+    head = _head(alice, "Transfer-Encoding: chunked", "Content-Encoding: gzip")
+
+    answer = _raw(live, head, endless=b"%x\r\n%s\r\n" % (len(zeros), zeros))
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert _memory(live) - before < 50 * _MEBIBYTE
+    assert events_of(house, alice) == []
+
+
+def test_two_content_encoding_headers_are_refused(live: LiveServer, alice: Tenant) -> None:
+    body = gzip.compress(json.dumps(event_for(alice)).encode())
+    length = f"Content-Length: {len(body)}"
+
+    assert _raw(live, _head(alice, length, "Content-Encoding: gzip") + body).startswith(b"HTTP/1.1 201 ")
+    twice = _head(alice, length, "Content-Encoding: gzip", "Content-Encoding: gzip")
+    assert _raw(live, twice + body).startswith(b"HTTP/1.1 415 ")
 
 
 def test_ten_megabytes_are_refused_without_being_kept(live: LiveServer, alice: Tenant) -> None:

@@ -1,5 +1,6 @@
 """Bodies, queries and paths of every kind: a clear 4xx, never a 5xx, and nothing half done."""
 
+import gzip
 import json
 from typing import Any
 from urllib.parse import quote
@@ -104,10 +105,21 @@ def test_a_body_that_is_not_announced_as_json_is_a_415(
         assert (refused.status_code, error_of(refused)["code"]) == (415, "unsupported_media_type"), path
 
 
-def test_a_compressed_body_is_a_415(desk: Desk) -> None:
+def test_a_compressed_body_is_read_as_ingest_reads_it(desk: Desk) -> None:
     headers = {"Content-Encoding": "gzip"}
+    body = gzip.compress(b'{"name": "x"}')
 
-    assert desk.call("POST", "/v1/projects", {"name": "x"}, headers=headers).status_code == 415
+    assert desk.call("POST", "/v1/projects", data=body, headers=headers, **_JSON).status_code == 201
+    assert desk.call("POST", "/v1/projects", data=body[:-1], headers=headers, **_JSON).status_code == 400
+    bomb = gzip.compress(b" " * 600_000)
+    assert desk.call("POST", "/v1/projects", data=bomb, headers=headers, **_JSON).status_code == 413
+
+
+def test_a_body_in_an_encoding_that_is_not_taken_is_a_415(desk: Desk) -> None:
+    refused = desk.call("POST", "/v1/projects", {"name": "x"}, headers={"Content-Encoding": "compress"})
+
+    assert refused.status_code == 415
+    assert refused.headers["Accept-Encoding"] == "gzip, deflate, zstd, br"
 
 
 def test_a_body_beyond_measure_is_a_413(desk: Desk, writes: list[Write], actions: list[Write]) -> None:
