@@ -8,7 +8,7 @@ import os
 import select
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -78,6 +78,7 @@ class Database:
         }
         options = " ".join(f"-c {name}={value}" for name, value in session.items())
         arguments["options"] = f"{arguments.get('options', '')} {options}".strip()
+        self._arguments = arguments
         self._engine = create_engine(
             "postgresql+psycopg://",
             creator=lambda: ImpatientConnection.connect(**arguments),
@@ -96,6 +97,10 @@ class Database:
     def engine(self) -> Engine:
         """For the entry points, which look at the schema before they serve."""
         return self._engine
+
+    def lane(self) -> "Lane":
+        """A further connection, beside the pool, for one thread that has statements all the time."""
+        return Lane(self._arguments)
 
     @contextmanager
     def transaction(self, *, deadline_seconds: float = _DEADLINE_SECONDS) -> Iterator[Session]:
@@ -123,6 +128,47 @@ class Database:
             except DBAPIError as error:
                 # Anything that the server itself said is a rollback. Silence is not: it may have committed.
                 raise (OutcomeUnknown if error.connection_invalidated else StorageUnavailable) from error
+
+
+class Lane:
+    """A connection of its own on which each statement is a transaction: one exchange, one wait. For one thread.
+
+    Waiting is what costs a busy process: each time a thread comes back from the network it queues for the interpreter.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._connection: ImpatientConnection | None = None
+
+    def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        """The rows of `statement`, committed; waits until `deadline` (time.monotonic() seconds).
+
+        Raises StorageUnavailable if nothing was sent or PostgreSQL takes no writes, OutcomeUnknown if the connection
+        was lost before the answer, and psycopg.Error for what the server itself refused, and so rolled back.
+        """
+        connection = self._connect()
+        connection.deadline = deadline
+        try:
+            return connection.execute(statement, parameters, prepare=True).fetchall()
+        except ReadOnlySqlTransaction as error:
+            raise StorageUnavailable from error
+        except psycopg.Error as error:
+            if connection.closed:
+                raise OutcomeUnknown from error
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _connect(self) -> ImpatientConnection:
+        if self._connection is None or self._connection.closed or _has_hung_up(self._connection):
+            self.close()
+            try:
+                self._connection = ImpatientConnection.connect(**self._arguments, autocommit=True)
+            except psycopg.Error as error:
+                raise StorageUnavailable from error
+        return self._connection
 
 
 def conninfo_of(url: str) -> dict[str, Any]:
@@ -179,9 +225,11 @@ def _refuse_if_hung_up(connection: psycopg.Connection[Any], _entry: ConnectionPo
     A server that stops says so on each idle connection, which makes its socket readable. Asking it with a query
     (SQLAlchemy's pre-ping) would cost a round trip on the ingest road; not asking would cost a 503 after a restart.
     """
-    if connection.closed:
+    if connection.closed or _has_hung_up(connection):
         raise DisconnectionError
+
+
+def _has_hung_up(connection: psycopg.Connection[Any]) -> bool:
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    if poller.poll(0):
-        raise DisconnectionError
+    return bool(poller.poll(0))

@@ -7,6 +7,9 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.database import Database
+from app.ingest.acceptance import Counter
+from app.ingest.committer import Committer
+from app.ingest.routes import COUNTER
 
 
 def create_app(settings: Settings, *, credentials: Credentials | None = None) -> Flask:
@@ -25,6 +28,8 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
         ),
         credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
     )
+    house: Context = app.extensions[EXTENSION]
+    app.extensions[COUNTER] = Counter(settings, house.database, house.credentials, Committer(house.database, settings))
     request_log.register(app)
     problems.register(app)
     api.register(app)

@@ -4,7 +4,7 @@ Reading `revoked_at` in the writing statement is not enough: a statement that be
 still sees the key alive, and may commit after the revocation has answered. So ingest holds a shared advisory lock on
 its workspace from before that statement until its commit, and a change that takes a right away takes the same lock
 exclusively before it commits: it waits for the statements that may not have seen it, and later ones do see it.
-Both are transaction locks: a crash releases them. The price on the road is one round trip (docs/decisions/0003).
+Both are transaction locks: a crash releases them. It is taken in the same exchange that writes (docs/decisions/0003).
 """
 
 from sqlalchemy import text
@@ -12,13 +12,12 @@ from sqlalchemy.orm import Session
 
 # Keeps these numbers apart from all other advisory locks of the database.
 _SPACE = 0x6C72_0000_0000_0000
-_SHARE = text("SELECT pg_advisory_xact_lock_shared(:key)")
 _EXCLUDE = text("SELECT set_config('lock_timeout', '8s', true), pg_advisory_xact_lock(:key)")
 
 
-def share_workspace(session: Session, workspace_id: int) -> None:
-    """Let no right of this workspace be taken away until this transaction ends."""
-    session.execute(_SHARE, {"key": _SPACE | workspace_id})
+def workspace_lock(workspace_id: int) -> int:
+    """The number of a workspace's lock; store_events takes it shared, sorted by number."""
+    return _SPACE | workspace_id
 
 
 def exclude_workspace(session: Session, workspace_id: int) -> None:
@@ -27,4 +26,4 @@ def exclude_workspace(session: Session, workspace_id: int) -> None:
     Ingest transactions last milliseconds, and PostgreSQL ends those that hang (idle_in_transaction_session_timeout),
     so eight seconds are enough.
     """
-    session.execute(_EXCLUDE, {"key": _SPACE | workspace_id})
+    session.execute(_EXCLUDE, {"key": workspace_lock(workspace_id)})

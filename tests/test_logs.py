@@ -109,7 +109,7 @@ def test_a_statement_that_fails_is_logged_without_its_parameters(
 ) -> None:
     logs.configure("INFO")
     broken = Envelope(
-        event_type="a", source_id=alice.source_id, payload_text='{"a private": "matter"}', severity="x", fingerprint=b""
+        event_type="a", source_id=alice.source_id, payload=b'{"a private": "matter"}', severity="x", fingerprint=b""
     )
     monkeypatch.setattr("app.ingest.acceptance.read_envelope", lambda _: broken)
 

@@ -1,7 +1,7 @@
 """Shall we take it? Decides on one event, in the order in which a caller wants to hear what is wrong.
 
-Steps and their price on a warm road (bench/prices.py): prove the key (10 µs), read the envelope (40 µs), then one
-transaction: begin, barrier, statement, commit (four round trips and one flush, about a millisecond).
+Steps and their price on a warm road (bench/prices.py): prove the key (10 µs), read the envelope (40 µs), then wait for
+the commit of the group that the event goes with (committer.py).
 """
 
 import time
@@ -16,12 +16,13 @@ from app import errors
 from app.config import Settings
 from app.credentials import Credentials, Identity
 from app.database import Database
-from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
+from app.errors import Refusal
 from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
+from app.ingest.committer import Committer
 from app.ingest.envelope import Attempt, read_envelope, read_idempotency_key
-from app.ingest.storage import Outcome, Verdict, store
+from app.ingest.storage import Outcome, Verdict
 
 _REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.INVALID_SOURCE_KEY: errors.InvalidSourceKey,
@@ -45,6 +46,7 @@ class Counter:
     settings: Settings
     database: Database
     credentials: Credentials
+    committer: Committer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ def accept(submission: Submission, counter: Counter) -> Verdict:
     except Refusal:
         _require_live(identity, submission.received_at, counter.database, _deadline(counter))
         raise
-    # A new deadline: a producer with a slow line has not waited for PostgreSQL while it sent its body.
-    verdict = _store_once(attempt, identity, counter, _deadline(counter))
+    # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
+    verdict = counter.committer.commit(identity, attempt)
     if verdict.outcome in _REFUSALS:
         raise _REFUSALS[verdict.outcome]
     return verdict
@@ -97,46 +99,3 @@ def _require_live(identity: Identity, at: datetime, database: Database, deadline
     with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
         if not session.execute(_IS_LIVE, {"public_id": identity.public_id, "at": at}).scalar_one_or_none():
             raise errors.InvalidSourceKey
-
-
-def _store_once(attempt: Attempt, identity: Identity, counter: Counter, deadline: float) -> Verdict:
-    """Repeat the attempt until it is decided or its time is up.
-
-    Repeating is safe whatever happened before, also after a commit that went unanswered: the attempt's uid stands in
-    what it wrote, and the statement recognises it. Raises OutcomeUnknown only if PostgreSQL stays away after that.
-    """
-    unknown: OutcomeUnknown | None = None
-    while True:
-        try:
-            return _store(attempt, identity, counter, deadline - time.monotonic())
-        except _RacedError:
-            pass
-        except OutcomeUnknown as error:
-            unknown = error
-        except (StorageUnavailable, errors.IdempotencyInProgress):
-            # After an unanswered commit the claim that is in the way may be our own, still being committed.
-            if unknown is None:
-                raise
-        if time.monotonic() >= deadline:
-            raise unknown or errors.IdempotencyInProgress
-        if unknown:
-            # The server is going down or coming back; the pause keeps a thousand requests from hammering it.
-            time.sleep(0.05)
-
-
-def _store(attempt: Attempt, identity: Identity, counter: Counter, deadline_seconds: float) -> Verdict:
-    with counter.database.transaction(deadline_seconds=deadline_seconds) as session:
-        (verdict,) = store(
-            session,
-            [(identity, attempt)],
-            workspace_id=identity.workspace_id,
-            received_at=attempt.received_at,
-            idempotency_ttl_seconds=counter.settings.idempotency_ttl_seconds,
-        )
-        if verdict.outcome is Outcome.RACED:
-            raise _RacedError
-    return verdict
-
-
-class _RacedError(Exception):
-    """Leaves the transaction, which rolls back what the statement had claimed."""

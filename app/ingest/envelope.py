@@ -33,8 +33,8 @@ class Envelope:
 
     event_type: str
     source_id: str
-    payload_text: str = field(repr=False)
-    """The payload's own JSON text: never decoded and encoded again."""
+    payload: bytes = field(repr=False)
+    """The payload's own JSON text in UTF-8: never decoded and encoded again."""
     event_id: str | None = None
     environment: str | None = None
     severity: str = "info"
@@ -58,9 +58,14 @@ class Attempt:
         """The producer's event id, or ours."""
         return self.envelope.event_id or f"evt_{self.event_uid}"
 
+    @property
+    def receipt_head(self) -> str:
+        """The receipt up to its status, which the database adds: it alone knows which."""
+        return f'{{"accepted": true, "event_id": {json.dumps(self.event_id)}, "status": "'
+
     def receipt_body(self, status: str) -> str:
         """The JSON text of the receipt with `status`."""
-        return json.dumps({"accepted": True, "event_id": self.event_id, "status": status})
+        return f'{self.receipt_head}{status}"}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +167,13 @@ def read_envelope(document: JsonObject) -> Envelope:
         ]
     if faults:
         raise SchemaValidationFailed(faults=tuple(faults))
-    payload_text = document.texts["payload"]
-    if len(payload_text.encode()) > PAYLOAD_BYTES_MAX:
+    payload = document.texts["payload"].encode()
+    if len(payload) > PAYLOAD_BYTES_MAX:
         raise PayloadTooLarge(
             f"payload is larger than {PAYLOAD_BYTES_MAX} bytes.",
             faults=(Fault("/payload", f"Must be at most {PAYLOAD_BYTES_MAX} bytes."),),
         )
-    return Envelope(**loaded, payload_text=payload_text, fingerprint=fingerprint(document.values))
+    return Envelope(**loaded, payload=payload, fingerprint=fingerprint(document.values))
 
 
 def read_idempotency_key(header: str | None) -> str | None:

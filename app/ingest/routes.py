@@ -1,14 +1,18 @@
 """The counter of the data plane: POST /v1/events/ingest. Turns HTTP into a Submission and a Receipt into HTTP."""
 
+from typing import Final
+
 import structlog
-from flask import Response, request
+from flask import Response, current_app, request
 from flask_smorest import Blueprint
 
-from app.context import context, now
+from app.context import now
 from app.ingest.acceptance import Counter, Submission, accept
 from app.ingest.openapi import INGEST_OPERATION
 from app.ingest.storage import Outcome, Verdict
 from app.request_body import check_media_type, read_bytes
+
+COUNTER: Final = "lariba.ingest"
 
 blueprint = Blueprint("ingest", __name__, description="Send events (source key in X-API-Key)")
 
@@ -26,15 +30,21 @@ _LOG_EVENTS = {
 def ingest_event() -> Response:
     """Store one event, exactly once."""
     structlog.contextvars.bind_contextvars(outcome="event_refused")
-    house = context()
     submission = Submission(
         key_header=request.headers.get("X-API-Key"),
         idempotency_header=request.headers.get("Idempotency-Key"),
         read_body=_read_body,
         received_at=now(),
     )
-    verdict = accept(submission, Counter(house.settings, house.database, house.credentials))
-    return _answer(verdict)
+    return _answer(accept(submission, counter()))
+
+
+def counter() -> Counter:
+    """What the factory has laid on the counter of the app that serves this request."""
+    value = current_app.extensions[COUNTER]
+    if not isinstance(value, Counter):  # pragma: no cover - a wiring mistake, not a state
+        raise TypeError(COUNTER)
+    return value
 
 
 def _read_body() -> bytes:

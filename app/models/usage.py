@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint
+from sqlalchemy import CheckConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base
@@ -12,7 +12,7 @@ _OUTCOMES = "outcome IN ('stored', 'duplicate', 'replayed')"
 
 
 class UsageOutbox(Base):
-    """One accepted request, not yet counted. Written with the event, so the count is exact whatever dies."""
+    """Accepted events of one key and group, not yet counted. Written with them, so the count is exact whatever dies."""
 
     __tablename__ = "usage_outbox"
     __table_args__ = (CheckConstraint(_OUTCOMES, name="outcome"),)
@@ -23,7 +23,9 @@ class UsageOutbox(Base):
     source_id: Mapped[int]
     source_key_id: Mapped[int]
     outcome: Mapped[str]
+    events: Mapped[int] = mapped_column(server_default=text("1"))
     payload_bytes: Mapped[int]
+    """Of all the events together."""
     received_at: Mapped[datetime]
 
 

@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import Context
-from app.database import ImpatientConnection
-from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal
+from app.database import Lane
+from app.errors import OutcomeUnknown
 from tests.live import environment_of
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import error_of, event_for, send
@@ -26,21 +25,21 @@ pytestmark = pytest.mark.wiring
 
 # A web process that runs its statement and then never commits; the test kills it there.
 _HANG_BEFORE_COMMIT = """
-import json, os, sys
-import psycopg
-from app.ingest import acceptance
+import sys
+from app.database import Lane
 from tests.sending import PATH
 from wsgi import app
 
 key, body = sys.argv[1:]
-store = acceptance.store
 
-def store_and_hang(*arguments, **options):
-    verdicts = store(*arguments, **options)
-    print(verdicts[0].outcome, flush=True)
+def run_and_hang(lane, statement, parameters, deadline):
+    connection = lane._connect()
+    connection.autocommit = False
+    refusals = connection.execute(statement, parameters).fetchall()
+    print(refusals or "stored", flush=True)
     sys.stdin.read()
 
-acceptance.store = store_and_hang
+Lane.run = run_and_hang
 headers = {"X-API-Key": key, "Idempotency-Key": "k"}
 app.test_client().post(PATH, data=body, headers=headers, content_type="application/json")
 """
@@ -89,20 +88,20 @@ def test_a_request_that_hangs_before_its_commit_holds_up_its_own_key_only(
 
 @pytest.fixture(name="lost_commits")
 def _lost_commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Commits listed here go wrong, in this order: `after` commits and loses the answer, `before` loses the request."""
+    """Groups listed here go wrong, in this order: `after` commits and loses the answer, `before` loses the request."""
     plan: list[str] = []
-    commit = ImpatientConnection.commit
+    run = Lane.run
 
-    def lose(connection: ImpatientConnection) -> None:
-        how = plan.pop(0) if plan and connection.info.transaction_status else None
-        if how == "after":
-            commit(connection)
+    def lose(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        how = plan.pop(0) if plan else None
+        if how != "before":
+            answer = run(lane, statement, parameters, deadline)
         if how:
-            connection.close()
-            raise psycopg.OperationalError("the connection is lost")
-        commit(connection)
+            lane.close()
+            raise OutcomeUnknown
+        return answer
 
-    monkeypatch.setattr(ImpatientConnection, "commit", lose)
+    monkeypatch.setattr(Lane, "run", lose)
     yield plan
     assert plan == []
 
@@ -180,42 +179,51 @@ def test_an_event_that_was_committed_is_said_to_be_stored_whatever_was_taken_awa
 ) -> None:
     """The commit's answer is lost, and the right to send goes before the server can ask again."""
     send(client, alice, "warms the key")
-    commit = ImpatientConnection.commit
+    run = Lane.run
     named = {"key": alice.key_row, "source": alice.source_row, "workspace": alice.workspace_row}
-    parameters = {name: row for name, row in named.items() if f":{name}" in change}
+    changed = {name: row for name, row in named.items() if f":{name}" in change}
 
-    def lose(connection: ImpatientConnection) -> None:
-        monkeypatch.setattr(ImpatientConnection, "commit", commit)
-        commit(connection)
-        connection.close()
-        execute(house, change, **parameters)
-        raise psycopg.OperationalError("the connection is lost")
+    def lose(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        monkeypatch.setattr(Lane, "run", run)
+        run(lane, statement, parameters, deadline)
+        lane.close()
+        execute(house, change, **changed)
+        raise OutcomeUnknown
 
-    monkeypatch.setattr(ImpatientConnection, "commit", lose)
+    monkeypatch.setattr(Lane, "run", lose)
 
     assert send(client, alice, idempotency_key="k").status_code == 201
     assert len(events_of(house, alice)) == 1
 
 
-@pytest.mark.parametrize(
-    ("first", "code"), [(OutcomeUnknown, "storage_unavailable"), (None, "idempotency_in_progress")]
-)
-def test_after_an_unanswered_commit_a_claim_in_the_way_is_no_other_request(
-    client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch, first: type[Refusal] | None, code: str
+@pytest.mark.parametrize(("is_first_lost", "code"), [(True, "storage_unavailable"), (False, "idempotency_in_progress")])
+def test_after_an_unanswered_commit_a_claim_in_the_way_is_no_other_request(  # noqa: PLR0917
+    client: FlaskClient,
+    alice: Tenant,
+    settings: Settings,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_first_lost: bool,  # noqa: FBT001
+    code: str,
 ) -> None:
     """It may be our own, still being committed: then the outcome is unknown, not somebody else's."""
-    ends = iter([first] if first else [])
+    send(client, alice, "warms the key")
+    event = event_for(alice, event_id="e")
+    run = Lane.run
 
-    def end(*_: object) -> None:
-        raise next(ends, IdempotencyInProgress)
+    def lose_first(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        if is_first_lost and not lost:
+            lost.append(lane)
+            raise OutcomeUnknown
+        return run(lane, statement, parameters, deadline)
 
-    monkeypatch.setattr("app.ingest.acceptance._store", end)
-    monkeypatch.setattr("app.ingest.acceptance._deadline", lambda _: time.monotonic() + 0.2)
-
-    response = send(client, alice, idempotency_key="k")
+    lost: list[Lane] = []
+    monkeypatch.setattr(Lane, "run", lose_first)
+    with _a_web_process_before_its_commit(settings, checkout, alice.key, event):
+        response = send(client, alice, event, idempotency_key="k")
 
     assert error_of(response)["code"] == code
-    assert ("while it committed" in error_of(response)["message"]) == (first is not None)
+    assert ("while it committed" in error_of(response)["message"]) == is_first_lost
 
 
 def test_a_stopped_database_connection_in_the_pool_costs_no_request(

@@ -2,9 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -16,13 +18,14 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
-from app.database import Database
+from app.database import Database, Lane
 from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.schema import migrate
 from tests.conftest import SECRET_KEY
 from tests.people import Tenant, events_of, make_tenant
 from tests.sending import error_of, send
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module", name="server")
@@ -112,16 +115,22 @@ def test_a_database_that_has_become_read_only_means_503_and_not_ready(
     """As after a failover to a standby, or when a provider has found the disk full."""
     with psycopg.connect(server.url("postgres", "postgres"), autocommit=True) as superuser:
         superuser.execute("ALTER ROLE lariba_app SET default_transaction_read_only = on")
-        _house(app).database.engine.dispose()
+        _hang_up(superuser)
         answer, ready = send(app.test_client(), dana), app.test_client().get("/readyz")
         superuser.execute("ALTER ROLE lariba_app RESET default_transaction_read_only")
-        _house(app).database.engine.dispose()
+        _hang_up(superuser)
 
     _expect_unavailable(answer)
     assert ready.status_code == 503
     assert ready.json is not None
     assert ready.json["checks"]["database"] == "read-only"
     assert send(app.test_client(), dana).status_code == 201
+
+
+def _hang_up(superuser: psycopg.Connection[Any]) -> None:
+    ours = "FROM pg_stat_activity WHERE usename = 'lariba_app'"
+    superuser.execute(f"SELECT pg_terminate_backend(pid) {ours}")
+    wait_until(lambda: not superuser.execute(f"SELECT 1 {ours}").fetchall())
 
 
 @pytest.mark.parametrize("body", [None, "not json"])
@@ -140,7 +149,14 @@ def test_no_wait_on_the_road_is_longer_than_the_deadline(
         allowed.append(deadline_seconds)
         return transaction(database, deadline_seconds=deadline_seconds)
 
+    run = Lane.run
+
+    def watched_run(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        allowed.append(deadline - time.monotonic())
+        return run(lane, statement, parameters, deadline)
+
     monkeypatch.setattr(Database, "transaction", watched)
+    monkeypatch.setattr(Lane, "run", watched_run)
     send(app.test_client(), tenant, body)
 
     assert len(allowed) == (1 if is_warm else 2)

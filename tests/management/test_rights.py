@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.locks import share_workspace
+from app.locks import workspace_lock
 from app.management.workspaces import set_workspace_status
 from app.models import WorkspaceStatus
 from tests.management.operating import Desk
@@ -30,7 +31,9 @@ Call = Callable[[], TestResponse]
 def _event_under_way(house: Context, tenant: Tenant) -> Iterator[None]:
     """As ingest holds its workspace from before its statement to its commit."""
     with house.database.transaction() as session:
-        share_workspace(session, tenant.workspace_row)
+        session.execute(
+            text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": workspace_lock(tenant.workspace_row)}
+        )
         yield
 
 
