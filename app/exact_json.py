@@ -119,11 +119,11 @@ def _not_json(error: json.JSONDecodeError) -> BadRequest:
 
 
 def _integer(literal: str) -> int | Number:
-    return int(literal) if len(literal) <= _INT_CHARACTERS else _number(literal)
+    return int(literal) if len(literal) <= _INT_CHARACTERS else number(literal)
 
 
-def _number(literal: str) -> Number:
-    """The canonical form of a number: its digits without zeros at either end, and a power of ten."""
+def number(literal: str) -> Number:
+    """The canonical form of a JSON number: its digits without zeros at either end, and a power of ten."""
     match = _NUMBER.fullmatch(literal)
     if match is None:  # pragma: no cover - the scanner only hands on numbers
         raise ValueError(literal)
@@ -141,7 +141,7 @@ def _number(literal: str) -> Number:
     return Number(f"{sign}{stripped}E{shift}", before, after)
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=number, parse_constant=_refuse_constant)
 
 
 def _members(text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:

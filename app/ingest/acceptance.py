@@ -21,6 +21,7 @@ from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
 from app.ingest.committer import Committer
+from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Attempt, read_envelope, read_idempotency_key
 from app.ingest.storage import Outcome, Verdict
 
@@ -73,7 +74,7 @@ def accept(submission: Submission, counter: Counter) -> Verdict:
         _require_live(identity, submission.received_at, counter.database, _deadline(counter))
         raise
     # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
-    verdict = counter.committer.commit(identity, attempt)
+    verdict = counter.committer.store(identity, attempt)
     if verdict.outcome in _REFUSALS:
         raise _REFUSALS[verdict.outcome]
     return verdict
@@ -85,7 +86,8 @@ def _deadline(counter: Counter) -> float:
 
 def _read(submission: Submission) -> Attempt:
     idempotency_key = read_idempotency_key(submission.idempotency_header)
-    envelope = read_envelope(read_object(submission.read_body()))
+    body = submission.read_body()
+    envelope = read_common_envelope(body) or read_envelope(read_object(body))
     return Attempt(
         envelope=envelope,
         idempotency_key=idempotency_key,

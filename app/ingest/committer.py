@@ -59,7 +59,7 @@ class Committer:
         self._held: list[Ticket] = []
         self._contested = Contested(self._database, self._settings)
 
-    def commit(self, identity: Identity, attempt: Attempt) -> Verdict:
+    def store(self, identity: Identity, attempt: Attempt) -> Verdict:
         """Store one attempt and wait for its verdict.
 
         Raises StorageUnavailable, OutcomeUnknown, IdempotencyInProgress, and what no other attempt must suffer for.
@@ -154,7 +154,7 @@ class Committer:
         deadline = group[0].deadline
         while True:
             try:
-                verdicts = self._store(lane, group, deadline, lock_wait)
+                verdicts = self._store_group(lane, group, deadline, lock_wait)
             except OutcomeUnknown as error:
                 for ticket in group:
                     ticket.unanswered = error
@@ -169,7 +169,7 @@ class Committer:
                 return _settle_all(group, group[0].unanswered or OutcomeUnknown())
             time.sleep(_PAUSE_SECONDS)
 
-    def _store(self, lane: Lane, group: list[Ticket], deadline: float, lock_wait: float) -> list[Verdict]:
+    def _store_group(self, lane: Lane, group: list[Ticket], deadline: float, lock_wait: float) -> list[Verdict]:
         return store(
             lambda statement, parameters: lane.run(statement, parameters, deadline),
             [(ticket.identity, ticket.attempt) for ticket in group],

@@ -18,7 +18,7 @@ _EVENT_ID_CHARACTERS_MAX: Final = 128
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"})
 SEVERITIES: Final = ("debug", "info", "warning", "error", "critical")
 
-_EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+EVENT_TYPE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 # ISO 8601's calendar dates and times, extended or basic; RFC 3339 allows the small letters. Spelt out, because Python's
 # own reader takes more, and more with each version.
 _TIME = r"(?:[01]\d|2[0-3])(?::?[0-5]\d(?::?[0-5]\d(?:[.,]\d{1,9})?)?)?"
@@ -101,15 +101,22 @@ class _Timestamp(_Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
-        try:
-            moment = datetime.fromisoformat(text.upper() if _TIMESTAMP.fullmatch(text) else "")
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-        except (ValueError, OverflowError):
-            raise ValidationError("Must be an ISO 8601 time such as 2026-06-01T10:00:00Z.") from None
+        if (moment := read_moment(text)) is None:
+            raise ValidationError("Must be an ISO 8601 time such as 2026-06-01T10:00:00Z.")
+        return moment
+
+
+def read_moment(text: str) -> datetime | None:
+    """The moment, in UTC, that an ISO 8601 text names; None if it names none."""
+    try:
+        moment = datetime.fromisoformat(text.upper() if _TIMESTAMP.fullmatch(text) else "")
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _check_event_type(text: str) -> None:
-    if not _EVENT_TYPE.fullmatch(text):
+    if not EVENT_TYPE.fullmatch(text):
         raise ValidationError("Must be segments of letters, digits, _ and -, joined by dots, such as payment.failed.")
 
 
@@ -126,7 +133,7 @@ class EnvelopeSchema(Schema):
         required=True,
         validate=[validate.Length(1, 200), _check_event_type],
         # In the document as ECMA-262 has it; Python's $ would let a line break follow.
-        metadata={"pattern": f"^{_EVENT_TYPE.pattern}$"},
+        metadata={"pattern": f"^{EVENT_TYPE.pattern}$"},
     )
     source_id = _Text(required=True, metadata={"description": "The source that the key belongs to."})
     environment = _Text(metadata={"description": "The source's environment."})
