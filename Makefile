@@ -24,6 +24,10 @@ run: $(VENV)/run.installed ## Run the whole product here: PORT=8000 VAR_DIR=./va
 test: $(VENV)/test.installed ## Run the tests; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: bench
+bench: $(VENV)/test.installed ## Measure the product here (needs wrk); BENCH_ARGS="--help" explains
+	@exec $(BIN)/python -m bench $(BENCH_ARGS)
+
 .PHONY: check
 check: $(VENV)/check.installed ## Lint, formatter and types
 	@$(BIN)/ruff check .
