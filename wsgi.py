@@ -10,6 +10,7 @@ import sys
 import click
 from flask.cli import FlaskGroup
 
+from app import deferred_answers
 from app.config import Settings, SettingsError
 from app.context import EXTENSION
 from app.factory import create_app
@@ -31,4 +32,5 @@ try:
 except (SettingsError, SchemaBehindError) as error:
     sys.exit(f"lariba: {error}")
 
+deferred_answers.install()
 celery = create_celery(settings)

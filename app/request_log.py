@@ -1,17 +1,14 @@
 """One wide line per request, and the request id that ties it to the caller's own logs."""
 
 import logging
-import re
 import time
-import uuid
 
 import structlog
 from flask import Flask, Response, g, request
 
-_log = structlog.get_logger()
+from app.request_lines import request_id_from
 
-# What a caller's own request id may look like; anything else could break a log line or a header.
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_log = structlog.get_logger()
 
 # The web server takes a path of 400 KB; a log line does not.
 _PATH_CHARACTERS_MAX = 500
@@ -29,8 +26,7 @@ def request_id() -> str:
 
 
 def _begin() -> None:
-    proposed = request.headers.get("X-Request-ID", "")
-    g.request_id = proposed if _SANE_REQUEST_ID.fullmatch(proposed) else f"req_{uuid.uuid4().hex}"
+    g.request_id = request_id_from(request.headers.get("X-Request-ID"))
     g.began = time.perf_counter()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(

@@ -24,6 +24,7 @@ from app.ingest.committer import Committer
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Attempt, read_envelope, read_idempotency_key
 from app.ingest.storage import Outcome, Verdict
+from app.ingest.ticket import Decision
 
 _REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.INVALID_SOURCE_KEY: errors.InvalidSourceKey,
@@ -51,6 +52,18 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What the door has found out about a request that it leaves to Flask: whose it is and what became of it."""
+
+    identity: Identity
+    decision: Decision
+
+
+DECIDED: Final = "lariba.decided"
+"""Where a Decided stands in the WSGI environment."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """A request as it came over the counter, nothing of it believed yet."""
 
@@ -74,10 +87,16 @@ def accept(submission: Submission, counter: Counter) -> Verdict:
         _require_live(identity, submission.received_at, counter.database, _deadline(counter))
         raise
     # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
-    verdict = counter.committer.store(identity, attempt)
-    if verdict.outcome in _REFUSALS:
-        raise _REFUSALS[verdict.outcome]
-    return verdict
+    return accepted(counter.committer.store(identity, attempt))
+
+
+def accepted(decision: Decision) -> Verdict:
+    """The verdict, if it accepts. Raises the Refusal that any other one means, or what is wrong with us."""
+    if isinstance(decision, Exception):
+        raise decision
+    if decision.outcome in _REFUSALS:
+        raise _REFUSALS[decision.outcome]
+    return decision
 
 
 def _deadline(counter: Counter) -> float:

@@ -7,22 +7,14 @@ from flask import Response, current_app, request
 from flask_smorest import Blueprint
 
 from app.context import now
-from app.ingest.acceptance import Counter, Submission, accept
+from app.ingest.acceptance import DECIDED, Counter, Submission, accept, accepted
 from app.ingest.openapi import INGEST_OPERATION
-from app.ingest.storage import Outcome, Verdict
+from app.ingest.storage import LOG_EVENTS, Verdict
 from app.request_body import check_media_type, read_bytes
 
 COUNTER: Final = "lariba.ingest"
 
 blueprint = Blueprint("ingest", __name__, description="Send events (source key in X-API-Key)")
-
-# The static names under which the road's lines stand in the log.
-_LOG_EVENTS = {
-    Outcome.STORED: "event_accepted",
-    Outcome.RESUMED: "event_accepted",
-    Outcome.DUPLICATE: "event_duplicate",
-    Outcome.REPLAYED: "event_replayed",
-}
 
 
 @blueprint.route("/v1/events/ingest", methods=["POST"])
@@ -30,6 +22,9 @@ _LOG_EVENTS = {
 def ingest_event() -> Response:
     """Store one event, exactly once."""
     structlog.contextvars.bind_contextvars(outcome="event_refused")
+    if (decided := request.environ.get(DECIDED)) is not None:
+        structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
+        return _answer(accepted(decided.decision))
     submission = Submission(
         key_header=request.headers.get("X-API-Key"),
         idempotency_header=request.headers.get("Idempotency-Key"),
@@ -56,7 +51,7 @@ def _answer(verdict: Verdict) -> Response:
     receipt = verdict.receipt
     if receipt is None:  # pragma: no cover - accept() raises for every refusal
         raise TypeError(verdict.outcome)
-    structlog.contextvars.bind_contextvars(outcome=_LOG_EVENTS[verdict.outcome])
+    structlog.contextvars.bind_contextvars(outcome=LOG_EVENTS[verdict.outcome])
     response = Response(receipt.body, receipt.status, mimetype="application/json")
     if receipt.is_replay:
         response.headers["Idempotent-Replayed"] = "true"

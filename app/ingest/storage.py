@@ -48,6 +48,13 @@ class Verdict:
     receipt: Receipt | None
 
 
+# The static names under which the road's lines stand in the log.
+LOG_EVENTS: Final = {
+    Outcome.STORED: "event_accepted",
+    Outcome.RESUMED: "event_accepted",
+    Outcome.DUPLICATE: "event_duplicate",
+    Outcome.REPLAYED: "event_replayed",
+}
 _STORE: Final = (
     "SELECT n, verdict, response_status, response_body"
     " FROM store_events(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
