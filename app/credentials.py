@@ -1,11 +1,13 @@
 """Mints, parses, checks, hashes and verifies source keys and management tokens. Knows no database and no HTTP.
 
 A credential reads `lrb_sk_<key id>_<secret><check>` (`lrb_mt_…` for a management token), all base62. The check is an
-HMAC over the rest with the server's secret: a forged or mistyped credential dies here in microseconds, before the
-database and before argon2, so nobody can force argon2 runs (CVEProject/cve-services#1885 is that attack).
+HMAC over the rest with the server's secret: a forged or mistyped credential dies here in microseconds, before Redis,
+the database and argon2, so nobody can force argon2 runs (CVEProject/cve-services#1885 is that attack).
+
+Cost (bench/prices.py): 1 µs for a credential that is warm in this process; 5 µs at its first use if the second tier
+(app/shared_digests.py) has brought it; a round trip to Redis if another process proved it since; else argon2, 20 ms.
 """
 
-import hashlib
 import hmac
 import re
 from collections.abc import Callable
@@ -15,20 +17,21 @@ from typing import Literal
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
-from app.identifiers import BASE62, random_text
+from app.identifiers import random_text
+from app.shared_digests import Entries, SharedDigests
+from app.signers import CHECK_CHARACTERS, Signer
 from app.warm_digests import WarmDigests
 
 Kind = Literal["sk", "mt"]
 
 _KEY_ID_CHARACTERS = 16
 _SECRET_CHARACTERS = 33  # 196 random bits; DESIGN asks for 192 or more
-_CHECK_CHARACTERS = 10  # 59 bits: forging one takes 10^17 requests
 
 # The longest text worth looking at: a megabyte of header is refused by its length alone.
-_CREDENTIAL_CHARACTERS = len("lrb_sk_") + _KEY_ID_CHARACTERS + 1 + _SECRET_CHARACTERS + _CHECK_CHARACTERS
+_CREDENTIAL_CHARACTERS = len("lrb_sk_") + _KEY_ID_CHARACTERS + 1 + _SECRET_CHARACTERS + CHECK_CHARACTERS
 _FORM = re.compile(
     rf"lrb_(?P<kind>sk|mt)_(?P<key_id>[0-9A-Za-z]{{{_KEY_ID_CHARACTERS}}})_"
-    rf"(?P<secret>[0-9A-Za-z]{{{_SECRET_CHARACTERS}}})(?P<check>[0-9A-Za-z]{{{_CHECK_CHARACTERS}}})"
+    rf"(?P<secret>[0-9A-Za-z]{{{_SECRET_CHARACTERS}}})(?P<check>[0-9A-Za-z]{{{CHECK_CHARACTERS}}})"
 )
 
 # OWASP's minimum for argon2id (19 MiB, t=2, p=1): about 20 ms on the machines this runs on, while the library's
@@ -44,53 +47,83 @@ class Credential:
     key_id: str
     secret: str = field(repr=False)
     digest: bytes = field(repr=False)
-    """Recognises the whole credential again within this process; useless anywhere else."""
+    """Recognises the whole credential again; useless to whoever has not the server's secret."""
+    signer: Signer = field(repr=False)
+    """Who made its check. Digest and seal are that one's too: with its secret they all end."""
 
 
 class Credentials:
     """Mints and proves credentials; carries the server's secrets, the hasher and what is warm in this process."""
 
-    def __init__(self, secret_keys: tuple[str, ...], *, argon2_runs_max: int, hasher: PasswordHasher = OWASP) -> None:
-        self._check_keys = tuple(_derive(secret, b"check") for secret in secret_keys)
-        self._digest_key = _derive(secret_keys[0], b"digest")
+    def __init__(
+        self,
+        secret_keys: tuple[str, ...],
+        *,
+        argon2_runs_max: int,
+        hasher: PasswordHasher = OWASP,
+        shared: SharedDigests | None = None,
+    ) -> None:
+        # Under other parameters no seal opens: each key is proven once more, which is when its hash is renewed.
+        profile = f"{hasher.type.name},m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+        self._signers = tuple(Signer(secret, profile=profile) for secret in secret_keys)
         self._hasher = hasher
-        self._warm: WarmDigests[Identity] = WarmDigests(runs_max=argon2_runs_max)
+        self._warm: WarmDigests[_Proven] = WarmDigests(runs_max=argon2_runs_max)
+        self._shared = shared
+        if shared is not None:
+            shared.renew_from(self._renewable)
 
     def mint(self, kind: Kind) -> tuple[str, str, str]:
         """A new credential: (key id, plain text, argon2 hash). The plain text is seen this once."""
         key_id, secret = random_text(_KEY_ID_CHARACTERS), random_text(_SECRET_CHARACTERS)
         body = f"lrb_{kind}_{key_id}_{secret}"
-        return key_id, body + _check(self._check_keys[0], body), self._hasher.hash(secret)
+        return key_id, body + self._signers[0].check(body), self._hasher.hash(secret)
+
+    def recognise(self, text: str, kind: Kind) -> "Identity | None":
+        """Whose credential `text` is, if this process knows it already: memory alone, and never an exception.
+
+        None says nothing about it: `parse` and `identify` do. The form and the check need no look here, because what
+        is remembered had them when it was proven, and the digest is of the whole text.
+        """
+        if len(text) != _CREDENTIAL_CHARACTERS or text[4:6] != kind:
+            return None
+        for signer in self._signers:
+            digest = signer.digest(text)
+            proven = self._warm.get(digest) or self._take_loaded(signer, digest)
+            if proven is not None:
+                return proven.identity
+        return None
 
     def parse(self, text: str, kind: Kind) -> Credential | None:
         """The credential in `text`, or None if it is not of `kind`, malformed, or was not minted with our secrets."""
         if len(text) != _CREDENTIAL_CHARACTERS or not (form := _FORM.fullmatch(text)) or form["kind"] != kind:
             return None
-        body, check = text[:-_CHECK_CHARACTERS], form["check"]
+        body, check = text[:-CHECK_CHARACTERS], form["check"]
         # Every secret is tried and every comparison is constant in time: how long it took tells nothing.
-        matches = [hmac.compare_digest(_check(key, body), check) for key in self._check_keys]
-        if not any(matches):
+        signers = [signer for signer in self._signers if hmac.compare_digest(signer.check(body), check)]
+        if not signers:
             return None
-        digest = hmac.digest(self._digest_key, text.encode(), "sha256")
-        return Credential(kind, form["key_id"], form["secret"], digest)
+        return Credential(kind, form["key_id"], form["secret"], signers[0].digest(text), signers[0])
 
     def identify(self, credential: Credential, look_up: "Callable[[str], Known | None]") -> "Proof | None":
-        """Prove `credential`: from memory if this process has proven it before, else by argon2 against `look_up`.
+        """Prove `credential`: from memory, from what other processes have proven, or by argon2 against `look_up`.
 
-        Only proven credentials are remembered, so a flood of wrong secrets neither fills nor poisons the memory.
+        Only proven credentials are remembered, so a flood of wrong secrets neither fills nor poisons a memory.
         What is remembered never changes (whose key this is); whether it still lives is asked at each use, elsewhere.
         Raises StorageUnavailable when argon2 is busy with as many others as it may.
         """
-        remembered = self._warm.get(credential.digest)
-        if remembered is not None:
-            return Proof(remembered, new_hash=None)
-        with self._warm.proving(credential.digest) as meanwhile:
-            if meanwhile is not None:
-                return Proof(meanwhile, new_hash=None)
-            known = look_up(credential.key_id)
-            if known is None or not self._matches(known.secret_hash, credential.secret):
-                return None
-            self._warm.put(credential.digest, known.identity)
+        digest = credential.digest
+        proven = self._warm.get(digest) or self._take_loaded(credential.signer, digest)
+        if proven is not None:
+            return Proof(proven.identity, new_hash=None)
+        with self._warm.flight(digest) as meanwhile:
+            proven = meanwhile or self._find_shared(credential)
+            if proven is not None:
+                return Proof(proven.identity, new_hash=None)
+            with self._warm.turn():
+                known = look_up(credential.key_id)
+                if known is None or not self._matches(known.secret_hash, credential.secret):
+                    return None
+            self._remember(credential, known.identity)
         stale = self._hasher.check_needs_rehash(known.secret_hash)
         return Proof(known.identity, new_hash=self._hasher.hash(credential.secret) if stale else None)
 
@@ -100,6 +133,38 @@ class Credentials:
         except VerificationError:
             return False
 
+    def _remember(self, credential: Credential, identity: "Identity") -> None:
+        sealed = credential.signer.seal(credential.digest, _packed(identity))
+        self._warm.put(credential.digest, _Proven(identity, sealed))
+        if self._shared is not None:
+            self._shared.remember(credential.digest, sealed)
+
+    def _take_loaded(self, signer: Signer, digest: bytes) -> "_Proven | None":
+        """What the bulk load brought for `digest`. Seals are looked at here, at the first use, so loading is cheap."""
+        if self._shared is None or (sealed := self._shared.loaded(digest)) is None:
+            return None
+        proven = self._opened(signer, digest, sealed)
+        self._shared.drop_loaded(digest)
+        return proven
+
+    def _find_shared(self, credential: Credential) -> "_Proven | None":
+        if self._shared is None or (sealed := self._shared.find(credential.digest)) is None:
+            return None
+        return self._opened(credential.signer, credential.digest, sealed)
+
+    def _opened(self, signer: Signer, digest: bytes, sealed: bytes) -> "_Proven | None":
+        """What a shared entry says, remembered from now on; None if the seal is not one of ours for this digest."""
+        content = signer.unseal(digest, sealed)
+        if content is None:
+            return None
+        proven = _Proven(_unpacked(content), sealed)
+        self._warm.put(digest, proven)
+        return proven
+
+    def _renewable(self) -> Entries:
+        """What this process has used: the keeper of the second tier keeps it alive there."""
+        return ((digest, proven.sealed) for digest, proven in self._warm.snapshot())
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -108,6 +173,14 @@ class Identity:
     public_id: str
     row_id: int
     workspace_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """What is remembered of a proven credential: whose it is, and the same under seal, as it is shared."""
+
+    identity: Identity
+    sealed: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +199,11 @@ class Proof:
     new_hash: str | None = field(repr=False)
 
 
-def _derive(secret: str, purpose: bytes) -> bytes:
-    return hmac.digest(secret.encode(), b"lariba " + purpose, "sha256")
+def _packed(identity: Identity) -> bytes:
+    return f"{identity.public_id} {identity.row_id} {identity.workspace_id}".encode()
 
 
-def _check(key: bytes, body: str) -> str:
-    number = int.from_bytes(hashlib.sha256(hmac.digest(key, body.encode(), "sha256")).digest())
-    characters = []
-    for _ in range(_CHECK_CHARACTERS):
-        number, index = divmod(number, len(BASE62))
-        characters.append(BASE62[index])
-    return "".join(characters)
+def _unpacked(content: bytes) -> Identity:
+    # Whatever opened was sealed by `_packed`: it has this form.
+    public_id, row_id, workspace_id = content.decode().split(" ")
+    return Identity(public_id, int(row_id), int(workspace_id))

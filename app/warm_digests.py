@@ -5,7 +5,7 @@ Bounded: in entries, in runs at a time, and in how long a thread waits for its t
 """
 
 import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +15,19 @@ from app.errors import StorageUnavailable
 
 Value = TypeVar("Value")
 
-# About 300 bytes an entry: 30 MB at the most, and more keys than one process will meet.
-_ENTRIES_MAX = 100_000
+# About 500 bytes an entry: 50 MB at the most, and more keys than one process will meet.
+ENTRIES_MAX = 100_000
+# How many used entries one eviction passes over: what it costs is bounded even when everything is in use.
+_CHANCES_MAX = 64
 # A run takes 20 ms; whoever has not had a turn after a second is better told to come back.
 _TURN_WAIT_SECONDS = 1.0
 _BUSY = "Nothing was stored: too many keys are being proven at this moment. Repeat the same request later."
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Value]):
+    value: Value
+    is_used: bool = False
 
 
 @dataclass(slots=True)
@@ -29,33 +37,49 @@ class _Flight:
 
 
 class WarmDigests(Generic[Value]):
-    """A bounded, least-recently-used memory from digest to value, with single-flight filling."""
+    """A bounded memory from digest to value; whoever fills it does so in a flight.
 
-    def __init__(self, *, runs_max: int, entries_max: int = _ENTRIES_MAX) -> None:
-        self._entries: OrderedDict[bytes, Value] = OrderedDict()
+    Read without a lock: one dict look-up and one store of a bool, each atomic in CPython with and without the GIL. So
+    there is no list of who was used last; what is used has a mark, and a mark is a second chance when room is made.
+    """
+
+    def __init__(self, *, runs_max: int, entries_max: int = ENTRIES_MAX) -> None:
+        self._entries: dict[bytes, _Entry[Value]] = {}
+        # The digests in the order in which they will be looked at when room is made. Guarded by the mutex, as is every
+        # change of the entries; an entry never leaves them for a moment, so a reader finds it or it is gone.
+        self._ring: deque[bytes] = deque()
         self._entries_max = entries_max
         self._flights: dict[bytes, _Flight] = {}
         self._mutex = threading.Lock()
         self._turns = threading.BoundedSemaphore(runs_max)
 
     def get(self, digest: bytes) -> Value | None:
-        with self._mutex:
-            value = self._entries.get(digest)
-            if value is not None:
-                self._entries.move_to_end(digest)
-            return value
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        if not entry.is_used:  # Written once: cores that read the same entry do not fight for its cache line.
+            entry.is_used = True
+        return entry.value
 
     def put(self, digest: bytes, value: Value) -> None:
         with self._mutex:
-            self._entries[digest] = value
+            if digest not in self._entries:
+                self._ring.append(digest)
+            self._entries[digest] = _Entry(value)
             if len(self._entries) > self._entries_max:
-                self._entries.popitem(last=False)
+                self._evict()
+
+    def snapshot(self) -> list[tuple[bytes, Value]]:
+        """All that is remembered at this moment."""
+        with self._mutex:
+            entries = list(self._entries.items())
+        return [(digest, entry.value) for digest, entry in entries]
 
     @contextmanager
-    def proving(self, digest: bytes) -> Iterator[Value | None]:
-        """Hold the only flight for `digest`; yields what another thread has proven meanwhile, or None.
+    def flight(self, digest: bytes) -> Iterator[Value | None]:
+        """Hold the only flight for `digest`; yields what another thread has put meanwhile, or None.
 
-        Raises StorageUnavailable when no turn comes free in time.
+        Raises StorageUnavailable when the flight before does not land in time.
         """
         with self._mutex:
             flight = self._flights.setdefault(digest, _Flight())
@@ -64,7 +88,7 @@ class WarmDigests(Generic[Value]):
             if not flight.lock.acquire(timeout=_TURN_WAIT_SECONDS):
                 raise StorageUnavailable(_BUSY)
             try:
-                yield from self._with_turn(digest)
+                yield self.get(digest)
             finally:
                 flight.lock.release()
         finally:
@@ -73,14 +97,23 @@ class WarmDigests(Generic[Value]):
                 if not flight.passengers:
                     self._flights.pop(digest, None)
 
-    def _with_turn(self, digest: bytes) -> Iterator[Value | None]:
-        meanwhile = self.get(digest)
-        if meanwhile is not None:
-            yield meanwhile
-            return
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be one of the `runs_max` that may pay at a time; raises StorageUnavailable when none comes free in time."""
         if not self._turns.acquire(timeout=_TURN_WAIT_SECONDS):
             raise StorageUnavailable(_BUSY)
         try:
-            yield None
+            yield
         finally:
             self._turns.release()
+
+    def _evict(self) -> None:
+        digest = self._ring.popleft()
+        for _ in range(_CHANCES_MAX):
+            entry = self._entries[digest]
+            if not entry.is_used:
+                break
+            entry.is_used = False
+            self._ring.append(digest)
+            digest = self._ring.popleft()
+        del self._entries[digest]

@@ -1,7 +1,7 @@
 """`python -m bench.prices`: what each step of the ingest road costs on this machine, one caller, nothing else running.
 
 Prints the median of many runs in microseconds. Starts a PostgreSQL of its own (embedded, fsync on) in a temporary
-folder, unless DATABASE_URL names a superuser's way to another one.
+folder, unless DATABASE_URL names a superuser's way to another one, and a Redis.
 """
 
 import json
@@ -14,26 +14,30 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import redis
+from argon2 import PasswordHasher, profiles
 from flask import Flask
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from app.context import EXTENSION, Context, now
-from app.credentials import Identity
+from app.credentials import Credentials, Identity, Known
 from app.embedded.postgres import EmbeddedPostgres
+from app.embedded.redis import EmbeddedRedis
 from app.exact_json import read_object
 from app.factory import create_app
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import store
-from app.locks import share_workspace
 from app.schema import migrate
-from tests.conftest import fresh_database
+from app.shared_digests import SharedDigests
+from tests.conftest import SECRET_KEY, fresh_database
 from tests.people import Tenant, make_tenant
 from tests.sending import PATH
+from tests.waiting import wait_until
 
 _RUNS = 2_000
+_SHARED_KEYS = 10_000
 _PAYLOAD = {"amount": 49.99, "currency": "EUR", "reason": "card_declined"}
 
 
@@ -52,7 +56,11 @@ def prices_in_the_process(house: Context, tenant: Tenant, body: bytes) -> Iterat
     yield "argon2, once per key and process", median_microseconds(lambda: house.credentials.mint("sk"), 20)
     forever = time.monotonic() + 3600
     prove = median_microseconds(lambda: authenticate(tenant.key, house.credentials, house.database, forever))
-    yield "prove a known key", prove
+    yield "recognise a warm key", median_microseconds(lambda: house.credentials.recognise(tenant.key, "sk"))
+    yield "prove a warm key", prove
+    forged = tenant.key[:-1] + ("0" if tenant.key[-1] == "1" else "1")
+    yield "refuse a forged key", median_microseconds(lambda: house.credentials.parse(forged, "sk"))
+    yield "check and parse a key", median_microseconds(lambda: house.credentials.parse(tenant.key, "sk"))
     yield "read an envelope", median_microseconds(lambda: read_envelope(read_object(body)))
     poller = select.poll()
     with house.database.transaction() as session:
@@ -61,31 +69,66 @@ def prices_in_the_process(house: Context, tenant: Tenant, body: bytes) -> Iterat
     yield "poll a pooled connection", median_microseconds(lambda: poller.poll(0))
 
 
+def prices_of_the_second_tier(url: str) -> Iterator[tuple[str, float]]:
+    """Keys that another process has proven. Their hasher is the cheapest: nothing that is measured runs it."""
+    tiers: list[SharedDigests] = []
+
+    def process() -> tuple[Credentials, SharedDigests]:
+        tiers.append(SharedDigests(url))
+        hasher = PasswordHasher.from_parameters(profiles.CHEAPEST)
+        return Credentials((SECRET_KEY,), argon2_runs_max=1, hasher=hasher, shared=tiers[-1]), tiers[-1]
+
+    def prove_one(number: int) -> str:
+        key_id, key, secret_hash = first.mint("sk")
+        known = Known(secret_hash, Identity(f"key_{key_id}", number, 1))
+        if (credential := first.parse(key, "sk")) is not None:
+            first.identify(credential, lambda _: known)
+        return key
+
+    with redis.Redis.from_url(url) as store:
+        first, _ = process()
+        keys = [prove_one(number) for number in range(_SHARED_KEYS)]
+        wait_until(lambda: sum(store.hlen(name) for name in store.keys("*")) == _SHARED_KEYS)
+    # What the first request after a restart waits for: a connection, all the entries, and one look-up.
+    yield f"load {_SHARED_KEYS:,} shared keys", median_microseconds(lambda: process()[1].find(bytes(32)), 10)
+    second, shared = process()
+    credential = second.parse(keys[0], "sk")
+    if credential is not None:
+        shared.find(credential.digest)
+        wait_until(lambda: shared.loaded(credential.digest))
+        first_uses = iter(keys)
+        yield "recognise a loaded key", median_microseconds(lambda: second.recognise(next(first_uses), "sk"))
+        yield "look one up in Redis", median_microseconds(lambda: shared.find(credential.digest))
+    for tier in tiers:
+        tier.close()
+
+
 def prices_in_the_database(house: Context, tenant: Tenant, body: bytes) -> Iterator[tuple[str, float]]:
     """Transactions, each with its commit."""
+    lane = house.database.lane()
+    forever = time.monotonic() + 3600
 
-    def transaction(work: Callable[[Session], object]) -> Callable[[], None]:
-        def run() -> None:
-            with house.database.transaction() as session:
-                work(session)
+    def select_one() -> None:
+        with house.database.transaction() as session:
+            session.execute(text("SELECT 1"))
 
-        return run
-
-    def store_one(session: Session) -> None:
-        at = now()
+    def store_one() -> None:
         attempt = Attempt(
             envelope=read_envelope(read_object(body)),
             idempotency_key=str(uuid7()),
-            received_at=at,
+            received_at=now(),
             event_uid=uuid7(),
         )
-        group = [(Identity(tenant.key_id, tenant.key_row, tenant.workspace_row), attempt)]
-        store(session, group, workspace_id=tenant.workspace_row, received_at=at, idempotency_ttl_seconds=86_400)
+        store(
+            lambda statement, parameters: lane.run(statement, parameters, forever),
+            [(Identity(tenant.key_id, tenant.key_row, tenant.workspace_row), attempt)],
+            idempotency_ttl_seconds=86_400,
+            lock_wait_seconds=1,
+        )
 
-    yield "a transaction with SELECT 1", median_microseconds(transaction(lambda it: it.execute(text("SELECT 1"))))
-    barrier = transaction(lambda session: share_workspace(session, tenant.workspace_row))
-    yield "a transaction with the barrier", median_microseconds(barrier)
-    yield "a transaction that stores an event", median_microseconds(transaction(store_one))
+    yield "a transaction with SELECT 1", median_microseconds(select_one)
+    yield "a statement that stores an event", median_microseconds(store_one)
+    lane.close()
 
 
 def price_of_a_request(app: Flask, tenant: Tenant, body: bytes) -> float:
@@ -115,6 +158,9 @@ def main() -> None:
         event = {"event_type": "payment.failed", "source_id": tenant.source_id, "payload": _PAYLOAD}
         body = json.dumps(event).encode()
         for name, price in prices_in_the_process(house, tenant, body):
+            print(f"{name:40}{price:10.1f} µs")
+        shared = stack.enter_context(EmbeddedRedis(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"))
+        for name, price in prices_of_the_second_tier(shared.url):
             print(f"{name:40}{price:10.1f} µs")
         for name, price in prices_in_the_database(house, tenant, body):
             print(f"{name:40}{price:10.1f} µs")

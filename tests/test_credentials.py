@@ -7,36 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from argon2 import PasswordHasher, profiles
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.credentials import OWASP, Credentials, Identity, Kind, Known
 from app.errors import StorageUnavailable
+from tests.hashers import CountingHasher
 from tests.waiting import wait_until
 
 _SECRET, _OLD_SECRET = "s" * 40, "o" * 40
 _IDENTITY = Identity(public_id="key_7", row_id=7, workspace_id=3)
 
 
-class _CountingHasher(PasswordHasher):
-    """Counts argon2 runs, and can make them wait."""
-
-    def __init__(self) -> None:
-        cheapest = profiles.CHEAPEST
-        super().__init__(cheapest.time_cost, cheapest.memory_cost, cheapest.parallelism)
-        self.runs = 0
-        self.may_finish = threading.Event()
-        self.may_finish.set()
-
-    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override] # noqa: A002
-        self.runs += 1
-        assert self.may_finish.wait(10)
-        return super().verify(hash, password)
-
-
 @pytest.fixture(name="hasher")
-def _hasher() -> Iterator[_CountingHasher]:
-    hasher = _CountingHasher()
+def _hasher() -> Iterator[CountingHasher]:
+    hasher = CountingHasher()
     yield hasher
     hasher.may_finish.set()
 
@@ -49,7 +34,7 @@ def test_a_credential_is_one_word_that_names_its_kind_and_key_id(kind: Kind) -> 
     assert secret_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-def test_the_secret_stands_in_no_repr(hasher: _CountingHasher) -> None:
+def test_the_secret_stands_in_no_repr(hasher: CountingHasher) -> None:
     credentials = Credentials((_SECRET,), argon2_runs_max=1, hasher=hasher)
     _, text, secret_hash = credentials.mint("sk")
     credential = credentials.parse(text, "sk")
@@ -85,7 +70,64 @@ def test_after_a_rotation_of_the_servers_secret_old_credentials_still_parse_and_
     assert new.parse(old.mint("sk")[1], "sk") is None
 
 
-def test_argon2_runs_once_for_a_key_that_is_used_often(hasher: _CountingHasher) -> None:
+def test_a_check_that_an_earlier_release_made_is_still_right() -> None:
+    assert _CREDENTIALS.parse("lrb_sk_0123456789abcdef_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgKloiNHlEpU", "sk")
+
+
+def test_a_credential_is_recognised_once_it_is_proven_and_not_before(hasher: CountingHasher) -> None:
+    credentials, text, known = _minted(hasher)
+
+    assert credentials.recognise(text, "sk") is None
+    credentials.identify(_parsed(credentials, text), lambda _: known)
+    assert credentials.recognise(text, "sk") == _IDENTITY
+
+
+@given(
+    text=st.one_of(
+        st.text(), st.text(min_size=67, max_size=67), st.from_regex(r"lrb_sk_[0-9A-z]{16}_.{43}", fullmatch=True)
+    )
+)
+@example(text="lrb_sk_" + "\ud800" * 60)
+def test_recognising_never_raises(text: str) -> None:
+    assert _CREDENTIALS.recognise(text, "sk") is None
+
+
+@pytest.mark.parametrize("changed", [slice(0, 1), slice(4, 6), slice(7, 8), slice(30, 31), slice(66, 67)])
+def test_a_proven_credential_with_a_part_changed_is_not_recognised(hasher: CountingHasher, changed: slice) -> None:
+    credentials, text, known = _minted(hasher)
+    credentials.identify(_parsed(credentials, text), lambda _: known)
+    other = text[: changed.start] + "".join("m" if it != "m" else "n" for it in text[changed]) + text[changed.stop :]
+
+    assert credentials.recognise(other, "sk") is None
+
+
+def test_a_source_key_is_not_recognised_as_a_management_token(hasher: CountingHasher) -> None:
+    credentials, text, known = _minted(hasher)
+    credentials.identify(_parsed(credentials, text), lambda _: known)
+
+    assert credentials.recognise(text, "mt") is None
+
+
+def test_a_credential_that_the_old_secret_signed_is_recognised_after_a_rotation(hasher: CountingHasher) -> None:
+    old = Credentials((_OLD_SECRET,), argon2_runs_max=1, hasher=hasher)
+    both = Credentials((_SECRET, _OLD_SECRET), argon2_runs_max=1, hasher=hasher)
+    _, text, secret_hash = old.mint("sk")
+
+    both.identify(_parsed(both, text), lambda _: Known(secret_hash, _IDENTITY))
+
+    assert both.recognise(text, "sk") == _IDENTITY
+
+
+def test_a_key_that_was_proven_is_remembered_without_its_text(hasher: CountingHasher) -> None:
+    credentials, text, known = _minted(hasher)
+    credentials.identify(_parsed(credentials, text), lambda _: known)
+
+    warm = credentials._warm  # noqa: SLF001 - the memory itself, not what it lets out
+    remembered = repr([(digest, entry, entry.sealed) for digest, entry in warm.snapshot()])
+    assert not any(text[place : place + 8] in remembered for place in range(24, len(text) - 8))
+
+
+def test_argon2_runs_once_for_a_key_that_is_used_often(hasher: CountingHasher) -> None:
     credentials, text, known = _minted(hasher)
 
     for _ in range(5):
@@ -95,7 +137,7 @@ def test_argon2_runs_once_for_a_key_that_is_used_often(hasher: _CountingHasher) 
     assert hasher.runs == 1
 
 
-def test_argon2_runs_once_for_a_key_that_many_threads_bring_at_once(hasher: _CountingHasher) -> None:
+def test_argon2_runs_once_for_a_key_that_many_threads_bring_at_once(hasher: CountingHasher) -> None:
     credentials, text, known = _minted(hasher)
     barrier = threading.Barrier(16)
 
@@ -111,7 +153,7 @@ def test_argon2_runs_once_for_a_key_that_many_threads_bring_at_once(hasher: _Cou
 
 
 def test_a_wrong_secret_with_a_right_check_is_refused_each_time_and_never_remembered(
-    hasher: _CountingHasher,
+    hasher: CountingHasher,
 ) -> None:
     credentials, text, _ = _minted(hasher)
     known = Known(credentials.mint("sk")[2], _IDENTITY)
@@ -121,14 +163,14 @@ def test_a_wrong_secret_with_a_right_check_is_refused_each_time_and_never_rememb
     assert hasher.runs == 2
 
 
-def test_a_key_that_was_unknown_is_looked_up_again(hasher: _CountingHasher) -> None:
+def test_a_key_that_was_unknown_is_looked_up_again(hasher: CountingHasher) -> None:
     credentials, text, known = _minted(hasher)
 
     assert credentials.identify(_parsed(credentials, text), lambda _: None) is None
     assert credentials.identify(_parsed(credentials, text), lambda _: known) is not None
 
 
-def test_when_every_argon2_turn_is_taken_the_next_key_is_told_to_come_back(hasher: _CountingHasher) -> None:
+def test_when_every_argon2_turn_is_taken_the_next_key_is_told_to_come_back(hasher: CountingHasher) -> None:
     credentials, slow_text, slow = _minted(hasher)
     _, text, secret_hash = credentials.mint("sk")
     hasher.may_finish.clear()

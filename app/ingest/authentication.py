@@ -1,7 +1,7 @@
 """Whose source key is it? Proves a key once per process; whether it still lives is asked in the writing statement.
 
-Cost (bench/prices.py): a known key 3 µs, a keyed digest and a look-up; one that another process has proven a round trip
-to Redis at most; an unknown one a query and an argon2 run, about 20 ms, once.
+Cost (bench/prices.py): a known key 1.5 µs, a keyed digest and a look-up; one that another process has proven a round
+trip to Redis at most; an unknown one a query and an argon2 run, about 20 ms, once.
 """
 
 import time

@@ -26,6 +26,7 @@ _FORBIDDEN = {
     "app.maintenance": ("flask", "app.ingest", "app.management", "app.embedded"),
     "app.models": ("flask", "celery", "app.ingest", "app.management", "app.maintenance", "app.database"),
     "app.credentials": ("sqlalchemy", "flask", "app.database", "app.models"),
+    "app.shared_digests": ("sqlalchemy", "flask", "app.database", "app.models", "app.credentials"),
     "app.errors": ("flask", "werkzeug", "app."),
 }
 
