@@ -18,6 +18,7 @@ from app.context import context
 from app.errors import OutcomeUnknown, Refusal
 from app.management import workspaces
 from app.models import WorkspaceStatus
+from app.rate_limits.window import EVENTS_PER_SECOND_MAX
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
 _SCHEMA_BEHIND = "The schema is behind this code: run `flask --app wsgi migrate` first."
@@ -58,7 +59,7 @@ def migrate() -> None:
         click.echo(f"schema at {session.execute(_REVISION).scalar_one()}")
 
 
-workspace = AppGroup("workspace", help="Create, list, suspend and resume workspaces.")
+workspace = AppGroup("workspace", help="Create, list, suspend, resume and limit workspaces.")
 
 
 @workspace.command("create")
@@ -94,6 +95,20 @@ def suspend(workspace_id: str) -> None:
 def resume(workspace_id: str) -> None:
     """Let a suspended workspace ingest again."""
     _set_status(workspace_id, WorkspaceStatus.ACTIVE)
+
+
+@workspace.command("limit")
+@click.argument("workspace_id")
+@click.option("--events-per-second", type=click.IntRange(1, EVENTS_PER_SECOND_MAX), help="For all its keys together.")
+@click.option("--default", "is_default", is_flag=True, help="What LARIBA_WORKSPACE_EVENTS_PER_SECOND says.")
+@_failing_in_one_line()
+def limit(workspace_id: str, *, events_per_second: int | None, is_default: bool) -> None:
+    """Limit what a workspace may send, within seconds on every process; with --default, lift its own limit."""
+    if is_default is (events_per_second is not None):
+        raise click.UsageError("Give either --events-per-second or --default.")
+    changed = workspaces.set_workspace_limit(context().database, workspace_id, events_per_second)
+    rate = changed.events_per_second
+    click.echo(f"{changed.id} may send {f'{rate} events per second' if rate else 'what the default says'}")
 
 
 token = AppGroup("token", help="Issue management tokens.")

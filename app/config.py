@@ -37,6 +37,8 @@ class Settings:
     """Redis 6.2 or newer, shared by all processes: what is warm, and how fast each key sends. May be absent or away."""
 
     log_level: str = "INFO"
+    door: str = "on"
+    """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
     """Connections per process. One per server thread: a request then never waits for a connection."""
     storage_deadline_seconds: float = 1.8
@@ -47,12 +49,21 @@ class Settings:
     """Life of an idempotency record: 24 hours, the window that Stripe and most others publish."""
     queue_events_max: int = 1024
     """How many single events may wait for their commit in a process; more get a 503 at once."""
+    batch_bytes_max: int = 5_242_880
+    """Largest body of a batch: 5 MiB, compressed and expanded."""
+    batches_at_once_max: int = 4
+    """Batches that a process works on at a time; the next ones wait a second, then 503."""
     request_bytes_max: int = 524_288
     """Largest request body: a payload of 256 KiB and as much again for envelope and white space."""
     argon2_runs_max: int = 2
     """Argon2 runs at a time in a process: 19 MiB and about 20 ms of a core each."""
     partitions_ahead_days: int = 7
     """How many days of event partitions are made ahead."""
+
+    source_key_events_per_second: int | None = 20_000
+    """What one key may send; more than two web processes carry on two cores, so that only a runaway meets it."""
+    workspace_events_per_second: int | None = 100_000
+    """What all keys of a workspace may send together."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
@@ -78,6 +89,8 @@ class Settings:
             raise SettingsError(
                 f"{variable_of('secret_key')}: each secret needs {_SECRET_CHARACTERS_MIN} characters or more"
             )
+        if self.door not in ("on", "off"):
+            raise SettingsError(f"{variable_of('door')} must be on or off")
         if self.log_level not in _LOG_LEVELS:
             raise SettingsError(f"{variable_of('log_level')} must be one of {', '.join(_LOG_LEVELS)}")
 
@@ -111,9 +124,14 @@ def _positive(kind: Callable[[str], Any], word: str) -> Callable[[str, str], Any
     return read
 
 
+def _or_off(read: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    return lambda variable, raw: None if raw.lower() == "off" else read(variable, raw)
+
+
 _READERS: dict[Any, Callable[[str, str], Any]] = {
     str: _text,
     tuple[str, ...]: _texts,
     int: _positive(int, "a whole number"),
     float: _positive(float, "a number"),
+    int | None: _or_off(_positive(int, "a whole number, or off")),
 }

@@ -8,6 +8,7 @@ from flask import current_app
 from app.config import Settings
 from app.credentials import Credentials
 from app.database import Database
+from app.rate_limits import RateLimiter
 
 EXTENSION = "lariba"
 
@@ -19,6 +20,7 @@ class Context:
     settings: Settings
     database: Database
     credentials: Credentials
+    rate_limiter: RateLimiter
 
 
 def context() -> Context:

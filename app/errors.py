@@ -9,6 +9,7 @@
     ├── NotFound                    ├── Conflict
     ├── PreconditionFailed          ├── IdempotencyKeyReused
     ├── IdempotencyInProgress       ├── DuplicateEvent
+    ├── RateLimitExceeded           ├── BatchRejected
     └── StorageUnavailable ── OutcomeUnknown
 
 The docstring is the public message: what happened, and what the caller can do. Internal detail travels as the
@@ -16,8 +17,12 @@ exception's `__cause__` to the log and never to the body.
 """
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,8 @@ class Refusal(Exception):  # noqa: N818 - the glossary's word; nothing is wrong 
 
     code: ClassVar[str]
     retryable: ClassVar[bool] = False
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: int | None = None
+    headers: Mapping[str, str] = _NO_HEADERS
     accept_encoding: ClassVar[str | None] = None
 
     def __init__(self, message: str | None = None, *, faults: tuple[Fault, ...] = ()) -> None:
@@ -144,6 +150,26 @@ class DuplicateEvent(Refusal):
     """This source already sent an event with this event_id and other content. A new event needs a new event_id."""
 
     code = "duplicate_event"
+
+
+class BatchRejected(Refusal):
+    """Nothing was stored: events of this batch would have been rejected, and it was to be all or nothing."""
+
+    code = "batch_rejected"
+
+
+class RateLimitExceeded(Refusal):
+    """This source key or its workspace sends more events than it may. Repeat the same request later."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
+
+    def __init__(
+        self, message: str | None = None, *, retry_after_seconds: int = 1, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.headers = headers
 
 
 class StorageUnavailable(Refusal):

@@ -1,5 +1,7 @@
 """The roof: puts the web application together. Imported by wsgi.py and tests only."""
 
+from functools import partial
+
 from flask import Flask
 
 from app import api, commands, logs, problems, request_log
@@ -9,7 +11,12 @@ from app.credentials import Credentials
 from app.database import Database
 from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
+from app.ingest.door import Door
+from app.ingest.places import Places
 from app.ingest.routes import COUNTER
+from app.rate_limits import RateLimiter, Rates, Sharing, namespace_of, read_overrides
+from app.request_lines import RequestLines
+from app.shared_digests import SharedDigests
 
 
 def create_app(settings: Settings, *, credentials: Credentials | None = None) -> Flask:
@@ -18,20 +25,47 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     app = Flask("lariba", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_bytes_max
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    database = Database(
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        lock_timeout_seconds=settings.idempotency_wait_seconds,
+        application_name="lariba-web",
+    )
     app.extensions[EXTENSION] = Context(
         settings=settings,
-        database=Database(
-            settings.database_url,
-            pool_size=settings.database_pool_size,
-            lock_timeout_seconds=settings.idempotency_wait_seconds,
-            application_name="lariba-web",
-        ),
-        credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
+        database=database,
+        credentials=credentials or _credentials(settings),
+        rate_limiter=_rate_limiter(settings, database),
     )
-    house: Context = app.extensions[EXTENSION]
-    app.extensions[COUNTER] = Counter(settings, house.database, house.credentials, Committer(house.database, settings))
+    lines = RequestLines()
+    app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines)
+    app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app)
     problems.register(app)
     api.register(app)
     commands.register(app)
     return app
+
+
+def _counter(house: Context, lines: RequestLines) -> Counter:
+    return Counter(
+        settings=house.settings,
+        database=house.database,
+        credentials=house.credentials,
+        committer=Committer(house.database, house.settings, after_group=lines.flush),
+        rate_limiter=house.rate_limiter,
+        batch_places=Places(house.settings.batches_at_once_max),
+    )
+
+
+def _credentials(settings: Settings) -> Credentials:
+    shared = SharedDigests(settings.redis_url) if settings.redis_url else None
+    return Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max, shared=shared)
+
+
+def _rate_limiter(settings: Settings, database: Database) -> RateLimiter:
+    return RateLimiter(
+        Rates(key=settings.source_key_events_per_second, workspace=settings.workspace_events_per_second),
+        sharing=Sharing(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None,
+        read_overrides=partial(read_overrides, database),
+    )

@@ -35,6 +35,8 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.UnsupportedContentEncoding: 415,
     errors.IdempotencyKeyReused: 422,
     errors.SchemaValidationFailed: 422,
+    errors.BatchRejected: 422,
+    errors.RateLimitExceeded: 429,
     errors.StorageUnavailable: 503,
     errors.OutcomeUnknown: 503,
 }
@@ -71,6 +73,7 @@ def _refused(refusal: Refusal) -> Response:
         retryable=refusal.retryable,
         faults=refusal.faults,
     )
+    response.headers.update(refusal.headers)
     if refusal.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(refusal.retry_after_seconds)
     if refusal.accept_encoding is not None:

@@ -23,10 +23,12 @@ from app.ingest.authentication import authenticate
 from app.ingest.committer import Committer
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Attempt, read_envelope, read_idempotency_key
+from app.ingest.places import Places
 from app.ingest.storage import Outcome, Verdict
 from app.ingest.ticket import Decision
+from app.rate_limits import Allowance, RateLimiter
 
-_REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
+REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.INVALID_SOURCE_KEY: errors.InvalidSourceKey,
     Outcome.WORKSPACE_SUSPENDED: errors.WorkspaceSuspended,
     Outcome.SOURCE_DISABLED: errors.SourceDisabled,
@@ -49,6 +51,8 @@ class Counter:
     database: Database
     credentials: Credentials
     committer: Committer
+    rate_limiter: RateLimiter
+    batch_places: Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Decided:
     """What the door has found out about a request that it leaves to Flask: whose it is and what became of it."""
 
     identity: Identity
+    allowance: Allowance | None
+    """None if the rate limiter refused."""
     decision: Decision
 
 
@@ -74,28 +80,29 @@ class Submission:
     received_at: datetime
 
 
-def accept(submission: Submission, counter: Counter) -> Verdict:
+def accept(submission: Submission, counter: Counter) -> tuple[Verdict, Allowance]:
     """Take one event: the verdict holds the receipt once the event is committed, by this request or an earlier one.
 
-    1. Prove the key. 2. Read what was sent; if it is wrong, say so only to a key that lives. 3. Store it.
-    Raises a Refusal: nothing was stored.
+    1. Prove the key. 2. Keep to its rate. 3. Read what was sent; if it is wrong, say so only to a key that lives.
+    4. Store it. Raises a Refusal: nothing was stored.
     """
     identity = authenticate(submission.key_header, counter.credentials, counter.database, _deadline(counter))
+    allowance = counter.rate_limiter.admit(identity)
     try:
         attempt = _read(submission)
     except Refusal:
-        _require_live(identity, submission.received_at, counter.database, _deadline(counter))
+        require_live(identity, submission.received_at, counter)
         raise
     # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
-    return accepted(counter.committer.store(identity, attempt))
+    return accepted(counter.committer.store(identity, attempt)), allowance
 
 
 def accepted(decision: Decision) -> Verdict:
     """The verdict, if it accepts. Raises the Refusal that any other one means, or what is wrong with us."""
     if isinstance(decision, Exception):
         raise decision
-    if decision.outcome in _REFUSALS:
-        raise _REFUSALS[decision.outcome]
+    if decision.outcome in REFUSALS:
+        raise REFUSALS[decision.outcome]
     return decision
 
 
@@ -115,8 +122,8 @@ def _read(submission: Submission) -> Attempt:
     )
 
 
-def _require_live(identity: Identity, at: datetime, database: Database, deadline: float) -> None:
-    """A revoked key learns that it is revoked, not what is wrong with its event."""
-    with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
+def require_live(identity: Identity, at: datetime, counter: Counter) -> None:
+    """A revoked key learns that it is revoked, not what is wrong with its event. Raises InvalidSourceKey."""
+    with counter.database.transaction(deadline_seconds=counter.settings.storage_deadline_seconds) as session:
         if not session.execute(_IS_LIVE, {"public_id": identity.public_id, "at": at}).scalar_one_or_none():
             raise errors.InvalidSourceKey

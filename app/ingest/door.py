@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.context import now
+from app.credentials import Identity
 from app.errors import Refusal
 from app.identifiers import uuid7
 from app.ingest.acceptance import DECIDED, Counter, Decided
@@ -21,6 +22,7 @@ from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Attempt, Receipt, read_idempotency_key
 from app.ingest.storage import LOG_EVENTS, Verdict
 from app.ingest.ticket import Decision
+from app.rate_limits import Allowance
 from app.request_lines import RequestLines, request_id_from
 
 Environ = dict[str, Any]
@@ -36,10 +38,12 @@ _REASONS: Final = {200: "200 OK", 201: "201 CREATED"}
 class _Caller:
     """What the answer and its line in the log need of the request."""
 
+    identity: Identity
+    allowance: Allowance
+
     began: float
     request_id: str
     remote_address: str
-    key_id: str
 
 
 class Door:
@@ -55,14 +59,14 @@ class Door:
         """As WSGI has it: the thread waits for the commit."""
         if (submitted := self._submission(environ)) is None:
             return self._application(environ, start_response)
-        caller, identity, attempt = submitted
+        caller, attempt = submitted
         decision: Decision
         try:
-            decision = self._counter.committer.store(identity, attempt)
+            decision = self._counter.committer.store(caller.identity, attempt)
         except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
             decision = error
         if (receipt := _receipt(decision)) is None:
-            environ[DECIDED] = Decided(identity, decision)
+            environ[DECIDED] = Decided(caller.identity, caller.allowance, decision)
             return self._application(environ, start_response)
         headers, body = self._answer(caller, decision, receipt)
         start_response(_REASONS[receipt.status], headers)
@@ -75,24 +79,24 @@ class Door:
         """
         if (submitted := self._submission(environ)) is None:
             return False
-        caller, identity, attempt = submitted
+        caller, attempt = submitted
 
         def settle(decision: Decision) -> None:
             if (receipt := _receipt(decision)) is None:
-                environ[DECIDED] = Decided(identity, decision)
+                environ[DECIDED] = Decided(caller.identity, caller.allowance, decision)
                 fall_back()
             else:
                 headers, body = self._answer(caller, decision, receipt)
                 respond(receipt.status, headers, body)
 
         try:
-            self._counter.committer.submit(identity, attempt, settle)
+            self._counter.committer.submit(caller.identity, attempt, settle)
         except Refusal as refusal:
-            environ[DECIDED] = Decided(identity, refusal)
+            environ[DECIDED] = Decided(caller.identity, caller.allowance, refusal)
             return False
         return True
 
-    def _submission(self, environ: Environ) -> tuple[_Caller, Any, Attempt] | None:
+    def _submission(self, environ: Environ) -> tuple[_Caller, Attempt] | None:
         """The attempt in a common request, or None; then the body can be read again."""
         if not self.is_open or environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != "POST":
             return None
@@ -106,16 +110,22 @@ class Door:
         except Refusal:
             return None
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        envelope = read_common_envelope(body)
-        if envelope is None:
-            environ["wsgi.input"] = io.BytesIO(body)
-            return None
-        attempt = Attempt(envelope=envelope, idempotency_key=idempotency_key, received_at=now(), event_uid=uuid7())
         environ["wsgi.input"] = io.BytesIO(body)
+        if (envelope := read_common_envelope(body)) is None:
+            return None
+        try:
+            allowance = self._counter.rate_limiter.admit(identity)
+        except Refusal:
+            return None
         caller = _Caller(
-            began, request_id_from(environ.get("HTTP_X_REQUEST_ID")), environ.get("REMOTE_ADDR", ""), identity.public_id
+            identity,
+            allowance,
+            began,
+            request_id_from(environ.get("HTTP_X_REQUEST_ID")),
+            environ.get("REMOTE_ADDR", ""),
         )
-        return caller, identity, attempt
+        attempt = Attempt(envelope=envelope, idempotency_key=idempotency_key, received_at=now(), event_uid=uuid7())
+        return caller, attempt
 
     def _is_plain_json(self, environ: Environ) -> bool:
         length = environ.get("CONTENT_LENGTH", "")
@@ -136,10 +146,11 @@ class Door:
         ]
         if receipt.is_replay:
             headers.append(("Idempotent-Replayed", "true"))
+        headers += caller.allowance.headers.items()
         if isinstance(decision, Verdict):
             self._lines.note(
                 LOG_EVENTS[decision.outcome],
-                key=caller.key_id,
+                key=caller.identity.public_id,
                 method="POST",
                 milliseconds=round((time.perf_counter() - caller.began) * 1000, 2),
                 path=PATH,

@@ -1,4 +1,4 @@
-"""The counter of the data plane: POST /v1/events/ingest. Turns HTTP into a Submission and a Receipt into HTTP."""
+"""The counter of the data plane: POST /v1/events/ingest and …/batch. Turns HTTP into submissions, receipts into HTTP."""
 
 from typing import Final
 
@@ -7,9 +7,14 @@ from flask import Response, current_app, request
 from flask_smorest import Blueprint
 
 from app.context import now
-from app.ingest.acceptance import DECIDED, Counter, Submission, accept, accepted
-from app.ingest.openapi import INGEST_OPERATION
+from app.errors import BadRequest
+from app.ingest.acceptance import DECIDED, Counter, Decided, Submission, accept, accepted
+from app.ingest.batch.acceptance import BatchSubmission, accept_batch
+from app.ingest.batch.body import NDJSON
+from app.ingest.envelope import Receipt
+from app.ingest.openapi import BATCH_OPERATION, INGEST_OPERATION
 from app.ingest.storage import LOG_EVENTS, Verdict
+from app.rate_limits import Allowance
 from app.request_body import check_media_type, read_bytes
 
 COUNTER: Final = "lariba.ingest"
@@ -23,15 +28,31 @@ def ingest_event() -> Response:
     """Store one event, exactly once."""
     structlog.contextvars.bind_contextvars(outcome="event_refused")
     if (decided := request.environ.get(DECIDED)) is not None:
-        structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
-        return _answer(accepted(decided.decision))
+        return _decided(decided)
     submission = Submission(
         key_header=request.headers.get("X-API-Key"),
         idempotency_header=request.headers.get("Idempotency-Key"),
         read_body=_read_body,
         received_at=now(),
     )
-    return _answer(accept(submission, counter()))
+    return _answer(*accept(submission, counter()))
+
+
+@blueprint.route("/v1/events/ingest/batch", methods=["POST"])
+@blueprint.doc(**BATCH_OPERATION)
+def ingest_batch() -> Response:
+    """Store up to 1,000 events with one commit; a verdict for each, in order."""
+    structlog.contextvars.bind_contextvars(outcome="batch_refused")
+    submission = BatchSubmission(
+        key_header=request.headers.get("X-API-Key"),
+        idempotency_header=request.headers.get("Idempotency-Key"),
+        is_atomic=_flag("atomic"),
+        read_body=_read_batch_body,
+        received_at=now(),
+    )
+    receipt, allowance = accept_batch(submission, counter())
+    structlog.contextvars.bind_contextvars(outcome="batch_replayed" if receipt.is_replay else "batch_accepted")
+    return _respond(receipt, allowance)
 
 
 def counter() -> Counter:
@@ -47,12 +68,34 @@ def _read_body() -> bytes:
     return read_bytes()
 
 
-def _answer(verdict: Verdict) -> Response:
-    receipt = verdict.receipt
-    if receipt is None:  # pragma: no cover - accept() raises for every refusal
+def _read_batch_body() -> tuple[bytes, str]:
+    media_type = check_media_type("application/json", NDJSON)
+    return read_bytes(counter().settings.batch_bytes_max), media_type
+
+
+def _flag(name: str) -> bool:
+    given = request.args.get(name, "false").lower()
+    if given not in ("true", "false", "1", "0"):
+        raise BadRequest(f"{name} must be true or false.")
+    return given in ("true", "1")
+
+
+def _decided(decided: Decided) -> Response:
+    structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
+    return _answer(accepted(decided.decision), decided.allowance)
+
+
+def _answer(verdict: Verdict, allowance: Allowance | None) -> Response:
+    if verdict.receipt is None:  # pragma: no cover - accept() raises for every refusal
         raise TypeError(verdict.outcome)
     structlog.contextvars.bind_contextvars(outcome=LOG_EVENTS[verdict.outcome])
+    return _respond(verdict.receipt, allowance)
+
+
+def _respond(receipt: Receipt, allowance: Allowance | None) -> Response:
     response = Response(receipt.body, receipt.status, mimetype="application/json")
     if receipt.is_replay:
         response.headers["Idempotent-Replayed"] = "true"
+    if allowance is not None:
+        response.headers.update(allowance.headers)
     return response

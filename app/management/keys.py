@@ -29,6 +29,7 @@ class KeyFacts(Facts):
     source_id: str
     label: str
     expires_at: datetime | None
+    events_per_second: int | None
     revoked_at: datetime | None
     last_used_at: datetime | None
 
@@ -46,14 +47,19 @@ class NewKey:
 
     label: str = ""
     expires_at: datetime | None = None
+    events_per_second: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyChange:
-    """What can be changed of one; an `expires_at` of None lets it live until it is revoked."""
+    """What can be changed of one.
+
+    An `expires_at` of None lets it live until it is revoked, an `events_per_second` of None gives it the default.
+    """
 
     label: str | Absent = ABSENT
     expires_at: datetime | Absent | None = ABSENT
+    events_per_second: int | Absent | None = ABSENT
 
 
 def live_keys(workspace_id: int) -> Select[Any]:
@@ -90,9 +96,15 @@ def add_key(session: Session, credentials: Credentials, operator: Operator, sour
         source_id=source.id,
         label=new.label,
         expires_at=new.expires_at,
+        events_per_second=new.events_per_second,
         secret_hash=secret_hash,
     )
-    shown = {"source_id": source.public_id, "label": new.label, "expires_at": new.expires_at}
+    shown = {
+        "source_id": source.public_id,
+        "label": new.label,
+        "expires_at": new.expires_at,
+        "events_per_second": new.events_per_second,
+    }
     insert(session, operator, row, "source_key.issue", shown)
     return IssuedKey(**_columns(row), source_id=source.public_id, key=plain_text)
 
@@ -145,6 +157,7 @@ def _columns(row: SourceKey) -> dict[str, Any]:
         "created_at": row.created_at,
         "updated_at": row.updated_at,
         "expires_at": row.expires_at,
+        "events_per_second": row.events_per_second,
         "revoked_at": row.revoked_at,
         "last_used_at": row.last_used_at,
     }

@@ -27,6 +27,7 @@ class WorkspaceFacts(Facts):
 
     name: str
     status: WorkspaceStatus
+    events_per_second: int | None
 
 
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceFacts, IssuedToken]:
@@ -78,6 +79,23 @@ def set_workspace_status(database: Database, workspace_id: str, status: Workspac
         return _facts(workspace)
 
 
+def set_workspace_limit(database: Database, workspace_id: str, events_per_second: int | None) -> WorkspaceFacts:
+    """What all keys of a workspace may send together; None is the installation's default. Raises NotFound.
+
+    Every process obeys within a few seconds. Safe to repeat.
+    """
+    with database.transaction() as session:
+        workspace = _find(session, workspace_id)
+        session.refresh(workspace, with_for_update={"key_share": True})
+        if workspace.events_per_second != events_per_second:
+            workspace.events_per_second = events_per_second
+            session.flush()  # moves updated_at, which the answer tells
+            session.refresh(workspace)
+            changes = {"events_per_second": events_per_second}
+            record(session, at_the_shell(workspace.id), "workspace.limit", workspace.public_id, changes)
+        return _facts(workspace)
+
+
 def issue_workspace_token(database: Database, credentials: Credentials, workspace_id: str, label: str) -> IssuedToken:
     """A further token of a workspace. Raises NotFound, and ValueError for a label that cannot be one."""
     with database.transaction() as session:
@@ -99,6 +117,7 @@ def _facts(workspace: Workspace) -> WorkspaceFacts:
         id=workspace.public_id,
         name=workspace.name,
         status=WorkspaceStatus(workspace.status),
+        events_per_second=workspace.events_per_second,
         created_at=workspace.created_at,
         updated_at=workspace.updated_at,
     )

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKeyConstraint, Index
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, WithinWorkspace
@@ -18,6 +18,9 @@ class SourceKey(WithinWorkspace, Base):
             ["workspace_id", "project_id", "source_id"], [Source.workspace_id, Source.project_id, Source.id]
         ),
         Index("ix_source_keys_source_id", "source_id"),
+        CheckConstraint("events_per_second > 0", name="events_per_second"),
+        # Every process reads all limits every two seconds; few keys have one.
+        Index("ix_source_keys_limited", "id", postgresql_where=text("events_per_second IS NOT NULL")),
     )
 
     project_id: Mapped[int]
@@ -26,6 +29,8 @@ class SourceKey(WithinWorkspace, Base):
     secret_hash: Mapped[str]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    events_per_second: Mapped[int | None] = mapped_column(Integer)
+    """None: the installation's default."""
     last_used_at: Mapped[datetime | None]
     """When it last brought an event; written by the worker, a few seconds late, and never backward."""
 

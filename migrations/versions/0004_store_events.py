@@ -17,23 +17,29 @@ depends_on = None
 # archiving and suspension count from the moment they answered. A key is named by its row and by its public id: after a
 # restore of the database a row number may belong to another key, and a process that has been running since before
 # must not store under it. One row per key in the group, not per event.
-_CALLER = """
-    SELECT c.caller, key.id AS source_key_id, source.id AS source_id, source.project_id, source.environment_id,
-        source.workspace_id,
-        CASE
-            WHEN key.id IS NULL OR key.revoked_at IS NOT NULL OR key.expires_at <= received THEN 'invalid_source_key'
-            WHEN workspace.status <> 'active' THEN 'workspace_suspended'
-            WHEN source.disabled_at IS NOT NULL OR source.archived_at IS NOT NULL
-                OR environment.archived_at IS NOT NULL OR project.archived_at IS NOT NULL THEN 'source_disabled'
-            WHEN c.source <> source.public_id THEN 'source_mismatch'
-            WHEN c.environment <> environment.name THEN 'environment_mismatch'
-        END AS refusal
-    FROM jsonb_to_recordset(callers) AS c (caller integer, key_row bigint, key_id text, source text, environment text)
-    LEFT JOIN source_keys AS key ON key.id = c.key_row AND key.public_id = c.key_id
-    LEFT JOIN sources AS source ON source.id = key.source_id
-    LEFT JOIN environments AS environment ON environment.id = source.environment_id
-    LEFT JOIN projects AS project ON project.id = source.project_id
-    LEFT JOIN workspaces AS workspace ON workspace.id = source.workspace_id
+_JUDGE_CALLERS = """
+    CREATE FUNCTION judge_callers(callers jsonb, received timestamptz)
+    RETURNS TABLE (caller integer, source_key_id bigint, source_id bigint, project_id bigint, environment_id bigint,
+        workspace_id bigint, refusal text)
+    LANGUAGE sql STABLE AS $$
+        SELECT c.caller, key.id, source.id, source.project_id, source.environment_id, source.workspace_id,
+            CASE
+                WHEN key.id IS NULL OR key.revoked_at IS NOT NULL OR key.expires_at <= received
+                    THEN 'invalid_source_key'
+                WHEN workspace.status <> 'active' THEN 'workspace_suspended'
+                WHEN source.disabled_at IS NOT NULL OR source.archived_at IS NOT NULL
+                    OR environment.archived_at IS NOT NULL OR project.archived_at IS NOT NULL THEN 'source_disabled'
+                WHEN c.source <> source.public_id THEN 'source_mismatch'
+                WHEN c.environment <> environment.name THEN 'environment_mismatch'
+            END
+        FROM jsonb_to_recordset(callers)
+            AS c (caller integer, key_row bigint, key_id text, source text, environment text)
+        LEFT JOIN source_keys AS key ON key.id = c.key_row AND key.public_id = c.key_id
+        LEFT JOIN sources AS source ON source.id = key.source_id
+        LEFT JOIN environments AS environment ON environment.id = source.environment_id
+        LEFT JOIN projects AS project ON project.id = source.project_id
+        LEFT JOIN workspaces AS workspace ON workspace.id = source.workspace_id
+    $$
 """
 _ITEM = """
     SELECT item.*, decode(item.fingerprint, 'base64') AS print, caller.source_key_id, caller.source_id,
@@ -66,7 +72,7 @@ _STORE_EVENTS = f"""
         PERFORM set_config('lock_timeout', lock_wait, true);
         PERFORM pg_advisory_xact_lock_shared(workspace) FROM unnest(workspaces) AS workspace;
 
-        WITH caller AS MATERIALIZED ({_CALLER}),
+        WITH caller AS MATERIALIZED (SELECT * FROM judge_callers(callers, received)),
         item AS MATERIALIZED ({_ITEM}),
         recorded AS (
             INSERT INTO idempotency_records (project_id, source_id, idempotency_key, fingerprint, event_uid,
@@ -74,7 +80,7 @@ _STORE_EVENTS = f"""
             SELECT project_id, source_id, idempotency_key, print, event_uid, 201, receipt || 'stored"}}', received,
                 expires
             FROM item WHERE refusal IS NULL AND idempotency_key IS NOT NULL
-            ORDER BY project_id, source_id, idempotency_key
+            ORDER BY project_id, source_id, idempotency_key, n
             ON CONFLICT DO NOTHING
             RETURNING event_uid
         ),
@@ -83,7 +89,7 @@ _STORE_EVENTS = f"""
             SELECT project_id, source_id, event_id, event_uid, print, received
             FROM item
             WHERE refusal IS NULL AND (idempotency_key IS NULL OR event_uid IN (SELECT event_uid FROM recorded))
-            ORDER BY project_id, source_id, event_id
+            ORDER BY project_id, source_id, event_id, n
             ON CONFLICT DO NOTHING
             RETURNING event_uid
         ),
@@ -108,7 +114,7 @@ _STORE_EVENTS = f"""
         END IF;
 
         RETURN QUERY
-        WITH caller AS MATERIALIZED ({_CALLER}),
+        WITH caller AS MATERIALIZED (SELECT * FROM judge_callers(callers, received)),
         item AS MATERIALIZED (SELECT * FROM ({_ITEM}) AS item WHERE n = ANY (missing)),
         found AS MATERIALIZED (
             SELECT item.*, record.response_status, record.response_body,
@@ -168,7 +174,9 @@ _STORE_EVENTS = f"""
 def upgrade() -> None:
     # How many events a row stands for: a group leaves one row per key, not one per event.
     op.execute("ALTER TABLE usage_outbox ADD COLUMN events bigint NOT NULL DEFAULT 1")
+    op.execute(_JUDGE_CALLERS)
     op.execute(_STORE_EVENTS)
+    op.execute("REVOKE ALL ON FUNCTION judge_callers(jsonb, timestamptz) FROM PUBLIC")
     op.execute(
         "REVOKE ALL ON FUNCTION store_events(jsonb, jsonb, bigint[], timestamptz, timestamptz, text) FROM PUBLIC"
     )
@@ -176,4 +184,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION store_events(jsonb, jsonb, bigint[], timestamptz, timestamptz, text)")
+    op.execute("DROP FUNCTION judge_callers(jsonb, timestamptz)")
     op.execute("ALTER TABLE usage_outbox DROP COLUMN events")

@@ -22,6 +22,7 @@ from app.management.routes.shapes import (
     label_field,
     moment_field,
     page_schema,
+    rate_field,
 )
 
 blueprint = ManagementBlueprint("keys", __name__, description="Credentials of sources")
@@ -32,6 +33,7 @@ class NewKeySchema(RequestSchema):
 
     label = label_field()
     expires_at = expiry_field()
+    events_per_second = rate_field()
 
     @post_load
     def _new(self, data: dict[str, Any], **_: Any) -> NewKey:
@@ -43,6 +45,7 @@ class KeyChangeSchema(RequestSchema):
 
     label = label_field()
     expires_at = expiry_field()
+    events_per_second = rate_field()
 
     @post_load
     def _change(self, data: dict[str, Any], **_: Any) -> KeyChange:
@@ -55,6 +58,9 @@ class KeySchema(ObjectSchema):
     source_id = fields.String(required=True)
     label = fields.String(required=True)
     expires_at = moment_field(may_be_null=True)
+    events_per_second = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "null: the installation's default."}
+    )
     revoked_at = moment_field(may_be_null=True)
     last_used_at = moment_field(may_be_null=True)
 
@@ -96,7 +102,7 @@ def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
 @blueprint.arguments(KeyChangeSchema, example={"label": "checkout-1, until spring"})
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyFacts, Headers]:
-    """Change a key's label or the moment at which it expires."""
+    """Change a key's label, its rate limit or the moment at which it expires."""
     return shown(keys.change_key(context().database, operator, target(key_id), change))
 
 

@@ -10,6 +10,7 @@ from app.context import context, now
 from app.management import names
 from app.management.lookup import PUBLIC_ID, is_public_id
 from app.management.pages import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
+from app.rate_limits.window import EVENTS_PER_SECOND_MAX
 
 _MOMENT = {"description": "RFC 3339, UTC."}
 # The last year is kept free: a session in another time zone would read its end as the year 10000, and fail.
@@ -94,6 +95,16 @@ class Expiry(fields.String):
 def expiry_field() -> Expiry:
     """When a credential ends by itself; null means never."""
     return Expiry(allow_none=True, metadata={"format": "date-time", "description": "In the future; null: never."})
+
+
+def rate_field() -> fields.Integer:
+    """How many events a second a credential may send; null means as many as the installation says."""
+    return fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(1, EVENTS_PER_SECOND_MAX),
+        metadata={"description": "Whole events a second, obeyed within a few seconds; null: the default."},
+    )
 
 
 class Moment(fields.DateTime):

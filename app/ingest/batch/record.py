@@ -1,0 +1,92 @@
+"""The idempotency record of a whole batch: claimed before its events are written, answered when they are.
+
+In the same table and under the same keys as single events' records: a key names one request of a source, whatever its
+kind.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from app.credentials import Identity
+from app.errors import IdempotencyKeyReused
+from app.ingest.envelope import Receipt
+from app.ingest.storage import Execute, Outcome
+from app.locks import workspace_lock
+
+_BEGIN: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock_shared(%s)"
+_JUDGE: Final = "SELECT refusal FROM judge_callers(%s::jsonb, %s)"
+_SOURCE: Final = """
+    SELECT source.project_id, source.id AS source_id
+    FROM source_keys AS key JOIN sources AS source ON source.id = key.source_id WHERE key.id = %s
+"""
+# An expired record that nobody has purged yet is overwritten.
+_CLAIM: Final = f"""
+    INSERT INTO idempotency_records AS record (project_id, source_id, idempotency_key, fingerprint, event_uid,
+        response_status, response_body, created_at, expires_at)
+    SELECT project_id, source_id, %s, %s, %s, 200, '', %s, %s FROM ({_SOURCE}) AS source
+    ON CONFLICT (project_id, source_id, idempotency_key) DO UPDATE SET
+        fingerprint = excluded.fingerprint, event_uid = excluded.event_uid,
+        response_status = excluded.response_status, response_body = excluded.response_body,
+        created_at = excluded.created_at, expires_at = excluded.expires_at
+        WHERE record.expires_at <= excluded.created_at
+    RETURNING 1
+"""
+_FIND: Final = f"""
+    SELECT record.fingerprint, record.event_uid, record.response_body
+    FROM ({_SOURCE}) AS source JOIN idempotency_records AS record USING (project_id, source_id)
+    WHERE record.idempotency_key = %s
+"""
+_ANSWER: Final = f"""
+    UPDATE idempotency_records AS record SET response_body = %s FROM ({_SOURCE}) AS source
+    WHERE record.project_id = source.project_id AND record.source_id = source.source_id
+        AND record.idempotency_key = %s
+"""
+
+
+def begin(execute: Execute, identity: Identity, received_at: datetime, lock_wait_seconds: float) -> Outcome | None:
+    """Hold the workspace's barrier for this transaction; why the key may not send, or None if it may."""
+    execute(_BEGIN, (f"{max(1, int(lock_wait_seconds * 1000))}ms", workspace_lock(identity.workspace_id)))
+    caller = {"caller": 0, "key_row": identity.row_id, "key_id": identity.public_id}
+    ((refusal,),) = execute(_JUDGE, (msgspec.json.encode([caller]).decode(), received_at))
+    return Outcome(refusal) if refusal else None
+
+
+class BatchRecord:
+    """One batch's claim on its Idempotency-Key, within one transaction."""
+
+    def __init__(self, execute: Execute, identity: Identity, idempotency_key: str, batch_uid: UUID) -> None:
+        self._execute = execute
+        self._key_row = identity.row_id
+        self._idempotency_key = idempotency_key
+        self._batch_uid = batch_uid
+
+    def claim(self, fingerprint: bytes, received_at: datetime, ttl_seconds: int) -> Receipt | None:
+        """Claim the key; or the answer on record: a replay, unless this very batch wrote it.
+
+        Raises IdempotencyKeyReused, and psycopg's LockNotAvailable as long as another transaction holds the claim.
+        """
+        expires_at = received_at + timedelta(seconds=ttl_seconds)
+        claimed = self._execute(
+            _CLAIM,
+            (self._idempotency_key, fingerprint, self._batch_uid, received_at, expires_at, self._key_row),
+        )
+        if claimed:
+            return None
+        # Another transaction may have taken the record away since; then the batch is simply made again.
+        for found, uid, body in self._execute(_FIND, (self._key_row, self._idempotency_key)):
+            if uid != self._batch_uid and bytes(found) != fingerprint:
+                raise IdempotencyKeyReused
+            return Receipt(200, body, is_replay=uid != self._batch_uid)
+        return self.claim(fingerprint, received_at, ttl_seconds)
+
+    def find(self) -> str | None:
+        """The answer on record, if this very batch has written it: in a commit that went unanswered."""
+        found = self._execute(_FIND, (self._key_row, self._idempotency_key))
+        return next((body for _, uid, body in found if uid == self._batch_uid), None)
+
+    def answer(self, body: str) -> None:
+        """Record what the batch is answered."""
+        self._execute(_ANSWER, (body, self._key_row, self._idempotency_key))

@@ -1,0 +1,68 @@
+"""A thread that repeats one step while somebody needs it: started at the first need, and again after a fork."""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+import structlog
+
+_log = structlog.get_logger()
+
+_PAUSE_AFTER_FAILURE_SECONDS = 5.0
+
+
+class Background:
+    """Repeats `step` (a bound method) on a daemon thread; ends when the step's owner is gone."""
+
+    def __init__(self, step: Callable[[], None], *, pause_seconds: float, pause_seconds_min: float) -> None:
+        self._step = weakref.WeakMethod(step)
+        self._pause_seconds = pause_seconds
+        self._pause_seconds_min = pause_seconds_min
+        self.begin_again()
+        in_every_child(self.begin_again)
+
+    def begin_again(self) -> None:
+        """As new: nothing runs yet."""
+        self._mutex = threading.Lock()
+        self._hurry = threading.Event()
+        self.is_running = False
+
+    def start(self) -> None:
+        """Make sure that the thread runs."""
+        with self._mutex:
+            if not self.is_running:
+                self.is_running = True
+                arguments = (self._step, self._hurry, self._pause_seconds, self._pause_seconds_min)
+                threading.Thread(target=_repeat, args=arguments, name="rate-limits", daemon=True).start()
+
+    def hurry(self) -> None:
+        """Do not wait for the whole pause this time."""
+        self._hurry.set()
+
+
+def in_every_child(method: Callable[[], None]) -> None:
+    """Call `method` (a bound one) in a forked child, which has its parent's variables and none of its threads."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (found := reference()) is not None:
+            found()
+
+    os.register_at_fork(after_in_child=call)
+
+
+def _repeat(
+    step: "weakref.WeakMethod[Callable[[], None]]", hurry: threading.Event, pause_seconds: float, least_seconds: float
+) -> None:
+    rest = threading.Event()
+    while (method := step()) is not None:
+        try:
+            method()
+        except Exception:  # noqa: BLE001 - whatever it is, the limits must not be local for good
+            _log.exception("rate_limits_step_failed")
+            rest.wait(_PAUSE_AFTER_FAILURE_SECONDS)
+        del method
+        rest.wait(least_seconds)
+        hurry.wait(pause_seconds - least_seconds)
+        hurry.clear()

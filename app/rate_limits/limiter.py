@@ -1,0 +1,224 @@
+"""Decides on the road, in a few microseconds and without any I/O, whether a key may send now (bench/rates.py).
+
+A decision rests on what all processes had let through when this one last asked (a tenth of a second ago, while Redis
+is there) and on what this one has let through since.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import Final, NamedTuple
+
+from app.credentials import Identity
+from app.errors import RateLimitExceeded, StorageUnavailable
+from app.rate_limits.background import Background, in_every_child
+from app.rate_limits.overrides import Overrides
+from app.rate_limits.sharing import Sharing
+from app.rate_limits.window import SPAN_SECONDS, Window
+
+_STEP_SECONDS = 0.1
+# Whoever has bought this many seconds of its limit since the last report is told of at once: until then, each process
+# gives away the whole quota. Not more often than fifty times a second, or telling becomes the work.
+_HURRY_SECONDS = 0.125
+_STEP_SECONDS_MIN = 0.02
+_OVERRIDES_SECONDS = 2.0
+_SWEEP_SECONDS = 10.0
+# Redis does nothing else while it reads one call, and no request is decided on while these are copied.
+_REPORTS_PER_CALL = 500
+# About 500 bytes each; whoever is dropped begins with a full quota.
+_WINDOWS_MAX = 100_000
+_KEY: Final = "key"
+_WORKSPACE: Final = "workspace"
+_CALLED: Final = {_KEY: "source key", _WORKSPACE: "workspace"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Events per second of whoever has no limit of its own; None is no limit."""
+
+    key: int | None
+    workspace: int | None
+
+
+class Allowance(NamedTuple):
+    """A yes, and how much is left. A tuple, because one is made for each event."""
+
+    policy: str
+    state: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer tells of the limits (draft-ietf-httpapi-ratelimit-headers); empty if there are none."""
+        return {"RateLimit-Policy": self.policy, "RateLimit": self.state} if self.policy else {}
+
+
+class RateLimiter:
+    """Lets events through, for one process; all limiters that share a Redis keep to one rate together."""
+
+    def __init__(
+        self,
+        rates: Rates,
+        *,
+        sharing: Sharing | None = None,
+        read_overrides: Callable[[], Overrides] = Overrides,
+        clock: Callable[[], float] = time.monotonic,
+        in_background: bool = True,
+    ) -> None:
+        self._rates = rates
+        self._sharing = sharing
+        self._read_overrides = read_overrides
+        self._clock = clock
+        self._in_background = in_background
+        self._overrides = Overrides()
+        self._begin_again()
+        in_every_child(self._begin_again)
+        self._background = Background(self.step, pause_seconds=_STEP_SECONDS, pause_seconds_min=_STEP_SECONDS_MIN)
+
+    def _begin_again(self) -> None:
+        self._mutex = threading.Lock()
+        self._keys: dict[int, Window] = {}
+        self._workspaces: dict[int, Window] = {}
+        self._noted: list[Window] = []
+        self._overrides_due = self._sweep_due = float("-inf")
+
+    def admit(self, identity: Identity, events: int = 1) -> Allowance:
+        """Let `events` of a key through, all or none; 0 asks whether there is room for one, and takes nothing.
+
+        Raises RateLimitExceeded.
+        """
+        if self._in_background and not self._background.is_running:
+            self._background.start()
+        now = self._clock()
+        with self._mutex:
+            key = self._keys.get(identity.row_id) or self._key_window(identity)
+            workspace = self._workspaces.get(identity.workspace_id) or self._workspace_window(identity)
+            key_left, workspace_left = key.left(now), workspace.left(now)
+            key_says_no = key_left < key.needed(events)
+            workspace_says_no = workspace_left < workspace.needed(events)
+            if key_says_no or workspace_says_no:
+                if key_says_no:
+                    key.refuse(now)
+                if workspace_says_no:
+                    workspace.refuse(now)
+            else:
+                key.buy(events, now)
+                workspace.buy(events, now)
+                key_left -= events * key.cost
+                workspace_left -= events * workspace.cost
+            self._note(key)
+            self._note(workspace)
+        if key.unreported > _HURRY_SECONDS or workspace.unreported > _HURRY_SECONDS:
+            self._background.hurry()
+        allowance = _allowance(
+            key.policy and key.state(key_left, now, _KEY),
+            workspace.policy and workspace.state(workspace_left, now, _WORKSPACE),
+            (key.policy, workspace.policy),
+        )
+        if key_says_no or workspace_says_no:
+            waits = key.wait_for(events, now), workspace.wait_for(events, now)
+            is_the_key = key_says_no and (not workspace_says_no or waits[0] >= waits[1])
+            kind, limit = (_KEY, key.limit) if is_the_key else (_WORKSPACE, workspace.limit)
+            raise _refusal(kind, limit, events, max(waits), allowance)
+        return allowance
+
+    def _note(self, window: Window) -> None:
+        if not window.is_noted and window.limit:
+            window.is_noted = True
+            self._noted.append(window)
+
+    def _key_window(self, identity: Identity) -> Window:
+        limit = self._overrides.keys.get(identity.row_id, self._rates.key)
+        return _added(self._keys, identity.row_id, Window(identity.public_id, _KEY, limit))
+
+    def _workspace_window(self, identity: Identity) -> Window:
+        row = identity.workspace_id
+        limit = self._overrides.workspaces.get(row, self._rates.workspace)
+        return _added(self._workspaces, row, Window(f"workspace_{row}", _WORKSPACE, limit))
+
+    def step(self) -> None:
+        """What is done beside the road, ten times a second."""
+        now = self._clock()
+        if now >= self._overrides_due:
+            self._overrides_due = now + _OVERRIDES_SECONDS
+            self.learn_overrides()
+        self.synchronise()
+        if now >= self._sweep_due:
+            self._sweep_due = now + _SWEEP_SECONDS
+            self.sweep()
+
+    def synchronise(self) -> None:
+        """Tell the others what was let through here, and learn what they let through.
+
+        Only of limits that somebody has asked for since the last time. The lock is never held while Redis is asked.
+        """
+        with self._mutex:
+            noted, self._noted = self._noted, []
+        for first in range(0, len(noted), _REPORTS_PER_CALL):
+            windows = noted[first : first + _REPORTS_PER_CALL]
+            with self._mutex:
+                now = self._clock()
+                reports = [window.report(now) for window in windows]
+            standings = self._sharing.settle(reports) if self._sharing else None
+            with self._mutex:
+                now = self._clock()
+                for window, standing in zip(windows, standings or (), strict=False):
+                    window.learn(standing, now)
+
+    def learn_overrides(self) -> None:
+        """Read who has a limit of its own; while the database is away, what was read last goes on."""
+        try:
+            overrides = self._read_overrides()
+        except StorageUnavailable:
+            return
+        with self._mutex:
+            before, self._overrides = self._overrides, overrides
+            for row, _ in before.keys.items() ^ overrides.keys.items():
+                if row in self._keys:
+                    self._keys[row].set_limit(_KEY, overrides.keys.get(row, self._rates.key))
+            for row, _ in before.workspaces.items() ^ overrides.workspaces.items():
+                if row in self._workspaces:
+                    limit = overrides.workspaces.get(row, self._rates.workspace)
+                    self._workspaces[row].set_limit(_WORKSPACE, limit)
+
+    def sweep(self) -> int:
+        """Forget whoever has not sent for a while; returns how many."""
+        now = self._clock()
+        swept = 0
+        for windows in (self._keys, self._workspaces):
+            # The copy is one step of the interpreter; the lock is taken for one window at a time, not for all.
+            for row, window in list(windows.items()):
+                if window.is_idle(now):
+                    with self._mutex:
+                        if window.is_idle(now) and windows.get(row) is window:
+                            del windows[row]
+                            swept += 1
+        return swept
+
+
+def _added(windows: dict[int, Window], row: int, window: Window) -> Window:
+    if len(windows) >= _WINDOWS_MAX:
+        del windows[next(iter(windows))]
+    windows[row] = window
+    return window
+
+
+def _allowance(key_state: str, workspace_state: str, policies: tuple[str, str]) -> Allowance:
+    if key_state and workspace_state:
+        return Allowance(f"{policies[0]}, {policies[1]}", f"{key_state}, {workspace_state}")
+    return Allowance(policies[0] or policies[1], key_state or workspace_state)
+
+
+def _refusal(kind: str, limit: int, events: int, wait_seconds: float, allowance: Allowance) -> RateLimitExceeded:
+    seconds = max(1, ceil(wait_seconds))
+    later = f"Repeat the same request in {seconds} second{'s' if seconds > 1 else ''}"
+    message = (
+        f"This {_CALLED[kind]} may send {limit} events per second, and the request has more than is left. {later}."
+    )
+    if events > limit * SPAN_SECONDS:
+        message = (
+            f"This request has {events} events, and its {_CALLED[kind]} may send {limit} per second: it is taken only"
+            f" while nothing of that is used. {later}, or send fewer events at once."
+        )
+    return RateLimitExceeded(message, retry_after_seconds=seconds, headers=allowance.headers)
