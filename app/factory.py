@@ -14,6 +14,7 @@ from app.ingest.committer import Committer
 from app.ingest.door import Door
 from app.ingest.places import Places
 from app.ingest.routes import COUNTER
+from app.ingest.uploads import Uploads
 from app.rate_limits import RateLimiter, Rates, Sharing, namespace_of, read_overrides
 from app.request_lines import RequestLines
 from app.shared_digests import SharedDigests
@@ -55,6 +56,7 @@ def _counter(house: Context, lines: RequestLines) -> Counter:
         committer=Committer(house.database, house.settings, after_group=lines.flush),
         rate_limiter=house.rate_limiter,
         batch_places=Places(house.settings.batches_at_once_max),
+        uploads=Uploads(),
     )
 
 

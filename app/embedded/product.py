@@ -35,11 +35,11 @@ class Product:
     def web(self, port: int, application: str = "wsgi:app") -> Program:
         """Another `application` is for bench/, which compares what the same server makes of it."""
         command = ["-m", "granian", "--interface", "wsgi", "--host", HOST, "--port", str(port), "--no-ws"]
-        command += ["--workers", "2", "--blocking-threads", "16", "--backlog", "1024"]
+        command += ["--workers", "2", "--blocking-threads", "128", "--backlog", "2048"]
         command += ["--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "3"]
         # Granian's backpressure counts open connections, idle ones too, not requests: with a low one, clients
         # that keep their connections open would shut the others out.
-        return self._program("web", *command, "--backpressure", "512", application)
+        return self._program("web", *command, "--backpressure", "2048", application)
 
     def _program(self, name: str, *arguments: str) -> Program:
         return Program(

@@ -26,6 +26,7 @@ from app.ingest.envelope import Attempt, read_envelope, read_idempotency_key
 from app.ingest.places import Places
 from app.ingest.storage import Outcome, Verdict
 from app.ingest.ticket import Decision
+from app.ingest.uploads import Uploads
 from app.rate_limits import Allowance, RateLimiter
 
 REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
@@ -53,6 +54,7 @@ class Counter:
     committer: Committer
     rate_limiter: RateLimiter
     batch_places: Places
+    uploads: Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def accept(submission: Submission, counter: Counter) -> tuple[Verdict, Allowance
     identity = authenticate(submission.key_header, counter.credentials, counter.database, _deadline(counter))
     allowance = counter.rate_limiter.admit(identity)
     try:
-        attempt = _read(submission)
+        attempt = _read(submission, identity, counter)
     except Refusal:
         require_live(identity, submission.received_at, counter)
         raise
@@ -110,9 +112,9 @@ def _deadline(counter: Counter) -> float:
     return time.monotonic() + counter.settings.storage_deadline_seconds
 
 
-def _read(submission: Submission) -> Attempt:
+def _read(submission: Submission, identity: Identity, counter: Counter) -> Attempt:
     idempotency_key = read_idempotency_key(submission.idempotency_header)
-    body = submission.read_body()
+    body = counter.uploads.read(identity.row_id, submission.read_body)
     envelope = read_common_envelope(body) or read_envelope(read_object(body))
     return Attempt(
         envelope=envelope,

@@ -109,11 +109,12 @@ class Door:
             idempotency_key = read_idempotency_key(environ.get("HTTP_IDEMPOTENCY_KEY"))
         except Refusal:
             return None
-        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        environ["wsgi.input"] = io.BytesIO(body)
-        if (envelope := read_common_envelope(body)) is None:
-            return None
+        source, length = environ["wsgi.input"], int(environ["CONTENT_LENGTH"])
         try:
+            body = self._counter.uploads.read(identity.row_id, lambda: source.read(length))
+            environ["wsgi.input"] = io.BytesIO(body)
+            if (envelope := read_common_envelope(body)) is None:
+                return None
             allowance = self._counter.rate_limiter.admit(identity)
         except Refusal:
             return None

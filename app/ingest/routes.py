@@ -1,4 +1,4 @@
-"""The counter of the data plane: POST /v1/events/ingest and …/batch. Turns HTTP into submissions, receipts into HTTP."""
+"""The counter of the data plane: POST /v1/events/ingest and batches. Turns HTTP into submissions, receipts into HTTP."""
 
 from typing import Final
 
@@ -47,7 +47,8 @@ def ingest_batch() -> Response:
         key_header=request.headers.get("X-API-Key"),
         idempotency_header=request.headers.get("Idempotency-Key"),
         is_atomic=_flag("atomic"),
-        read_body=_read_batch_body,
+        media_type=lambda: check_media_type("application/json", NDJSON),
+        read_body=lambda: read_bytes(counter().settings.batch_bytes_max),
         received_at=now(),
     )
     receipt, allowance = accept_batch(submission, counter())
@@ -66,11 +67,6 @@ def counter() -> Counter:
 def _read_body() -> bytes:
     check_media_type()
     return read_bytes()
-
-
-def _read_batch_body() -> tuple[bytes, str]:
-    media_type = check_media_type("application/json", NDJSON)
-    return read_bytes(counter().settings.batch_bytes_max), media_type
 
 
 def _flag(name: str) -> bool:

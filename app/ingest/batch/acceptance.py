@@ -35,8 +35,10 @@ class BatchSubmission:
     key_header: str | None
     idempotency_header: str | None
     is_atomic: bool
-    read_body: Callable[[], tuple[bytes, str]]
-    """Reads the body, bounded, and says its media type; called only for a proven key."""
+    media_type: Callable[[], str]
+    """Says which form the body has. May raise UnsupportedMediaType."""
+    read_body: Callable[[], bytes]
+    """Reads the body, bounded; called only for a proven key. May raise PayloadTooLarge, UnsupportedMediaType."""
     received_at: datetime
 
 
@@ -60,7 +62,7 @@ def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt
     """
     identity = authenticate(submission.key_header, counter.credentials, counter.database, _deadline(counter))
     try:
-        attempt = _read(submission)
+        attempt = _read(submission, identity, counter)
     except Refusal:
         require_live(identity, submission.received_at, counter)
         raise
@@ -73,9 +75,10 @@ def _deadline(counter: Counter) -> float:
     return time.monotonic() + counter.settings.storage_deadline_seconds
 
 
-def _read(submission: BatchSubmission) -> _BatchAttempt:
+def _read(submission: BatchSubmission, identity: Identity, counter: Counter) -> _BatchAttempt:
     idempotency_key = read_idempotency_key(submission.idempotency_header)
-    body, media_type = submission.read_body()
+    media_type = submission.media_type()
+    body = counter.uploads.read(identity.row_id, submission.read_body)
     batch = read_batch(body, media_type, is_atomic=submission.is_atomic)
     return _BatchAttempt(
         batch=batch,
