@@ -61,6 +61,7 @@ def live_server(settings: Settings, checkout: Path, *, workers: int = 1, threads
     port = free_port()
     command = ["-m", "granian", "--interface", "wsgi", "--no-ws", "--host", "127.0.0.1", "--port", str(port)]
     sizes = ["--workers", str(workers), "--blocking-threads", str(threads), "--log-level", "error"]
+    command += ["--respawn-failed-workers", "--respawn-interval", "0.5", "--workers-kill-timeout", "5"]
     process = subprocess.Popen(
         [sys.executable, *command, *sizes, "wsgi:app"],
         cwd=checkout,

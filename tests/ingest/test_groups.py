@@ -1,0 +1,274 @@
+"""Group commit: who goes together, who waits for whom, and what has an end."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial, partialmethod
+from typing import Any
+
+import pytest
+
+from app.context import Context
+from app.credentials import Identity
+from app.database import Lane
+from app.errors import OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
+from app.exact_json import read_object
+from app.identifiers import uuid7
+from app.ingest.committer import Committer
+from app.ingest.envelope import Attempt, read_envelope
+from app.ingest.storage import Outcome, Verdict
+from app.ingest.ticket import Decision
+from tests.people import Tenant, events_of
+from tests.waiting import wait_until
+
+
+class _Gate:
+    """Stands before PostgreSQL: counts the groups, and lets none through while it is shut."""
+
+    def __init__(self, run: Callable[..., list[Any]]) -> None:
+        self._run = run
+        self.open = threading.Event()
+        self.open.set()
+        self.groups = 0
+
+    def run(self, lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        self.groups += 1
+        self.open.wait()
+        return self._run(lane, statement, parameters, deadline)
+
+
+def _through(lane: Lane, gate: _Gate, *arguments: Any) -> list[Any]:
+    return gate.run(lane, *arguments)
+
+
+@pytest.fixture(name="gate")
+def _gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Gate]:
+    gate = _Gate(Lane.run)
+    monkeypatch.setattr(Lane, "run", partialmethod(_through, gate))
+    yield gate
+    gate.open.set()
+
+
+@pytest.fixture(name="committer")
+def _committer(house: Context) -> Committer:
+    return _new_committer(house)
+
+
+def test_all_that_wait_go_with_one_commit(committer: Committer, gate: _Gate, house: Context, alice: Tenant) -> None:
+    decisions: list[Decision] = []
+    gate.open.clear()
+    for _ in range(40):
+        committer.submit(_identity(alice), _attempt(alice), decisions.append)
+    wait_until(lambda: gate.groups == 1)
+
+    gate.open.set()
+    wait_until(lambda: len(decisions) == 40)
+
+    # The first may have gone ahead alone; it waited for nobody.
+    assert gate.groups <= 2
+    assert {_outcome(decision) for decision in decisions} == {Outcome.STORED}
+    assert len(events_of(house, alice)) == 40
+
+
+def test_an_idle_process_makes_a_single_event_wait_for_nobody(committer: Committer, gate: _Gate, alice: Tenant) -> None:
+    committer.store(_identity(alice), _attempt(alice))
+    committer.store(_identity(alice), _attempt(alice))
+
+    assert gate.groups == 2
+
+
+def test_a_group_may_hold_events_of_many_workspaces(
+    committer: Committer, gate: _Gate, house: Context, alice: Tenant, charlie: Tenant
+) -> None:
+    decisions = _decide_together(committer, gate, [(tenant, _attempt(tenant)) for tenant in (alice, charlie) * 5])
+
+    assert {_outcome(decision) for decision in decisions} == {Outcome.STORED}
+    assert (len(events_of(house, alice)), len(events_of(house, charlie))) == (5, 5)
+
+
+def test_of_two_with_one_key_the_second_is_answered_from_the_first_ones_record(
+    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+) -> None:
+    decisions = _decide_together(committer, gate, [(alice, _attempt(alice, event_id="e", key="k")) for _ in range(5)])
+
+    assert sorted(map(_outcome, decisions)) == [Outcome.REPLAYED] * 4 + [Outcome.STORED]
+    assert len(events_of(house, alice)) == 1
+
+
+def test_of_two_with_one_event_id_the_first_is_stored(
+    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+) -> None:
+    attempts = [_attempt(alice, event_id="e", payload=f'{{"n": {n}}}') for n in (1, 1, 2)]
+    decisions = _decide_together(committer, gate, [(alice, attempt) for attempt in attempts])
+
+    assert sorted(map(_outcome, decisions)) == [Outcome.DUPLICATE, Outcome.DUPLICATE_EVENT, Outcome.STORED]
+    assert [event.payload_text for event in events_of(house, alice)] == ['{"n": 1}']
+
+
+def test_a_value_that_postgresql_refuses_is_refused_alone(
+    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+) -> None:
+    """The readers let none through that we know of; this one is made behind their back."""
+    poison = _attempt(alice)
+    poison = replace(poison, envelope=replace(poison.envelope, payload=b'{"x": "\\u0000"}'))
+    decisions = _decide_together(committer, gate, [(alice, _attempt(alice)), (alice, poison), (alice, _attempt(alice))])
+
+    refused = [decision for decision in decisions if isinstance(decision, Refusal)]
+    assert len(refused) == 1
+    assert isinstance(refused[0], SchemaValidationFailed)
+    assert len(events_of(house, alice)) == 2
+
+
+@pytest.mark.parametrize("claim", [{"event_id": "stuck"}, {"key": "stuck"}])
+def test_a_claim_that_hangs_delays_only_those_who_need_it(
+    committer: Committer, gate: _Gate, house: Context, alice: Tenant, claim: dict[str, str]
+) -> None:
+    with suppress(_UndoError), house.database.transaction() as session:
+        connection = session.connection().connection.dbapi_connection
+        assert connection is not None
+        _hold(connection, alice, claim)
+        decisions: dict[str, Decision] = {}
+        gate.open.clear()
+        committer.submit(_identity(alice), _attempt(alice, **claim), partial(decisions.__setitem__, "stuck"))
+        for n in range(5):
+            committer.submit(_identity(alice), _attempt(alice), partial(decisions.__setitem__, f"free {n}"))
+        gate.open.set()
+        wait_until(lambda: len(decisions) == 5)
+
+        assert {_outcome(decision) for decision in decisions.values()} == {Outcome.STORED}
+        assert "stuck" not in decisions
+        groups = gate.groups
+        committer.submit(_identity(alice), _attempt(alice, **claim), partial(decisions.__setitem__, "again"))
+        assert _outcome(committer.store(_identity(alice), _attempt(alice))) is Outcome.STORED
+        # The next attempt with that claim went apart at once: nobody's group was broken up for it.
+        assert gate.groups <= groups + 3
+        raise _UndoError
+    wait_until(lambda: len(decisions) == 7)
+    assert Outcome.STORED in {_outcome(decisions["stuck"]), _outcome(decisions["again"])}
+
+
+def test_when_too_much_waits_the_next_is_refused_at_once_and_the_admitted_are_stored(
+    gate: _Gate, house: Context, alice: Tenant
+) -> None:
+    committer = _new_committer(house, queue_events_max=10)
+    decisions: list[Decision] = []
+    gate.open.clear()
+    refused = 0
+    for _ in range(1000):
+        try:
+            committer.submit(_identity(alice), _attempt(alice), decisions.append)
+        except StorageUnavailable:
+            refused += 1
+    gate.open.set()
+    wait_until(lambda: len(decisions) == 1000 - refused)
+
+    assert refused >= 900
+    assert len(events_of(house, alice)) == 1000 - refused
+
+
+def test_what_waits_is_bounded_in_bytes_too(gate: _Gate, house: Context, alice: Tenant) -> None:
+    committer = _new_committer(house, queue_events_max=100_000)
+    large = _attempt(alice, payload='{"x": "' + "x" * 250_000 + '"}')
+    gate.open.clear()
+
+    def submit_1000() -> None:
+        for _ in range(1000):
+            committer.submit(_identity(alice), large, lambda _: None)
+
+    with pytest.raises(StorageUnavailable):
+        submit_1000()
+
+
+def test_an_attempt_that_waited_past_its_deadline_is_answered_then_and_never_stored(
+    gate: _Gate, house: Context, alice: Tenant
+) -> None:
+    committer = _new_committer(house, storage_deadline_seconds=0.3)
+    gate.open.clear()
+    decisions: list[Decision] = []
+    committer.submit(_identity(alice), _attempt(alice, event_id="in-the-group"), decisions.append)
+    wait_until(lambda: gate.groups == 1)
+    committer.submit(_identity(alice), _attempt(alice, event_id="in-the-queue"), decisions.append)
+    wait_until(lambda: len(decisions) == 2)
+
+    assert [type(decision) for decision in decisions] == [OutcomeUnknown, StorageUnavailable]
+    gate.open.set()
+    committer.store(_identity(alice), _attempt(alice, event_id="later"))
+    assert "in-the-queue" not in {event.event_id for event in events_of(house, alice)}
+
+
+def test_a_caller_that_cannot_be_told_keeps_nobody_else_from_being_told(
+    committer: Committer, gate: _Gate, alice: Tenant
+) -> None:
+    def fail(_: Decision) -> None:
+        raise RuntimeError
+
+    decisions: list[Decision] = []
+    gate.open.clear()
+    for settle in (decisions.append, fail, decisions.append):
+        committer.submit(_identity(alice), _attempt(alice), settle)
+    gate.open.set()
+    wait_until(lambda: len(decisions) == 2)
+
+
+class _UndoError(Exception):
+    """Ends a transaction without a commit."""
+
+
+def _new_committer(house: Context, **settings: Any) -> Committer:
+    return Committer(house.database, replace(house.settings, **settings), after_group=lambda: None)
+
+
+def _decide_together(committer: Committer, gate: _Gate, attempts: Sequence[tuple[Tenant, Attempt]]) -> list[Decision]:
+    """The decisions on `attempts` in one group, in the order in which they were made."""
+    decisions: list[Decision] = []
+    gate.open.clear()
+    before = gate.groups
+    # The first goes ahead and is held; the others gather behind it.
+    first = attempts[0][0]
+    committer.submit(_identity(first), _attempt(first, source_id="src_nobody"), lambda _: None)
+    wait_until(lambda: gate.groups == before + 1)
+    for tenant, attempt in attempts:
+        committer.submit(_identity(tenant), attempt, decisions.append)
+    gate.open.set()
+    wait_until(lambda: len(decisions) == len(attempts))
+    return decisions
+
+
+def _hold(connection: Any, tenant: Tenant, claim: dict[str, str]) -> None:
+    """Claim in an open transaction what an attempt with `claim` needs; the claim goes when it is rolled back."""
+    named = {"project": tenant.project_row, "source": tenant.source_row, "uid": uuid7()}
+    if "key" in claim:
+        connection.execute(
+            "INSERT INTO idempotency_records VALUES (%(project)s, %(source)s, 'stuck', '', %(uid)s, 201, '', now(),"
+            " now() + interval '1 hour'); ",
+            named,
+        )
+    else:
+        connection.execute(
+            "INSERT INTO event_ledger VALUES (%(project)s, %(source)s, 'stuck', %(uid)s, '', now())", named
+        )
+
+
+def _attempt(
+    tenant: Tenant,
+    *,
+    event_id: str | None = None,
+    key: str | None = None,
+    source_id: str | None = None,
+    payload: str = "{}",
+) -> Attempt:
+    named = f'"event_id": "{event_id}", ' if event_id else ""
+    body = f'{{{named}"event_type": "a", "source_id": "{source_id or tenant.source_id}", "payload": {payload}}}'
+    envelope = read_envelope(read_object(body.encode()))
+    return Attempt(envelope=envelope, idempotency_key=key, received_at=datetime.now(UTC), event_uid=uuid7())
+
+
+def _identity(tenant: Tenant) -> Identity:
+    return Identity(tenant.key_id, tenant.key_row, tenant.workspace_row)
+
+
+def _outcome(decision: Decision) -> Outcome:
+    assert isinstance(decision, Verdict), decision
+    return decision.outcome
