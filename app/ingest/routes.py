@@ -1,4 +1,4 @@
-"""The counter of the data plane: POST /v1/events/ingest and batches. Turns HTTP into submissions, receipts into HTTP."""
+"""The counter of the data plane: single events and batches; turns HTTP into submissions and receipts into HTTP."""
 
 from typing import Final
 
