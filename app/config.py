@@ -85,6 +85,8 @@ class Settings:
         for name in ("database_url", "admin_database_url"):
             if urlsplit(getattr(self, name)).scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
                 raise SettingsError(f"{variable_of(name)} must start with postgresql://")
+        if self.redis_url and urlsplit(self.redis_url).scheme not in ("redis", "rediss", "unix"):
+            raise SettingsError(f"{variable_of('redis_url')} must start with redis://, rediss:// or unix://")
         if any(len(secret) < _SECRET_CHARACTERS_MIN for secret in self.secret_key):
             raise SettingsError(
                 f"{variable_of('secret_key')}: each secret needs {_SECRET_CHARACTERS_MIN} characters or more"

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import Row
 
 from app.config import Settings
 from app.context import EXTENSION, Context
@@ -103,6 +105,54 @@ class TestWorkspaceSuspend:
     def test_a_workspace_that_is_not_there_is_told(self, shell: Shell, workspace_id: str) -> None:
         for verb in ("suspend", "resume"):
             assert "no workspace with this id" in _refused(shell("workspace", verb, workspace_id))
+
+
+class TestWorkspaceLimit:
+    def test_a_limit_is_set_lifted_and_written_down(self, shell: Shell, house: Context, alice: Tenant) -> None:
+        def limit(*arguments: str) -> str:
+            return _said(shell("workspace", "limit", alice.workspace_id, *arguments))
+
+        for _ in range(2):
+            said = limit("--events-per-second", "500")
+            assert said == f"{alice.workspace_id} may send 500 events per second\n"
+        assert [row.keys_limit for row in _limits(house, alice)] == [500]
+        assert limit("--default") == f"{alice.workspace_id} may send what the default says\n"
+        assert [row.keys_limit for row in _limits(house, alice)] == [None]
+
+        trail = rows(
+            house,
+            "SELECT action, changes FROM audit_entries WHERE object_id = :id ORDER BY id",
+            id=alice.workspace_id,
+        )
+        assert trail == [
+            ("workspace.limit", {"events_per_second": 500}),
+            ("workspace.limit", {"events_per_second": None}),
+        ]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (),
+            ("--events-per-second", "0"),
+            ("--events-per-second", "-1"),
+            ("--events-per-second", "many"),
+            ("--events-per-second", "99999999999999999999"),
+            ("--events-per-second", "5", "--default"),
+        ],
+    )
+    def test_what_is_no_limit_is_refused(
+        self, shell: Shell, house: Context, alice: Tenant, arguments: tuple[str, ...]
+    ) -> None:
+        assert shell("workspace", "limit", alice.workspace_id, *arguments).exit_code == 2
+        assert [row.keys_limit for row in _limits(house, alice)] == [None]
+
+    def test_a_workspace_that_is_not_there_is_told(self, shell: Shell) -> None:
+        assert "no workspace with this id" in _refused(shell("workspace", "limit", "ws_nobody", "--default"))
+
+
+def _limits(house: Context, tenant: Tenant) -> list[Row[Any]]:
+    statement = "SELECT events_per_second AS keys_limit FROM workspaces WHERE id = :id"
+    return rows(house, statement, id=tenant.workspace_row)
 
 
 def test_the_list_tells_each_workspaces_status(shell: Shell, alice: Tenant, charlie: Tenant) -> None:

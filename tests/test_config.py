@@ -23,6 +23,7 @@ def test_three_variables_are_enough() -> None:
     [
         ("LARIBA_DATABASE_URL", "mysql://app@db/lariba"),
         ("LARIBA_ADMIN_DATABASE_URL", "sqlite:///x"),
+        ("LARIBA_REDIS_URL", "redis+socket:///run/redis.sock"),
         ("LARIBA_SECRET_KEY", "short"),
         ("LARIBA_SECRET_KEY", "x" * 40 + ",short"),
         ("LARIBA_SECRET_KEY", "x" * 40 + ",,"),
@@ -32,6 +33,8 @@ def test_three_variables_are_enough() -> None:
         ("LARIBA_DATABASE_POOL_SIZE", "many"),
         ("LARIBA_DATABASE_POOL_SIZE", "1.5"),
         ("LARIBA_STORAGE_DEADLINE_SECONDS", "nan"),
+        ("LARIBA_SOURCE_KEY_EVENTS_PER_SECOND", "0"),
+        ("LARIBA_WORKSPACE_EVENTS_PER_SECOND", "none"),
         ("LARIBA_STORAGE_DEADLINE_SECONDS", "inf"),
     ],
 )
@@ -39,6 +42,14 @@ def test_a_wrong_value_is_refused_by_name_in_one_line(variable: str, value: str)
     with pytest.raises(SettingsError, match=f"^{variable}") as refusal:
         Settings.from_environment(_LEAST | {variable: value})
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("off", ["off", "OFF", " off "])
+def test_a_rate_limit_is_a_number_or_off(off: str) -> None:
+    variable = "LARIBA_SOURCE_KEY_EVENTS_PER_SECOND"
+
+    assert Settings.from_environment(_LEAST | {variable: "7"}).source_key_events_per_second == 7
+    assert Settings.from_environment(_LEAST | {variable: off}).source_key_events_per_second is None
 
 
 @pytest.mark.parametrize("variable", sorted(_LEAST))

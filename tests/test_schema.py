@@ -28,7 +28,7 @@ def _empty(server_url: str) -> Iterator[Settings]:
 
 def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty: Settings) -> None:
     before = _objects(empty)
-    for revision in ("0001", "0002", "0003", "head"):
+    for revision in ("0001", "0002", "0003", "0004", "head"):
         migrate(empty, revision)
     downgrade(empty, "base")
 

@@ -1,8 +1,8 @@
 """How many bodies may hang on their way into a process: a body that stalls holds its thread, and nothing can free it.
 
-WSGI knows no time-out for reading a body. So each key may have a few stalled bodies in a process and half of its threads
-for a burst, and all keys together fewer than the process has threads: whoever stalls its uploads holds up itself. A
-body that arrived with its headers, as nearly all do, is read in microseconds.
+WSGI knows no time-out for reading a body. So each key may have a few stalled bodies in a process, half of its threads
+for a burst, and all keys together fewer than there are: whoever stalls its uploads holds up itself. A body that arrived
+with its headers, as nearly all do, is read in microseconds.
 """
 
 import threading

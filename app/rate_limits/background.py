@@ -38,7 +38,8 @@ class Background:
 
     def hurry(self) -> None:
         """Do not wait for the whole pause this time."""
-        self._hurry.set()
+        if not self._hurry.is_set():
+            self._hurry.set()
 
 
 def in_every_child(method: Callable[[], None]) -> None:

@@ -6,7 +6,8 @@ is there) and on what this one has let through since.
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
@@ -25,7 +26,7 @@ _HURRY_SECONDS = 0.125
 _STEP_SECONDS_MIN = 0.02
 _OVERRIDES_SECONDS = 2.0
 _SWEEP_SECONDS = 10.0
-# Redis does nothing else while it reads one call, and no request is decided on while these are copied.
+# Redis does nothing else while it reads one call.
 _REPORTS_PER_CALL = 500
 # About 500 bytes each; whoever is dropped begins with a full quota.
 _WINDOWS_MAX = 100_000
@@ -80,7 +81,7 @@ class RateLimiter:
         self._mutex = threading.Lock()
         self._keys: dict[int, Window] = {}
         self._workspaces: dict[int, Window] = {}
-        self._noted: list[Window] = []
+        self._noted: deque[Window] = deque()
         self._overrides_due = self._sweep_due = float("-inf")
 
     def admit(self, identity: Identity, events: int = 1) -> Allowance:
@@ -91,25 +92,25 @@ class RateLimiter:
         if self._in_background and not self._background.is_running:
             self._background.start()
         now = self._clock()
-        with self._mutex:
-            key = self._keys.get(identity.row_id) or self._key_window(identity)
-            workspace = self._workspaces.get(identity.workspace_id) or self._workspace_window(identity)
-            key_left, workspace_left = key.left(now), workspace.left(now)
-            key_says_no = key_left < key.needed(events)
-            workspace_says_no = workspace_left < workspace.needed(events)
-            if key_says_no or workspace_says_no:
-                if key_says_no:
-                    key.refuse(now)
-                if workspace_says_no:
-                    workspace.refuse(now)
-            else:
-                key.buy(events, now)
-                workspace.buy(events, now)
-                key_left -= events * key.cost
-                workspace_left -= events * workspace.cost
+        key = self._keys.get(identity.row_id) or self._key_window(identity)
+        workspace = self._workspaces.get(identity.workspace_id) or self._workspace_window(identity)
+        key_left, workspace_left = key.left(now), workspace.left(now)
+        key_says_no = key_left < key.needed(events)
+        workspace_says_no = workspace_left < workspace.needed(events)
+        if key_says_no or workspace_says_no:
+            if key_says_no:
+                key.refuse(now)
+            if workspace_says_no:
+                workspace.refuse(now)
+        else:
+            key.buy(events, now)
+            workspace.buy(events, now)
+            key_left -= events * key.cost
+            workspace_left -= events * workspace.cost
+        if not (key.is_noted and workspace.is_noted):
             self._note(key)
             self._note(workspace)
-        if key.unreported > _HURRY_SECONDS or workspace.unreported > _HURRY_SECONDS:
+        if self._sharing and (key.unreported > _HURRY_SECONDS or workspace.unreported > _HURRY_SECONDS):
             self._background.hurry()
         allowance = _allowance(
             key.policy and key.state(key_left, now, _KEY),
@@ -117,25 +118,29 @@ class RateLimiter:
             (key.policy, workspace.policy),
         )
         if key_says_no or workspace_says_no:
-            waits = key.wait_for(events, now), workspace.wait_for(events, now)
-            is_the_key = key_says_no and (not workspace_says_no or waits[0] >= waits[1])
-            kind, limit = (_KEY, key.limit) if is_the_key else (_WORKSPACE, workspace.limit)
-            raise _refusal(kind, limit, events, max(waits), allowance)
+            key_wait = key.wait_for(events, now) if key_says_no else 0.0
+            workspace_wait = workspace.wait_for(events, now) if workspace_says_no else 0.0
+            if key_wait >= workspace_wait:
+                raise _refusal(_KEY, key.limit, events, key_wait, allowance)
+            raise _refusal(_WORKSPACE, workspace.limit, events, workspace_wait, allowance)
         return allowance
 
     def _note(self, window: Window) -> None:
-        if not window.is_noted and window.limit:
+        if not window.is_noted:
             window.is_noted = True
             self._noted.append(window)
 
     def _key_window(self, identity: Identity) -> Window:
-        limit = self._overrides.keys.get(identity.row_id, self._rates.key)
-        return _added(self._keys, identity.row_id, Window(identity.public_id, _KEY, limit))
+        row = identity.row_id
+        with self._mutex:
+            limit = self._overrides.keys.get(row, self._rates.key)
+            return _added(self._keys, row, Window(identity.public_id, _KEY, limit))
 
     def _workspace_window(self, identity: Identity) -> Window:
         row = identity.workspace_id
-        limit = self._overrides.workspaces.get(row, self._rates.workspace)
-        return _added(self._workspaces, row, Window(f"workspace_{row}", _WORKSPACE, limit))
+        with self._mutex:
+            limit = self._overrides.workspaces.get(row, self._rates.workspace)
+            return _added(self._workspaces, row, Window(f"workspace_{row}", _WORKSPACE, limit))
 
     def step(self) -> None:
         """What is done beside the road, ten times a second."""
@@ -151,20 +156,24 @@ class RateLimiter:
     def synchronise(self) -> None:
         """Tell the others what was let through here, and learn what they let through.
 
-        Only of limits that somebody has asked for since the last time. The lock is never held while Redis is asked.
+        Only of limits that somebody has asked for since the last time, and that are worth it.
         """
-        with self._mutex:
-            noted, self._noted = self._noted, []
-        for first in range(0, len(noted), _REPORTS_PER_CALL):
-            windows = noted[first : first + _REPORTS_PER_CALL]
-            with self._mutex:
-                now = self._clock()
-                reports = [window.report(now) for window in windows]
+        windows = [window for window in self._taken_notes() if window.is_worth_telling]
+        for first in range(0, len(windows), _REPORTS_PER_CALL):
+            some = windows[first : first + _REPORTS_PER_CALL]
+            now = self._clock()
+            reports = [window.report(now) for window in some]
             standings = self._sharing.settle(reports) if self._sharing else None
-            with self._mutex:
-                now = self._clock()
-                for window, standing in zip(windows, standings or (), strict=False):
-                    window.learn(standing, now)
+            now = self._clock()
+            for window, standing in zip(some, standings or (), strict=False):
+                window.learn(standing, now)
+
+    def _taken_notes(self) -> Iterator[Window]:
+        """The noted windows; whoever buys from one after it was taken notes it again."""
+        for _ in range(len(self._noted)):
+            window = self._noted.popleft()
+            window.is_noted = False
+            yield window
 
     def learn_overrides(self) -> None:
         """Read who has a limit of its own; while the database is away, what was read last goes on."""
@@ -187,7 +196,7 @@ class RateLimiter:
         now = self._clock()
         swept = 0
         for windows in (self._keys, self._workspaces):
-            # The copy is one step of the interpreter; the lock is taken for one window at a time, not for all.
+            # The copy is one step of the interpreter; the lock is held for one window at a time, not for all.
             for row, window in list(windows.items()):
                 if window.is_idle(now):
                     with self._mutex:
@@ -198,10 +207,10 @@ class RateLimiter:
 
 
 def _added(windows: dict[int, Window], row: int, window: Window) -> Window:
+    """`window`, or the one that another thread has added meanwhile."""
     if len(windows) >= _WINDOWS_MAX:
         del windows[next(iter(windows))]
-    windows[row] = window
-    return window
+    return windows.setdefault(row, window)
 
 
 def _allowance(key_state: str, workspace_state: str, policies: tuple[str, str]) -> Allowance:

@@ -17,7 +17,7 @@ _OPEN = {
     "swagger_ui.show": "the contract is public",
 }
 # Proves its key on the road itself, by authentication.py.
-_SOURCE_KEY = {"ingest.ingest_event"}
+_SOURCE_KEY = {"ingest.ingest_event", "ingest.ingest_batch"}
 
 
 @pytest.fixture(scope="module", name="document")

@@ -13,7 +13,17 @@ from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once
 from tests.people import Tenant, execute, rows
 from tests.sending import error_of, pointers_of, send
 
-_SHOWN = {"id", "source_id", "label", "created_at", "updated_at", "expires_at", "revoked_at", "last_used_at"}
+_SHOWN = {
+    "id",
+    "source_id",
+    "label",
+    "created_at",
+    "updated_at",
+    "expires_at",
+    "events_per_second",
+    "revoked_at",
+    "last_used_at",
+}
 
 
 def _issue(desk: Desk, tenant: Tenant, **told: Any) -> dict[str, Any]:
@@ -87,6 +97,17 @@ class TestIssue:
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/expires_at"}
 
+    def test_a_rate_limit_may_be_given_along(self, desk: Desk, alice: Tenant) -> None:
+        assert _issue(desk, alice)["events_per_second"] is None
+        assert _issue(desk, alice, events_per_second=5)["events_per_second"] == 5
+
+    @pytest.mark.parametrize("rate", [0, -1, 10_000_001, 10**30, 1.5, 1e3, "10", "", True, [], {}])
+    def test_a_rate_limit_that_is_none_is_refused(self, desk: Desk, alice: Tenant, rate: object) -> None:
+        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", {"events_per_second": rate})
+
+        assert refused.status_code == 422
+        assert pointers_of(refused) == {"/events_per_second"}
+
     def test_a_disabled_source_may_get_a_key_which_stores_nothing_yet(
         self, desk: Desk, client: FlaskClient, alice: Tenant
     ) -> None:
@@ -127,6 +148,26 @@ class TestChange:
         assert (first["label"], first["expires_at"]) == ("till 1", None)
         assert (second["label"], second["expires_at"]) == ("till 1", "2099-01-31T12:00:00Z")
         assert (third["label"], third["expires_at"]) == ("", None)
+
+    def test_the_rate_limit_changes_alone_and_goes_back_to_the_default(
+        self, desk: Desk, house: Context, alice: Tenant
+    ) -> None:
+        path = f"/v1/keys/{alice.key_id}"
+        desk.patch(path, {"label": "till 1"})
+        before = desk.get(path)
+
+        limited = desk.patch(path, {"events_per_second": 100}, headers={"If-Match": before.headers["ETag"]})
+        late = desk.patch(path, {"events_per_second": 200}, headers={"If-Match": before.headers["ETag"]})
+        default = desk.patch(path, {"events_per_second": None})
+
+        assert limited.json is not None
+        assert default.json is not None
+        assert (limited.json["label"], limited.json["events_per_second"]) == ("till 1", 100)
+        assert limited.headers["ETag"] != before.headers["ETag"]
+        assert late.status_code == 412
+        assert default.json["events_per_second"] is None
+        trail = rows(house, "SELECT changes FROM audit_entries WHERE object_id = :id ORDER BY id", id=alice.key_id)
+        assert [row.changes for row in trail][-2:] == [{"events_per_second": 100}, {"events_per_second": None}]
 
     def test_an_expired_key_lives_again_if_its_operator_says_so(
         self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant

@@ -28,7 +28,7 @@ def _operations(document: dict[str, Any]) -> dict[str, Operation]:
         f"{method.upper()} {path}": operation
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
-        if method != "parameters" and path.startswith("/v1/") and path != "/v1/events/ingest"
+        if method != "parameters" and path.startswith("/v1/") and not path.startswith("/v1/events/ingest")
     }
 
 

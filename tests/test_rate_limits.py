@@ -1,0 +1,534 @@
+"""Rate limits: what one process lets through, what several let through together, and a Redis that is not there."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+from flask import Flask
+from structlog.testing import capture_logs
+
+from app import problems, request_log
+from app.context import Context
+from app.credentials import Identity
+from app.embedded.redis import EmbeddedRedis
+from app.errors import RateLimitExceeded, StorageUnavailable
+from app.identifiers import random_text
+from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, read_overrides
+from tests.management.operating import at_once
+from tests.people import Tenant, execute
+from tests.waiting import wait_until
+
+_SYNCHRONISE_SECONDS = 0.1
+
+
+@pytest.fixture(scope="module", name="server")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("rates") / "data") as server:
+        yield server
+
+
+@dataclass
+class Clock:
+    """Time that passes when a test says so."""
+
+    now: float = 5_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Cluster:
+    """Processes that share a Redis and a time; each tells the others ten times a second."""
+
+    url: str
+    rates: Rates
+    processes: int
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        namespace = random_text(8)
+        self.sharings = [Sharing(self.url, namespace, clock=self.clock) for _ in range(self.processes)]
+        self.limiters = [
+            RateLimiter(self.rates, sharing=sharing, clock=self.clock, in_background=False) for sharing in self.sharings
+        ]
+        self._due = [self.clock() + at * _SYNCHRONISE_SECONDS / self.processes for at in range(self.processes)]
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        for at, limiter in enumerate(self.limiters):
+            if self.clock() >= self._due[at]:
+                self._due[at] = self.clock() + _SYNCHRONISE_SECONDS
+                self.synchronise(limiter)
+
+    def synchronise(self, limiter: RateLimiter) -> None:
+        for sharing in self.sharings:
+            sharing.moment = str(round(self.clock() * 1_000_000))
+        limiter.synchronise()
+
+    def admitted(
+        self, seconds: float, *, per_second: float, identity: Identity, shares: tuple[int, ...] = (1,), events: int = 1
+    ) -> int:
+        """How many of steady requests get through; of each round, `shares` go to each process."""
+        order = [at for at, share in enumerate(shares) for _ in range(share)]
+        total = 0
+        for number in range(round(seconds * per_second)):
+            self.pass_time(1 / per_second)
+            total += events * is_admitted(self.limiters[order[number % len(order)]], identity, events)
+        return total
+
+
+def is_admitted(limiter: RateLimiter, identity: Identity, events: int = 1) -> bool:
+    try:
+        limiter.admit(identity, events)
+    except RateLimitExceeded:
+        return False
+    return True
+
+
+def someone(*, workspace: int = 1, row: int = 1) -> Identity:
+    return Identity(f"key_{row}", row, workspace)
+
+
+def local(*, key: int | None = None, workspace: int | None = None) -> tuple[RateLimiter, Clock]:
+    clock = Clock()
+    return RateLimiter(Rates(key, workspace), clock=clock, in_background=False), clock
+
+
+class TestOneProcess:
+    @pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 1_000])
+    def test_the_whole_quota_may_be_sent_at_once_and_not_one_event_more(self, limit: int) -> None:
+        limiter, _ = local(key=limit)
+
+        assert sum(is_admitted(limiter, someone()) for _ in range(3 * limit)) == limit
+
+    @pytest.mark.parametrize("limit", [1, 2, 7, 10, 100])
+    @pytest.mark.parametrize("seconds", [1.5, 5.0, 10.3])
+    def test_who_always_wants_more_gets_the_limit_over_any_span(self, limit: int, seconds: float) -> None:
+        cluster = Cluster("redis://unused", Rates(limit, None), 1)
+        cluster.limiters[0] = RateLimiter(cluster.rates, clock=cluster.clock, in_background=False)
+
+        admitted = cluster.admitted(seconds, per_second=5 * limit + 3, identity=someone())
+
+        assert abs(admitted - limit * seconds) <= 1 + 0.01 * limit
+
+    def test_who_sends_the_quota_in_one_burst_a_second_is_never_refused(self) -> None:
+        limiter, clock = local(key=50)
+        for _ in range(10):
+            assert all(is_admitted(limiter, someone()) for _ in range(50))
+            clock.now += 1.0
+
+    def test_who_stays_under_the_limit_is_never_refused(self) -> None:
+        limiter, clock = local(key=100)
+        for _ in range(2_000):
+            assert is_admitted(limiter, someone())
+            clock.now += 1 / 97
+
+    @pytest.mark.parametrize("batch", [3, 30, 60, 90, 100])
+    def test_batches_count_their_events_and_reach_the_limit(self, batch: int) -> None:
+        cluster = Cluster("redis://unused", Rates(100, None), 1)
+        cluster.limiters[0] = RateLimiter(cluster.rates, clock=cluster.clock, in_background=False)
+
+        admitted = cluster.admitted(20, per_second=50, identity=someone(), events=batch)
+
+        assert 1_800 <= admitted <= 2_000 + batch
+
+    def test_a_batch_larger_than_what_is_left_is_refused_as_a_whole(self) -> None:
+        limiter, _ = local(key=10)
+        limiter.admit(someone(), 6)
+
+        assert not is_admitted(limiter, someone(), 5)
+        assert is_admitted(limiter, someone(), 4)
+
+    def test_a_batch_larger_than_the_quota_is_told_so_and_taken_when_all_is_left(self) -> None:
+        limiter, clock = local(key=10)
+        limiter.admit(someone())
+
+        with pytest.raises(RateLimitExceeded, match=r"25 events.*10 per second.*fewer") as refusal:
+            limiter.admit(someone(), 25)
+
+        assert refusal.value.retry_after_seconds is not None
+        clock.now += refusal.value.retry_after_seconds
+        assert is_admitted(limiter, someone(), 25)
+        clock.now += 2.4
+        assert not is_admitted(limiter, someone()), "the debt is paid off first"
+        clock.now += 0.2
+        assert is_admitted(limiter, someone())
+
+    def test_asking_for_nothing_takes_nothing_and_is_refused_when_nothing_is_left(self) -> None:
+        limiter, _ = local(key=2)
+        for _ in range(9):
+            limiter.admit(someone(), 0)
+        limiter.admit(someone(), 2)
+
+        assert not is_admitted(limiter, someone(), 0)
+
+    @pytest.mark.parametrize("used", [1, 4, 10])
+    def test_the_same_request_gets_through_after_the_time_that_the_refusal_tells(self, used: int) -> None:
+        limiter, clock = local(key=10)
+        assert is_admitted(limiter, someone(), used)
+        with pytest.raises(RateLimitExceeded) as refusal:
+            limiter.admit(someone(), 10)
+
+        clock.now += refusal.value.retry_after_seconds or 0
+
+        assert is_admitted(limiter, someone(), 10)
+
+    def test_keys_have_each_their_own_limit_and_share_their_workspaces(self) -> None:
+        limiter, _ = local(key=10, workspace=15)
+
+        assert sum(is_admitted(limiter, someone(row=1)) for _ in range(20)) == 10
+        assert sum(is_admitted(limiter, someone(row=2)) for _ in range(20)) == 5
+        assert sum(is_admitted(limiter, someone(row=3, workspace=2)) for _ in range(20)) == 10
+
+    def test_what_the_workspace_refuses_costs_the_key_nothing(self) -> None:
+        limiter, clock = local(key=10, workspace=15)
+        limiter.admit(someone(row=1), 10)
+        limiter.admit(someone(row=2), 5)
+        with pytest.raises(RateLimitExceeded, match=r"^This workspace may send 15 events per second"):
+            limiter.admit(someone(row=3), 1)
+
+        clock.now += 1.0
+        assert is_admitted(limiter, someone(row=3), 10) or is_admitted(limiter, someone(row=3), 1)
+
+    def test_off_is_no_limit_and_no_header(self) -> None:
+        limiter, _ = local()
+
+        assert {str(limiter.admit(someone()).headers) for _ in range(50)} == {"{}"}
+
+    def test_a_limit_of_its_own_counts_and_ends(self) -> None:
+        mine = Overrides({1: 3}, {1: 40})
+        clock = Clock()
+        limiter = RateLimiter(Rates(10, 20), read_overrides=lambda: mine, clock=clock, in_background=False)
+        limiter.admit(someone(), 0)
+        limiter.learn_overrides()
+        assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 3
+        assert sum(is_admitted(limiter, someone(row=2), 1) for _ in range(20)) == 10
+
+        mine = Overrides()
+        limiter.learn_overrides()
+        clock.now += 2
+        assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 10
+
+    def test_while_the_database_is_away_the_last_known_limits_go_on(self) -> None:
+        answers: Iterator[Overrides] = iter([Overrides({1: 3})])
+
+        def read() -> Overrides:
+            for answer in answers:
+                return answer
+            raise StorageUnavailable
+
+        limiter = RateLimiter(Rates(10, None), read_overrides=read, clock=Clock(), in_background=False)
+        limiter.learn_overrides()
+        limiter.learn_overrides()
+
+        assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 3
+
+    def test_of_many_threads_every_event_counts(self) -> None:
+        limiter, _ = local(key=2**20, workspace=2**20)  # whose sums have no rounding
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            at_once([lambda: [limiter.admit(someone()) for _ in range(2_000)]] * 16)
+        finally:
+            sys.setswitchinterval(interval)
+
+        assert limiter.admit(someone(), 0).headers["RateLimit"] == '"key";r=1016576;t=1, "workspace";r=1016576;t=1'
+
+    def test_a_hundred_thousand_idle_keys_are_forgotten(self) -> None:
+        limiter, clock = local(key=10, workspace=10)
+        for row in range(100_000):
+            is_admitted(limiter, someone(row=row))
+        limiter.synchronise()
+        clock.now += 3
+
+        assert limiter.sweep() == 100_000 + 1
+
+
+class TestHeaders:
+    def test_they_tell_the_policy_what_is_left_and_when_all_of_it_is_back(self) -> None:
+        limiter, _ = local(key=10, workspace=15)
+
+        assert limiter.admit(someone(), 4).headers == {
+            "RateLimit-Policy": '"key";q=10;w=1, "workspace";q=15;w=1',
+            "RateLimit": '"key";r=6;t=1, "workspace";r=11;t=1',
+        }
+
+    def test_a_limit_that_is_off_is_not_told(self) -> None:
+        limiter, _ = local(workspace=15)
+
+        assert limiter.admit(someone()).headers == {
+            "RateLimit-Policy": '"workspace";q=15;w=1',
+            "RateLimit": '"workspace";r=14;t=1',
+        }
+
+    @pytest.mark.parametrize("limit", [1, 3, 7, 10, 333])
+    def test_what_is_told_to_be_left_is_left(self, limit: int) -> None:
+        limiter, _ = local(key=limit)
+
+        told = [int(limiter.admit(someone()).headers["RateLimit"].split(";")[1][2:]) for _ in range(limit)]
+
+        assert told == list(range(limit - 1, -1, -1))
+
+    def test_a_refusal_is_a_429_that_carries_them_too(self) -> None:
+        limiter, _ = local(key=1)
+        limiter.admit(someone())
+        app = Flask("limited")
+        request_log.register(app)
+        problems.register(app)
+        app.add_url_rule("/", view_func=lambda: str(limiter.admit(someone())))
+
+        answer = app.test_client().get("/")
+
+        assert answer.status_code == 429
+        assert answer.json is not None
+        assert (answer.json["error"]["code"], answer.json["error"]["retryable"]) == ("rate_limit_exceeded", True)
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.headers["RateLimit-Policy"] == '"key";q=1;w=1'
+        assert answer.headers["RateLimit"] == '"key";r=0;t=1'
+
+
+class TestSeveralProcesses:
+    @pytest.mark.parametrize("limit", [10, 100, 500])
+    @pytest.mark.parametrize("shares", [(1,), (1, 1), (1, 1, 1, 1), (5, 1, 1), (1, 0, 0, 0)])
+    @pytest.mark.parametrize("excess", [2, 6])
+    def test_the_rate_of_all_together_is_within_a_tenth_of_the_limit(
+        self, server: EmbeddedRedis, limit: int, shares: tuple[int, ...], excess: int
+    ) -> None:
+        cluster = Cluster(server.url, Rates(limit, None), len(shares))
+
+        for seconds in (4.0, 5.3):
+            admitted = cluster.admitted(seconds, per_second=excess * limit, identity=someone(), shares=shares)
+            assert abs(admitted - limit * seconds) <= 0.1 * limit * seconds, seconds
+
+    def test_many_keys_keep_to_their_workspaces_limit(self, server: EmbeddedRedis) -> None:
+        cluster = Cluster(server.url, Rates(1_000, 100), 3)
+        admitted = 0
+        for number in range(3_000):
+            cluster.pass_time(0.002)
+            admitted += is_admitted(cluster.limiters[number % 3], someone(row=number % 20))
+
+        assert 540 <= admitted <= 660
+
+    def test_what_was_given_away_too_often_is_paid_back(self, server: EmbeddedRedis) -> None:
+        cluster = Cluster(server.url, Rates(10, None), 4)
+        at_once = sum(is_admitted(limiter, someone()) for limiter in cluster.limiters for _ in range(10))
+        assert at_once == 40, "nobody knows yet of the others"
+
+        later = cluster.admitted(5.9, per_second=50, identity=someone(), shares=(1, 1, 1, 1))
+
+        assert at_once + later <= 63
+
+    def test_traffic_that_moves_to_another_process_takes_its_count_along(self, server: EmbeddedRedis) -> None:
+        cluster = Cluster(server.url, Rates(100, None), 2)
+        first = cluster.admitted(3, per_second=400, identity=someone(), shares=(1, 0))
+        second = cluster.admitted(3, per_second=400, identity=someone(), shares=(0, 1))
+
+        assert 560 <= first + second <= 640
+
+    def test_a_clock_of_redis_that_goes_back_an_hour_locks_nobody_out(self, server: EmbeddedRedis) -> None:
+        cluster = Cluster(server.url, Rates(10, None), 1)
+        (limiter,), (sharing,) = cluster.limiters, cluster.sharings
+        limiter.admit(someone(), 10)
+        cluster.synchronise(limiter)
+        cluster.clock.now += 1.5
+        assert is_admitted(limiter, someone())
+
+        sharing.moment = str(round((cluster.clock() - 3_600) * 1_000_000))
+        limiter.synchronise()
+        cluster.clock.now += 1.5
+
+        assert sum(is_admitted(limiter, someone()) for _ in range(20)) >= 5
+
+    def test_idle_limits_leave_nothing_behind_in_redis(self, server: EmbeddedRedis) -> None:
+        namespace = random_text(8)
+        limiter = RateLimiter(Rates(10, 10), sharing=Sharing(server.url, namespace), in_background=False)
+        limiter.admit(someone(), 10)
+        limiter.synchronise()
+
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            names = client.keys(f"lariba:{namespace}:*")
+            assert set(names) == {f"lariba:{namespace}:rate:{name}" for name in ("key_1", "workspace_1")}
+            assert all(0 < client.pttl(name) <= 3_000 for name in names)
+
+    def test_what_is_little_is_told_once_it_adds_up(self, server: EmbeddedRedis) -> None:
+        namespace = random_text(8)
+        limiter = RateLimiter(Rates(1_000, None), sharing=Sharing(server.url, namespace), in_background=False)
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            limiter.admit(someone(), 4)
+            limiter.synchronise()
+            assert client.keys(f"lariba:{namespace}:*") == []
+
+            limiter.admit(someone())
+            limiter.synchronise()
+            assert client.keys(f"lariba:{namespace}:*") == [f"lariba:{namespace}:rate:key_1"]
+
+    def test_two_installations_do_not_count_for_each_other(self, server: EmbeddedRedis) -> None:
+        rates = Rates(10, 10)
+        ours, theirs = (
+            RateLimiter(rates, sharing=Sharing(server.url, random_text(8)), in_background=False) for _ in range(2)
+        )
+        ours.admit(someone(), 10)
+        ours.synchronise()
+        theirs.admit(someone(), 0)
+        theirs.synchronise()
+
+        assert is_admitted(theirs, someone(), 10)
+
+    def test_real_processes_with_real_threads_keep_to_one_rate(self, server: EmbeddedRedis, checkout: Path) -> None:
+        begin, seconds, limit = time.time() + 1.5, 4, 100
+        command = [sys.executable, "-c", _SENDER, server.url, random_text(8), str(begin), str(seconds), str(limit)]
+        senders = [subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+
+        admitted = sum(int(sender.communicate(timeout=30)[0]) for sender in senders)
+
+        assert abs(admitted - limit * seconds) <= 0.1 * limit * seconds
+
+
+_SENDER = """
+import sys, threading, time
+from app.credentials import Identity
+from app.errors import RateLimitExceeded
+from app.rate_limits import RateLimiter, Rates, Sharing
+
+url, namespace, begin, seconds, limit = sys.argv[1:]
+limiter = RateLimiter(Rates(int(limit), None), sharing=Sharing(url, namespace))
+admitted = []
+
+def send():
+    time.sleep(max(0, float(begin) - time.time()))
+    while time.time() < float(begin) + float(seconds):
+        try:
+            limiter.admit(Identity("key_1", 1, 1))
+            admitted.append(1)
+        except RateLimitExceeded:
+            pass
+        time.sleep(0.01)
+
+threads = [threading.Thread(target=send) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(len(admitted))
+"""
+
+
+class TestRedisAway:
+    @pytest.fixture(name="own")
+    def _own(self, tmp_path: Path) -> Iterator[EmbeddedRedis]:
+        with EmbeddedRedis(tmp_path / "redis") as server:
+            yield server
+
+    @pytest.mark.parametrize("outage", ["frozen", "killed"])
+    def test_each_process_limits_alone_and_the_log_tells_once_each_way(self, own: EmbeddedRedis, outage: str) -> None:
+        clock = Clock()
+        sharing = Sharing(own.url, random_text(8), clock=clock)
+        limiter = RateLimiter(Rates(10, None), sharing=sharing, clock=clock, in_background=False)
+        limiter.admit(someone())
+        limiter.synchronise()
+        stop, restart = _outages(own)[outage]
+
+        with capture_logs() as lines:
+            stop()
+            for _ in range(3):
+                clock.now += 2
+                assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 10
+                limiter.synchronise()
+            restart()
+            clock.now += 2
+            limiter.admit(someone())
+            limiter.synchronise()
+            limiter.synchronise()
+
+        assert [line["event"] for line in lines] == ["rate_limits_redis_away", "rate_limits_redis_back"]
+        assert {line["log_level"] for line in lines} == {"warning"}
+
+    def test_a_frozen_redis_delays_no_request(self, own: EmbeddedRedis) -> None:
+        limiter = RateLimiter(Rates(1_000_000, None), sharing=Sharing(own.url, random_text(8)))
+        own_pid = own.pid
+        os.kill(own_pid, signal.SIGSTOP)
+        try:
+            longest, end = 0.0, time.monotonic() + 1.0
+            while (before := time.monotonic()) < end:
+                limiter.admit(someone())
+                longest = max(longest, time.monotonic() - before)
+        finally:
+            os.kill(own_pid, signal.SIGCONT)
+
+        assert longest < 0.25, "the time-out for Redis is half a second"
+
+    def test_what_was_let_through_meanwhile_is_no_debt_afterwards(self, own: EmbeddedRedis) -> None:
+        cluster = Cluster(own.url, Rates(10, None), 4)
+        cluster.admitted(1, per_second=100, identity=someone(), shares=(1, 1, 1, 1))
+        own.kill()
+        cluster.admitted(10, per_second=100, identity=someone(), shares=(1, 1, 1, 1))
+        own.start()
+
+        cluster.admitted(3, per_second=100, identity=someone(), shares=(1, 1, 1, 1))
+        after = cluster.admitted(5, per_second=100, identity=someone(), shares=(1, 1, 1, 1))
+
+        assert 45 <= after <= 55
+
+    def test_an_address_where_nobody_is_changes_nothing_for_the_road(self) -> None:
+        sharing = Sharing("redis://127.0.0.1:1/0", "x")
+        limiter = RateLimiter(Rates(5, None), sharing=sharing, in_background=False)
+
+        assert sum(is_admitted(limiter, someone()) for _ in range(9)) == 5
+        limiter.synchronise()
+
+
+def _outages(server: EmbeddedRedis) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
+    return {
+        "frozen": (
+            lambda: os.kill(server.pid, signal.SIGSTOP),
+            lambda: os.kill(server.pid, signal.SIGCONT),
+        ),
+        "killed": (server.kill, server.start),
+    }
+
+
+class TestBackground:
+    def test_a_limit_in_the_database_reaches_a_process_that_is_running(self, house: Context, alice: Tenant) -> None:
+        identity = Identity(alice.key_id, alice.key_row, alice.workspace_row)
+        limiter = RateLimiter(Rates(None, None), read_overrides=lambda: read_overrides(house.database))
+        assert limiter.admit(identity).headers == {}
+
+        execute(house, "UPDATE source_keys SET events_per_second = 7 WHERE id = :id", id=alice.key_row)
+        execute(house, "UPDATE workspaces SET events_per_second = 9 WHERE id = :id", id=alice.workspace_row)
+
+        headers = wait_until(lambda: limiter.admit(identity, 0).headers)
+        assert headers["RateLimit-Policy"] == '"key";q=7;w=1, "workspace";q=9;w=1'
+
+    def test_a_forked_child_has_a_thread_and_counts_of_its_own(self) -> None:
+        limiter = RateLimiter(Rates(5, None))
+        limiter.admit(someone(), 5)
+        reading, writing = os.pipe()
+
+        child = os.fork()
+        if child == 0:  # pragma: no cover - in another process
+            works = is_admitted(limiter, someone(), 5) and "rate-limits" in _threads()
+            os.write(writing, b"yes" if works else b"no")
+            os._exit(0)
+
+        os.waitpid(child, 0)
+        assert os.read(reading, 3) == b"yes"
+
+    def test_the_thread_ends_with_its_limiter(self) -> None:
+        def use() -> None:
+            RateLimiter(Rates(5, None)).admit(someone())
+
+        before = _threads().count("rate-limits")
+        use()
+
+        wait_until(lambda: _threads().count("rate-limits") <= before)
+
+
+def _threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
