@@ -41,10 +41,11 @@ class Number:
     Not a dataclass: msgspec would encode its fields instead of asking the hook.
     """
 
-    __slots__ = ("canonical", "digits_after", "digits_before")
+    __slots__ = ("canonical", "digits_after", "digits_before", "raw")
 
     def __init__(self, canonical: str, digits_before: int, digits_after: int) -> None:
         self.canonical = canonical
+        self.raw = msgspec.Raw(canonical.encode())
         self.digits_before = digits_before
         self.digits_after = digits_after
 
@@ -96,7 +97,7 @@ def pointer_token(name: object) -> str:
 
 def _encode_number(value: Any) -> msgspec.Raw:
     if isinstance(value, Number):
-        return msgspec.Raw(value.canonical.encode())
+        return value.raw
     raise TypeError(type(value).__name__)
 
 

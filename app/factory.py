@@ -53,7 +53,7 @@ def _counter(house: Context, lines: RequestLines) -> Counter:
         settings=house.settings,
         database=house.database,
         credentials=house.credentials,
-        committer=Committer(house.database, house.settings, after_group=lines.flush),
+        committer=Committer(house.database, house.settings, every_tick=lines.flush),
         rate_limiter=house.rate_limiter,
         batch_places=Places(house.settings.batches_at_once_max),
         uploads=Uploads(),

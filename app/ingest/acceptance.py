@@ -114,7 +114,8 @@ def _deadline(counter: Counter) -> float:
 
 def _read(submission: Submission, identity: Identity, counter: Counter) -> Attempt:
     idempotency_key = read_idempotency_key(submission.idempotency_header)
-    body = counter.uploads.read(identity.row_id, submission.read_body)
+    with counter.uploads.reading(identity.row_id):
+        body = submission.read_body()
     envelope = read_common_envelope(body) or read_envelope(read_object(body))
     return Attempt(
         envelope=envelope,

@@ -44,11 +44,11 @@ _TICK_SECONDS: Final = 0.05
 class Committer:
     """The one way to store single events in this process; starts its threads at the first use, in each forked child."""
 
-    def __init__(self, database: Database, settings: Settings, after_group: Callable[[], None]) -> None:
-        """`after_group` is called when a group has been settled, and now and then."""
+    def __init__(self, database: Database, settings: Settings, every_tick: Callable[[], None]) -> None:
+        """`every_tick` is called twenty times a second, on the time keeper's thread."""
         self._database = database
         self._settings = settings
-        self._after_group = after_group
+        self._every_tick = every_tick
         self._starting = threading.Lock()
         self._reset()
         _begin_again_after_fork(weakref.ref(self))
@@ -110,7 +110,6 @@ class Committer:
         while True:
             try:
                 self._commit_group(lane, self._gather())
-                self._after_group()
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
                 # Nobody would start this thread again; its tickets are settled at their deadline.
                 _log.exception("committer_crashed")
@@ -210,7 +209,7 @@ class Committer:
                     payload_bytes += ticket.payload_bytes
             # What came in since the last tick may be miscounted by threads that add at once; here it is made right.
             self._open_bytes = payload_bytes
-            self._after_group()
+            self._every_tick()
 
 
 def _settle_all(group: list[Ticket], decision: Decision) -> None:

@@ -23,7 +23,7 @@ _MANY_DIGITS: Final = b"0" * 18
 
 
 class _Wire(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The members as they come; what is absent is no member of the content."""
+    """The members as they come: text, never null; what is absent is no member of the content."""
 
     event_type: str
     source_id: str
@@ -55,21 +55,28 @@ def read_common_envelope(body: bytes) -> Envelope | None:
     try:
         wire = _ENVELOPES.decode(body)
         payload = bytes(wire.payload)
-        values = {name: value for name, value in _members(wire) if value is not UNSET}
+        values: dict[str, Any] = {"event_type": wire.event_type, "source_id": wire.source_id}
+        if wire.event_id is not UNSET:
+            values["event_id"] = wire.event_id
+        if wire.environment is not UNSET:
+            values["environment"] = wire.environment
+        if wire.severity is not UNSET:
+            values["severity"] = wire.severity
+        if wire.timestamp is not UNSET:
+            values["timestamp"] = wire.timestamp
         if not _is_plain(body, payload, len(values)):
             return None
         values["payload"] = content = _PAYLOADS.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, _UncommonError):
         return None
-    occurred_at = None
-    if wire.timestamp is not UNSET and (occurred_at := read_moment(wire.timestamp)) is None:
-        return None
+    occurred_at = None if wire.timestamp is UNSET else read_moment(wire.timestamp)
     if (
         not 1 <= len(wire.event_type) <= _EVENT_TYPE_CHARACTERS_MAX
         or not EVENT_TYPE.fullmatch(wire.event_type)
         or (wire.event_id is not UNSET and not _EVENT_ID.fullmatch(wire.event_id))
         or (wire.severity is not UNSET and wire.severity not in SEVERITIES)
-        or _may_be_deep(payload, content)
+        or (wire.timestamp is not UNSET and occurred_at is None)
+        or _is_deep(payload, content)
     ):
         return None
     return Envelope(
@@ -84,18 +91,6 @@ def read_common_envelope(body: bytes) -> Envelope | None:
     )
 
 
-def _members(wire: _Wire) -> tuple[tuple[str, Any], ...]:
-    """All members that hold text."""
-    return (
-        ("event_type", wire.event_type),
-        ("source_id", wire.source_id),
-        ("event_id", wire.event_id),
-        ("environment", wire.environment),
-        ("severity", wire.severity),
-        ("timestamp", wire.timestamp),
-    )
-
-
 def _is_plain(body: bytes, payload: bytes, texts: int) -> bool:
     """Whether no member came twice (msgspec keeps the last and says nothing), and nothing in it needs a closer look.
 
@@ -105,13 +100,12 @@ def _is_plain(body: bytes, payload: bytes, texts: int) -> bool:
     return (
         len(payload) <= PAYLOAD_BYTES_MAX
         and body.count(b'"') - payload.count(b'"') == 4 * texts + 2
-        and body.count(b"\\") == payload.count(b"\\")
-        and b"\\u" not in payload
+        and (b"\\" not in body or (body.count(b"\\") == payload.count(b"\\") and b"\\u" not in payload))
         and _MANY_DIGITS not in body.translate(_DIGITS)
     )
 
 
-def _may_be_deep(payload: bytes, content: dict[str, Any]) -> bool:
+def _is_deep(payload: bytes, content: dict[str, Any]) -> bool:
     return payload.count(b"{") + payload.count(b"[") > DEPTH_MAX and _depth(content) > DEPTH_MAX
 
 

@@ -10,8 +10,10 @@ Under a server that can be answered later (app/deferred_answers.py) no thread wa
 import io
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Final
+
+from msgspec import Struct
 
 from app.context import now
 from app.credentials import Identity
@@ -20,7 +22,7 @@ from app.identifiers import uuid7
 from app.ingest.acceptance import DECIDED, Counter, Decided
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Attempt, Receipt, read_idempotency_key
-from app.ingest.storage import LOG_EVENTS, Verdict
+from app.ingest.storage import LOG_EVENTS, Outcome, Verdict
 from app.ingest.ticket import Decision
 from app.rate_limits import Allowance
 from app.request_lines import RequestLines, request_id_from
@@ -34,13 +36,12 @@ PATH: Final = "/v1/events/ingest"
 _REASONS: Final = {200: "200 OK", 201: "201 CREATED"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    """What the answer and its line in the log need of the request."""
+class _Visit(Struct, gc=False):
+    """A common request: the attempt that it asks for, and what its answer and its line in the log need."""
 
     identity: Identity
+    attempt: Attempt
     allowance: Allowance
-
     began: float
     request_id: str
     remote_address: str
@@ -57,19 +58,18 @@ class Door:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI has it: the thread waits for the commit."""
-        if (submitted := self._submission(environ)) is None:
+        if (visit := self._visit(environ)) is None:
             return self._application(environ, start_response)
-        caller, attempt = submitted
         decision: Decision
         try:
-            decision = self._counter.committer.store(caller.identity, attempt)
+            decision = self._counter.committer.store(visit.identity, visit.attempt)
         except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
             decision = error
-        if (receipt := _receipt(decision)) is None:
-            environ[DECIDED] = Decided(caller.identity, caller.allowance, decision)
+        if not isinstance(decision, Verdict) or decision.receipt is None:
+            environ[DECIDED] = Decided(visit.identity, visit.allowance, decision)
             return self._application(environ, start_response)
-        headers, body = self._answer(caller, decision, receipt)
-        start_response(_REASONS[receipt.status], headers)
+        headers, body = self._answer(visit, decision.outcome, decision.receipt)
+        start_response(_REASONS[decision.receipt.status], headers)
         return [body]
 
     def take(self, environ: Environ, respond: Respond, fall_back: Callable[[], object]) -> bool:
@@ -77,90 +77,83 @@ class Door:
 
         `fall_back` runs the application as if the door were not there.
         """
-        if (submitted := self._submission(environ)) is None:
+        if (visit := self._visit(environ)) is None:
             return False
-        caller, attempt = submitted
 
         def settle(decision: Decision) -> None:
-            if (receipt := _receipt(decision)) is None:
-                environ[DECIDED] = Decided(caller.identity, caller.allowance, decision)
-                fall_back()
+            if isinstance(decision, Verdict) and decision.receipt is not None:
+                headers, body = self._answer(visit, decision.outcome, decision.receipt)
+                respond(decision.receipt.status, headers, body)
             else:
-                headers, body = self._answer(caller, decision, receipt)
-                respond(receipt.status, headers, body)
+                environ[DECIDED] = Decided(visit.identity, visit.allowance, decision)
+                fall_back()
 
         try:
-            self._counter.committer.submit(caller.identity, attempt, settle)
+            self._counter.committer.submit(visit.identity, visit.attempt, settle)
         except Refusal as refusal:
-            environ[DECIDED] = Decided(caller.identity, caller.allowance, refusal)
+            environ[DECIDED] = Decided(visit.identity, visit.allowance, refusal)
             return False
         return True
 
-    def _submission(self, environ: Environ) -> tuple[_Caller, Attempt] | None:
-        """The attempt in a common request, or None; then the body can be read again."""
+    def _visit(self, environ: Environ) -> _Visit | None:
+        """What a common request asks for, or None; then nothing has happened, and the body can be read again."""
         if not self.is_open or environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != "POST":
             return None
         began = time.perf_counter()
-        header = environ.get("HTTP_X_API_KEY")
-        identity = self._counter.credentials.recognise(header, "sk") if header else None
-        if identity is None or not self._is_plain_json(environ):
+        counter = self._counter
+        key_header = environ.get("HTTP_X_API_KEY")
+        identity = counter.credentials.recognise(key_header, "sk") if key_header else None
+        if identity is None or (length := self._plain_json_length(environ)) is None:
             return None
         try:
             idempotency_key = read_idempotency_key(environ.get("HTTP_IDEMPOTENCY_KEY"))
+            with counter.uploads.reading(identity.row_id):
+                body = environ["wsgi.input"].read(length)
         except Refusal:
             return None
-        source, length = environ["wsgi.input"], int(environ["CONTENT_LENGTH"])
-        try:
-            body = self._counter.uploads.read(identity.row_id, lambda: source.read(length))
-            environ["wsgi.input"] = io.BytesIO(body)
-            if (envelope := read_common_envelope(body)) is None:
-                return None
-            allowance = self._counter.rate_limiter.admit(identity)
-        except Refusal:
-            return None
-        caller = _Caller(
-            identity,
-            allowance,
-            began,
-            request_id_from(environ.get("HTTP_X_REQUEST_ID")),
-            environ.get("REMOTE_ADDR", ""),
-        )
-        attempt = Attempt(envelope=envelope, idempotency_key=idempotency_key, received_at=now(), event_uid=uuid7())
-        return caller, attempt
+        if (envelope := read_common_envelope(body)) is not None:
+            with suppress(Refusal):
+                return _Visit(
+                    identity,
+                    Attempt(envelope=envelope, idempotency_key=idempotency_key, received_at=now(), event_uid=uuid7()),
+                    counter.rate_limiter.admit(identity),
+                    began,
+                    request_id_from(environ.get("HTTP_X_REQUEST_ID")),
+                    environ.get("REMOTE_ADDR", ""),
+                )
+        environ["wsgi.input"] = io.BytesIO(body)
+        return None
 
-    def _is_plain_json(self, environ: Environ) -> bool:
+    def _plain_json_length(self, environ: Environ) -> int | None:
+        """How long the body is, if it is announced as JSON and nothing more; else None."""
         length = environ.get("CONTENT_LENGTH", "")
-        return (
-            environ.get("CONTENT_TYPE") == "application/json"
-            and length.isdecimal()
-            and int(length) <= self._counter.settings.request_bytes_max
-            and "HTTP_CONTENT_ENCODING" not in environ
-            and "HTTP_TRANSFER_ENCODING" not in environ
-        )
+        if (
+            environ.get("CONTENT_TYPE") != "application/json"
+            or not length.isdecimal()
+            or "HTTP_CONTENT_ENCODING" in environ
+            or "HTTP_TRANSFER_ENCODING" in environ
+        ):
+            return None
+        return int(length) if int(length) <= self._counter.settings.request_bytes_max else None
 
-    def _answer(self, caller: _Caller, decision: Decision, receipt: Receipt) -> tuple[list[tuple[str, str]], bytes]:
+    def _answer(self, visit: _Visit, outcome: Outcome, receipt: Receipt) -> tuple[list[tuple[str, str]], bytes]:
         body = receipt.body.encode()
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            ("X-Request-ID", caller.request_id),
+            ("X-Request-ID", visit.request_id),
+            *visit.allowance.headers.items(),
         ]
         if receipt.is_replay:
             headers.append(("Idempotent-Replayed", "true"))
-        headers += caller.allowance.headers.items()
-        if isinstance(decision, Verdict):
-            self._lines.note(
-                LOG_EVENTS[decision.outcome],
-                key=caller.identity.public_id,
-                method="POST",
-                milliseconds=round((time.perf_counter() - caller.began) * 1000, 2),
-                path=PATH,
-                remote_address=caller.remote_address,
-                request_id=caller.request_id,
-                status=receipt.status,
-            )
+        self._lines.note(
+            LOG_EVENTS[outcome],
+            key=visit.identity.public_id,
+            method="POST",
+            milliseconds=round((time.perf_counter() - visit.began) * 1000, 2),
+            path=PATH,
+            remote_address=visit.remote_address,
+            request_id=visit.request_id,
+            status=receipt.status,
+        )
         return headers, body
-
-
-def _receipt(decision: Decision) -> Receipt | None:
-    return decision.receipt if isinstance(decision, Verdict) else None

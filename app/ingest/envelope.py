@@ -3,12 +3,12 @@
 import json
 import re
 import unicodedata
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+from msgspec import Struct
 
 from app.errors import BadRequest, Fault, PayloadTooLarge, SchemaValidationFailed
 from app.exact_json import JsonObject, fingerprint, pointer_token
@@ -27,24 +27,27 @@ _VISIBLE_ASCII = re.compile(r"[!-~]{1,255}")
 _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Envelope:
+# What is made for every event is a Struct: made in a third of the time that a frozen dataclass takes.
+class Envelope(Struct, frozen=True, kw_only=True, gc=False):
     """One event as the producer sent it."""
 
     event_type: str
     source_id: str
-    payload: bytes = field(repr=False)
+    payload: bytes
     """The payload's own JSON text in UTF-8: never decoded and encoded again."""
     event_id: str | None = None
     environment: str | None = None
     severity: str = "info"
     occurred_at: datetime | None = None
-    fingerprint: bytes = field(repr=False)
+    fingerprint: bytes
     """Says whether two envelopes have the same content, see exact_json.fingerprint."""
 
+    def __repr__(self) -> str:
+        """Without the payload: what a producer sends is not for logs and tracebacks."""
+        return f"Envelope(event_type={self.event_type!r}, source_id={self.source_id!r}, event_id={self.event_id!r})"
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
+
+class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     """One request to store one event: the envelope, the caller's name for the attempt, and our own marks."""
 
     envelope: Envelope
@@ -63,13 +66,13 @@ class Attempt:
         """The receipt up to its status, which the database adds: it alone knows which."""
         return f'{{"accepted": true, "event_id": {json.dumps(self.event_id)}, "status": "'
 
-    def receipt_body(self, status: str) -> str:
-        """The JSON text of the receipt with `status`."""
-        return f'{self.receipt_head}{status}"}}'
+
+def receipt_end(status: str) -> str:
+    """What follows an attempt's receipt_head."""
+    return f'{status}"}}'
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True, gc=False):
     """A 2xx answer: exactly these bytes are recorded for the Idempotency-Key and sent again to whoever repeats it."""
 
     status: int

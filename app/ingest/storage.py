@@ -4,17 +4,17 @@ The statement is the database function store_events (migrations/versions/0004_st
 its promises: correctness rests on unique keys and on nothing else. This file knows how to speak with it.
 """
 
-import base64
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
 from app.credentials import Identity
-from app.ingest.envelope import Attempt, Receipt
+from app.ingest.envelope import Attempt, Receipt, receipt_end
 from app.locks import workspace_lock
 
 Execute = Callable[[str, Sequence[Any]], Sequence[Any]]
@@ -40,8 +40,7 @@ class Outcome(StrEnum):
     DUPLICATE_EVENT = "duplicate_event"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """The outcome of one attempt, and its receipt if it was accepted."""
 
     outcome: Outcome
@@ -77,10 +76,10 @@ def store(
     claim or a workspace for longer than `lock_wait_seconds`.
     """
     callers: dict[tuple[Identity, str, str | None], int] = {}
-    items = [
-        _item(n, callers.setdefault((identity, it.envelope.source_id, it.envelope.environment), len(callers)), it)
-        for n, (identity, it) in enumerate(attempts)
-    ]
+    items: list[_Item] = []
+    for identity, attempt in attempts:
+        caller = (identity, attempt.envelope.source_id, attempt.envelope.environment)
+        items.append(_item(len(items), callers.setdefault(caller, len(callers)), attempt))
     # One moment for the whole group: the newest of its attempts' own.
     received_at = max(attempt.received_at for _, attempt in attempts)
     rows = execute(
@@ -96,16 +95,28 @@ def store(
         ),
     )
     # Only what is not simply stored comes back.
-    verdicts = [_STORED] * len(items)
-    for n, verdict, response_status, response_body in rows:
-        verdicts[n] = _verdict(Outcome(verdict), response_status, response_body)
+    others = {n: _verdict(Outcome(verdict), status, body) for n, verdict, status, body in rows}
     return [
-        Verdict(Outcome.STORED, Receipt(201, it.receipt_body("stored"))) if verdict is _STORED else verdict
-        for verdict, (_, it) in zip(verdicts, attempts, strict=True)
+        others.get(item.n) or Verdict(Outcome.STORED, Receipt(201, item.receipt + receipt_end("stored")))
+        for item in items
     ]
 
 
-_STORED: Final = Verdict(Outcome.STORED, None)
+class _Item(msgspec.Struct, gc=False):
+    """One attempt as store_events reads it; the names are the function's."""
+
+    n: int
+    caller: int
+    event_uid: UUID
+    event_id: str
+    idempotency_key: str | None
+    fingerprint: str
+    event_type: str
+    severity: str
+    occurred_at: datetime | None
+    payload: msgspec.Raw
+    payload_bytes: int
+    receipt: str
 
 
 def _caller(n: int, identity: Identity, source: str, environment: str | None) -> dict[str, Any]:
@@ -118,22 +129,22 @@ def _caller(n: int, identity: Identity, source: str, environment: str | None) ->
     }
 
 
-def _item(n: int, caller: int, attempt: Attempt) -> dict[str, Any]:
+def _item(n: int, caller: int, attempt: Attempt) -> _Item:
     envelope = attempt.envelope
-    return {
-        "n": n,
-        "caller": caller,
-        "event_uid": attempt.event_uid,
-        "event_id": attempt.event_id,
-        "idempotency_key": attempt.idempotency_key,
-        "fingerprint": base64.b64encode(envelope.fingerprint).decode(),
-        "event_type": envelope.event_type,
-        "severity": envelope.severity,
-        "occurred_at": envelope.occurred_at,
-        "payload": msgspec.Raw(envelope.payload),
-        "payload_bytes": len(envelope.payload),
-        "receipt": attempt.receipt_head,
-    }
+    return _Item(
+        n,
+        caller,
+        attempt.event_uid,
+        attempt.event_id,
+        attempt.idempotency_key,
+        b2a_base64(envelope.fingerprint, newline=False).decode(),
+        envelope.event_type,
+        envelope.severity,
+        envelope.occurred_at,
+        msgspec.Raw(envelope.payload),
+        len(envelope.payload),
+        attempt.receipt_head,
+    )
 
 
 def _verdict(outcome: Outcome, response_status: int, response_body: str) -> Verdict:

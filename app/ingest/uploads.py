@@ -8,7 +8,6 @@ with its headers, as nearly all do, is read in microseconds.
 import threading
 import time
 from collections.abc import Callable
-from itertools import count, islice
 from typing import Final
 
 from app.errors import StorageUnavailable
@@ -23,38 +22,69 @@ _BUSY: Final = "Nothing was stored: too many uploads have stalled. Send whole bo
 
 
 class Uploads:
-    """Knows which bodies are being read, and since when."""
+    """Counts the bodies that are being read."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._tokens = count()
-        # Dictionaries keep the order of insertion: the oldest reading stands first.
-        self._since: dict[int, float] = {}
-        self._since_by_key: dict[int, dict[int, float]] = {}
         self._mutex = threading.Lock()
+        self._all = _Tally(_STALLED_MAX, _MAX)
+        self._by_key: dict[int, _Tally] = {}
 
-    def read(self, key_row: int, read_body: Callable[[], bytes]) -> bytes:
-        """The body that `read_body` reads. Raises StorageUnavailable at once if too many have stalled."""
-        now = self._clock()
+    def reading(self, key_row: int) -> "_Reading":
+        """A block that reads a body of this key. Entering it raises StorageUnavailable if too many have stalled."""
+        return _Reading(self, key_row)
+
+    def begin(self, key_row: int) -> None:
         with self._mutex:
-            of_key = self._since_by_key.setdefault(key_row, {})
-            if _is_full(of_key, now, _STALLED_PER_KEY_MAX, _PER_KEY_MAX):
+            of_key = self._by_key.get(key_row)
+            if of_key is None:
+                of_key = self._by_key[key_row] = _Tally(_STALLED_PER_KEY_MAX, _PER_KEY_MAX)
+            if of_key.is_full(self._clock) or self._all.is_full(self._clock):
                 raise StorageUnavailable(_BUSY)
-            if _is_full(self._since, now, _STALLED_MAX, _MAX):
-                raise StorageUnavailable(_BUSY)
-            token = next(self._tokens)
-            of_key[token] = self._since[token] = now
-        try:
-            return read_body()
-        finally:
-            with self._mutex:
-                del self._since[token], of_key[token]
-                if not of_key:
-                    self._since_by_key.pop(key_row, None)
+            of_key.reading += 1
+            self._all.reading += 1
+
+    def end(self, key_row: int) -> None:
+        with self._mutex:
+            of_key = self._by_key[key_row]
+            of_key.end()
+            self._all.end()
+            if not of_key.reading:
+                del self._by_key[key_row]
 
 
-def _is_full(since: dict[int, float], now: float, stalled_max: int, all_max: int) -> bool:
-    if len(since) < stalled_max:
-        return False
-    newest_of_those = next(islice(since.values(), stalled_max - 1, None))
-    return len(since) >= all_max or now - newest_of_those > _STALLED_SECONDS
+class _Reading:
+    __slots__ = ("_key_row", "_uploads")
+
+    def __init__(self, uploads: Uploads, key_row: int) -> None:
+        self._uploads = uploads
+        self._key_row = key_row
+
+    def __enter__(self) -> None:
+        self._uploads.begin(self._key_row)
+
+    def __exit__(self, *_: object) -> None:
+        self._uploads.end(self._key_row)
+
+
+class _Tally:
+    """How many bodies are being read, and since when there have been many of them and none has come to its end."""
+
+    __slots__ = ("_max", "_since", "_stalled_max", "reading")
+
+    def __init__(self, stalled_max: int, all_max: int) -> None:
+        self.reading = 0
+        self._stalled_max = stalled_max
+        self._max = all_max
+        self._since: float | None = None
+
+    def is_full(self, clock: Callable[[], float]) -> bool:
+        if self.reading < self._stalled_max:
+            return False
+        if self._since is None:
+            self._since = clock()
+        return self.reading >= self._max or clock() - self._since > _STALLED_SECONDS
+
+    def end(self) -> None:
+        self.reading -= 1
+        self._since = None

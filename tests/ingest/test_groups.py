@@ -217,7 +217,7 @@ class _UndoError(Exception):
 
 
 def _new_committer(house: Context, **settings: Any) -> Committer:
-    return Committer(house.database, replace(house.settings, **settings), after_group=lambda: None)
+    return Committer(house.database, replace(house.settings, **settings), every_tick=lambda: None)
 
 
 def _decide_together(committer: Committer, gate: _Gate, attempts: Sequence[tuple[Tenant, Attempt]]) -> list[Decision]:

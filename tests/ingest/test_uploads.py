@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +33,13 @@ def _stalled(uploads: Uploads, keys: list[int]) -> Iterator[None]:
     """One body of each of `keys` that is being read and does not come."""
     come = threading.Event()
 
-    def wait() -> bytes:
-        reading.release()
-        come.wait()
-        return b""
+    def wait(key: int) -> None:
+        with uploads.reading(key):
+            reading.release()
+            come.wait()
 
     reading = threading.Semaphore(0)
-    readers = [threading.Thread(target=uploads.read, args=(key, wait)) for key in keys]
+    readers = [threading.Thread(target=wait, args=(key,)) for key in keys]
     for reader in readers:
         reader.start()
         reading.acquire()
@@ -53,46 +53,66 @@ def test_a_key_with_too_many_stalled_bodies_is_refused_at_once_and_other_keys_ar
     clock = _Clock()
     uploads = Uploads(clock)
     with _stalled(uploads, [_KEY] * 16):
-        clock.now = 2.0
+        _read(uploads, _OTHER_KEY)
+        assert _is_refused(uploads, _KEY, clock)
+        _read(uploads, _OTHER_KEY)
 
-        with pytest.raises(StorageUnavailable):
-            uploads.read(_KEY, lambda: b"body")
-        assert uploads.read(_OTHER_KEY, lambda: b"body") == b"body"
-
-    assert uploads.read(_KEY, lambda: b"body") == b"body"
+    _read(uploads, _KEY)
 
 
 def test_a_burst_of_bodies_that_come_is_not_refused_before_it_takes_half_of_the_threads() -> None:
     uploads = Uploads(_Clock())
     with _stalled(uploads, [_KEY] * 63):
-        assert uploads.read(_KEY, lambda: b"body") == b"body"
+        _read(uploads, _KEY)
         with _stalled(uploads, [_KEY]), pytest.raises(StorageUnavailable):
-            uploads.read(_KEY, lambda: b"body")
+            _read(uploads, _KEY)
+
+
+def test_while_bodies_come_to_their_end_none_is_refused_however_long_there_are_many() -> None:
+    clock = _Clock()
+    uploads = Uploads(clock)
+    with _stalled(uploads, [_KEY] * 20):
+        for _ in range(10):
+            clock.now += 0.9
+            _read(uploads, _KEY)
 
 
 def test_all_keys_together_leave_threads_for_the_rest_of_the_api() -> None:
     clock = _Clock()
     uploads = Uploads(clock)
     with _stalled(uploads, list(range(100, 196))):
-        clock.now = 2.0
-
-        with pytest.raises(StorageUnavailable):
-            uploads.read(_KEY, lambda: b"body")
+        assert _is_refused(uploads, _KEY, clock)
 
 
 def test_a_body_that_breaks_off_is_not_counted_any_longer() -> None:
     clock = _Clock()
     uploads = Uploads(clock)
-
-    def break_off() -> bytes:
-        raise ConnectionError
-
     for _ in range(40):
-        with pytest.raises(ConnectionError):
-            uploads.read(_KEY, break_off)
-    clock.now = 2.0
+        with suppress(ConnectionError), uploads.reading(_KEY):
+            raise ConnectionError
 
-    assert uploads.read(_KEY, lambda: b"body") == b"body"
+    assert not _is_refused(uploads, _KEY, clock)
+
+
+def _read(uploads: Uploads, key: int) -> None:
+    with uploads.reading(key):
+        pass
+
+
+def _is_refused(uploads: Uploads, key: int, clock: _Clock) -> bool:
+    """Whether the key is refused once it has been known for more than a second that its bodies stall."""
+    with suppress(StorageUnavailable):
+        uploads.begin(key)
+        clock.now += 2.0
+        try:
+            uploads.begin(key)
+        except StorageUnavailable:
+            return True
+        finally:
+            uploads.end(key)
+        uploads.end(key)
+        return False
+    return True
 
 
 @pytest.fixture(name="server")
