@@ -11,18 +11,30 @@ from flask.testing import FlaskClient
 
 from app import logs
 from app.context import Context
+from app.ingest.door import Door
 from app.ingest.envelope import Envelope
 from tests.people import Tenant, execute
 from tests.sending import event_for, send
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
-def _at_full_volume() -> Iterator[None]:
+def _at_full_volume(door: Door) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
     root.handlers, root.level = handlers, level
     structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture(name="door")
+def _door(app: Flask) -> Iterator[Door]:
+    """Closed: what Flask logs is written at once. Whoever wants it open opens it."""
+    door = app.wsgi_app
+    assert isinstance(door, Door)
+    door.is_open = False
+    yield door
+    door.is_open = True
 
 
 def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -75,6 +87,32 @@ def test_each_request_leaves_one_wide_line(
     assert (refused["event"], refused["error_code"]) == ("event_refused", "schema_validation_failed")
 
 
+def test_the_doors_line_is_the_one_that_flask_writes(
+    client: FlaskClient, alice: Tenant, capsys: pytest.CaptureFixture[str], door: Door
+) -> None:
+    logs.configure("INFO")
+    event = event_for(alice, event_id="e")
+    send(client, alice, event, headers={"X-Request-ID": "first"})
+    send(client, alice, event, headers={"X-Request-ID": "same"})
+    _, by_flask = _lines(capsys)
+    door.is_open = True
+    send(client, alice, event, headers={"X-Request-ID": "same"})
+    # Written by the time keeper, a twentieth of a second later.
+    lines: list[dict[str, object]] = []
+
+    def is_written() -> bool:
+        lines.extend(_lines(capsys))
+        return bool(lines)
+
+    wait_until(is_written)
+
+    (by_door,) = lines
+    assert list(by_door) == list(by_flask)
+    for changing in ("timestamp", "milliseconds"):
+        del by_door[changing], by_flask[changing]
+    assert by_door == by_flask
+
+
 def test_a_crash_is_logged_with_its_cause_and_answered_without_it(
     app: Flask,
     client: FlaskClient,
@@ -111,7 +149,7 @@ def test_a_statement_that_fails_is_logged_without_its_parameters(
     broken = Envelope(
         event_type="a", source_id=alice.source_id, payload=b'{"a private": "matter"}', severity="x", fingerprint=b""
     )
-    monkeypatch.setattr("app.ingest.acceptance.read_envelope", lambda _: broken)
+    monkeypatch.setattr("app.ingest.acceptance.read_common_envelope", lambda _: broken)
 
     assert send(client, alice).status_code == 500
 

@@ -1,10 +1,10 @@
 """The one statement, and the barrier around it, seen from two sessions that meet at a chosen moment."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 from sqlalchemy.orm import Session
 
 from app.context import Context
@@ -107,7 +107,7 @@ def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice:
 
 def test_an_event_without_a_partition_of_its_day_is_stored_all_the_same(house: Context, alice: Tenant) -> None:
     with house.database.transaction() as session:
-        _store(session, alice, replace(_attempt(alice), received_at=datetime(2001, 1, 1, tzinfo=UTC)))
+        _store(session, alice, structs.replace(_attempt(alice), received_at=datetime(2001, 1, 1, tzinfo=UTC)))
 
     partition = rows(
         house,
