@@ -1,5 +1,8 @@
 """The data plane: the road of one event, always downhill.
 
-routes.py (the counter: HTTP) → authentication.py (whose key is it?) → acceptance.py (shall we take it?) →
-storage.py (one statement). envelope.py is what travels on it. Nothing here talks to Redis or Celery.
+routes.py (the counter: HTTP) → acceptance.py (shall we take it?) → committer.py (all that wait go together) →
+storage.py (one statement). Beside it: authentication.py (whose key is it?), uploads.py (who may keep a thread busy),
+contested.py (who waits for others). envelope.py, common_envelope.py and ticket.py are what travels on it.
+door.py takes the same road faster for what is common; batch/ takes it for many events at once.
+Nothing here waits for Redis or Celery.
 """

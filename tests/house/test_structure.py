@@ -19,7 +19,10 @@ _MAY_IMPORT_FLASK = re.compile(
     r"|app\.ingest\.routes|app\.management\.routes\..*|app\.management\.routes"
 )
 # The road of an event, top to bottom: each may import only those below it, and what lies below the road.
-_ROAD = ["routes", "acceptance", "authentication", "storage", "envelope"]
+_ROAD = [
+    *("door", "routes", "acceptance", "authentication", "committer", "contested", "ticket", "storage"),
+    *("common_envelope", "envelope"),
+]
 _FORBIDDEN = {
     "app.ingest": ("celery", "redis", "app.management", "app.maintenance", "app.embedded"),
     "app.management": ("celery", "redis", "app.ingest", "app.maintenance", "app.embedded"),

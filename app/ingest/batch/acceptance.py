@@ -1,19 +1,15 @@
 """Shall we take these? Decides on a batch: one transaction, one verdict per event in order, all or nothing on demand.
 
-Steps: prove the key, read the body (body.py), then in one transaction claim the Idempotency-Key for the whole answer
-(record.py) and store what can be stored (ingest/storage.py). The answer is recorded as it is sent.
+Steps: prove the key, keep to its rate, read the body (body.py), then in one transaction claim the Idempotency-Key for
+the whole answer (record.py) and store what can be stored (storing.py). The answer is recorded as it is sent.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
-
-from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from app.credentials import Identity
 from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, StorageUnavailable
@@ -23,8 +19,9 @@ from app.ingest.authentication import authenticate
 from app.ingest.batch import answer, record
 from app.ingest.batch.body import Batch, read_batch
 from app.ingest.batch.record import BatchRecord
+from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executing, store_all, store_apart
 from app.ingest.envelope import Attempt, Envelope, Receipt, read_idempotency_key
-from app.ingest.storage import Execute, Outcome, Verdict, store
+from app.ingest.storage import Execute, Outcome
 from app.rate_limits import Allowance
 
 
@@ -55,19 +52,40 @@ class _BatchAttempt:
     """Of the events that could be read, in order. Repeating them with the same uids is safe."""
 
 
+@dataclass(slots=True)
+class _Progress:
+    """What the tries to store a batch have found out so far."""
+
+    is_poisoned: bool = False
+    """PostgreSQL has refused an event, and with it the whole statement."""
+    latest: Receipt | None = None
+    """What the latest try would have been answered; it holds if the commit that went unanswered took place."""
+
+
 def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt, Allowance]:
     """Take a batch: the receipt holds a verdict per event, once those that are stored are committed.
 
     Raises a Refusal: nothing was stored.
     """
     identity = authenticate(submission.key_header, counter.credentials, counter.database, _deadline(counter))
-    try:
-        attempt = _read(submission, identity, counter)
-    except Refusal:
-        require_live(identity, submission.received_at, counter)
-        raise
-    allowance = counter.rate_limiter.admit(identity, len(attempt.batch.events))
+    # Whoever has nothing left is told before 5 MiB of it are read; how many events there are is known after that.
+    counter.rate_limiter.admit(identity, 0)
+    with _telling_only_the_living(identity, submission, counter):
+        idempotency_key = read_idempotency_key(submission.idempotency_header)
+        media_type = submission.media_type()
+        with counter.uploads.reading(identity.row_id):
+            body = submission.read_body()
+    # Not earlier: who is slow to send must not take a place from who has sent.
     with counter.batch_places.taken():
+        with _telling_only_the_living(identity, submission, counter):
+            batch = read_batch(
+                body,
+                media_type,
+                is_atomic=submission.is_atomic,
+                event_bytes_max=counter.settings.request_bytes_max,
+            )
+        allowance = counter.rate_limiter.admit(identity, len(batch.events))
+        attempt = _attempt(batch, idempotency_key, submission)
         return _store_once(attempt, identity, counter, _deadline(counter)), allowance
 
 
@@ -75,11 +93,16 @@ def _deadline(counter: Counter) -> float:
     return time.monotonic() + counter.settings.storage_deadline_seconds
 
 
-def _read(submission: BatchSubmission, identity: Identity, counter: Counter) -> _BatchAttempt:
-    idempotency_key = read_idempotency_key(submission.idempotency_header)
-    media_type = submission.media_type()
-    body = counter.uploads.read(identity.row_id, submission.read_body)
-    batch = read_batch(body, media_type, is_atomic=submission.is_atomic)
+@contextmanager
+def _telling_only_the_living(identity: Identity, submission: BatchSubmission, counter: Counter) -> Iterator[None]:
+    try:
+        yield
+    except Refusal:
+        require_live(identity, submission.received_at, counter)
+        raise
+
+
+def _attempt(batch: Batch, idempotency_key: str | None, submission: BatchSubmission) -> _BatchAttempt:
     return _BatchAttempt(
         batch=batch,
         is_atomic=submission.is_atomic,
@@ -96,62 +119,50 @@ def _read(submission: BatchSubmission, identity: Identity, counter: Counter) -> 
 
 def _store_once(attempt: _BatchAttempt, identity: Identity, counter: Counter, deadline: float) -> Receipt:
     """Repeat the batch until it is decided or its time is up; safe, as with single events (committer.py)."""
+    progress = _Progress()
     unknown: OutcomeUnknown | None = None
     while True:
         try:
             with counter.database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
-                return _store(attempt, identity, counter, _executing(session))
+                progress.latest = _store(attempt, identity, counter, executing(session), progress)
+                return progress.latest
         except OutcomeUnknown as error:
             unknown = error
         except (StorageUnavailable, IdempotencyInProgress):
             # After an unanswered commit the claim that is in the way may be our own, still being committed.
             if unknown is None:
                 raise
-        except _AgainError:
+        except PoisonedError:
+            progress.is_poisoned = True
+        except AgainError:
             pass
         if time.monotonic() >= deadline:
             raise unknown or IdempotencyInProgress
         time.sleep(0.05 if unknown else 0.005)
 
 
-class _AgainError(Exception):
-    """Leaves the transaction: what stood in the way has gone, or two transactions waited for each other."""
-
-
-def _executing(session: Session) -> Execute:
-    """How storage.py speaks within `session`. Raises IdempotencyInProgress for a claim that is held too long."""
-    connection = session.connection()
-
-    def execute(statement: str, parameters: Sequence[Any]) -> Sequence[Any]:
-        try:
-            result = connection.exec_driver_sql(statement, tuple(parameters))
-            return result.all() if result.returns_rows else ()
-        except DBAPIError as error:
-            if isinstance(error.orig, LockNotAvailable) and "tuple" in (error.orig.diag.context or ""):
-                raise IdempotencyInProgress from error
-            if isinstance(error.orig, SerializationFailure | DeadlockDetected):
-                raise _AgainError from error
-            raise
-
-    return execute
-
-
-def _store(attempt: _BatchAttempt, identity: Identity, counter: Counter, execute: Execute) -> Receipt:
+def _store(
+    attempt: _BatchAttempt, identity: Identity, counter: Counter, execute: Execute, progress: _Progress
+) -> Receipt:
     settings = counter.settings
     refusal = record.begin(execute, identity, attempt.received_at, settings.idempotency_wait_seconds)
     claim = None
     if attempt.idempotency_key is not None:
         claim = BatchRecord(execute, identity, attempt.idempotency_key, attempt.batch_uid)
-        # Committed before by this very batch, in a commit that went unanswered: that counts, whatever changed since.
-        if refusal is not None and (body := claim.find()) is not None:
-            return Receipt(200, body)
     if refusal is not None:
+        # Committed before by this very batch, in a commit that went unanswered: that counts, whatever changed since.
+        if progress.latest is not None and _is_committed(attempt, identity, counter, execute, claim):
+            return progress.latest
         raise REFUSALS[refusal]
     if claim is not None:
         answered = claim.claim(attempt.batch.fingerprint, attempt.received_at, settings.idempotency_ttl_seconds)
         if answered is not None:
+            if answered.is_replay:
+                those = answer.accepted(answered.body, attempt.batch.events)
+                claim.count_replay([len(envelope.payload) for envelope in those], attempt.received_at)
             return answered
-    judged = _judged(attempt, _verdicts(attempt, identity, counter, execute))
+    store = store_apart if progress.is_poisoned else store_all
+    judged = _judged(attempt, store(execute, identity, attempt.attempts, settings))
     if attempt.is_atomic:
         answer.require_all(judged)
     body = answer.answer(judged)
@@ -160,20 +171,17 @@ def _store(attempt: _BatchAttempt, identity: Identity, counter: Counter, execute
     return Receipt(200, body)
 
 
-def _verdicts(attempt: _BatchAttempt, identity: Identity, counter: Counter, execute: Execute) -> list[Verdict]:
-    if not attempt.attempts:
-        return []
-    verdicts = store(
-        execute,
-        [(identity, it) for it in attempt.attempts],
-        idempotency_ttl_seconds=counter.settings.idempotency_ttl_seconds,
-        lock_wait_seconds=counter.settings.idempotency_wait_seconds,
-    )
-    if any(verdict.outcome is Outcome.RACED for verdict in verdicts):
-        raise _AgainError
-    return verdicts
+def _is_committed(
+    attempt: _BatchAttempt, identity: Identity, counter: Counter, execute: Execute, claim: BatchRecord | None
+) -> bool:
+    """Whether the commit that went unanswered took place: one mark of ours is enough, they were committed together."""
+    if claim is not None:
+        return claim.is_ours()
+    # The key has been refused, so that nothing is written now; what is already there is recognised all the same.
+    stored = store_all(execute, identity, attempt.attempts, counter.settings)
+    return any(not isinstance(it, Refusal) and it[1].outcome is Outcome.RESUMED for it in stored)
 
 
-def _judged(attempt: _BatchAttempt, verdicts: list[Verdict]) -> list[answer.Judged]:
-    stored = zip(attempt.attempts, verdicts, strict=True)
-    return [event if isinstance(event, Refusal) else next(stored) for event in attempt.batch.events]
+def _judged(attempt: _BatchAttempt, stored: list[Stored]) -> list[answer.Judged]:
+    those = iter(stored)
+    return [event if isinstance(event, Refusal) else next(those) for event in attempt.batch.events]

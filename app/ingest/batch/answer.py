@@ -6,8 +6,13 @@ from typing import Any, Final
 
 from app.errors import BatchRejected, Fault, Refusal
 from app.ingest.acceptance import REFUSALS
-from app.ingest.envelope import Attempt
+from app.ingest.envelope import Attempt, Envelope
 from app.ingest.storage import Outcome, Verdict
+
+# The answer is kept for the Idempotency-Key, so its size is the caller's to choose but for these: without them 5 MiB of
+# faults below long names come to 150 MiB of pointers. A batch where all is wrong is told the first fault of each event.
+_FAULTS_MAX: Final = 1000
+_POINTER_CHARACTERS_MAX: Final = 300
 
 _STATUSES: Final = {Outcome.STORED: "stored", Outcome.RESUMED: "stored", Outcome.DUPLICATE: "duplicate"}
 
@@ -19,16 +24,24 @@ def answer(events: Sequence[Judged]) -> str:
     """The JSON text of the answer."""
     totals = {"stored": 0, "duplicate": 0, "rejected": 0}
     verdicts = []
+    unreadable = sum(isinstance(event, Refusal) for event in events)
     for event in events:
         if (refusal := refusal_of(event)) is not None:
             totals["rejected"] += 1
-            verdicts.append(json.dumps(_rejection(event, refusal)))
+            verdicts.append(json.dumps(_rejection(event, refusal, _FAULTS_MAX // max(1, unreadable))))
         elif not isinstance(event, Refusal):
             attempt, verdict = event
             status = _STATUSES[verdict.outcome]
             totals[status] += 1
             verdicts.append(f'{{"event_id": {json.dumps(attempt.event_id)}, "status": "{status}"}}')
     return f'{{"verdicts": [{", ".join(verdicts)}], "totals": {json.dumps(totals)}}}'
+
+
+def accepted(body: str, events: Sequence[Envelope | Refusal]) -> list[Envelope]:
+    """Those of `events` that an earlier answer to them has accepted."""
+    verdicts = json.loads(body)["verdicts"]
+    pairs = zip(events, verdicts, strict=True)
+    return [event for event, it in pairs if isinstance(event, Envelope) and it["status"] != "rejected"]
 
 
 def refusal_of(event: Judged) -> Refusal | None:
@@ -53,10 +66,10 @@ def _faults_at(n: int, refusal: Refusal) -> Iterator[Fault]:
     if not refusal.faults:
         yield Fault(f"/events/{n}", f"{refusal.code}: {refusal.message}")
     for fault in refusal.faults:
-        yield Fault(f"/events/{n}{fault.pointer}", fault.message)
+        yield Fault(f"/events/{n}{_near(fault.pointer)}", fault.message)
 
 
-def _rejection(event: Judged, refusal: Refusal) -> dict[str, Any]:
+def _rejection(event: Judged, refusal: Refusal, faults_max: int) -> dict[str, Any]:
     # Only the producer's own id: nothing was stored under ours.
     event_id = None if isinstance(event, Refusal) else event[0].envelope.event_id
     rejection = ({} if event_id is None else {"event_id": event_id}) | {
@@ -65,8 +78,12 @@ def _rejection(event: Judged, refusal: Refusal) -> dict[str, Any]:
         "message": refusal.message,
         "retryable": refusal.retryable,
     }
-    details = [{"pointer": fault.pointer, "message": fault.message} for fault in refusal.faults[:_POINTERS_MAX]]
+    details = [{"pointer": _near(it.pointer), "message": it.message} for it in refusal.faults[:faults_max]]
     return rejection | ({"details": details} if details else {})
 
 
-_POINTERS_MAX: Final = 10
+def _near(pointer: str) -> str:
+    """`pointer`, or if it is too long what it points to stands in: the nearest that can be named in short."""
+    while len(pointer) > _POINTER_CHARACTERS_MAX:
+        pointer = pointer.rpartition("/")[0]
+    return pointer

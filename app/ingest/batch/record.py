@@ -4,6 +4,7 @@ In the same table and under the same keys as single events' records: a key names
 kind.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -44,6 +45,13 @@ _ANSWER: Final = f"""
     WHERE record.project_id = source.project_id AND record.source_id = source.source_id
         AND record.idempotency_key = %s
 """
+# The batch that is repeated after an unanswered commit is counted once.
+_COUNT: Final = f"""
+    INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,
+        received_at)
+    SELECT project_id, %s, source_id, %s, 'replayed', %s, %s, %s FROM ({_SOURCE}) AS source
+    ON CONFLICT DO NOTHING
+"""
 
 
 def begin(execute: Execute, identity: Identity, received_at: datetime, lock_wait_seconds: float) -> Outcome | None:
@@ -77,16 +85,22 @@ class BatchRecord:
             return None
         # Another transaction may have taken the record away since; then the batch is simply made again.
         for found, uid, body in self._execute(_FIND, (self._key_row, self._idempotency_key)):
-            if uid != self._batch_uid and bytes(found) != fingerprint:
+            if bytes(found) != fingerprint:
                 raise IdempotencyKeyReused
             return Receipt(200, body, is_replay=uid != self._batch_uid)
         return self.claim(fingerprint, received_at, ttl_seconds)
 
-    def find(self) -> str | None:
-        """The answer on record, if this very batch has written it: in a commit that went unanswered."""
+    def is_ours(self) -> bool:
+        """Whether this very batch has committed its record."""
         found = self._execute(_FIND, (self._key_row, self._idempotency_key))
-        return next((body for _, uid, body in found if uid == self._batch_uid), None)
+        return any(uid == self._batch_uid for _, uid, _ in found)
 
     def answer(self, body: str) -> None:
         """Record what the batch is answered."""
         self._execute(_ANSWER, (body, self._key_row, self._idempotency_key))
+
+    def count_replay(self, payload_bytes: Sequence[int], received_at: datetime) -> None:
+        """Leave the usage of a replay: of each event that was accepted the first time, its payload's size."""
+        if payload_bytes:
+            counts = (len(payload_bytes), sum(payload_bytes))
+            self._execute(_COUNT, (self._batch_uid, self._key_row, *counts, received_at, self._key_row))

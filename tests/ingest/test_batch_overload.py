@@ -1,0 +1,128 @@
+"""POST /v1/events/ingest/batch when it is too much or something is in the way: 409, 429, 503, nothing stored."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import TextClause, text
+from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
+
+from app.context import Context
+from app.errors import StorageUnavailable
+from app.ingest.places import Places
+from app.ingest.routes import COUNTER
+from app.locks import exclude_workspace
+from tests.ingest.test_batch import send_batch, statuses_of
+from tests.people import Tenant, events_of, execute
+from tests.sending import error_of, event_for
+
+_RECORD = text(
+    "INSERT INTO idempotency_records VALUES (:project, :source, 'k', '', gen_random_uuid(), 200, '', now(), now())"
+)
+_LEDGER = text("INSERT INTO event_ledger VALUES (:project, :source, 'e', gen_random_uuid(), '', now())")
+
+
+@pytest.fixture(name="client")
+def _client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_stored(house: Context, alice: Tenant) -> Iterator[None]:
+    yield
+    assert events_of(house, alice) == []
+
+
+def _refused(response: TestResponse) -> tuple[int, str]:
+    return response.status_code, error_of(response)["code"]
+
+
+@pytest.mark.parametrize("claim", [_RECORD, _LEDGER])
+def test_409_while_another_transaction_holds_its_key_or_one_of_its_event_ids(
+    client: FlaskClient, house: Context, alice: Tenant, claim: TextClause
+) -> None:
+    with house.database.transaction() as session:
+        session.execute(claim, {"project": alice.project_row, "source": alice.source_row})
+        response = send_batch(client, alice, [event_for(alice), event_for(alice, event_id="e")], "k")
+        session.rollback()
+
+    assert _refused(response) == (409, "idempotency_in_progress")
+    assert (error_of(response)["retryable"], response.headers["Retry-After"]) == (True, "1")
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_503_while_a_right_of_its_workspace_is_being_taken_away(
+    client: FlaskClient, house: Context, alice: Tenant, *, is_readable: bool
+) -> None:
+    """Also if no event of it would be stored: the answer itself is for those who may send."""
+    with house.database.transaction() as session:
+        exclude_workspace(session, alice.workspace_row)
+        response = send_batch(client, alice, [event_for(alice) if is_readable else "[]"], "k")
+
+    assert _refused(response) == (503, "storage_unavailable")
+
+
+def test_429_for_a_batch_of_more_events_than_are_left_and_no_room_for_one_is_told_before_it_is_read(
+    client: FlaskClient, house: Context, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(house.rate_limiter, "_clock", lambda: now)
+    _limit(house, charlie, 10)
+    assert statuses_of(send_batch(client, charlie, [event_for(charlie)] * 6)) == ["stored"] * 6
+
+    refused = send_batch(client, charlie, [event_for(charlie)] * 6)
+    assert statuses_of(send_batch(client, charlie, [event_for(charlie)] * 4)) == ["stored"] * 4
+
+    assert _refused(refused) == _refused(send_batch(client, charlie, b"not json")) == (429, "rate_limit_exceeded")
+    assert {"Retry-After", "RateLimit", "RateLimit-Policy"} <= set(refused.headers.keys())
+    assert len(events_of(house, charlie)) == 10
+
+
+def test_503_if_no_place_comes_free(
+    app: Flask, client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ingest.places._WAIT_SECONDS", 0.0)
+    places: Places = app.extensions[COUNTER].batch_places
+    taken = [places.taken() for _ in range(app.extensions[COUNTER].settings.batches_at_once_max)]
+    for place in taken:
+        place.__enter__()
+
+    response = send_batch(client, alice, [event_for(alice)], "k")
+    for place in taken:
+        place.__exit__(None, None, None)
+
+    assert (_refused(response), response.headers["Retry-After"]) == ((503, "storage_unavailable"), "1")
+
+
+def test_503_if_the_database_does_not_commit(
+    client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_batch(client, alice, b"warms the key")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "commit", _refuse_to_commit)
+        response = send_batch(client, alice, [event_for(alice)], "k")
+
+    assert (_refused(response), error_of(response)["retryable"]) == ((503, "storage_unavailable"), True)
+
+
+def test_a_refused_batch_gives_its_place_back(app: Flask, client: FlaskClient, alice: Tenant) -> None:
+    places_max = app.extensions[COUNTER].settings.batches_at_once_max
+    for _ in range(places_max + 1):
+        assert _refused(send_batch(client, alice, b"not json")) == (400, "bad_request")
+
+
+def _limit(house: Context, tenant: Tenant, events_per_second: int) -> None:
+    execute(
+        house,
+        "UPDATE source_keys SET events_per_second = :limit WHERE id = :id",
+        limit=events_per_second,
+        id=tenant.key_row,
+    )
+    house.rate_limiter.learn_overrides()
+
+
+def _refuse_to_commit(_: Session) -> None:
+    raise StorageUnavailable
