@@ -4,6 +4,7 @@ A missing setting or a schema behind this code ends the start with one line and 
 away does not: the process starts, says 503 and serves as soon as the database is back.
 """
 
+import gc
 import os
 import sys
 
@@ -34,3 +35,8 @@ except (SettingsError, SchemaBehindError) as error:
 
 deferred_answers.install()
 celery = create_celery(settings)
+
+# What is loaded now stays for good. Left to the collector, it would be looked through every few seconds under load,
+# and all requests of the process would stand still for 50 ms (docs/performance.md).
+gc.collect()
+gc.freeze()

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ DIGITS_MAX = 16_383
 # Seven characters (1e9999) can stand for ten thousand digits, and jsonb writes them all out when it is read. Exponents
 # of one digit are not counted: they can make a payload no more than three times as long.
 WRITTEN_OUT_MAX = 262_144
+FAULTS_MAX = 100
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
@@ -195,13 +197,17 @@ def _is_suspicious(text: str) -> bool:
 
 
 def _faults(values: dict[str, Any]) -> tuple[Fault, ...]:
-    faults: list[Fault] = []
-    for name, value in values.items():
-        faults += _faults_below(name, "", "A member's name", 0)
-        faults += _faults_below(value, f"/{pointer_token(name)}", "The text", 0)
+    # Nobody reads more of them, and a body of 500 KB can hold tens of thousands.
+    faults = list(islice(_all_faults(values), FAULTS_MAX))
     if not faults and _digits_written_out(values) > WRITTEN_OUT_MAX:
         faults.append(Fault("", f"The numbers come to more than {WRITTEN_OUT_MAX} digits when written out."))
     return tuple(faults)
+
+
+def _all_faults(values: dict[str, Any]) -> Iterator[Fault]:
+    for name, value in values.items():
+        yield from _faults_below(name, "", "A member's name", 0)
+        yield from _faults_below(value, f"/{pointer_token(name)}", "The text", 0)
 
 
 def _digits_written_out(value: Any) -> int:

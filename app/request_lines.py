@@ -17,8 +17,10 @@ import msgspec
 # What a caller's own request id may look like; anything else could break a log line or a header.
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # A pipe takes no more in one piece (PIPE_BUF on Linux), and two processes may share one.
-_PIECE_BYTES_MAX = 4096
+_PIECE_CHARACTERS_MAX = 4096
+_ROOT = logging.getLogger()
 _ENCODER = msgspec.json.Encoder()
+_Line = tuple[datetime, str, dict[str, str | float]]
 
 
 def request_id_from(proposed: str | None) -> str:
@@ -32,25 +34,32 @@ class RequestLines:
     """Gathers lines from any thread; `flush` writes them."""
 
     def __init__(self) -> None:
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[_Line] = deque()
         self._writing = threading.Lock()
 
     def note(self, event: str, **fields: str | float) -> None:
         """One line of level info; `fields` in alphabetical order, and none of them may hold a secret."""
-        if logging.getLogger().isEnabledFor(logging.INFO):
-            moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-            self._lines.append(_ENCODER.encode({"timestamp": moment, "level": "info", "event": event} | fields))
+        if _ROOT.isEnabledFor(logging.INFO):
+            self._lines.append((datetime.now(UTC), event, fields))
 
     def flush(self) -> None:
         """Write what is gathered; returns at once if another thread is about it."""
         if not self._lines or not self._writing.acquire(blocking=False):
             return
         try:
+            piece = ""
             while self._lines:
-                piece = self._lines.popleft() + b"\n"
-                while self._lines and len(piece) + len(self._lines[0]) < _PIECE_BYTES_MAX:
-                    piece += self._lines.popleft() + b"\n"
-                sys.stderr.write(piece.decode())
+                line = _line(*self._lines.popleft())
+                if len(piece) + len(line) > _PIECE_CHARACTERS_MAX:
+                    sys.stderr.write(piece)
+                    piece = ""
+                piece += line
+            sys.stderr.write(piece)
             sys.stderr.flush()
         finally:
             self._writing.release()
+
+
+def _line(moment: datetime, event: str, fields: dict[str, str | float]) -> str:
+    timestamp = moment.isoformat().replace("+00:00", "Z")
+    return _ENCODER.encode({"timestamp": timestamp, "level": "info", "event": event} | fields).decode() + "\n"

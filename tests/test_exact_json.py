@@ -70,3 +70,9 @@ def test_reading_takes_time_in_proportion_to_the_text() -> None:
     runs = "x".join(["9" * 9_998] * 50)
 
     assert read_object(f'{{"n": "{runs}", "m": {"9" * 9_998}}}'.encode()).faults == ()
+
+
+def test_a_body_of_many_faults_names_a_hundred_of_them() -> None:
+    body = b'{"a": [' + b",".join([b"1e99999"] * 50_000) + b"]}"
+
+    assert len(read_object(body).faults) == 100

@@ -46,7 +46,7 @@ def ingest_batch() -> Response:
     submission = BatchSubmission(
         key_header=request.headers.get("X-API-Key"),
         idempotency_header=request.headers.get("Idempotency-Key"),
-        is_atomic=_flag("atomic"),
+        is_atomic=lambda: _flag("atomic"),
         media_type=lambda: check_media_type("application/json", NDJSON),
         read_body=lambda: read_bytes(counter().settings.batch_bytes_max),
         received_at=now(),

@@ -86,7 +86,7 @@ def test_503_if_no_place_comes_free(
 ) -> None:
     monkeypatch.setattr("app.ingest.places._WAIT_SECONDS", 0.0)
     places: Places = app.extensions[COUNTER].batch_places
-    taken = [places.taken() for _ in range(app.extensions[COUNTER].settings.batches_at_once_max)]
+    taken = [places.taken(-n) for n in range(app.extensions[COUNTER].settings.batches_at_once_max)]
     for place in taken:
         place.__enter__()
 

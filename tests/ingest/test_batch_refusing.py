@@ -241,3 +241,11 @@ def test_the_single_endpoint_does_not_take_lines(client: FlaskClient, alice: Ten
 def _expect_401(response: TestResponse) -> None:
     assert _refused(response) == (401, "invalid_source_key")
     assert response.headers["WWW-Authenticate"] == 'ApiKey realm="lariba"'
+
+
+def test_a_revoked_key_is_not_told_that_atomic_is_wrong(client: FlaskClient, house: Context, alice: Tenant) -> None:
+    execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+
+    answer = client.post(f"{BATCH_PATH}?atomic=maybe", json={"events": [{}]}, headers={"X-API-Key": alice.key})
+
+    assert answer.status_code == 401

@@ -31,7 +31,8 @@ class BatchSubmission:
 
     key_header: str | None
     idempotency_header: str | None
-    is_atomic: bool
+    is_atomic: Callable[[], bool]
+    """Reads the query. May raise BadRequest."""
     media_type: Callable[[], str]
     """Says which form the body has. May raise UnsupportedMediaType."""
     read_body: Callable[[], bytes]
@@ -72,20 +73,21 @@ def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt
     counter.rate_limiter.admit(identity, 0)
     with _telling_only_the_living(identity, submission, counter):
         idempotency_key = read_idempotency_key(submission.idempotency_header)
+        is_atomic = submission.is_atomic()
         media_type = submission.media_type()
         with counter.uploads.reading(identity.row_id):
             body = submission.read_body()
     # Not earlier: who is slow to send must not take a place from who has sent.
-    with counter.batch_places.taken():
+    with counter.batch_places.taken(identity.row_id):
         with _telling_only_the_living(identity, submission, counter):
             batch = read_batch(
                 body,
                 media_type,
-                is_atomic=submission.is_atomic,
+                is_atomic=is_atomic,
                 event_bytes_max=counter.settings.request_bytes_max,
             )
         allowance = counter.rate_limiter.admit(identity, len(batch.events))
-        attempt = _attempt(batch, idempotency_key, submission)
+        attempt = _attempt(batch, idempotency_key, is_atomic=is_atomic, received_at=submission.received_at)
         return _store_once(attempt, identity, counter, _deadline(counter)), allowance
 
 
@@ -102,15 +104,15 @@ def _telling_only_the_living(identity: Identity, submission: BatchSubmission, co
         raise
 
 
-def _attempt(batch: Batch, idempotency_key: str | None, submission: BatchSubmission) -> _BatchAttempt:
+def _attempt(batch: Batch, idempotency_key: str | None, *, is_atomic: bool, received_at: datetime) -> _BatchAttempt:
     return _BatchAttempt(
         batch=batch,
-        is_atomic=submission.is_atomic,
+        is_atomic=is_atomic,
         idempotency_key=idempotency_key,
-        received_at=submission.received_at,
+        received_at=received_at,
         batch_uid=uuid7(),
         attempts=tuple(
-            Attempt(envelope=event, idempotency_key=None, received_at=submission.received_at, event_uid=uuid7())
+            Attempt(envelope=event, idempotency_key=None, received_at=received_at, event_uid=uuid7())
             for event in batch.events
             if isinstance(event, Envelope)
         ),
