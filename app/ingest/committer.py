@@ -36,6 +36,9 @@ _QUEUE_BYTES_MAX: Final = 32 * 1024 * 1024
 # How long a group waits for a claim that another transaction holds; then its attempts go one by one.
 _GROUP_LOCK_WAIT_SECONDS: Final = 0.05
 _SINGLE_LOCK_WAIT_SECONDS: Final = 0.02
+# Where one group had company the next one has too: with a moment to gather it costs PostgreSQL a sixth less, and at
+# half the top rate fewer events wait for a core (docs/performance.md). A producer alone waits for nobody.
+_LINGER_SECONDS: Final = 0.001
 # A server that is going down or coming back; the pause keeps all processes from hammering it.
 _PAUSE_SECONDS: Final = 0.05
 _TICK_SECONDS: Final = 0.05
@@ -109,7 +112,10 @@ class Committer:
         lane = self._database.lane()
         while True:
             try:
-                self._commit_group(lane, self._gather())
+                group = self._gather()
+                self._commit_group(lane, group)
+                if len(group) > 1:
+                    time.sleep(_LINGER_SECONDS)
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
                 # Nobody would start this thread again; its tickets are settled at their deadline.
                 _log.exception("committer_crashed")
