@@ -40,7 +40,7 @@ class Settings:
     door: str = "on"
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
-    """Connections per process. One per server thread: a request then never waits for a connection."""
+    """Connections per process, for all but single events: those have the committer's own."""
     storage_deadline_seconds: float = 1.8
     """How long one ingest may wait for PostgreSQL in all; under the two seconds that the contract promises."""
     idempotency_wait_seconds: float = 1.0
