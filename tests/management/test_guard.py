@@ -144,7 +144,7 @@ def test_every_path_of_the_control_plane_has_the_guard(app: Flask) -> None:
         if getattr(app.view_functions[rule.endpoint], "guard", None) != "managementToken"
     }
 
-    assert {path for path in unguarded if path.startswith("/v1/")} == {"/v1/events/ingest"}
+    assert {path for path in unguarded if path.startswith("/v1/")} == {"/v1/events/ingest", "/v1/events/ingest/batch"}
 
 
 def test_a_hash_with_old_parameters_is_replaced_when_the_token_is_used(settings: Settings, alice: Tenant) -> None:
