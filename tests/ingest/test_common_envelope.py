@@ -109,5 +109,13 @@ def test_what_needs_a_closer_look_is_left_to_the_exact_reader(payload: str) -> N
     assert read_common_envelope(f'{{"event_type":"a","source_id":"s","payload":{{"x":{payload}}}}}'.encode()) is None
 
 
+@pytest.mark.parametrize("name", [*_COMMON, "event\\u005fid"])
+def test_a_member_that_comes_twice_is_left_to_the_exact_reader(name: str) -> None:
+    value = json.dumps(_COMMON.get(name, "evt_2"))
+    body = f'{json.dumps(_COMMON, ensure_ascii=False)[:-1]}, "{name}": {value}}}'.encode()
+
+    assert read_common_envelope(body) is None
+
+
 def _exactly(body: bytes) -> Envelope:
     return read_envelope(read_object(body))

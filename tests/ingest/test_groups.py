@@ -112,6 +112,17 @@ def test_of_two_with_one_event_id_the_first_is_stored(
     assert [event.payload_text for event in events_of(house, alice)] == ['{"n": 1}']
 
 
+def test_a_refused_attempt_leaves_its_key_free_for_the_same_attempt_behind_it(
+    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+) -> None:
+    first = _attempt(alice, event_id="e", payload='{"n": 1}')
+    others = [_attempt(alice, event_id="e", key="k", payload='{"n": 2}') for _ in range(2)]
+    decisions = _decide_together(committer, gate, [(alice, attempt) for attempt in (first, *others)])
+
+    assert sorted(map(_outcome, decisions)) == [Outcome.DUPLICATE_EVENT, Outcome.DUPLICATE_EVENT, Outcome.STORED]
+    assert len(events_of(house, alice)) == 1
+
+
 def test_a_value_that_postgresql_refuses_is_refused_alone(
     committer: Committer, gate: _Gate, house: Context, alice: Tenant
 ) -> None:
