@@ -135,6 +135,8 @@ class Committer:
                 ticket = held.pop(0) if held else self._queue.get(block=not group and not self._held)
             except queue.Empty:
                 break
+            if ticket.remaining_seconds <= 0:
+                ticket.expire()
             ticket.is_taken = True
             if ticket.is_settled:
                 continue
@@ -159,7 +161,8 @@ class Committer:
         """
         if not group:
             return None
-        deadline = group[0].deadline
+        # The newest one's: whoever has less time left is answered by the time keeper, and takes nobody along.
+        deadline = max(ticket.deadline for ticket in group)
         while True:
             try:
                 verdicts = self._store_group(lane, group, deadline, lock_wait)

@@ -16,7 +16,7 @@ from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, Serial
 from app.config import Settings
 from app.database import Database, Lane
 from app.errors import Fault, IdempotencyInProgress, OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
-from app.ingest.storage import Outcome, store
+from app.ingest.storage import Outcome, has_waited_for_a_claim, store
 from app.ingest.ticket import Decision, Ticket
 
 _THREADS: Final = 4
@@ -61,7 +61,7 @@ class Contested:
 
     def _remember(self, ticket: Ticket, error: LockNotAvailable) -> None:
         until = time.monotonic() + _REMEMBERED_SECONDS
-        claims = _claims(ticket)[:2] if _is_claim(error) else _claims(ticket)[2:]
+        claims = _claims(ticket)[:2] if has_waited_for_a_claim(error) else _claims(ticket)[2:]
         self._until.update(dict.fromkeys(claims, until))
 
     def _wait(self, ticket: Ticket) -> None:
@@ -100,7 +100,9 @@ class Contested:
             except LockNotAvailable as error:
                 # After an unanswered commit the claim in the way may be our own, still being committed.
                 if ticket.unanswered is None:
-                    return _with_cause(IdempotencyInProgress() if _is_claim(error) else StorageUnavailable(), error)
+                    return _with_cause(
+                        IdempotencyInProgress() if has_waited_for_a_claim(error) else StorageUnavailable(), error
+                    )
             except (SerializationFailure, DeadlockDetected):
                 continue
             except psycopg.Error as error:
@@ -117,11 +119,6 @@ class Contested:
 
 def _claims(ticket: Ticket) -> tuple[object, ...]:
     return ticket.idempotency_claim, ticket.event_claim, ticket.identity.workspace_id
-
-
-def _is_claim(error: psycopg.Error) -> bool:
-    """Whether it waited for a row (an Idempotency-Key, an event id), and not for its workspace or for a table."""
-    return "tuple" in (error.diag.context or "")
 
 
 def _refusal_for(error: psycopg.Error) -> Exception:

@@ -1,6 +1,7 @@
 """Group commit: who goes together, who waits for whom, and what has an end."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,7 @@ class _Gate:
         self.open = threading.Event()
         self.open.set()
         self.groups = 0
+        self.deadlines: list[float] = []
 
     def lane(self) -> "_GatedLane":
         return _GatedLane(self, self._database.lane())
@@ -45,6 +47,7 @@ class _GatedLane:
 
     def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
         self._gate.groups += 1
+        self._gate.deadlines.append(deadline)
         self._gate.open.wait()
         return self._lane.run(statement, parameters, deadline)
 
@@ -227,6 +230,25 @@ def test_a_caller_that_cannot_be_told_keeps_nobody_else_from_being_told(
         committer.submit(_identity(alice), _attempt(alice), settle)
     gate.open.set()
     wait_until(lambda: len(decisions) == 2)
+
+    assert {_outcome(decision) for decision in decisions} == {Outcome.STORED}
+
+
+def test_a_group_has_the_time_of_its_newest_attempt(
+    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+) -> None:
+    """Or an attempt at the end of its time would take its neighbours along."""
+    decisions: list[Decision] = []
+    gate.open.clear()
+    committer.submit(_identity(alice), _attempt(alice), decisions.append)
+    wait_until(lambda: gate.groups == 1)
+    committer.submit(_identity(alice), _attempt(alice), decisions.append)
+    newest = time.monotonic()
+    committer.submit(_identity(alice), _attempt(alice), decisions.append)
+    gate.open.set()
+    wait_until(lambda: len(decisions) == 3)
+
+    assert gate.deadlines[-1] >= newest + house.settings.storage_deadline_seconds
 
 
 def _is_stored(committer: Committer, tenant: Tenant, attempt: Attempt) -> bool:

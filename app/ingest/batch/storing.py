@@ -11,7 +11,7 @@ from app.config import Settings
 from app.credentials import Identity
 from app.errors import Fault, IdempotencyInProgress, SchemaValidationFailed
 from app.ingest.envelope import Attempt
-from app.ingest.storage import Execute, Outcome, Verdict, store
+from app.ingest.storage import Execute, Outcome, Verdict, has_waited_for_a_claim, store
 
 Stored = tuple[Attempt, Verdict] | SchemaValidationFailed
 """What became of an attempt, or what PostgreSQL had against it."""
@@ -41,7 +41,7 @@ def executing(session: Session) -> Execute:
             result = connection.exec_driver_sql(statement, tuple(parameters))
             return result.all() if result.returns_rows else ()
         except DBAPIError as error:
-            if isinstance(error.orig, LockNotAvailable) and "tuple" in (error.orig.diag.context or ""):
+            if isinstance(error.orig, LockNotAvailable) and has_waited_for_a_claim(error.orig):
                 raise IdempotencyInProgress from error
             if isinstance(error.orig, SerializationFailure | DeadlockDetected):
                 raise AgainError from error
