@@ -24,6 +24,14 @@ run: $(VENV)/run.installed ## Run the whole product here: PORT=8000 VAR_DIR=./va
 test: $(VENV)/test.installed ## Run the tests; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/test.installed ## Look for lies in the OpenAPI document; FUZZ_ARGS="--max-time 600" is the default
+	@FUZZ_ARGS="$(or $(FUZZ_ARGS),--max-time 600)" $(BIN)/python -m pytest -s tests/contract/test_fuzz.py
+
+.PHONY: client
+client: $(VENV)/test.installed ## Generate a Python client from the OpenAPI document into build/
+	@$(BIN)/python -m contract.client build
+
 .PHONY: bench
 bench: $(VENV)/test.installed ## Measure the product here (needs wrk); BENCH_ARGS="--help" explains
 	@exec $(BIN)/python -m bench $(BENCH_ARGS)

@@ -4,6 +4,10 @@ A missing setting or a schema behind this code ends the start with one line and 
 away does not: the process starts, says 503 and serves as soon as the database is back.
 """
 
+from app.stop_signals import end_at_once_while_starting, hear_while_waiting
+
+end_at_once_while_starting()  # the imports below take most of a start
+
 import gc
 import os
 import sys
@@ -15,14 +19,17 @@ from app import deferred_answers
 from app.config import Settings, SettingsError
 from app.context import EXTENSION
 from app.factory import create_app
-from app.schema import SchemaBehindError, require_head
+from app.schema import SchemaBehindError, WallMissingError, require_head, require_walls
 from app.worker import create_celery
 
 
 def _is_operator_command() -> bool:
-    """Whether this process is `flask --app wsgi …`: an operator must be able to migrate a schema that is behind."""
+    """Whether this process is `flask --app wsgi …`: an operator must be able to migrate a schema that is behind.
+
+    `flask run` is a web server like any other.
+    """
     command = click.get_current_context(silent=True)
-    return command is not None and isinstance(command.find_root().command, FlaskGroup)
+    return command is not None and isinstance(command.find_root().command, FlaskGroup) and command.info_name != "run"
 
 
 try:
@@ -30,10 +37,13 @@ try:
     app = create_app(settings)
     if not _is_operator_command():
         require_head(app.extensions[EXTENSION].database.engine)
-except (SettingsError, SchemaBehindError) as error:
+        if settings.allow_rls_bypass == "off":
+            require_walls(app.extensions[EXTENSION].database.engine)
+except (SettingsError, SchemaBehindError, WallMissingError) as error:
     sys.exit(f"lariba: {error}")
 
-deferred_answers.install()
+if deferred_answers.install():
+    hear_while_waiting()
 celery = create_celery(settings)
 
 # What is loaded now stays for good. Left to the collector, it would be looked through every few seconds under load,

@@ -2,42 +2,28 @@
 
 from typing import Any, Final
 
-from flask import Flask
+from flask import Flask, Response, json
 from flask_smorest import Api
 from flask_swagger_ui import get_swaggerui_blueprint
 
-from app import health
+from app import contract, health
+from app.ingest import openapi as ingest_openapi
 from app.ingest import routes as ingest
 from app.management.routes import BLUEPRINTS as MANAGEMENT
+from app.management.routes.links import Links
 
 TITLE: Final = "Lariba"
 VERSION: Final = "v1"
 _OPENAPI_PATH: Final = "/openapi.json"
 
-_ERROR: Final = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "request_id", "retryable"],
-            "properties": {
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "request_id": {"type": "string"},
-                "retryable": {"type": "boolean"},
-                "details": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["pointer", "message"],
-                        "properties": {"pointer": {"type": "string"}, "message": {"type": "string"}},
-                    },
-                },
-            },
-        }
-    },
-}
+_DESCRIPTION: Final = """\
+Events in, exactly once; and who may send them.
+
+Every answer has an X-Request-ID, and every error the one body `ErrorBody`; `code` is stable. HEAD goes wherever GET
+does, and OPTIONS lists the methods of a path in Allow. A client must expect members, headers, codes and operations that
+are added later; what is taken away is announced by Deprecation and Sunset before.
+"""
+_SERVERS: Final = [{"url": "/", "description": "The installation that this document comes from"}]
 _SECURITY: Final = {
     "sourceKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "lrb_sk_…"},
     "managementToken": {"type": "http", "scheme": "bearer", "description": "lrb_mt_…"},
@@ -50,6 +36,13 @@ class _Api(Api):  # type: ignore[misc]
     """smorest without its own errors and pages: errors leave by problems.py, pages are management/pages.py's."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
+    _document: str | None = None
+
+    def _openapi_json(self) -> Response:
+        """The document, which nothing changes once the application is up; writing it takes longer than any request."""
+        if self._document is None:
+            self._document = json.dumps(self.spec.to_dict(), indent=2, sort_keys=False)
+        return Response(self._document, mimetype="application/json")
 
     def _register_error_handlers(self) -> None:
         """Nothing to do here."""
@@ -72,8 +65,14 @@ def register(app: Flask) -> None:
     )
     # `//v1//projects` is no address of ours; werkzeug would answer with a redirect in HTML.
     app.url_map.merge_slashes = False
-    api = _Api(app, spec_kwargs={"info": {"description": "Events in, exactly once; and who may send them."}})
-    api.spec.components.schema("ErrorBody", _ERROR)
+    links = Links({name: each for blueprint in MANAGEMENT for name, each in blueprint.operations.items()})
+    api = _Api(app, spec_kwargs={"info": {"description": _DESCRIPTION}, "servers": _SERVERS, "extra_plugins": [links]})
+    for name, schema in {**contract.SCHEMAS, **ingest_openapi.SCHEMAS}.items():
+        api.spec.components.schema(name, schema)
+    for name, header in contract.HEADERS.items():
+        api.spec.components.header(name, header)
+    for name, example in contract.examples().items():
+        api.spec.components.example(name, example)
     for name, scheme in _SECURITY.items():
         api.spec.components.security_scheme(name, scheme)
     # Which credential opens which door: the blueprints of MANAGEMENT carry the guard, ingest proves its key on the

@@ -15,8 +15,10 @@ from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from app import schema
 from app.context import context
+from app.database import NOWHERE
 from app.errors import OutcomeUnknown, Refusal
 from app.management import workspaces
+from app.management.operators import Role
 from app.models import WorkspaceStatus
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
 
@@ -55,7 +57,7 @@ def migrate() -> None:
     """Bring the database's schema to head, as the owner."""
     house = context()
     schema.migrate(house.settings)
-    with house.database.transaction() as session:
+    with house.database.transaction(NOWHERE) as session:
         click.echo(f"schema at {session.execute(_REVISION).scalar_one()}")
 
 
@@ -117,12 +119,13 @@ token = AppGroup("token", help="Issue management tokens.")
 @token.command("issue")
 @click.argument("workspace_id")
 @click.option("--label", default="", help="What the token is for.")
+@click.option("--role", type=click.Choice([role.value for role in Role]), default=Role.OWNER.value, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_failing_in_one_line()
-def issue(workspace_id: str, label: str, *, as_json: bool) -> None:
+def issue(workspace_id: str, label: str, role: str, *, as_json: bool) -> None:
     """Issue a further management token, which is shown this once."""
     house = context()
-    issued = workspaces.issue_workspace_token(house.database, house.credentials, workspace_id, label)
+    issued = workspaces.issue_workspace_token(house.database, house.credentials, workspace_id, label, Role(role))
     _show({"token_id": issued.id, "management_token": issued.token}, as_json=as_json)
 
 

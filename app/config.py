@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from app.client_address import read_network
+
 PREFIX = "LARIBA_"
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # 32 characters of anything a generator prints carry more than 128 bits; shorter ones are passwords.
@@ -36,6 +38,8 @@ class Settings:
     redis_url: str = field(default="", repr=False)
     """Redis 6.2 or newer, shared by all processes: what is warm, and how fast each key sends. May be absent or away."""
 
+    allow_rls_bypass: str = "off"
+    """`on` starts with a role that row level security does not bind: the code alone keeps workspaces apart then."""
     log_level: str = "INFO"
     door: str = "on"
     """`off` sends every event through Flask: slower, and the same in all else."""
@@ -59,6 +63,8 @@ class Settings:
     """Argon2 runs at a time in a process: 19 MiB and about 20 ms of a core each."""
     partitions_ahead_days: int = 7
     """How many days of event partitions are made ahead."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Whose X-Forwarded-For is believed, as networks: the addresses of one's own proxies and of nobody else."""
 
     source_key_events_per_second: int | None = 20_000
     """What one key may send; more than two web processes carry on two cores, so that only a runaway meets it."""
@@ -91,8 +97,14 @@ class Settings:
             raise SettingsError(
                 f"{variable_of('secret_key')}: each secret needs {_SECRET_CHARACTERS_MIN} characters or more"
             )
-        if self.door not in ("on", "off"):
-            raise SettingsError(f"{variable_of('door')} must be on or off")
+        try:
+            for text in self.trusted_proxies:
+                read_network(text)
+        except ValueError as error:
+            raise SettingsError(f"{variable_of('trusted_proxies')} holds {text!r}: {error}") from None
+        for name in ("door", "allow_rls_bypass"):
+            if getattr(self, name) not in ("on", "off"):
+                raise SettingsError(f"{variable_of(name)} must be on or off")
         if self.log_level not in _LOG_LEVELS:
             raise SettingsError(f"{variable_of('log_level')} must be one of {', '.join(_LOG_LEVELS)}")
 

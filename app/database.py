@@ -10,12 +10,13 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from enum import Enum
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -39,9 +40,30 @@ _SESSION = {
     "timezone": "UTC",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "10s",
+    # Whoever names no workspace sees none.
+    "lariba.workspace": "",
+    "lariba.everywhere": "",
 }
+# The second wall between workspaces (migrations/versions/0006_rights.py): true means until the transaction ends, so a
+# pooled connection carries nothing over.
+_REACH = text(
+    "SELECT set_config('lariba.workspace', :workspace, true), set_config('lariba.everywhere', :everywhere, true)"
+)
 _DEADLINE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 0.2
+
+
+class Reach(Enum):
+    """How far a transaction sees that belongs to no single workspace."""
+
+    EVERYWHERE = "everywhere"
+    """All workspaces: for the worker, the operator's shell, and whoever finds out whose credential it is."""
+    NOWHERE = "nowhere"
+    """No row of any workspace."""
+
+
+EVERYWHERE: Final = Reach.EVERYWHERE
+NOWHERE: Final = Reach.NOWHERE
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
@@ -103,9 +125,10 @@ class Database:
         return Lane(self._arguments)
 
     @contextmanager
-    def transaction(self, *, deadline_seconds: float = _DEADLINE_SECONDS) -> Iterator[Session]:
+    def transaction(self, reach: int | Reach, *, deadline_seconds: float = _DEADLINE_SECONDS) -> Iterator[Session]:
         """One use case, one transaction: commits at the end of the block, rolls back if anything is raised in it.
 
+        It sees the rows of the workspace (its inner id) that `reach` names, and no others.
         Raises StorageUnavailable if PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass
         OutcomeUnknown if the connection was lost during the commit itself.
         """
@@ -115,6 +138,8 @@ class Database:
             try:
                 connection = session.connection().connection.dbapi_connection
                 _set_deadline(connection, deadline)
+                if reach is not NOWHERE:
+                    session.execute(_REACH, _settings_of(reach))
                 yield session
                 session.flush()
             except BaseException as error:
@@ -169,6 +194,12 @@ class Lane:
             except psycopg.Error as error:
                 raise StorageUnavailable from error
         return self._connection
+
+
+def _settings_of(reach: int | Reach) -> dict[str, str]:
+    if reach is EVERYWHERE:
+        return {"workspace": "", "everywhere": "on"}
+    return {"workspace": str(reach), "everywhere": ""}
 
 
 def conninfo_of(url: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from app.ingest.door import Door
+from app.thread_reserve import ThreadReserve
 
 # Refused events are answered by Flask, here and not on the committer's thread.
 _REFUSING_THREADS = 4
@@ -42,9 +43,20 @@ def _with_door(wrap: Callable[..., Callable[[Any, dict[str, Any]], Any]]) -> Cal
             return plain
         refusing = ThreadPoolExecutor(_REFUSING_THREADS, "refusing")
 
+        threads = ThreadReserve()
+
         def run(protocol: Any, scope: dict[str, Any]) -> Any:
-            if not door.take(scope, protocol.response_bytes, lambda: refusing.submit(plain, protocol, scope)):
+            is_surplus = threads.begin(protocol)
+            try:
+                taken = door.take(scope, protocol.response_bytes, lambda: refusing.submit(plain, protocol, scope))
+            finally:
+                threads.end(protocol)
+            if not taken:
+                threads.replace()
                 return plain(protocol, scope)
+            # Not after a request that Flask answered: the server holds on to a body that was not read to its end.
+            if is_surplus:
+                threads.rest()
             return None
 
         return run

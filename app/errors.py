@@ -6,8 +6,12 @@
     ├── InvalidSourceKey            ├── InvalidManagementToken
     ├── SourceDisabled              ├── WorkspaceSuspended
     ├── SourceMismatch              ├── EnvironmentMismatch
-    ├── NotFound                    ├── Conflict
-    ├── PreconditionFailed          ├── IdempotencyKeyReused
+    ├── EventTypeNotAllowed         ├── OriginNotAllowed
+    ├── AddressNotAllowed           │
+    ├── InsufficientScope           ├── NotFound
+    ├── Conflict                    ├── CredentialAlreadyShown
+    ├── PreconditionFailed          ├── PreconditionRequired
+    ├── IdempotencyKeyReused        │
     ├── IdempotencyInProgress       ├── DuplicateEvent
     ├── RateLimitExceeded           ├── BatchRejected
     └── StorageUnavailable ── OutcomeUnknown
@@ -114,6 +118,30 @@ class EnvironmentMismatch(Refusal):
     code = "environment_mismatch"
 
 
+class EventTypeNotAllowed(Refusal):
+    """This key may not send events of this event_type. Its operators can allow it over the management API."""
+
+    code = "event_type_not_allowed"
+
+
+class OriginNotAllowed(Refusal):
+    """This is a browser key, and it may not be used from this origin, nor without an Origin header."""
+
+    code = "origin_not_allowed"
+
+
+class AddressNotAllowed(Refusal):
+    """This key may not be used from this address. Its operators can allow the network over the management API."""
+
+    code = "address_not_allowed"
+
+
+class InsufficientScope(Refusal):
+    """Your management token may not do this: it takes a higher role, or a token for the whole workspace."""
+
+    code = "insufficient_scope"
+
+
 class NotFound(Refusal):
     """There is nothing under this address."""
 
@@ -124,6 +152,18 @@ class Conflict(Refusal):
     """The change conflicts with what is already there."""
 
     code = "conflict"
+
+
+class CredentialAlreadyShown(Refusal):
+    """This request was carried out before, and a key or token is shown once only."""
+
+    code = "credential_already_shown"
+
+
+class PreconditionRequired(Refusal):
+    """Say which state you mean to change: read the object, and send its ETag in If-Match. If-Match: * takes any."""
+
+    code = "precondition_required"
 
 
 class PreconditionFailed(Refusal):

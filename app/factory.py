@@ -11,8 +11,10 @@ from app.credentials import Credentials
 from app.database import Database
 from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
+from app.ingest.cors import Origins
 from app.ingest.door import Door
 from app.ingest.places import Places
+from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
 from app.ingest.uploads import Uploads
 from app.rate_limits import RateLimiter, Rates, Sharing, namespace_of, read_overrides
@@ -41,7 +43,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     lines = RequestLines()
     app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines)
     app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
-    request_log.register(app)
+    request_log.register(app, settings.trusted_proxies)
     problems.register(app)
     api.register(app)
     commands.register(app)
@@ -57,6 +59,8 @@ def _counter(house: Context, lines: RequestLines) -> Counter:
         rate_limiter=house.rate_limiter,
         batch_places=Places(house.settings.batches_at_once_max),
         uploads=Uploads(),
+        origins=Origins(house.database),
+        refusals=Refusals(house.database),
     )
 
 

@@ -1,23 +1,49 @@
 """Two questions for whoever runs the process: does it live, and may traffic come?"""
 
+from typing import Any, Final
+
 from flask import Response, json
 from flask_smorest import Blueprint
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import contract
 from app.context import context
-from app.database import Database
+from app.database import NOWHERE, Database
 from app.errors import Fault, StorageUnavailable
 from app.problems import answer
-from app.schema import behind
+from app.schema import behind, wall_missing
 
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
+
+_ALL_WELL: Final = {"database": "ok", "schema": "ok"}
+_MEMBERS: Final[dict[str, Any]] = {
+    "status": {"type": "string", "enum": ["ok", "unavailable"]},
+    "checks": {"type": "object", "additionalProperties": {"type": "string"}, "description": "`ok`, or what is wrong"},
+    "error": {"$ref": "#/components/schemas/ErrorFacts"},
+}
+
+
+def _answer(description: str, members: list[str], example: dict[str, Any], *headers: str) -> dict[str, Any]:
+    """How an answer with these members reads in the OpenAPI document."""
+    properties = {name: _MEMBERS[name] for name in members}
+    schema = {"type": "object", "required": members, "properties": properties}
+    return {
+        "description": description,
+        "headers": contract.headers(*headers),
+        "content": {"application/json": {"schema": schema, "example": example}},
+    }
+
 
 blueprint = Blueprint("health", __name__, description="Is it alive, is it ready")
 
 
 @blueprint.route("/healthz", methods=["GET"])
-@blueprint.doc(operationId="getHealth", security=[], responses={"200": {"description": "The process lives"}})
+@blueprint.doc(
+    operationId="getHealth",
+    security=[],
+    responses={"200": _answer("The process lives", ["status"], {"status": "ok"})},
+)
 def healthz() -> Response:
     """The process lives; says nothing of what it depends on."""
     return _json({"status": "ok"})
@@ -28,13 +54,20 @@ def healthz() -> Response:
     operationId="getReadiness",
     security=[],
     responses={
-        "200": {"description": "Traffic may come"},
-        "503": {"description": "A check failed; `checks` names each"},
+        "200": _answer("Traffic may come", ["status", "checks"], {"status": "ok", "checks": _ALL_WELL}),
+        "503": _answer(
+            "A check failed; `checks` names each, beside the error body that all errors have",
+            ["status", "checks", "error"],
+            {"status": "unavailable", "checks": _ALL_WELL | {"database": "read-only"}}
+            | contract.examples()[StorageUnavailable.code]["value"],
+            "Retry-After",
+        ),
     },
 )
 def readyz() -> Response:
-    """Traffic may come: the database answers and its schema is not behind this code."""
-    checks = _check(context().database)
+    """Traffic may come: the database answers, its schema is not behind this code, and it keeps workspaces apart."""
+    house = context()
+    checks = _check(house.database, is_wall_needed=house.settings.allow_rls_bypass == "off")
     failed = tuple(Fault(f"/checks/{name}", said) for name, said in checks.items() if said != "ok")
     if not failed:
         return _json({"status": "ok", "checks": checks})
@@ -45,15 +78,21 @@ def readyz() -> Response:
     return response
 
 
-def _check(database: Database) -> dict[str, str]:
+def _check(database: Database, *, is_wall_needed: bool) -> dict[str, str]:
     """Each check's name with "ok" or what is wrong in one line."""
     try:
-        with database.transaction(deadline_seconds=1.5) as session:
+        with database.transaction(NOWHERE, deadline_seconds=1.5) as session:
             is_read_only = session.execute(_IS_READ_ONLY).scalar_one()
-            missing = behind(session.connection())
+            behind_by = behind(session.connection())
+            # A process may have started while the database was away; and a role can be given rights later.
+            hole = wall_missing(session.connection()) if is_wall_needed and behind_by is None else None
     except (StorageUnavailable, SQLAlchemyError):
-        return {"database": "unreachable or too slow", "schema": "unknown"}
-    return {"database": "read-only" if is_read_only else "ok", "schema": missing or "ok"}
+        return {"database": "unreachable or too slow", "schema": "unknown", "row_level_security": "unknown"}
+    return {
+        "database": "read-only" if is_read_only else "ok",
+        "schema": behind_by or "ok",
+        "row_level_security": hole or "ok",
+    }
 
 
 def _json(facts: dict[str, object]) -> Response:

@@ -1,22 +1,34 @@
-"""The barrier between ingest and whoever takes a right away: after a revocation has answered, nothing more is stored.
+"""Advisory locks of the product.
 
+The barrier between ingest and whoever takes a right away: after a revocation has answered, nothing more is stored.
 Reading `revoked_at` in the writing statement is not enough: a statement that began before the revocation committed
 still sees the key alive, and may commit after the revocation has answered. So ingest holds a shared advisory lock on
 its workspace from before that statement until its commit, and a change that takes a right away takes the same lock
 exclusively before it commits: it waits for the statements that may not have seen it, and later ones do see it.
 Both are transaction locks: a crash releases them. It is taken in the same exchange that writes (docs/decisions/0003).
+
+And the turn of a maintenance task, which lasts longer than a transaction: a lock of a session of its own.
 """
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.database import Database
+
 # Keeps these numbers apart from all other advisory locks of the database.
 _SPACE = 0x6C72_0000_0000_0000
+_TRY: Final = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_TRY_SECONDS: Final = 5.0
 _EXCLUDE = text("SELECT set_config('lock_timeout', '8s', true), pg_advisory_xact_lock(:key)")
 
 
 def workspace_lock(workspace_id: int) -> int:
-    """The number of a workspace's lock; store_events takes it shared, sorted by number."""
+    """The number of a workspace's lock; store_events_2 takes it shared, sorted by number."""
     return _SPACE | workspace_id
 
 
@@ -27,3 +39,18 @@ def exclude_workspace(session: Session, workspace_id: int) -> None:
     so eight seconds are enough.
     """
     session.execute(_EXCLUDE, {"key": workspace_lock(workspace_id)})
+
+
+@contextmanager
+def alone(database: Database, name: str) -> Iterator[bool]:
+    """Whether nobody else has the turn called `name`; if so, nobody gets it until the block ends.
+
+    A process that is killed gives its turn back when PostgreSQL notices that its connection is gone. A connection that
+    is lost before the block ends gives it back too: whoever needs it has to be safe to run twice.
+    Raises StorageUnavailable.
+    """
+    lane = database.lane()
+    try:
+        yield lane.run(_TRY, [name], time.monotonic() + _TRY_SECONDS)[0][0]
+    finally:
+        lane.close()

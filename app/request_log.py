@@ -2,10 +2,12 @@
 
 import logging
 import time
+from functools import partial
 
 import structlog
 from flask import Flask, Response, g, request
 
+from app.client_address import client_address
 from app.request_lines import request_id_from
 
 _log = structlog.get_logger()
@@ -14,9 +16,9 @@ _log = structlog.get_logger()
 _PATH_CHARACTERS_MAX = 500
 
 
-def register(app: Flask) -> None:
-    """Give every request of `app` its id and its line."""
-    app.before_request(_begin)
+def register(app: Flask, trusted_proxies: tuple[str, ...] = ()) -> None:
+    """Give every request of `app` its id, its client's address and its line."""
+    app.before_request(partial(_begin, trusted_proxies))
     app.after_request(_end)
 
 
@@ -25,7 +27,13 @@ def request_id() -> str:
     return str(g.request_id)
 
 
-def _begin() -> None:
+def remote_address() -> str:
+    """Where the request comes from; "" if it came over no network."""
+    return str(g.remote_address)
+
+
+def _begin(trusted_proxies: tuple[str, ...]) -> None:
+    g.remote_address = client_address(request.environ, trusted_proxies)
     g.request_id = request_id_from(request.headers.get("X-Request-ID"))
     g.began = time.perf_counter()
     structlog.contextvars.clear_contextvars()
@@ -33,14 +41,17 @@ def _begin() -> None:
         request_id=g.request_id,
         method=request.method,
         path=request.path[:_PATH_CHARACTERS_MAX],
-        remote_address=request.remote_addr,
+        remote_address=g.remote_address,
     )
 
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
-    if request.method == "OPTIONS":
-        del response.headers["Content-Type"]  # Flask's own answer says text/html of no body at all
+    if request.method == "OPTIONS" and response.status_code in (200, 204) and not response.get_data():
+        # Flask's own answer says 200 and text/html of no body at all.
+        response.status_code = 204
+        for name in ("Content-Type", "Content-Length"):
+            response.headers.pop(name, None)
     if request.endpoint not in ("health.healthz", "health.readyz"):
         milliseconds = round((time.perf_counter() - g.began) * 1000, 2)
         event_name = structlog.contextvars.get_contextvars().get("outcome") or "request_finished"

@@ -14,7 +14,26 @@ from sqlalchemy.exc import OperationalError
 
 from app.config import Settings
 from app.database import owner_engine
+from app.models import Base
 
+# Whom row level security does not bind, or who can become somebody whom it does not bind: superusers, BYPASSRLS, and
+# the tables' owner. And a table without it binds nobody.
+_SEES_EVERYTHING = text("""
+    WITH ours AS (
+        SELECT oid, relowner FROM pg_class
+        WHERE oid IN (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
+    )
+    SELECT EXISTS (SELECT FROM ours WHERE NOT row_security_active(oid)) OR EXISTS (
+        SELECT FROM pg_roles
+        WHERE (rolsuper OR rolbypassrls OR oid IN (SELECT relowner FROM ours))
+            AND pg_has_role(session_user, oid, 'MEMBER')
+    )
+""")
+_NO_WALL = (
+    "the role in LARIBA_DATABASE_URL is a superuser, has BYPASSRLS, or owns the tables (or is a member of such a role),"
+    " so row level security does not keep workspaces apart: use a role of its own (docs/operations.md), or set"
+    " LARIBA_ALLOW_RLS_BYPASS=on"
+)
 # Any number that nothing else locks.
 _TURN = 0x6C617269_62610001
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
@@ -27,11 +46,22 @@ _GRANTS = {
         "sources",
         "source_keys",
         "management_tokens",
+        "maintenance_tasks",
     ),
     "SELECT, INSERT": ("events", "audit_entries"),
-    "SELECT, INSERT, UPDATE, DELETE": ("event_ledger", "idempotency_records", "usage_outbox", "usage_hours"),
+    "SELECT, INSERT, UPDATE, DELETE": (
+        "event_ledger",
+        "idempotency_records",
+        "usage_outbox",
+        "usage_hours",
+        "management_requests",
+    ),
     "SELECT": ("alembic_version",),
 }
+
+
+class WallMissingError(Exception):
+    """The app's role sees all workspaces at once; the message is one line that says what to do."""
 
 
 class SchemaBehindError(Exception):
@@ -101,6 +131,25 @@ def require_head(engine: Engine) -> None:
         engine.dispose()
     if missing:
         raise SchemaBehindError(missing)
+
+
+def require_walls(engine: Engine) -> None:
+    """Raise WallMissingError if row level security does not bind the engine's role. Waits for no database either."""
+    try:
+        with engine.connect() as connection:
+            missing = wall_missing(connection)
+    except OperationalError:
+        return
+    finally:
+        engine.dispose()
+    if missing:
+        raise WallMissingError(missing)
+
+
+def wall_missing(connection: Connection) -> str | None:
+    """Why row level security does not bind the connection's role, in one line; None if it does."""
+    named = {"tables": list(Base.metadata.tables)}
+    return _NO_WALL if connection.execute(_SEES_EVERYTHING, named).scalar_one() else None
 
 
 def _configuration(connection: Connection | None = None) -> Config:

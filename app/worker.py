@@ -1,6 +1,6 @@
 """The Celery app: settings, tasks and the beat schedule. Knows no Flask."""
 
-from typing import Final
+from typing import Any, Final
 
 from celery import Celery
 from celery.signals import setup_logging
@@ -9,25 +9,24 @@ from app import logs
 from app.config import Settings
 from app.database import Database
 from app.maintenance import tasks
+from app.maintenance.runs import Task
+from app.maintenance.schedule import TASKS
 
 # A worker process runs one task at a time; the second connection is for the moment in which one is being replaced.
 _POOL_SIZE: Final = 2
 
-# Every task is safe to run twice or at once and does a bounded piece of work, so a missed beat is caught up by the
-# next one, and an expired message is better dropped than run late beside its successor.
-BEAT_SCHEDULE: Final = {
-    "fold-usage": {"task": tasks.FOLD_USAGE, "schedule": 5.0, "options": {"expires": 5.0}},
-    "purge-idempotency-records": {
-        "task": tasks.PURGE_IDEMPOTENCY_RECORDS,
-        "schedule": 60.0,
-        "options": {"expires": 60.0},
-    },
-    "make-event-partitions": {
-        "task": tasks.MAKE_EVENT_PARTITIONS,
-        "schedule": 3600.0,
-        "options": {"expires": 3600.0},
-    },
-}
+# A task is rung at least this often, so that one that was missed, failed or has more to do is taken up soon; whether it
+# is due is decided when the bell is heard (app/maintenance/runs.py). A bell that was not heard before the next one is
+# dropped.
+_RING_SECONDS_MAX: Final = 10.0
+
+
+def _bell(task: Task) -> dict[str, Any]:
+    seconds = min(task.every.total_seconds(), _RING_SECONDS_MAX)
+    return {"task": task.bell, "schedule": seconds, "options": {"expires": seconds}}
+
+
+BEAT_SCHEDULE: Final = {task.name: _bell(task) for task in TASKS}
 
 
 def create_celery(settings: Settings) -> Celery:

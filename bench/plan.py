@@ -16,6 +16,8 @@ _REPLAYED_EVENTS = 256
 # Proving a key for the first time is argon2: 20 ms of a core, and a slower machine takes longer.
 _PROOF_SECONDS_MAX = 0.2
 _WARM_SECONDS = 2
+# More requests at once than the queues of two processes hold (queue_events_max): the rest is refused at once.
+_OVERLOAD = 3_000
 
 _BARE = Traffic(name="bare_flask", title="bare Flask view, 64 connections")
 SINGLE = Traffic(name="single_64", title="single events, 64 connections")
@@ -53,6 +55,7 @@ def plan(*, stored: int, soak_seconds: int) -> list[Run]:
         _traffic(SOURCES),
         Run(REPLAYS.name, REPLAYS.title, _replays),
         *(_traffic(_batches(size)) for size in (100, 1_000)),
+        _traffic(replace(SINGLE, name="overload", title=_connections(_OVERLOAD), connections=_OVERLOAD)),
         Run("half_rate", "single events at half the top rate", _half_rate, needs=("single_64",)),
         Run("first_use", "keys first used after a restart", _first_use, needs=("sources",)),
         *(_inserts("multi-row", size) for size in (100, 1_000)),
@@ -74,7 +77,7 @@ def plan(*, stored: int, soak_seconds: int) -> list[Run]:
 
 
 def _connections(n: int) -> str:
-    return f"single events, {n} connection{'s' if n > 1 else ''}"
+    return f"single events, {n:,} connection{'s' if n > 1 else ''}"
 
 
 def _traffic(traffic: Traffic) -> Run:

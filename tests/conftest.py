@@ -22,6 +22,7 @@ from app.credentials import Credentials
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.factory import create_app
+from app.ingest.refusals import Refusals
 from app.schema import migrate
 from tests.live import LiveServer, live_server
 from tests.people import Tenant, make_tenant
@@ -88,6 +89,14 @@ def _credentials() -> Credentials:
     cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)
     assert cheapest.type is Type.ID
     return Credentials((SECRET_KEY,), argon2_runs_max=8, hasher=cheapest)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _refusals_are_flushed_by_hand() -> Iterator[None]:
+    """Or a thread would write beside tests that look at the outbox, and reopen a database that a test has closed."""
+    Refusals.flushes_by_itself = False
+    yield
+    Refusals.flushes_by_itself = True
 
 
 @pytest.fixture(scope="session", name="app")

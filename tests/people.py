@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from app.context import Context
+from app.database import EVERYWHERE
 from app.identifiers import new_public_id, random_text
 from app.models import Environment, ManagementToken, Project, Source, SourceKey, Workspace
 
@@ -36,7 +37,7 @@ class Tenant:
 def make_tenant(house: Context) -> Tenant:
     """A new workspace, written straight into the tables."""
     token_key_id, token, token_hash = house.credentials.mint("mt")
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
 
         def add(row: Any) -> Any:
             session.add(row)
@@ -78,7 +79,7 @@ def make_tenant(house: Context) -> Tenant:
 def issue_key(house: Context, source: Source, *, expires_at: datetime | None = None) -> tuple[int, str, str]:
     """A further key of `source`: (row, public id, plain text)."""
     key_id, key, key_hash = house.credentials.mint("sk")
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         row = SourceKey(
             public_id=f"key_{key_id}",
             workspace_id=source.workspace_id,
@@ -93,18 +94,18 @@ def issue_key(house: Context, source: Source, *, expires_at: datetime | None = N
 
 
 def source_of(house: Context, tenant: Tenant) -> Source:
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         return session.scalars(Source.within(tenant.workspace_row).where(Source.id == tenant.source_row)).one()
 
 
 def execute(house: Context, statement: str, **parameters: object) -> None:
     """Change the database behind the product's back."""
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         session.execute(text(statement), parameters)
 
 
 def rows(house: Context, statement: str, **parameters: object) -> list[Row[Any]]:
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         return list(session.execute(text(statement), parameters).all())
 
 

@@ -121,7 +121,7 @@ class TestWorkspaceLimit:
 
         trail = rows(
             house,
-            "SELECT action, changes FROM audit_entries WHERE object_id = :id ORDER BY id",
+            "SELECT action, after FROM audit_entries WHERE object_id = :id ORDER BY id",
             id=alice.workspace_id,
         )
         assert trail == [

@@ -8,13 +8,13 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import Context
-from app.database import Database, conninfo_of
+from app.database import EVERYWHERE, Database, conninfo_of
 from app.errors import Conflict, StorageUnavailable
 from tests.people import Tenant, execute, rows
 
 
 def test_what_is_raised_in_the_block_rolls_it_back(house: Context, alice: Tenant) -> None:
-    with pytest.raises(Conflict), house.database.transaction() as session:  # noqa: PT012 - the block is the subject
+    with pytest.raises(Conflict), house.database.transaction(EVERYWHERE) as session:  # noqa: PT012 - the block is the subject
         session.execute(text("UPDATE workspaces SET name = 'gone' WHERE id = :id"), {"id": alice.workspace_row})
         raise Conflict
 
@@ -22,14 +22,14 @@ def test_what_is_raised_in_the_block_rolls_it_back(house: Context, alice: Tenant
 
 
 def test_a_statement_past_its_deadline_is_given_up_and_the_pool_goes_on(house: Context) -> None:
-    with pytest.raises(StorageUnavailable), house.database.transaction(deadline_seconds=0.2) as session:
+    with pytest.raises(StorageUnavailable), house.database.transaction(EVERYWHERE, deadline_seconds=0.2) as session:
         session.execute(text("SELECT pg_sleep(30)"))
 
     assert rows(house, "SELECT 1 AS one")[0].one == 1
 
 
 def test_a_lock_that_is_not_free_in_time_means_unavailable(house: Context, alice: Tenant) -> None:
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         session.execute(text("SELECT 1 FROM workspaces WHERE id = :id FOR UPDATE"), {"id": alice.workspace_row})
         with pytest.raises(StorageUnavailable):
             execute(house, "UPDATE workspaces SET name = 'x' WHERE id = :id", id=alice.workspace_row)
@@ -45,7 +45,7 @@ def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settin
             owner.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
     database = Database(settings.database_url, pool_size=1)
     try:
-        with database.transaction() as session:
+        with database.transaction(EVERYWHERE) as session:
             names = ("transaction_isolation", "timezone", "lock_timeout", "synchronous_commit", "datestyle")
             found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in names]
     finally:
@@ -60,7 +60,7 @@ def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settin
 def test_options_in_the_url_are_kept_beside_ours(settings: Settings) -> None:
     separator = "&" if "?" in settings.database_url else "?"
     database = Database(f"{settings.database_url}{separator}options=-cwork_mem%3D5MB", pool_size=1)
-    with database.transaction() as session:
+    with database.transaction(EVERYWHERE) as session:
         found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in ("work_mem", "timezone")]
     database.engine.dispose()
 

@@ -19,13 +19,16 @@ import psycopg
 import pytest
 
 from app.config import Settings
-from app.maintenance import tasks
+from app.maintenance.schedule import TASKS
 from app.worker import create_celery
 from tests.conftest import fresh_database
 from tests.live import Answer, LiveServer, environment_of, live_server
 from tests.sending import PATH
 from tests.waiting import wait_until
 
+# The app's role sees a workspace at a time, or all if it says so.
+_EVERYWHERE = "-c lariba.everywhere=on"
+_FOLD = "maintenance.fold_usage"
 pytestmark = [pytest.mark.wiring, pytest.mark.broker]
 
 
@@ -55,7 +58,7 @@ def test_from_an_empty_database_to_a_counted_event(
     assert script.send(source, key).headers["idempotent-replayed"] == "true"
     with _process(production, checkout, "worker", "--concurrency", "1"), _beat(production, checkout, tmp_path):
         wait_until(lambda: script.manage("GET", f"/v1/keys/{key['id']}")["last_used_at"], 60)
-    with psycopg.connect(production.database_url) as connection:
+    with psycopg.connect(production.database_url, options=_EVERYWHERE) as connection:
         counted = connection.execute(_COUNTED, (source["id"],)).fetchall()
     assert counted == [("replayed", 1), ("stored", 1)]
 
@@ -64,7 +67,7 @@ def test_from_an_empty_database_to_a_counted_event(
 
 
 def test_the_worker_does_each_task_when_it_is_rung(production: Settings, checkout: Path) -> None:
-    with psycopg.connect(production.database_url, autocommit=True) as connection:
+    with psycopg.connect(production.database_url, autocommit=True, options=_EVERYWHERE) as connection:
         connection.execute(
             "INSERT INTO idempotency_records VALUES (1, 1, 'old', '', gen_random_uuid(), 201, '', now(), %s)",
             (datetime.now(UTC) - timedelta(days=1),),
@@ -75,8 +78,8 @@ def test_the_worker_does_each_task_when_it_is_rung(production: Settings, checkou
         )
         celery = create_celery(production)
         with _process(production, checkout, "worker", "--concurrency", "1"):
-            for name in (tasks.PURGE_IDEMPOTENCY_RECORDS, tasks.FOLD_USAGE, tasks.MAKE_EVENT_PARTITIONS):
-                celery.send_task(name, queue="maintenance")
+            for task in TASKS:
+                celery.send_task(task.bell, queue="maintenance")
             wait_until(lambda: not connection.execute(_OLD_RECORD).fetchall(), 60)
             wait_until(lambda: not connection.execute("SELECT 1 FROM usage_outbox WHERE project_id = 7").fetchall(), 60)
         counted = connection.execute("SELECT events FROM usage_hours WHERE project_id = 7").fetchall()
@@ -89,19 +92,19 @@ def test_a_worker_killed_in_the_middle_of_a_task_loses_and_doubles_nothing(
 ) -> None:
     """The outbox row is locked, so the fold that is killed stands before it; the next worker does the work."""
     celery = create_celery(production)
-    with psycopg.connect(production.database_url, autocommit=True) as connection:
+    with psycopg.connect(production.database_url, autocommit=True, options=_EVERYWHERE) as connection:
         connection.execute(
             "INSERT INTO usage_outbox SELECT 8, gen_random_uuid(), 8, 8, 'stored', 1, now() FROM generate_series(1, 50)"
         )
         with psycopg.connect(production.admin_database_url) as blocker:
             blocker.execute("LOCK TABLE usage_hours IN EXCLUSIVE MODE")
             with _process(production, checkout, "worker", "--concurrency", "1") as worker:
-                celery.send_task(tasks.FOLD_USAGE, queue="maintenance")
+                celery.send_task(_FOLD, queue="maintenance")
                 wait_until(lambda: connection.execute(_WAITING_WORKER).fetchall(), 60)
                 os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
         with _process(production, checkout, "worker", "--concurrency", "1"):
-            celery.send_task(tasks.FOLD_USAGE, queue="maintenance")
+            celery.send_task(_FOLD, queue="maintenance")
             wait_until(lambda: not connection.execute("SELECT 1 FROM usage_outbox WHERE project_id = 8").fetchall(), 60)
         counted = connection.execute("SELECT events FROM usage_hours WHERE project_id = 8").fetchall()
     celery.close()
@@ -148,6 +151,8 @@ class _Script:
         return self._server.request("POST", PATH, json.dumps(event).encode(), headers)
 
 
+_EVERYWHERE = "-c lariba.everywhere=on"
+_FOLD = "maintenance.fold_usage"
 _COUNTED = (
     "SELECT outcome, events FROM usage_hours JOIN sources ON sources.id = source_id WHERE public_id = %s ORDER BY 1"
 )

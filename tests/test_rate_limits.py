@@ -218,6 +218,28 @@ class TestOneProcess:
         clock.now += 2
         assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 10
 
+    def test_a_workspaces_limit_for_its_keys_counts_for_those_without_one_of_their_own(self) -> None:
+        mine = Overrides({1: 3}, {}, {9: 5})
+        clock = Clock()
+        limiter = RateLimiter(Rates(10, None), read_overrides=lambda: mine, clock=clock, in_background=False)
+        keys = [Identity(f"key_{row}", row, workspace) for row, workspace in ((1, 9), (2, 9), (3, 8))]
+
+        def admitted() -> list[int]:
+            """How many of twenty of each key, with a whole quota before them."""
+            clock.now += 30
+            return [sum(is_admitted(limiter, key) for _ in range(20)) for key in keys]
+
+        # Before they are read, and then for windows that are open already.
+        assert admitted() == [10, 10, 10]
+        limiter.learn_overrides()
+        assert admitted() == [3, 5, 10]
+        mine = Overrides({2: 7}, {}, {9: 4})
+        limiter.learn_overrides()
+        assert admitted() == [4, 7, 10]
+        mine = Overrides()
+        limiter.learn_overrides()
+        assert admitted() == [10, 10, 10]
+
     def test_while_the_database_is_away_the_last_known_limits_go_on(self) -> None:
         answers: Iterator[Overrides] = iter([Overrides({1: 3})])
 
@@ -503,8 +525,18 @@ class TestBackground:
         execute(house, "UPDATE source_keys SET events_per_second = 7 WHERE id = :id", id=alice.key_row)
         execute(house, "UPDATE workspaces SET events_per_second = 9 WHERE id = :id", id=alice.workspace_row)
 
+        both = '"key";q=7;w=1, "workspace";q=9;w=1'
+        wait_until(lambda: limiter.admit(identity, 0).headers.get("RateLimit-Policy") == both)
+
+    def test_so_does_a_workspaces_limit_for_its_keys(self, house: Context, alice: Tenant) -> None:
+        identity = Identity(alice.key_id, alice.key_row, alice.workspace_row)
+        limiter = RateLimiter(Rates(None, None), read_overrides=lambda: read_overrides(house.database))
+        assert limiter.admit(identity).headers == {}
+
+        execute(house, "UPDATE workspaces SET key_events_per_second = 6 WHERE id = :id", id=alice.workspace_row)
+
         headers = wait_until(lambda: limiter.admit(identity, 0).headers)
-        assert headers["RateLimit-Policy"] == '"key";q=7;w=1, "workspace";q=9;w=1'
+        assert headers["RateLimit-Policy"] == '"key";q=6;w=1'
 
     def test_a_forked_child_has_a_thread_and_counts_of_its_own(self) -> None:
         limiter = RateLimiter(Rates(5, None))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -13,11 +14,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from app.config import Settings
+from app.context import EXTENSION
+from app.credentials import Credentials
 from app.database import owner_engine
+from app.factory import create_app
 from app.models import Base
 from app.schema import SchemaBehindError, behind, downgrade, migrate, require_head
 from tests.conftest import fresh_database
 from tests.live import environment_of
+from tests.people import execute, make_tenant, rows
 
 
 @pytest.fixture(name="empty")
@@ -35,6 +40,29 @@ def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind
     assert _objects(empty) - before == {"alembic_version"}
     migrate(empty)
     migrate(empty)
+
+
+def test_keys_that_were_used_before_it_was_noted_know_the_hour(empty: Settings, credentials: Credentials) -> None:
+    migrate(empty)
+    house = create_app(empty, credentials=credentials).extensions[EXTENSION]
+    used, unused = make_tenant(house), make_tenant(house)
+    execute(house, "UPDATE source_keys SET created_at = '2020-01-01Z'")
+    for tenant, outcome, hour in ((used, "stored", 7), (used, "stored", 8), (unused, "bad_request", 6)):
+        execute(
+            house,
+            "INSERT INTO usage_hours VALUES (:project, :key, :hour, :outcome, :source, 1, 0)",
+            project=tenant.project_row,
+            key=tenant.key_row,
+            source=tenant.source_row,
+            outcome=outcome,
+            hour=f"2024-02-29T0{hour}:00:00Z",
+        )
+    downgrade(empty, "0008-1")
+    migrate(empty)
+
+    first_used = {row.id: row.first_used_at for row in rows(house, "SELECT id, first_used_at FROM source_keys")}
+    house.database.engine.dispose()
+    assert first_used == {used.key_row: datetime(2024, 2, 29, 7, tzinfo=UTC), unused.key_row: None}
 
 
 def test_four_deploys_at_once_migrate_once(empty: Settings, checkout: Path) -> None:

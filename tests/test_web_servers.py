@@ -15,6 +15,7 @@ import pytest
 
 from app.config import Settings
 from app.context import Context
+from app.database import EVERYWHERE
 from app.locks import exclude_workspace
 from tests.live import LiveServer, environment_of, free_port, is_ready, live_server
 from tests.people import Tenant, events_of, rows
@@ -35,7 +36,7 @@ def test_events_that_wait_for_their_commit_keep_no_thread_of_granian(
 ) -> None:
     with live_server(settings, checkout, workers=1, threads=2) as server, ThreadPoolExecutor(20) as senders:
         assert _send(server, alice) == 201
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             exclude_workspace(session, alice.workspace_row)
             answers = [senders.submit(_send, server, alice) for _ in range(20)]
             wait_until(lambda: rows(house, _WAITING))
@@ -43,6 +44,75 @@ def test_events_that_wait_for_their_commit_keep_no_thread_of_granian(
             assert not any(answer.done() for answer in answers)
 
         assert {answer.result() for answer in answers} == {201}
+
+
+# An application that takes for ever to load, as wsgi.py does for a second.
+_LOADS_FOR_EVER = """
+from app.stop_signals import end_at_once_while_starting
+end_at_once_while_starting()
+import sys
+print("loads", flush=True)
+sys.stdin.buffer.raw.read(1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_granian_that_is_stopped_while_its_workers_start_waits_for_none_of_them(
+    checkout: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "loads_for_ever.py").write_text(_LOADS_FOR_EVER)
+    command = ["-m", "granian", "--interface", "wsgi", "--port", str(free_port()), "--workers-kill-timeout", "1800"]
+    with subprocess.Popen(
+        [sys.executable, *command, "--log-level", "error", "loads_for_ever:app"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as granian_process:
+        assert granian_process.stdout is not None
+        try:
+            assert granian_process.stdout.readline() == b"loads\n"
+            granian_process.send_signal(number)
+            granian_process.wait(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(granian_process.pid, signal.SIGKILL)
+
+
+# The main thread of a child process waits for a lock when the signal is caught by another thread's C handler: for the
+# main thread that is as if it had come in the moment before the wait.
+_WAITS = """
+import multiprocessing, signal, sys, threading
+from app.stop_signals import hear_while_waiting
+
+def wait():
+    hear_while_waiting()
+    heard = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: heard.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    print("waits", flush=True)
+    heard.wait()
+    print("heard", flush=True)
+
+child = multiprocessing.get_context("fork").Process(target=wait)
+child.start()
+sys.stdin.read(1)
+child.terminate()
+child.join(60)
+child.kill()
+"""
+
+
+def test_a_stop_signal_that_comes_just_before_a_worker_waits_is_heard(checkout: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _WAITS], cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waits\n"
+        told, _ = process.communicate(b"1")
+
+    assert told == b"heard\n"
 
 
 @contextlib.contextmanager

@@ -10,15 +10,15 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.credentials import Credentials
-from app.database import Database
+from app.database import EVERYWHERE, Database
 from app.errors import InvalidManagementToken, InvalidSourceKey
 from app.ingest import authentication as ingest
 from app.management import authentication as management
 from app.management.keys import NewKey, add_key
-from app.management.operators import at_the_shell
+from app.management.operators import Role, at_the_shell
 from app.management.projects import NewProject, add_project
 from app.management.sources import NewSource, add_source
-from app.management.tokens import issue_token
+from app.management.tokens import NewToken, add_token
 from app.management.workspaces import add_workspace
 from app.models import Environment, Source, SourceKey, SourceType
 
@@ -48,7 +48,7 @@ def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials
     database = Database(settings.database_url, pool_size=2, application_name="lariba-demo")
     credentials = Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max)
     try:
-        with database.transaction() as session:
+        with database.transaction(EVERYWHERE) as session:
             source = _find_source(session) or _create_source(session)
         key, token = known.get("LARIBA_SOURCE_KEY", ""), known.get("LARIBA_MANAGEMENT_TOKEN", "")
         if not _opens_source(key, source, credentials, database):
@@ -88,24 +88,25 @@ def _opens_source(key: str, source: Source, credentials: Credentials, database: 
         SourceKey.revoked_at.is_(None),
         or_(SourceKey.expires_at.is_(None), SourceKey.expires_at > func.now()),
     )
-    with database.transaction() as session:
+    with database.transaction(source.workspace_id) as session:
         return session.scalars(live).one_or_none() is not None
 
 
 def _opens_workspace(token: str, source: Source, credentials: Credentials, database: Database) -> bool:
     try:
-        operator = management.authenticate(f"Bearer {token}", credentials, database, request_id=None)
+        operator = management.authenticate(f"Bearer {token}", credentials, database)
     except InvalidManagementToken:
         return False
     return operator.workspace_id == source.workspace_id
 
 
 def _issue_key(source: Source, credentials: Credentials, database: Database) -> str:
-    with database.transaction() as session:
+    with database.transaction(source.workspace_id) as session:
         operator = at_the_shell(source.workspace_id)
         return add_key(session, credentials, operator, source, NewKey(label=_LABEL)).key
 
 
 def _issue_token(source: Source, credentials: Credentials, database: Database) -> str:
-    with database.transaction() as session:
-        return issue_token(session, credentials, at_the_shell(source.workspace_id), label=_LABEL).token
+    with database.transaction(source.workspace_id) as session:
+        operator = at_the_shell(source.workspace_id)
+        return add_token(session, credentials, operator, NewToken(role=Role.OWNER, label=_LABEL)).token

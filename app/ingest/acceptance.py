@@ -18,12 +18,15 @@ from app.credentials import Credentials, Identity
 from app.database import Database
 from app.errors import Refusal
 from app.exact_json import read_object
+from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
 from app.ingest.committer import Committer
 from app.ingest.common_envelope import read_common_envelope
-from app.ingest.envelope import Attempt, read_envelope, read_idempotency_key
+from app.ingest.cors import Origins
+from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.places import Places
+from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
 from app.ingest.ticket import Decision
 from app.ingest.uploads import Uploads
@@ -35,6 +38,9 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.SOURCE_DISABLED: errors.SourceDisabled,
     Outcome.SOURCE_MISMATCH: errors.SourceMismatch,
     Outcome.ENVIRONMENT_MISMATCH: errors.EnvironmentMismatch,
+    Outcome.EVENT_TYPE_NOT_ALLOWED: errors.EventTypeNotAllowed,
+    Outcome.ORIGIN_NOT_ALLOWED: errors.OriginNotAllowed,
+    Outcome.ADDRESS_NOT_ALLOWED: errors.AddressNotAllowed,
     Outcome.IDEMPOTENCY_KEY_REUSED: errors.IdempotencyKeyReused,
     Outcome.DUPLICATE_EVENT: errors.DuplicateEvent,
 }
@@ -55,6 +61,8 @@ class Counter:
     rate_limiter: RateLimiter
     batch_places: Places
     uploads: Uploads
+    origins: Origins
+    refusals: Refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +80,25 @@ DECIDED: Final = "lariba.decided"
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who stands at the counter: the key that is shown, and where it is shown from."""
+
+    key_header: str | None
+    address: str
+    """Of the client, see client_address.py."""
+    origin: str | None
+    """Of the web page, see key_policies.origin_of."""
+    greet: Callable[[Identity, float], None]
+    """Called once the key is proven, whatever becomes of the request, with the moment (time.monotonic() seconds) until
+    which it may wait. May raise StorageUnavailable.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """A request as it came over the counter, nothing of it believed yet."""
 
-    key_header: str | None
+    caller: Caller
     idempotency_header: str | None
     read_body: Callable[[], bytes]
     """Reads the body, bounded; called only for a proven key. May raise PayloadTooLarge, UnsupportedMediaType."""
@@ -88,7 +111,15 @@ def accept(submission: Submission, counter: Counter) -> tuple[Verdict, Allowance
     1. Prove the key. 2. Keep to its rate. 3. Read what was sent; if it is wrong, say so only to a key that lives.
     4. Store it. Raises a Refusal: nothing was stored.
     """
-    identity = authenticate(submission.key_header, counter.credentials, counter.database, _deadline(counter))
+    identity = identify(submission.caller, counter)
+    try:
+        return _accept(submission, identity, counter)
+    except Refusal as refusal:
+        counter.refusals.count(identity, refusal)
+        raise
+
+
+def _accept(submission: Submission, identity: Identity, counter: Counter) -> tuple[Verdict, Allowance]:
     allowance = counter.rate_limiter.admit(identity)
     try:
         attempt = _read(submission, identity, counter)
@@ -108,8 +139,12 @@ def accepted(decision: Decision) -> Verdict:
     return decision
 
 
-def _deadline(counter: Counter) -> float:
-    return time.monotonic() + counter.settings.storage_deadline_seconds
+def identify(caller: Caller, counter: Counter) -> Identity:
+    """Whose key the caller shows. Raises InvalidSourceKey and StorageUnavailable."""
+    deadline = time.monotonic() + counter.settings.storage_deadline_seconds
+    identity = authenticate(caller.key_header, counter.credentials, counter.database, deadline)
+    caller.greet(identity, deadline)
+    return identity
 
 
 def _read(submission: Submission, identity: Identity, counter: Counter) -> Attempt:
@@ -122,11 +157,14 @@ def _read(submission: Submission, identity: Identity, counter: Counter) -> Attem
         idempotency_key=idempotency_key,
         received_at=submission.received_at,
         event_uid=uuid7(),
+        address=submission.caller.address,
+        origin=submission.caller.origin,
     )
 
 
 def require_live(identity: Identity, at: datetime, counter: Counter) -> None:
     """A revoked key learns that it is revoked, not what is wrong with its event. Raises InvalidSourceKey."""
-    with counter.database.transaction(deadline_seconds=counter.settings.storage_deadline_seconds) as session:
+    deadline_seconds = counter.settings.storage_deadline_seconds
+    with counter.database.transaction(identity.workspace_id, deadline_seconds=deadline_seconds) as session:
         if not session.execute(_IS_LIVE, {"public_id": identity.public_id, "at": at}).scalar_one_or_none():
             raise errors.InvalidSourceKey

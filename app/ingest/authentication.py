@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import text
 
 from app.credentials import Credentials, Identity, Known
-from app.database import Database
+from app.database import EVERYWHERE, Database
 from app.errors import InvalidSourceKey
 
 # By the unique index on public_id. Whatever can change is left out: the answer is remembered for the process's life.
@@ -37,7 +37,7 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
     structlog.contextvars.bind_contextvars(key=f"key_{credential.key_id}")
 
     def look_up(key_id: str) -> Known | None:
-        with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
+        with database.transaction(EVERYWHERE, deadline_seconds=deadline - time.monotonic()) as session:
             row = session.execute(_LOOK_UP, {"public_id": f"key_{key_id}"}).one_or_none()
         return Known(row.secret_hash, Identity(f"key_{key_id}", row.id, row.workspace_id)) if row else None
 
@@ -45,6 +45,7 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
     if proof is None:
         raise InvalidSourceKey
     if proof.new_hash:
-        with database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
+        workspace_id = proof.identity.workspace_id
+        with database.transaction(workspace_id, deadline_seconds=deadline - time.monotonic()) as session:
             session.execute(_REHASH, {"secret_hash": proof.new_hash, "id": proof.identity.row_id})
     return proof.identity

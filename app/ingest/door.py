@@ -15,13 +15,15 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from app.client_address import client_address
 from app.context import now
 from app.credentials import Identity
 from app.errors import Refusal
+from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.acceptance import DECIDED, Counter, Decided
 from app.ingest.common_envelope import read_common_envelope
-from app.ingest.envelope import Attempt, Receipt, read_idempotency_key
+from app.ingest.envelope import Attempt, Receipt
 from app.ingest.storage import LOG_EVENTS, Outcome, Verdict
 from app.ingest.ticket import Decision
 from app.rate_limits import Allowance
@@ -112,14 +114,21 @@ class Door:
         except Refusal:
             return None
         if (envelope := read_common_envelope(body)) is not None:
+            address = client_address(environ, counter.settings.trusted_proxies)
             with suppress(Refusal):
                 return _Visit(
                     identity,
-                    Attempt(envelope=envelope, idempotency_key=idempotency_key, received_at=now(), event_uid=uuid7()),
+                    Attempt(
+                        envelope=envelope,
+                        idempotency_key=idempotency_key,
+                        received_at=now(),
+                        event_uid=uuid7(),
+                        address=address,
+                    ),
                     counter.rate_limiter.admit(identity),
                     began,
                     request_id_from(environ.get("HTTP_X_REQUEST_ID")),
-                    environ.get("REMOTE_ADDR", ""),
+                    address,
                 )
         environ["wsgi.input"] = io.BytesIO(body)
         return None
@@ -132,6 +141,8 @@ class Door:
             or not length.isdecimal()
             or "HTTP_CONTENT_ENCODING" in environ
             or "HTTP_TRANSFER_ENCODING" in environ
+            # A web page's: its answer needs headers that only Flask's blueprint gives (cors.py).
+            or "HTTP_ORIGIN" in environ
         ):
             return None
         return int(length) if int(length) <= self._counter.settings.request_bytes_max else None

@@ -10,7 +10,7 @@ from uuid import UUID
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 from msgspec import Struct
 
-from app.errors import BadRequest, Fault, PayloadTooLarge, SchemaValidationFailed
+from app.errors import Fault, PayloadTooLarge, SchemaValidationFailed
 from app.exact_json import JsonObject, fingerprint, pointer_token
 
 PAYLOAD_BYTES_MAX: Final = 262_144
@@ -23,8 +23,6 @@ EVENT_TYPE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 # own reader takes more, and more with each version.
 _TIME = r"(?:[01]\d|2[0-3])(?::?[0-5]\d(?::?[0-5]\d(?:[.,]\d{1,9})?)?)?"
 _TIMESTAMP = re.compile(rf"\d{{4}}-?\d\d-?\d\d(?:[Tt ]{_TIME}(?:[Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?", re.ASCII)
-_VISIBLE_ASCII = re.compile(r"[!-~]{1,255}")
-_QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 
 
 # What is made for every event is a Struct: made in a third of the time that a frozen dataclass takes.
@@ -55,6 +53,10 @@ class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     received_at: datetime
     event_uid: UUID
     """Names this attempt and, if it succeeds, the event. Repeating the attempt with the same uid is safe."""
+    address: str = ""
+    """Where it comes from (client_address.py); "" if that is not known."""
+    origin: str | None = None
+    """The web page's that it comes from, if a browser says so (key_policies.origin_of)."""
 
     @property
     def event_id(self) -> str:
@@ -131,7 +133,15 @@ class EnvelopeSchema(Schema):
 
     error_messages = {"unknown": "This member is not known; see the list of fields."}  # noqa: RUF012
 
-    event_id = _EventId(metadata={"description": "Yours, single per source; ours if absent.", "maxLength": 128})
+    event_id = _EventId(
+        metadata={
+            "description": "Yours, single per source, of visible characters; ours if absent.",
+            "minLength": 1,
+            "maxLength": _EVENT_ID_CHARACTERS_MAX,
+            "pattern": r"^\S+$",
+            "format": "visible",
+        }
+    )
     event_type = _Text(
         required=True,
         validate=[validate.Length(1, 200), _check_event_type],
@@ -142,12 +152,15 @@ class EnvelopeSchema(Schema):
     environment = _Text(metadata={"description": "The source's environment."})
     severity = _Text(validate=validate.OneOf(SEVERITIES), metadata={"default": "info"})
     timestamp = _Timestamp(
-        metadata={"format": "date-time", "description": "When it happened; when we received it, if absent."}
+        metadata={
+            "format": "date-time",
+            "description": "When it happened; when we received it, if absent. ISO 8601; UTC if it names no offset.",
+        }
     )
     payload = fields.Dict(
         keys=fields.String(),
         required=True,
-        metadata={"description": "Any JSON object of at most 256 KiB and 32 levels; stored exactly."},
+        metadata={"description": "Any JSON object of at most 256 KiB and 32 levels, without U+0000; stored exactly."},
         error_messages={"invalid": "Must be a JSON object.", "null": "Must be a JSON object."},
     )
 
@@ -184,22 +197,3 @@ def read_envelope(document: JsonObject) -> Envelope:
             faults=(Fault("/payload", f"Must be at most {PAYLOAD_BYTES_MAX} bytes."),),
         )
     return Envelope(**loaded, payload=payload, fingerprint=fingerprint(document.values))
-
-
-def read_idempotency_key(header: str | None) -> str | None:
-    """The key in an Idempotency-Key header: 1 to 255 visible ASCII characters, bare or as a quoted string (RFC 8941).
-
-    A server joins two header lines with a comma, and a bare key with a comma would look the same; so a comma is only
-    taken inside quotes. Raises BadRequest.
-    """
-    if header is None:
-        return None
-    key = header.strip(" \t")
-    if key.startswith('"'):
-        quoted = _QUOTED_KEY.fullmatch(key)
-        key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else ""
-    elif "," in key:
-        raise BadRequest("Idempotency-Key holds a comma: send the header once, or put a key with a comma in quotes.")
-    if not _VISIBLE_ASCII.fullmatch(key):
-        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters, bare or in double quotes.")
-    return key

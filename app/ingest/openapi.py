@@ -1,7 +1,9 @@
 """How the ingest operation reads in the OpenAPI document; the road itself does not go through smorest's machinery."""
 
+import json
 from typing import Any, Final
 
+from app import contract, errors
 from app.ingest.batch.body import EVENTS_MAX, NDJSON
 from app.ingest.envelope import EnvelopeSchema
 
@@ -23,12 +25,6 @@ _EXAMPLE: Final = {
     "timestamp": "2026-06-01T10:00:00Z",
     "payload": {"amount": 49.99, "currency": "EUR", "reason": "card_declined"},
 }
-_REPLAY_HEADER: Final = {
-    "Idempotent-Replayed": {
-        "description": "`true` if answered from the record.",
-        "schema": {"type": "string"},
-    }
-}
 _CONTENT_ENCODING: Final = {
     "name": "Content-Encoding",
     "in": "header",
@@ -36,25 +32,31 @@ _CONTENT_ENCODING: Final = {
     "description": "How the body is compressed, if it is. Its limit holds for it compressed and expanded.",
     "schema": {"type": "string", "enum": ["gzip", "deflate", "zstd", "br"]},
 }
-_REFUSALS: Final = {
-    "400": "bad_request: not JSON, not what its Content-Encoding says, or a malformed Idempotency-Key",
-    "401": "invalid_source_key",
-    "403": "source_disabled, workspace_suspended, source_mismatch or environment_mismatch",
-    "409": "duplicate_event or idempotency_in_progress",
-    "413": "payload_too_large",
-    "415": "unsupported_media_type; Accept-Encoding is there if it was for the Content-Encoding",
-    "422": "schema_validation_failed or idempotency_key_reused",
-    "429": "rate_limit_exceeded",
-    "503": "storage_unavailable: nothing was stored; repeat the same request",
-}
-
-
-_RATE_HEADERS: Final = {
-    name: {"description": description, "schema": {"type": "string"}}
-    for name, description in {
-        "RateLimit-Policy": "The limits of the key and of its workspace: q events in w seconds",
-        "RateLimit": "What is left of the nearer one: r events, for t seconds",
-    }.items()
+_HEADERS: Final = contract.headers("Idempotent-Replayed", "RateLimit", "RateLimit-Policy")
+_REFUSALS: Final = (
+    errors.BadRequest,
+    errors.InvalidSourceKey,
+    errors.SourceDisabled,
+    errors.WorkspaceSuspended,
+    errors.OriginNotAllowed,
+    errors.AddressNotAllowed,
+    errors.IdempotencyInProgress,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.SchemaValidationFailed,
+    errors.IdempotencyKeyReused,
+    errors.RateLimitExceeded,
+    errors.StorageUnavailable,
+)
+_OF_ONE_EVENT: Final = (
+    errors.SourceMismatch,
+    errors.EnvironmentMismatch,
+    errors.EventTypeNotAllowed,
+    errors.DuplicateEvent,
+)
+_NOTES: Final = {
+    "bad_request": "Not JSON, not what its Content-Encoding says, or a malformed Idempotency-Key.",
+    "unsupported_media_type": "Not JSON; Accept-Encoding is there if it was for the Content-Encoding.",
 }
 _VERDICT: Final = {
     "type": "object",
@@ -65,14 +67,7 @@ _VERDICT: Final = {
         "code": {"type": "string", "description": "Of a rejected event, as in an error body; so are the next three"},
         "message": {"type": "string"},
         "retryable": {"type": "boolean"},
-        "details": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "message"],
-                "properties": {"pointer": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
+        "details": {"type": "array", "items": {"$ref": "#/components/schemas/Fault"}},
     },
 }
 _TOTALS: Final = ("stored", "duplicate", "rejected")
@@ -80,45 +75,77 @@ _BATCH_ANSWER: Final = {
     "type": "object",
     "required": ["verdicts", "totals"],
     "properties": {
-        "verdicts": {"type": "array", "description": "One per event, in order", "items": _VERDICT},
+        "verdicts": {
+            "type": "array",
+            "description": "One per event, in order",
+            "items": {"$ref": "#/components/schemas/Verdict"},
+        },
         "totals": {
             "type": "object",
             "required": list(_TOTALS),
-            "properties": {status: {"type": "integer"} for status in _TOTALS},
+            "properties": {status: {"type": "integer", "minimum": 0} for status in _TOTALS},
         },
     },
 }
 
 
-def _receipt(description: str) -> dict[str, Any]:
+_NEW_BATCH: Final = {
+    "type": "object",
+    "required": ["events"],
+    "additionalProperties": False,
+    "properties": {
+        "events": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": EVENTS_MAX,
+            "description": "Each as in a single request; what is wrong with one is told in its verdict",
+            "items": {},
+        }
+    },
+}
+_BATCH_EXAMPLE: Final = {
+    "verdicts": [
+        {"event_id": "evt_demo_001", "status": "stored"},
+        {
+            "status": "rejected",
+            "code": "schema_validation_failed",
+            "message": errors.SchemaValidationFailed().message,
+            "retryable": False,
+            "details": [{"pointer": "/event_type", "message": "Missing data for required field."}],
+        },
+    ],
+    "totals": {"stored": 1, "duplicate": 0, "rejected": 1},
+}
+
+
+def _receipt(description: str, status: str) -> dict[str, Any]:
+    example = {"accepted": True, "event_id": "evt_demo_001", "status": status}
     return {
         "description": description,
-        "headers": _REPLAY_HEADER | _RATE_HEADERS,
-        "content": {"application/json": {"schema": _RECEIPT}},
+        "headers": _HEADERS,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Receipt"}, "example": example}},
     }
 
 
-def _refusals(descriptions: dict[str, str]) -> dict[str, Any]:
+def _idempotency_key(what: str) -> dict[str, Any]:
     return {
-        status: {
-            "description": description,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
-        }
-        for status, description in descriptions.items()
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": f"1 to 255 visible ASCII characters, bare or in double quotes; names this {what} for safe"
+        " retries during 24 hours. One with a comma has to be in quotes.",
+        "schema": contract.IDEMPOTENCY_KEY,
+        "example": "demo-request-001",
     }
 
+
+SCHEMAS: Final = {"Receipt": _RECEIPT, "Verdict": _VERDICT, "BatchAnswer": _BATCH_ANSWER, "NewBatch": _NEW_BATCH}
 
 INGEST_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestEvent",
     "security": [{"sourceKey": []}],
     "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "description": "1 to 255 visible ASCII characters; names this event for safe retries during 24 hours.",
-            "schema": {"type": "string", "minLength": 1},
-        },
+        _idempotency_key("event"),
         _CONTENT_ENCODING,
     ],
     "requestBody": {
@@ -126,10 +153,10 @@ INGEST_OPERATION: Final[dict[str, Any]] = {
         "content": {"application/json": {"schema": EnvelopeSchema, "example": _EXAMPLE}},
     },
     "responses": {
-        "201": _receipt("Committed by this request, or by the first one with this Idempotency-Key"),
-        "200": _receipt("This event_id was stored before with the same content"),
+        "201": _receipt("Committed by this request, or by the first one with this Idempotency-Key", "stored"),
+        "200": _receipt("This event_id was stored before with the same content", "duplicate"),
     }
-    | _refusals(_REFUSALS),
+    | contract.refusal_answers((*_REFUSALS, *_OF_ONE_EVENT), notes=_NOTES),
 }
 
 BATCH_OPERATION: Final[dict[str, Any]] = {
@@ -143,51 +170,35 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
             "description": "`true`: all or nothing; 422 batch_rejected names each event that stands in the way.",
             "schema": {"type": "boolean", "default": False},
         },
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "description": "1 to 255 visible ASCII characters; names this batch for safe retries during 24 hours.",
-            "schema": {"type": "string", "minLength": 1},
-        },
+        _idempotency_key("batch"),
         _CONTENT_ENCODING,
     ],
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["events"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "events": {
-                            "type": "array",
-                            "minItems": 1,
-                            "maxItems": EVENTS_MAX,
-                            "description": "Each as in a single request; what is wrong with one is told in its verdict",
-                            "items": {},
-                        }
-                    },
-                },
+                "schema": {"$ref": "#/components/schemas/NewBatch"},
                 "example": {"events": [_EXAMPLE]},
             },
-            NDJSON: {"schema": {"type": "string", "description": "One event a line"}},
+            NDJSON: {
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "format": "binary",
+                    "description": "One event a line, in UTF-8",
+                },
+                "example": f"{json.dumps(_EXAMPLE)}\n",
+            },
         },
     },
     "responses": {
         "200": {
             "description": "Committed: every event whose verdict is stored",
-            "headers": _REPLAY_HEADER | _RATE_HEADERS,
-            "content": {"application/json": {"schema": _BATCH_ANSWER}},
+            "headers": _HEADERS,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/BatchAnswer"}, "example": _BATCH_EXAMPLE}
+            },
         }
     }
-    | _refusals(
-        _REFUSALS
-        | {
-            "403": "source_disabled or workspace_suspended",
-            "409": "idempotency_in_progress",
-            "422": "schema_validation_failed, batch_rejected or idempotency_key_reused",
-        }
-    ),
+    | contract.refusal_answers((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
 }

@@ -3,23 +3,47 @@
 from typing import Final
 
 import structlog
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 from flask_smorest import Blueprint
 
 from app.context import now
-from app.errors import BadRequest
-from app.ingest.acceptance import DECIDED, Counter, Decided, Submission, accept, accepted
+from app.credentials import Identity
+from app.errors import BadRequest, Refusal
+from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
 from app.ingest.batch.acceptance import BatchSubmission, accept_batch
 from app.ingest.batch.body import NDJSON
+from app.ingest.cors import ANSWER_HEADERS, PREFLIGHT_HEADERS, allowing
 from app.ingest.envelope import Receipt
 from app.ingest.openapi import BATCH_OPERATION, INGEST_OPERATION
 from app.ingest.storage import LOG_EVENTS, Verdict
+from app.key_policies import origin_of
 from app.rate_limits import Allowance
 from app.request_body import check_media_type, read_bytes
+from app.request_log import remote_address
 
 COUNTER: Final = "lariba.ingest"
 
 blueprint = Blueprint("ingest", __name__, description="Send events (source key in X-API-Key)")
+
+
+@blueprint.before_request
+def answer_preflight() -> Response | None:
+    """What a browser asks before it lets a web page send; any other OPTIONS is Flask's matter."""
+    origin = origin_of(request.headers.get("Origin"))
+    if request.method != "OPTIONS" or origin is None or "Access-Control-Request-Method" not in request.headers:
+        return None
+    structlog.contextvars.bind_contextvars(outcome="preflight_refused")
+    counter().origins.require_known(origin)
+    structlog.contextvars.bind_contextvars(outcome="preflight_answered")
+    return Response(status=204, headers=allowing(origin) | PREFLIGHT_HEADERS)
+
+
+@blueprint.after_request
+def let_the_page_read(response: Response) -> Response:
+    """The answer and every refusal, if the key is for the page's origin."""
+    if (origin := g.get("allowed_origin")) is not None:
+        response.headers.update(allowing(origin) | ANSWER_HEADERS)
+    return response
 
 
 @blueprint.route("/v1/events/ingest", methods=["POST"])
@@ -30,7 +54,7 @@ def ingest_event() -> Response:
     if (decided := request.environ.get(DECIDED)) is not None:
         return _decided(decided)
     submission = Submission(
-        key_header=request.headers.get("X-API-Key"),
+        caller=_caller(),
         idempotency_header=request.headers.get("Idempotency-Key"),
         read_body=_read_body,
         received_at=now(),
@@ -44,7 +68,7 @@ def ingest_batch() -> Response:
     """Store up to 1,000 events with one commit; a verdict for each, in order."""
     structlog.contextvars.bind_contextvars(outcome="batch_refused")
     submission = BatchSubmission(
-        key_header=request.headers.get("X-API-Key"),
+        caller=_caller(),
         idempotency_header=request.headers.get("Idempotency-Key"),
         is_atomic=lambda: _flag("atomic"),
         media_type=lambda: check_media_type("application/json", NDJSON),
@@ -54,6 +78,21 @@ def ingest_batch() -> Response:
     receipt, allowance = accept_batch(submission, counter())
     structlog.contextvars.bind_contextvars(outcome="batch_replayed" if receipt.is_replay else "batch_accepted")
     return _respond(receipt, allowance)
+
+
+def _caller() -> Caller:
+    return Caller(
+        key_header=request.headers.get("X-API-Key"),
+        address=remote_address(),
+        origin=origin_of(request.headers.get("Origin")),
+        greet=_greet,
+    )
+
+
+def _greet(identity: Identity, deadline: float) -> None:
+    origin = origin_of(request.headers.get("Origin"))
+    if origin is not None and counter().origins.is_allowed(identity, origin, deadline):
+        g.allowed_origin = origin
 
 
 def counter() -> Counter:
@@ -78,7 +117,12 @@ def _flag(name: str) -> bool:
 
 def _decided(decided: Decided) -> Response:
     structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
-    return _answer(accepted(decided.decision), decided.allowance)
+    try:
+        verdict = accepted(decided.decision)
+    except Refusal as refusal:
+        counter().refusals.count(decided.identity, refusal)
+        raise
+    return _answer(verdict, decided.allowance)
 
 
 def _answer(verdict: Verdict, allowance: Allowance | None) -> Response:

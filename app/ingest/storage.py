@@ -1,7 +1,7 @@
 """One narrow function: a group of attempts goes in, one verdict each comes out, in one statement.
 
-The statement is the database function store_events (migrations/versions/0004_store_events.py), which says how it keeps
-its promises: correctness rests on unique keys and on nothing else. This file knows how to speak with it.
+The statement is the database function store_events_2 (migrations/versions/0007_key_policies.py; 0004_store_events.py
+says how it keeps its promises): correctness rests on unique keys and on nothing else. Here is how to speak with it.
 """
 
 from binascii import b2a_base64
@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from psycopg.errors import LockNotAvailable
 
 from app.credentials import Identity
@@ -37,6 +38,9 @@ class Outcome(StrEnum):
     SOURCE_DISABLED = "source_disabled"
     SOURCE_MISMATCH = "source_mismatch"
     ENVIRONMENT_MISMATCH = "environment_mismatch"
+    EVENT_TYPE_NOT_ALLOWED = "event_type_not_allowed"
+    ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    ADDRESS_NOT_ALLOWED = "address_not_allowed"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     DUPLICATE_EVENT = "duplicate_event"
 
@@ -57,7 +61,7 @@ LOG_EVENTS: Final = {
 }
 _STORE: Final = (
     "SELECT n, verdict, response_status, response_body"
-    " FROM store_events(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
+    " FROM store_events_2(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
 )
 _ACCEPTED: Final = frozenset((Outcome.STORED, Outcome.DUPLICATE, Outcome.REPLAYED, Outcome.RESUMED))
 _ENCODER: Final = msgspec.json.Encoder()
@@ -109,7 +113,7 @@ def has_waited_for_a_claim(error: LockNotAvailable) -> bool:
 
 
 class _Item(msgspec.Struct, gc=False):
-    """One attempt as store_events reads it; the names are the function's."""
+    """One attempt as store_events_2 reads it; the names are the function's."""
 
     n: int
     caller: int
@@ -123,6 +127,8 @@ class _Item(msgspec.Struct, gc=False):
     payload: msgspec.Raw
     payload_bytes: int
     receipt: str
+    address: str | None
+    origin: str | UnsetType
 
 
 def _caller(n: int, identity: Identity, source: str, environment: str | None) -> dict[str, Any]:
@@ -150,6 +156,8 @@ def _item(n: int, caller: int, attempt: Attempt) -> _Item:
         msgspec.Raw(envelope.payload),
         len(envelope.payload),
         attempt.receipt_head,
+        attempt.address or None,
+        UNSET if attempt.origin is None else attempt.origin,
     )
 
 

@@ -1,11 +1,14 @@
-"""Purges idempotency records past their time. Ingest never waits for it: expiry is judged when a record is read."""
+"""Purges what Idempotency-Keys stand for, past its time: records of ingest, requests of the management API.
+
+Nobody waits for it: expiry is judged when a record is read.
+"""
 
 from datetime import datetime
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
-from app.database import Database
+from app.database import EVERYWHERE, Database
 
 _log = structlog.get_logger()
 
@@ -16,7 +19,7 @@ _BATCHES_MAX = 200
 # By ix_idempotency_records_expires_at. SKIP LOCKED: two purges share the work, and a record that a request is just
 # overwriting is left alone. A subquery in USING could be run once per row and lock more than its LIMIT; a WITH that
 # locks rows is run once.
-_PURGE = text("""
+_RECORDS = text("""
     WITH expired AS (
         SELECT project_id, source_id, idempotency_key FROM idempotency_records
         WHERE expires_at <= :now ORDER BY expires_at LIMIT :rows FOR UPDATE SKIP LOCKED
@@ -25,18 +28,42 @@ _PURGE = text("""
     WHERE record.project_id = expired.project_id AND record.source_id = expired.source_id
         AND record.idempotency_key = expired.idempotency_key
 """)
+# By ix_management_requests_expires_at; in the same way.
+_REQUESTS = text("""
+    WITH expired AS (
+        SELECT workspace_id, actor, idempotency_key FROM management_requests
+        WHERE expires_at <= :now ORDER BY expires_at LIMIT :rows FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM management_requests AS request USING expired
+    WHERE request.workspace_id = expired.workspace_id AND request.actor = expired.actor
+        AND request.idempotency_key = expired.idempotency_key
+""")
 
 
 def purge_expired_records(
     database: Database, *, now: datetime, batch_rows: int = _BATCH_ROWS, batches_max: int = _BATCHES_MAX
 ) -> int:
-    """Delete what expired before `now`, at most `batch_rows` x `batches_max` rows; returns how many."""
+    """Delete the records that expired before `now`, at most `batch_rows` x `batches_max`; returns how many."""
+    purged = _purge(database, _RECORDS, now, batch_rows, batches_max)
+    _log.info("idempotency_records_purged", rows=purged)
+    return purged
+
+
+def purge_expired_requests(
+    database: Database, *, now: datetime, batch_rows: int = _BATCH_ROWS, batches_max: int = _BATCHES_MAX
+) -> int:
+    """As purge_expired_records(), for requests of the management API."""
+    purged = _purge(database, _REQUESTS, now, batch_rows, batches_max)
+    _log.info("management_requests_purged", rows=purged)
+    return purged
+
+
+def _purge(database: Database, statement: TextClause, now: datetime, batch_rows: int, batches_max: int) -> int:
     purged = 0
     for _ in range(batches_max):
-        with database.transaction() as session:
-            deleted: int = session.execute(_PURGE, {"now": now, "rows": batch_rows}).rowcount  # type: ignore[attr-defined]
+        with database.transaction(EVERYWHERE) as session:
+            deleted: int = session.execute(statement, {"now": now, "rows": batch_rows}).rowcount  # type: ignore[attr-defined]
         purged += deleted
         if deleted < batch_rows:
             break
-    _log.info("idempotency_records_purged", rows=purged)
     return purged

@@ -1,32 +1,22 @@
-"""The doorbells: each names its work and calls one plain function."""
+"""The doorbells: each runs its task of the schedule, if it is due."""
 
 from datetime import UTC, datetime
-from typing import Final
 
 from celery import Celery
 
 from app.config import Settings
 from app.database import Database
-from app.maintenance.idempotency import purge_expired_records
-from app.maintenance.partitions import make_event_partitions
-from app.maintenance.usage import fold_usage
-
-FOLD_USAGE: Final = "maintenance.fold_usage"
-PURGE_IDEMPOTENCY_RECORDS: Final = "maintenance.purge_idempotency_records"
-MAKE_EVENT_PARTITIONS: Final = "maintenance.make_event_partitions"
+from app.maintenance.runs import Shift, Task, run_if_due
+from app.maintenance.schedule import TASKS
 
 
 def register(celery: Celery, database: Database, settings: Settings) -> None:
-    """Hang the tasks on `celery`."""
+    """Hang a bell for each task on `celery`."""
+    for task in TASKS:
+        _hang(celery, task, database, settings)
 
-    @celery.task(name=FOLD_USAGE, shared=False)
-    def fold() -> None:
-        fold_usage(database)
 
-    @celery.task(name=PURGE_IDEMPOTENCY_RECORDS, shared=False)
-    def purge() -> None:
-        purge_expired_records(database, now=datetime.now(UTC))
-
-    @celery.task(name=MAKE_EVENT_PARTITIONS, shared=False)
-    def make() -> None:
-        make_event_partitions(database, first_day=datetime.now(UTC).date(), days=settings.partitions_ahead_days + 1)
+def _hang(celery: Celery, task: Task, database: Database, settings: Settings) -> None:
+    @celery.task(name=task.bell, shared=False)
+    def ring() -> None:
+        run_if_due(task, Shift(database=database, settings=settings, now=datetime.now(UTC)))

@@ -1,22 +1,26 @@
-"""Folds the usage outbox into hourly counts, and moves "last used" and "last event" forward.
+"""Folds the usage outbox into hourly counts, and says of keys and sources when and from where they were used.
 
-A row leaves the outbox in the transaction that counts it, so every accepted request is counted exactly once,
-whatever is killed and however often or in parallel this runs.
+A row leaves the outbox in the transaction that counts it, so it is counted exactly once, whatever is killed and however
+often or in parallel this runs. Refusals are counted too, and are no use of a key.
 """
 
 import structlog
 from sqlalchemy import text
 
-from app.database import Database
+from app.database import EVERYWHERE, Database
 
 _log = structlog.get_logger()
 
 _BATCH_ROWS = 5_000
 _BATCHES_MAX = 100
+_ADDRESSES_MAX = 10
+"""How many addresses are kept of a key."""
 
 # Rows come sorted by key, so that two folds update counts in the same order and never deadlock. SKIP LOCKED lets them
-# share the outbox. GREATEST keeps the moments from ever moving backward. The row of a key or source is only touched if
-# it changes: a busy key's row is written once per fold, not once per event.
+# share the outbox. LEAST and GREATEST keep the moments from ever moving the wrong way. A busy key's row is written once
+# per fold, not once per event. Its addresses are merged where they are set, so that a fold which had to wait for
+# another one merges into what that one has left: there PostgreSQL hands it the row as it is now. The addresses of one
+# outbox row have one moment, so no more of them are looked at than are kept.
 _FOLD = text("""
 WITH next AS (
     SELECT project_id, usage_uid FROM usage_outbox LIMIT :rows FOR UPDATE SKIP LOCKED
@@ -34,13 +38,39 @@ counted AS (
     ON CONFLICT (project_id, source_key_id, hour, outcome) DO UPDATE SET
         events = hours.events + excluded.events, payload_bytes = hours.payload_bytes + excluded.payload_bytes
 ),
-key_used AS (
-    UPDATE source_keys SET last_used_at = greatest(last_used_at, used.at)
+accepted AS (
+    SELECT * FROM taken WHERE outcome IN ('stored', 'duplicate', 'replayed')
+),
+seen AS (
+    SELECT source_key_id, jsonb_agg(jsonb_build_object('address', address, 'last_seen_at', at)) AS addresses
     FROM (
-        SELECT id, at FROM (SELECT source_key_id, max(received_at) AS at FROM taken GROUP BY 1) AS newest
+        SELECT source_key_id, address, max(received_at) AS at,
+            row_number() OVER (PARTITION BY source_key_id ORDER BY max(received_at) DESC, address) AS place
+        FROM accepted, unnest(addresses[1 : :addresses_max]) AS address GROUP BY 1, 2
+    ) AS newest
+    WHERE place <= :addresses_max GROUP BY 1
+),
+key_used AS (
+    UPDATE source_keys AS key SET
+        first_used_at = least(key.first_used_at, used.first_at),
+        last_used_at = greatest(key.last_used_at, used.last_at),
+        last_addresses = CASE WHEN used.addresses IS NULL THEN key.last_addresses ELSE (
+            SELECT jsonb_agg(jsonb_build_object('address', address, 'last_seen_at', at) ORDER BY at DESC, address)
+            FROM (
+                SELECT address, max(last_seen_at) AS at
+                FROM jsonb_to_recordset(key.last_addresses || used.addresses)
+                    AS entry (address text, last_seen_at timestamptz)
+                GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :addresses_max
+            ) AS merged
+        ) END
+    FROM (
+        SELECT id, first_at, last_at, addresses FROM (
+            SELECT source_key_id, min(received_at) AS first_at, max(received_at) AS last_at FROM accepted GROUP BY 1
+        ) AS uses
+        LEFT JOIN seen USING (source_key_id)
         JOIN source_keys ON id = source_key_id ORDER BY id FOR NO KEY UPDATE OF source_keys
     ) AS used
-    WHERE source_keys.id = used.id
+    WHERE key.id = used.id
 ),
 source_used AS (
     UPDATE sources SET last_event_at = greatest(last_event_at, used.at)
@@ -60,8 +90,8 @@ def fold_usage(database: Database, *, batch_rows: int = _BATCH_ROWS, batches_max
     """Fold at most `batch_rows` x `batches_max` outbox rows; returns how many."""
     folded = 0
     for _ in range(batches_max):
-        with database.transaction() as session:
-            rows: int = session.execute(_FOLD, {"rows": batch_rows}).scalar_one()
+        with database.transaction(EVERYWHERE) as session:
+            rows: int = session.execute(_FOLD, {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX}).scalar_one()
         folded += rows
         if rows < batch_rows:
             break

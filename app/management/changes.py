@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final
 
 from psycopg.errors import UniqueViolation
@@ -12,9 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Fault
-from app.management.audit import record
+from app.management.audit import Change, record
 from app.management.operators import Operator
-from app.models.base import WithinWorkspace
+from app.management.requests import note_created
+from app.models import ManagementToken, Project, SourceKey
+from app.models.base import ControlRow, WithinWorkspace
 from app.models.environment import ENVIRONMENT_NAME_UNIQUE
 from app.models.project import PROJECT_NAME_UNIQUE
 from app.models.source import SOURCE_NAME_UNIQUE
@@ -29,6 +32,7 @@ class Absent(Enum):
 ABSENT: Final = Absent.ABSENT
 """Stands in a change for what its caller did not mention; None would mean "empty it"."""
 
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _TAKEN: Final = {
     PROJECT_NAME_UNIQUE: "This workspace already has a project named {name}.",
     ENVIRONMENT_NAME_UNIQUE: "This project already has an environment named {name}.",
@@ -46,31 +50,58 @@ def insert(session: Session, operator: Operator, row: WithinWorkspace, action: s
     """Add `row`; the trail tells what is `shown`. Raises Conflict if its name is taken."""
     session.add(row)
     _flush(session, row)
-    record(session, operator, action, row.public_id, shown)
+    change = Change(action=action, object_id=row.public_id, project_row=_project_of(row), after=shown)
+    record(session, operator, change)
+    is_credential = isinstance(row, SourceKey | ManagementToken)
+    note_created(session, operator, row.public_id, is_credential=is_credential)
 
 
-def update(session: Session, operator: Operator, row: WithinWorkspace, action: str, values: Mapping[str, Any]) -> None:
+def update(
+    session: Session,
+    operator: Operator,
+    row: ControlRow,
+    action: str,
+    values: Mapping[str, Any],
+    told: Mapping[str, Any] = _NOTHING,
+) -> None:
     """Set what differs in `values`. Nothing differs: nothing is written, also not in the trail.
 
+    `told` is what changes of the object without being a column of its row; it stands in the trail beside the values.
     Raises Conflict if the new name is taken.
     """
     changed = {name: value for name, value in values.items() if value != getattr(row, name)}
-    if not changed:
+    if not (changed or told):
         return
+    before = {name: getattr(row, name) for name in changed}
     for name, value in changed.items():
         setattr(row, name, value)
-    # now() is when the transaction began: of two that queued for the row, the later writer may have begun
-    # earlier or in the same microsecond, and an ETag that names two states would let a lost update pass.
-    row.updated_at = func.greatest(func.clock_timestamp(), type(row).updated_at + timedelta(microseconds=1))
+    row.updated_at = next_revision(type(row))
     _flush(session, row)
     session.refresh(row)
-    record(session, operator, action, row.public_id, changed)
+    before |= dict.fromkeys(told)
+    after = {**changed, **told}
+    change = Change(action=action, object_id=row.public_id, project_row=_project_of(row), before=before, after=after)
+    record(session, operator, change)
+
+
+def next_revision(model: type[ControlRow]) -> Any:
+    """The `updated_at` of a row's next state.
+
+    now() is when the transaction began: of two that queued for the row, the later writer may have begun earlier or in
+    the same microsecond, and an ETag that names two states would let a lost update pass.
+    """
+    return func.greatest(func.clock_timestamp(), model.updated_at + timedelta(microseconds=1))
 
 
 def moment(session: Session) -> datetime:
     """The database's clock, which all web servers share."""
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     return now
+
+
+def _project_of(row: ControlRow) -> int | None:
+    """The project that a row lies in, if it lies in one."""
+    return row.id if isinstance(row, Project) else getattr(row, "project_id", None)
 
 
 def _flush(session: Session, row: Any) -> None:
@@ -80,7 +111,10 @@ def _flush(session: Session, row: Any) -> None:
         session.flush()
     except IntegrityError as error:
         cause = error.orig
-        if not isinstance(cause, UniqueViolation) or cause.diag.constraint_name not in _TAKEN:
+        if not isinstance(cause, UniqueViolation):
             raise
+        if cause.diag.constraint_name not in _TAKEN:
+            # Somebody was there first, whatever it was about: the caller's matter, and the log's to look at.
+            raise Conflict from error
         message = _TAKEN[cause.diag.constraint_name].format(name=f'"{name}"')
         raise Conflict(message, faults=(Fault("/name", "This name is taken."),)) from None

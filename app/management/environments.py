@@ -1,6 +1,7 @@
 """Environments: the isolated lanes of a project."""
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select
@@ -8,13 +9,15 @@ from sqlalchemy import Select
 from app.database import Database
 from app.identifiers import new_public_id
 from app.locks import exclude_workspace
+from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.lookup import find, find_parent, find_to_change
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
 from app.management.projects import live_projects
+from app.management.requests import changing
 from app.management.revisions import Facts, Target
-from app.models import Environment, Project
+from app.models import Environment, Project, Source, SourceKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +27,7 @@ class EnvironmentFacts(Facts):
     project_id: str
     name: str
     description: str
+    archived_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,22 +46,27 @@ class EnvironmentChange:
     description: str | Absent = ABSENT
 
 
-def live_environments(workspace_id: int) -> Select[Any]:
-    """Environments that are not archived, nor their projects; each with its project's public id."""
+def environments_within(operator: Operator) -> Select[Any]:
+    """Environments of live projects, archived ones among them; each with its project's public id."""
     return (
-        Environment.within(workspace_id)
+        Environment.within(operator.workspace_id)
         .join(Project, Project.id == Environment.project_id)
-        .where(Environment.archived_at.is_(None), Project.archived_at.is_(None))
+        .where(Project.archived_at.is_(None), operator.reaches(Project.id))
         .add_columns(Project.public_id)
     )
+
+
+def live_environments(operator: Operator) -> Select[Any]:
+    """Environments that are not archived, nor their projects; each with its project's public id."""
+    return environments_within(operator).where(Environment.archived_at.is_(None))
 
 
 def create_environment(
     database: Database, operator: Operator, project_id: str, new: NewEnvironment
 ) -> EnvironmentFacts:
     """A new environment of a project. Raises Conflict if the name is taken."""
-    with database.transaction() as session:
-        (project,) = find_parent(session, live_projects(operator.workspace_id), Project, project_id)
+    with changing(database, operator) as session:
+        (project,) = find_parent(session, live_projects(operator), Project, project_id)
         environment = Environment(
             public_id=new_public_id("env"),
             workspace_id=operator.workspace_id,
@@ -69,32 +78,35 @@ def create_environment(
 
 
 def list_environments(
-    database: Database, operator: Operator, project_id: str, request: PageRequest
+    database: Database, operator: Operator, project_id: str, request: PageRequest, *, archived: bool = False
 ) -> Page[EnvironmentFacts]:
-    """A project's environments."""
+    """A project's environments: the live ones, or those that are archived."""
     workspace_id = operator.workspace_id
-    with database.transaction() as session:
-        (project,) = find(session, live_projects(workspace_id), Project, project_id)
-        below = live_environments(workspace_id).where(Environment.project_id == project.id)
-        listing = Listing(Environment, workspace_id, f"environments of {project_id}", below, _facts)
+    with database.transaction(operator.workspace_id) as session:
+        (project,) = find(session, live_projects(operator), Project, project_id)
+        below = environments_within(operator).where(Environment.project_id == project.id)
+        is_archived = Environment.archived_at.is_not(None)
+        query = below.where(is_archived if archived else ~is_archived)
+        name = f"environments of {project_id} archived={archived}"
+        listing = Listing(Environment, workspace_id, name, query, _facts)
         return listing.page(session, request)
 
 
 def read_environment(database: Database, operator: Operator, environment_id: str) -> EnvironmentFacts:
     """One environment."""
-    with database.transaction() as session:
-        return _facts(*find(session, live_environments(operator.workspace_id), Environment, environment_id))
+    with database.transaction(operator.workspace_id) as session:
+        return _facts(*find(session, live_environments(operator), Environment, environment_id))
 
 
 def change_environment(
     database: Database, operator: Operator, target: Target, change: EnvironmentChange
 ) -> EnvironmentFacts:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
-    with database.transaction() as session:
+    with changing(database, operator) as session:
         if change.name is not ABSENT:
             # An event that names the old environment is refused once this has returned.
             exclude_workspace(session, operator.workspace_id)
-        live = live_environments(operator.workspace_id)
+        live = live_environments(operator)
         environment, project_id = find_to_change(session, live, Environment, target)
         update(session, operator, environment, "environment.update", mentioned(change))
         return _facts(environment, project_id)
@@ -102,11 +114,25 @@ def change_environment(
 
 def archive_environment(database: Database, operator: Operator, target: Target) -> None:
     """Take the environment and its sources out of use: after this has returned, none of their keys stores."""
-    with database.transaction() as session:
+    with changing(database, operator) as session:
         exclude_workspace(session, operator.workspace_id)
-        live = live_environments(operator.workspace_id)
+        live = live_environments(operator)
         environment, _ = find_to_change(session, live, Environment, target)
         update(session, operator, environment, "environment.archive", {"archived_at": moment(session)})
+
+
+def restore_environment(database: Database, operator: Operator, target: Target) -> EnvironmentFacts:
+    """Take an archived environment of a live project and its sources back into use, without a key.
+
+    Does nothing to a live one. Raises Conflict if its name is taken.
+    """
+    with changing(database, operator) as session:
+        environment, project_id = find_to_change(session, environments_within(operator), Environment, target)
+        if environment.archived_at is not None:
+            below = Source.within(operator.workspace_id).where(Source.environment_id == environment.id)
+            revoke_keys_below(session, operator, SourceKey.source_id.in_(below.with_only_columns(Source.id)))
+        update(session, operator, environment, "environment.restore", {"archived_at": None})
+        return _facts(environment, project_id)
 
 
 def _facts(environment: Environment, project_id: str) -> EnvironmentFacts:
@@ -115,6 +141,7 @@ def _facts(environment: Environment, project_id: str) -> EnvironmentFacts:
         project_id=project_id,
         name=environment.name,
         description=environment.description,
+        archived_at=environment.archived_at,
         created_at=environment.created_at,
         updated_at=environment.updated_at,
     )

@@ -1,25 +1,35 @@
-"""Source keys: issued once, shown once, revoked for good."""
+"""Source keys: issued once, shown once, revoked for good. What each may send, and from where, are its policies."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.credentials import Credentials
 from app.database import Database
-from app.errors import Conflict, Fault
+from app.errors import Conflict, Fault, SchemaValidationFailed
 from app.locks import exclude_workspace
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.lookup import find, find_parent, find_to_change
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
+from app.management.requests import changing
 from app.management.revisions import Facts, Target
 from app.management.sources import live_sources
 from app.models import Environment, Project, Source, SourceKey
 
-_STAYS_REVOKED = "This key is revoked, and a revoked key never lives again. Issue a new one."
+NO_EVENT_TYPES: Final = "A key with allowed_origins is read by everybody who visits: say which event types it may send."
+_STAYS_REVOKED: Final = "This key is revoked, and a revoked key never lives again. Issue a new one."
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSeen:
+    """Where a key was used from, and when last."""
+
+    address: str
+    last_seen_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +40,16 @@ class KeyFacts(Facts):
     label: str
     expires_at: datetime | None
     events_per_second: int | None
+    allowed_event_types: list[str] | None
+    allowed_origins: list[str] | None
+    allowed_networks: list[str] | None
+    replaces: str | None
+    """The key that it was rotated from."""
+    replaced_by: str | None
     revoked_at: datetime | None
+    first_used_at: datetime | None
     last_used_at: datetime | None
+    last_addresses: tuple[AddressSeen, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,37 +61,62 @@ class IssuedKey(KeyFacts):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewKey:
-    """What can be chosen for one."""
+    """What can be chosen for one; policies as key_policies.py and client_address.py write them."""
 
     label: str = ""
     expires_at: datetime | None = None
     events_per_second: int | None = None
+    allowed_event_types: list[str] | None = None
+    allowed_origins: list[str] | None = None
+    allowed_networks: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyChange:
     """What can be changed of one.
 
-    An `expires_at` of None lets it live until it is revoked, an `events_per_second` of None gives it the default.
+    An `expires_at` of None lets it live until it is revoked, an `events_per_second` of None gives it the default, and
+    a policy of None limits nothing.
     """
 
     label: str | Absent = ABSENT
     expires_at: datetime | Absent | None = ABSENT
     events_per_second: int | Absent | None = ABSENT
+    allowed_event_types: list[str] | Absent | None = ABSENT
+    allowed_origins: list[str] | Absent | None = ABSENT
+    allowed_networks: list[str] | Absent | None = ABSENT
+
+    @property
+    def takes_rights_away(self) -> bool:
+        """Whether it may; whether it does shows only behind the barrier."""
+        may = {"expires_at", "allowed_event_types", "allowed_origins", "allowed_networks"}
+        return not may.isdisjoint(mentioned(self))
 
 
-def live_keys(workspace_id: int) -> Select[Any]:
+def live_keys(operator: Operator) -> Select[Any]:
     """Keys whose source is not archived, nor anything above it, revoked and expired keys among them.
 
     Each with its source's public id.
     """
     return (
-        SourceKey.within(workspace_id)
+        SourceKey.within(operator.workspace_id)
         .join(Source, Source.id == SourceKey.source_id)
         .join(Environment, Environment.id == Source.environment_id)
         .join(Project, Project.id == Source.project_id)
         .where(Source.archived_at.is_(None), Environment.archived_at.is_(None), Project.archived_at.is_(None))
+        .where(operator.reaches(Project.id))
         .add_columns(Source.public_id)
+    )
+
+
+def shown_keys(operator: Operator) -> Select[Any]:
+    """As live_keys(), each with the public ids of the key that it replaces and of the one that replaces it too."""
+    before, after = aliased(SourceKey), aliased(SourceKey)
+    return (
+        live_keys(operator)
+        .outerjoin(before, before.id == SourceKey.replaces_id)
+        .outerjoin(after, after.replaces_id == SourceKey.id)
+        .add_columns(before.public_id, after.public_id)
     )
 
 
@@ -81,73 +124,88 @@ def issue_key(
     database: Database, credentials: Credentials, operator: Operator, source_id: str, new: NewKey
 ) -> IssuedKey:
     """A new key of a source; the answer carries its plain text, and nobody can ask for it again."""
-    with database.transaction() as session:
-        source, *_ = find_parent(session, live_sources(operator.workspace_id), Source, source_id)
+    with changing(database, operator) as session:
+        source, *_ = find_parent(session, live_sources(operator), Source, source_id)
         return add_key(session, credentials, operator, source, new)
 
 
-def add_key(session: Session, credentials: Credentials, operator: Operator, source: Source, new: NewKey) -> IssuedKey:
+def add_key(
+    session: Session,
+    credentials: Credentials,
+    operator: Operator,
+    source: Source,
+    new: NewKey,
+    replaces: SourceKey | None = None,
+) -> IssuedKey:
     """As issue_key(), as a part of something larger."""
+    require_event_types(new.allowed_event_types, new.allowed_origins)
     key_id, plain_text, secret_hash = credentials.mint("sk")
     row = SourceKey(
         public_id=f"key_{key_id}",
         workspace_id=operator.workspace_id,
         project_id=source.project_id,
         source_id=source.id,
-        label=new.label,
-        expires_at=new.expires_at,
-        events_per_second=new.events_per_second,
+        replaces_id=None if replaces is None else replaces.id,
         secret_hash=secret_hash,
+        **asdict(new),
     )
-    shown = {
-        "source_id": source.public_id,
-        "label": new.label,
-        "expires_at": new.expires_at,
-        "events_per_second": new.events_per_second,
-    }
-    insert(session, operator, row, "source_key.issue", shown)
-    return IssuedKey(**_columns(row), source_id=source.public_id, key=plain_text)
+    named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}
+    insert(session, operator, row, "source_key.issue", named | asdict(new))
+    facts = facts_of(row, source.public_id, named["replaces"], None)
+    return IssuedKey(**asdict(facts), key=plain_text)
 
 
 def list_keys(database: Database, operator: Operator, source_id: str, request: PageRequest) -> Page[KeyFacts]:
     """A source's keys."""
     workspace_id = operator.workspace_id
-    with database.transaction() as session:
-        source, *_ = find(session, live_sources(workspace_id), Source, source_id)
-        below = live_keys(workspace_id).where(SourceKey.source_id == source.id)
-        return Listing(SourceKey, workspace_id, f"keys of {source_id}", below, _facts).page(session, request)
+    with database.transaction(operator.workspace_id) as session:
+        source, *_ = find(session, live_sources(operator), Source, source_id)
+        below = shown_keys(operator).where(SourceKey.source_id == source.id)
+        return Listing(SourceKey, workspace_id, f"keys of {source_id}", below, facts_of).page(session, request)
 
 
 def read_key(database: Database, operator: Operator, key_id: str) -> KeyFacts:
     """One key."""
-    with database.transaction() as session:
-        return _facts(*find(session, live_keys(operator.workspace_id), SourceKey, key_id))
+    with database.transaction(operator.workspace_id) as session:
+        return facts_of(*find(session, shown_keys(operator), SourceKey, key_id))
 
 
 def change_key(database: Database, operator: Operator, target: Target, change: KeyChange) -> KeyFacts:
-    """Change what `change` mentions. Raises Conflict for a new expiry of a revoked key."""
-    with database.transaction() as session:
-        if change.expires_at is not ABSENT:
-            # It may be an earlier one, which takes a right away; whether it is shows only after the lock.
+    """Change what `change` mentions: after this has returned, nothing is stored that its new policies do not allow.
+
+    Raises Conflict for a new expiry of a revoked key, and SchemaValidationFailed for a browser key without event types.
+    """
+    with changing(database, operator) as session:
+        if change.takes_rights_away:
             exclude_workspace(session, operator.workspace_id)
-        row, source_id = find_to_change(session, live_keys(operator.workspace_id), SourceKey, target)
+        row, *others = find_to_change(session, shown_keys(operator), SourceKey, target)
         if row.revoked_at is not None and change.expires_at is not ABSENT:
             raise Conflict(_STAYS_REVOKED, faults=(Fault("/expires_at", "The key is revoked."),))
-        update(session, operator, row, "source_key.update", mentioned(change))
-        return _facts(row, source_id)
+        values = mentioned(change)
+        event_types = values.get("allowed_event_types", row.allowed_event_types)
+        require_event_types(event_types, values.get("allowed_origins", row.allowed_origins))
+        update(session, operator, row, "source_key.update", values)
+        return facts_of(row, *others)
 
 
 def revoke_key(database: Database, operator: Operator, target: Target) -> KeyFacts:
     """End a key: after this has returned, it never stores again; does nothing to a revoked one."""
-    with database.transaction() as session:
+    with changing(database, operator) as session:
         exclude_workspace(session, operator.workspace_id)
-        row, source_id = find_to_change(session, live_keys(operator.workspace_id), SourceKey, target)
+        row, *others = find_to_change(session, shown_keys(operator), SourceKey, target)
         update(session, operator, row, "source_key.revoke", {"revoked_at": row.revoked_at or moment(session)})
-        return _facts(row, source_id)
+        return facts_of(row, *others)
 
 
-def _facts(row: SourceKey, source_id: str) -> KeyFacts:
-    return KeyFacts(**_columns(row), source_id=source_id)
+def require_event_types(event_types: list[str] | None, origins: list[str] | None) -> None:
+    """A browser key is in everybody's hands: it says what may be sent with it. Raises SchemaValidationFailed."""
+    if origins is not None and event_types is None:
+        raise SchemaValidationFailed(faults=(Fault("/allowed_event_types", NO_EVENT_TYPES),))
+
+
+def facts_of(row: SourceKey, source_id: str, replaces: str | None, replaced_by: str | None) -> KeyFacts:
+    """What a reader may know of a key: a row of shown_keys(), spread out."""
+    return KeyFacts(**_columns(row), source_id=source_id, replaces=replaces, replaced_by=replaced_by)
 
 
 def _columns(row: SourceKey) -> dict[str, Any]:
@@ -158,6 +216,13 @@ def _columns(row: SourceKey) -> dict[str, Any]:
         "updated_at": row.updated_at,
         "expires_at": row.expires_at,
         "events_per_second": row.events_per_second,
+        "allowed_event_types": row.allowed_event_types,
+        "allowed_origins": row.allowed_origins,
+        "allowed_networks": row.allowed_networks,
         "revoked_at": row.revoked_at,
+        "first_used_at": row.first_used_at,
         "last_used_at": row.last_used_at,
+        "last_addresses": tuple(
+            AddressSeen(seen["address"], datetime.fromisoformat(seen["last_seen_at"])) for seen in row.last_addresses
+        ),
     }

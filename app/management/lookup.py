@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import NotFound, PreconditionFailed
 from app.management.revisions import Target, etag_of
-from app.models.base import WithinWorkspace
+from app.models.base import OwnedRow, WithinWorkspace
 
 PUBLIC_ID: Final = "[0-9A-Za-z_]{1,64}"
 # Whatever else a caller may write (10,000 characters; U+0000, which PostgreSQL refuses) is nobody's id.
@@ -20,7 +20,7 @@ def is_public_id(text: str) -> bool:
     return _PUBLIC_ID.fullmatch(text) is not None
 
 
-def find(session: Session, query: Select[Any], model: type[WithinWorkspace], public_id: str) -> tuple[Any, ...]:
+def find(session: Session, query: Select[Any], model: type[OwnedRow], public_id: str) -> tuple[Any, ...]:
     """The row of `query` whose `model` has this public id.
 
     Raises NotFound, alike for strangers' and random ids.

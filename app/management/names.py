@@ -12,6 +12,16 @@ ENVIRONMENT_NAME: Final = "[a-z0-9][a-z0-9_-]{0,62}"
 # of normalising grows faster than the text.
 _EXPANSION_MAX: Final = 4
 _ENVIRONMENT_NAME = re.compile(ENVIRONMENT_NAME)
+# Letters of living scripts that NFKC takes apart although they look like nothing else: whoever writes Thai, Lao or
+# Armenian writes them.
+_ORDINARY_LETTERS: Final = re.compile("[\u0e33\u0eb3\u0edc\u0edd\u0587]")
+# What takes room or joins letters and cannot be seen, though it passes for printable.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\ufff9-\ufffc\U000e0100-\U000e01ef]")
+# Chooses between the forms of a symbol; after a letter or a digit it changes nothing that one could see, but in a
+# keycap.
+_VARIATION = re.compile("(.?)[\ufe00-\ufe0f](?!\u20e3)", re.DOTALL)
+# Scripts whose letters look alike by the dozen; a word holds letters of one of them.
+_ALIKE_SCRIPTS: Final = frozenset({"LATIN", "CYRILLIC", "GREEK"})
 # Control characters but the line breaks, halves of surrogate pairs, and what turns the direction of writing.
 _REFUSED_IN_DESCRIPTIONS = re.compile(
     "[\0-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -42,7 +52,29 @@ def read_label(text: str) -> str:
     # other than a plain space, and code points that stand for nothing.
     if not label.isprintable():
         raise ValueError("Must hold visible characters and plain spaces only.")
+    _refuse_look_alikes(label)
     return label
+
+
+def _refuse_look_alikes(label: str) -> None:
+    """Raises ValueError if `label` holds what only a machine can tell from something else."""
+    variations = (match[1] for match in _VARIATION.finditer(label))
+    if _UNSEEN.search(label) or any(unicodedata.category(each or " ")[0] in "LMNZ" for each in variations):
+        raise ValueError("Must hold visible characters and plain spaces only.")
+    taken_apart = _ORDINARY_LETTERS.sub("", label)
+    if unicodedata.normalize("NFKC", taken_apart) != unicodedata.normalize("NFC", taken_apart):
+        raise ValueError("Must hold plain characters: no full-width letters, ligatures or other variants.")
+    if any(len(_alike_scripts_of(word)) > 1 for word in _words(label)):
+        raise ValueError("Must not mix Latin, Cyrillic and Greek letters in one word.")
+
+
+def _words(label: str) -> list[str]:
+    """Its runs of letters, with the marks on them."""
+    return "".join(each if unicodedata.category(each)[0] in "LM" else " " for each in label).split()
+
+
+def _alike_scripts_of(word: str) -> frozenset[str]:
+    return _ALIKE_SCRIPTS & {unicodedata.name(each, "").partition(" ")[0] for each in word}
 
 
 def read_environment_name(text: str) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
 from app.errors import Fault, SchemaValidationFailed
-from app.models.base import WithinWorkspace
+from app.models.base import OwnedRow
 
 Item = TypeVar("Item")
 
@@ -45,7 +45,7 @@ class Page(Generic[Item]):
 class Listing(Generic[Item]):
     """One list of one workspace."""
 
-    model: type[WithinWorkspace]
+    model: type[OwnedRow]
     workspace_id: int
     name: str
     """Tells it from all other lists, filters included."""

@@ -1,6 +1,7 @@
 """Projects: a product of a workspace, born with three environments."""
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Select
@@ -9,12 +10,14 @@ from sqlalchemy.orm import Session
 from app.database import Database
 from app.identifiers import new_public_id
 from app.locks import exclude_workspace
+from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.lookup import find, find_to_change
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
+from app.management.requests import changing
 from app.management.revisions import Facts, Target
-from app.models import Environment, Project
+from app.models import Environment, Project, SourceKey
 
 FIRST_ENVIRONMENTS: Final = ("production", "staging", "development")
 
@@ -25,6 +28,7 @@ class ProjectFacts(Facts):
 
     name: str
     description: str
+    archived_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,14 +47,19 @@ class ProjectChange:
     description: str | Absent = ABSENT
 
 
-def live_projects(workspace_id: int) -> Select[Any]:
+def projects_within(operator: Operator) -> Select[Any]:
+    """Projects within the caller's reach, archived ones among them."""
+    return Project.within(operator.workspace_id).where(operator.reaches(Project.id))
+
+
+def live_projects(operator: Operator) -> Select[Any]:
     """Projects that are not archived."""
-    return Project.within(workspace_id).where(Project.archived_at.is_(None))
+    return projects_within(operator).where(Project.archived_at.is_(None))
 
 
 def create_project(database: Database, operator: Operator, new: NewProject) -> ProjectFacts:
     """A new project with its first environments. Raises Conflict if the name is taken."""
-    with database.transaction() as session:
+    with changing(database, operator) as session:
         return _facts(add_project(session, operator, new))
 
 
@@ -70,34 +79,50 @@ def add_project(session: Session, operator: Operator, new: NewProject) -> Projec
     return project
 
 
-def list_projects(database: Database, operator: Operator, request: PageRequest) -> Page[ProjectFacts]:
-    """The workspace's projects."""
+def list_projects(
+    database: Database, operator: Operator, request: PageRequest, *, archived: bool = False
+) -> Page[ProjectFacts]:
+    """The workspace's projects: the live ones, or those that are archived."""
     workspace_id = operator.workspace_id
-    listing = Listing(Project, workspace_id, "projects", live_projects(workspace_id), _facts)
-    with database.transaction() as session:
+    query = projects_within(operator).where(Project.archived_at.is_not(None)) if archived else live_projects(operator)
+    listing = Listing(Project, workspace_id, f"projects archived={archived}", query, _facts)
+    with database.transaction(operator.workspace_id) as session:
         return listing.page(session, request)
 
 
 def read_project(database: Database, operator: Operator, project_id: str) -> ProjectFacts:
     """One project."""
-    with database.transaction() as session:
-        return _facts(*find(session, live_projects(operator.workspace_id), Project, project_id))
+    with database.transaction(operator.workspace_id) as session:
+        return _facts(*find(session, live_projects(operator), Project, project_id))
 
 
 def change_project(database: Database, operator: Operator, target: Target, change: ProjectChange) -> ProjectFacts:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
-    with database.transaction() as session:
-        (project,) = find_to_change(session, live_projects(operator.workspace_id), Project, target)
+    with changing(database, operator) as session:
+        (project,) = find_to_change(session, live_projects(operator), Project, target)
         update(session, operator, project, "project.update", mentioned(change))
         return _facts(project)
 
 
 def archive_project(database: Database, operator: Operator, target: Target) -> None:
     """Take the project and all below it out of use: after this has returned, none of its keys stores."""
-    with database.transaction() as session:
+    with changing(database, operator) as session:
         exclude_workspace(session, operator.workspace_id)
-        (project,) = find_to_change(session, live_projects(operator.workspace_id), Project, target)
+        (project,) = find_to_change(session, live_projects(operator), Project, target)
         update(session, operator, project, "project.archive", {"archived_at": moment(session)})
+
+
+def restore_project(database: Database, operator: Operator, target: Target) -> ProjectFacts:
+    """Take an archived project and what lay below it back into use, without a key; does nothing to a live one.
+
+    Raises Conflict if its name is taken.
+    """
+    with changing(database, operator) as session:
+        (project,) = find_to_change(session, projects_within(operator), Project, target)
+        if project.archived_at is not None:
+            revoke_keys_below(session, operator, SourceKey.project_id == project.id)
+        update(session, operator, project, "project.restore", {"archived_at": None})
+        return _facts(project)
 
 
 def _facts(project: Project) -> ProjectFacts:
@@ -105,6 +130,7 @@ def _facts(project: Project) -> ProjectFacts:
         id=project.public_id,
         name=project.name,
         description=project.description,
+        archived_at=project.archived_at,
         created_at=project.created_at,
         updated_at=project.updated_at,
     )

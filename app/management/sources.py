@@ -1,4 +1,4 @@
-"""Sources: who may send. Enabled or disabled by operators, and archived for good."""
+"""Sources: who may send. Enabled, disabled, archived and restored by operators."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -11,13 +11,15 @@ from sqlalchemy.orm import Session
 from app.database import Database
 from app.identifiers import new_public_id
 from app.locks import exclude_workspace
+from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.environments import live_environments
-from app.management.lookup import find, find_parent, find_to_change
+from app.management.lookup import find, find_to_change
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
+from app.management.requests import changing
 from app.management.revisions import Facts, Target
-from app.models import Environment, Project, Source, SourceType
+from app.models import Environment, Project, Source, SourceKey, SourceType
 
 
 class SourceStatus(StrEnum):
@@ -38,6 +40,7 @@ class SourceFacts(Facts):
     description: str
     status: SourceStatus
     last_event_at: datetime | None
+    archived_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,25 +69,24 @@ class SourceFilter:
     environment_id: str | None = None
     type: SourceType | None = None
     status: SourceStatus | None = None
+    archived: bool = False
 
 
-def live_sources(workspace_id: int) -> Select[Any]:
-    """Sources that are not archived, nor anything above them; each with the public ids of its parents."""
+def sources_within(operator: Operator) -> Select[Any]:
+    """Sources with live parents, archived ones among them; each with the public ids of its parents."""
     return (
-        Source.within(workspace_id)
+        Source.within(operator.workspace_id)
         .join(Environment, Environment.id == Source.environment_id)
         .join(Project, Project.id == Source.project_id)
-        .where(Source.archived_at.is_(None), Environment.archived_at.is_(None), Project.archived_at.is_(None))
+        .where(Environment.archived_at.is_(None), Project.archived_at.is_(None))
+        .where(operator.reaches(Project.id))
         .add_columns(Project.public_id, Environment.public_id)
     )
 
 
-def create_source(database: Database, operator: Operator, environment_id: str, new: NewSource) -> SourceFacts:
-    """A new source in an environment. Raises Conflict if the name is taken."""
-    with database.transaction() as session:
-        live = live_environments(operator.workspace_id)
-        environment, project_id = find_parent(session, live, Environment, environment_id)
-        return _facts(add_source(session, operator, environment, new), project_id, environment_id)
+def live_sources(operator: Operator) -> Select[Any]:
+    """Sources that are not archived, nor anything above them; each with the public ids of its parents."""
+    return sources_within(operator).where(Source.archived_at.is_(None))
 
 
 def add_source(
@@ -94,7 +96,10 @@ def add_source(
     new: NewSource,
     public_id: str | None = None,
 ) -> Source:
-    """As create_source(), as a part of something larger, which may choose the public id."""
+    """A new source in an environment, as a part of something larger, which may choose the public id.
+
+    Raises Conflict if the name is taken.
+    """
     source = Source(
         public_id=public_id or new_public_id("src"),
         workspace_id=operator.workspace_id,
@@ -110,8 +115,8 @@ def add_source(
 def list_sources(database: Database, operator: Operator, only: SourceFilter, request: PageRequest) -> Page[SourceFacts]:
     """The workspace's sources, as far as the filter lets them through."""
     workspace_id = operator.workspace_id
-    listing = Listing(Source, workspace_id, f"sources {asdict(only)}", _filtered(workspace_id, only), _facts)
-    with database.transaction() as session:
+    listing = Listing(Source, workspace_id, f"sources {asdict(only)}", _filtered(operator, only), facts_of)
+    with database.transaction(operator.workspace_id) as session:
         return listing.page(session, request)
 
 
@@ -120,39 +125,39 @@ def list_sources_of_environment(
 ) -> Page[SourceFacts]:
     """An environment's sources."""
     workspace_id = operator.workspace_id
-    with database.transaction() as session:
-        find(session, live_environments(workspace_id), Environment, environment_id)
-        query = _filtered(workspace_id, SourceFilter(environment_id=environment_id))
-        return Listing(Source, workspace_id, f"sources of {environment_id}", query, _facts).page(session, request)
+    with database.transaction(operator.workspace_id) as session:
+        find(session, live_environments(operator), Environment, environment_id)
+        query = _filtered(operator, SourceFilter(environment_id=environment_id))
+        return Listing(Source, workspace_id, f"sources of {environment_id}", query, facts_of).page(session, request)
 
 
 def read_source(database: Database, operator: Operator, source_id: str) -> SourceFacts:
     """One source."""
-    with database.transaction() as session:
-        return _facts(*find(session, live_sources(operator.workspace_id), Source, source_id))
+    with database.transaction(operator.workspace_id) as session:
+        return facts_of(*find(session, live_sources(operator), Source, source_id))
 
 
 def change_source(database: Database, operator: Operator, target: Target, change: SourceChange) -> SourceFacts:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
-    with database.transaction() as session:
-        source, *parents = find_to_change(session, live_sources(operator.workspace_id), Source, target)
+    with changing(database, operator) as session:
+        source, *parents = find_to_change(session, live_sources(operator), Source, target)
         update(session, operator, source, "source.update", mentioned(change))
-        return _facts(source, *parents)
+        return facts_of(source, *parents)
 
 
 def enable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
     """Let the source's keys send events; does nothing to an enabled one."""
-    with database.transaction() as session:
-        source, *parents = find_to_change(session, live_sources(operator.workspace_id), Source, target)
+    with changing(database, operator) as session:
+        source, *parents = find_to_change(session, live_sources(operator), Source, target)
         update(session, operator, source, "source.enable", {"disabled_at": None})
-        return _facts(source, *parents)
+        return facts_of(source, *parents)
 
 
 def disable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
     """After this has returned, none of the source's keys stores; does nothing to a disabled one."""
-    with database.transaction() as session:
+    with changing(database, operator) as session:
         exclude_workspace(session, operator.workspace_id)
-        source, *parents = find_to_change(session, live_sources(operator.workspace_id), Source, target)
+        source, *parents = find_to_change(session, live_sources(operator), Source, target)
         update(
             session,
             operator,
@@ -160,19 +165,33 @@ def disable_source(database: Database, operator: Operator, target: Target) -> So
             "source.disable",
             {"disabled_at": source.disabled_at or moment(session)},
         )
-        return _facts(source, *parents)
+        return facts_of(source, *parents)
 
 
 def archive_source(database: Database, operator: Operator, target: Target) -> None:
-    """Take the source out of use for good: after this has returned, none of its keys stores."""
-    with database.transaction() as session:
+    """Take the source out of use: after this has returned, none of its keys stores."""
+    with changing(database, operator) as session:
         exclude_workspace(session, operator.workspace_id)
-        source, *_ = find_to_change(session, live_sources(operator.workspace_id), Source, target)
+        source, *_ = find_to_change(session, live_sources(operator), Source, target)
         update(session, operator, source, "source.archive", {"archived_at": moment(session)})
 
 
-def _filtered(workspace_id: int, only: SourceFilter) -> Select[Any]:
-    query = live_sources(workspace_id)
+def restore_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
+    """Take an archived source with live parents back into use, without a key; does nothing to a live one.
+
+    Raises Conflict if its name is taken.
+    """
+    with changing(database, operator) as session:
+        source, *parents = find_to_change(session, sources_within(operator), Source, target)
+        if source.archived_at is not None:
+            revoke_keys_below(session, operator, SourceKey.source_id == source.id)
+        update(session, operator, source, "source.restore", {"archived_at": None})
+        return facts_of(source, *parents)
+
+
+def _filtered(operator: Operator, only: SourceFilter) -> Select[Any]:
+    is_archived = Source.archived_at.is_not(None)
+    query = sources_within(operator).where(is_archived if only.archived else ~is_archived)
     if only.project_id is not None:
         query = query.where(Project.public_id == only.project_id)
     if only.environment_id is not None:
@@ -185,7 +204,8 @@ def _filtered(workspace_id: int, only: SourceFilter) -> Select[Any]:
     return query
 
 
-def _facts(source: Source, project_id: str, environment_id: str) -> SourceFacts:
+def facts_of(source: Source, project_id: str, environment_id: str) -> SourceFacts:
+    """A source and the public ids of its parents, as its readers see it."""
     return SourceFacts(
         id=source.public_id,
         project_id=project_id,
@@ -195,6 +215,7 @@ def _facts(source: Source, project_id: str, environment_id: str) -> SourceFacts:
         description=source.description,
         status=SourceStatus.DISABLED if source.disabled_at else SourceStatus.ENABLED,
         last_event_at=source.last_event_at,
+        archived_at=source.archived_at,
         created_at=source.created_at,
         updated_at=source.updated_at,
     )

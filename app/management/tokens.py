@@ -1,28 +1,169 @@
-"""Management tokens: the credentials of operators."""
+"""Management tokens: the credentials of operators. None can issue a token that may do more than itself."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
+from sqlalchemy import Select, or_, text
 from sqlalchemy.orm import Session
 
 from app.credentials import Credentials
-from app.management.changes import insert
-from app.management.operators import Operator
-from app.models import ManagementToken
+from app.database import Database
+from app.errors import Fault, InsufficientScope, SchemaValidationFailed
+from app.management.changes import insert, moment, update
+from app.management.lookup import find, find_to_change
+from app.management.operators import Operator, Role
+from app.management.pages import Listing, Page, PageRequest
+from app.management.projects import live_projects
+from app.management.requests import changing
+from app.management.revisions import Facts, Target
+from app.models import ManagementToken, Project
+
+_PATIENCE = text("SELECT set_config('lock_timeout', '8s', true)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IssuedToken:
+class TokenFacts(Facts):
+    """A token as its readers see it: never its secret."""
+
+    label: str
+    role: Role
+    project_ids: tuple[str, ...] | None
+    """None: the whole workspace."""
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IssuedToken(TokenFacts):
     """A token in the one moment in which its plain text is known."""
 
-    id: str
     token: str = field(repr=False)
 
 
-def issue_token(session: Session, credentials: Credentials, operator: Operator, *, label: str) -> IssuedToken:
-    """A new token for the operator's workspace."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewToken:
+    """What can be chosen for one."""
+
+    role: Role
+    label: str = ""
+    project_ids: tuple[str, ...] | None = None
+    expires_at: datetime | None = None
+
+
+def visible_tokens(operator: Operator) -> Select[Any]:
+    """The workspace's tokens; for a caller with some projects those that reach none but these."""
+    tokens = ManagementToken.within(operator.workspace_id)
+    if operator.project_rows is None:
+        return tokens
+    return tokens.where(ManagementToken.project_ids.contained_by(sorted(operator.project_rows)))
+
+
+def issue_token(database: Database, credentials: Credentials, operator: Operator, new: NewToken) -> IssuedToken:
+    """A new token; the answer carries its plain text, and nobody can ask for it again.
+
+    Raises InsufficientScope for a token that could do more than the caller's, and SchemaValidationFailed for projects
+    that the caller does not see.
+    """
+    with changing(database, operator) as session:
+        return add_token(session, credentials, operator, new)
+
+
+def add_token(session: Session, credentials: Credentials, operator: Operator, new: NewToken) -> IssuedToken:
+    """As issue_token(), as a part of something larger."""
+    operator.require(new.role, whole_workspace=new.project_ids is None)
+    if operator.expires_at is not None and (new.expires_at is None or new.expires_at > operator.expires_at):
+        raise InsufficientScope("A token cannot outlive the one that issues it: give it an earlier expires_at.")
     key_id, plain_text, secret_hash = credentials.mint("mt")
     row = ManagementToken(
-        public_id=f"tok_{key_id}", workspace_id=operator.workspace_id, label=label, secret_hash=secret_hash
+        public_id=f"tok_{key_id}",
+        workspace_id=operator.workspace_id,
+        label=new.label,
+        role=new.role,
+        project_ids=_project_rows(session, operator, new.project_ids),
+        expires_at=new.expires_at,
+        secret_hash=secret_hash,
     )
-    insert(session, operator, row, "management_token.issue", {"label": label})
-    return IssuedToken(id=row.public_id, token=plain_text)
+    shown = {
+        "label": new.label,
+        "role": new.role,
+        "project_ids": None if new.project_ids is None else list(new.project_ids),
+        "expires_at": new.expires_at,
+    }
+    insert(session, operator, row, "management_token.issue", shown)
+    return IssuedToken(**_columns(row), project_ids=new.project_ids, token=plain_text)
+
+
+def list_tokens(database: Database, operator: Operator, request: PageRequest) -> Page[TokenFacts]:
+    """The workspace's tokens, as far as the caller sees them, revoked and expired ones included."""
+    with database.transaction(operator.workspace_id) as session:
+        names = _project_ids(session, operator)
+        query = visible_tokens(operator)
+
+        def show(row: ManagementToken) -> TokenFacts:
+            return _facts(row, names)
+
+        return Listing(ManagementToken, operator.workspace_id, "tokens", query, show).page(session, request)
+
+
+def read_token(database: Database, operator: Operator, token_id: str) -> TokenFacts:
+    """One token."""
+    with database.transaction(operator.workspace_id) as session:
+        (row,) = find(session, visible_tokens(operator), ManagementToken, token_id)
+        return _facts(row, _project_ids(session, operator))
+
+
+def revoke_token(database: Database, operator: Operator, target: Target) -> TokenFacts:
+    """End a token: after this has returned, it opens nothing; does nothing to a revoked one.
+
+    Raises InsufficientScope for a token with a higher role than the caller's.
+    """
+    with changing(database, operator) as session:
+        # It waits for the changes that the token has under way; those may be waiting themselves (app/locks.py).
+        session.execute(_PATIENCE)
+        (row,) = find_to_change(session, visible_tokens(operator), ManagementToken, target)
+        operator.require(Role(row.role))
+        values = {"revoked_at": row.revoked_at or moment(session)}
+        update(session, operator, row, "management_token.revoke", values)
+        return _facts(row, _project_ids(session, operator))
+
+
+def _project_rows(session: Session, operator: Operator, public_ids: tuple[str, ...] | None) -> list[int] | None:
+    if public_ids is None:
+        return None
+    wanted = live_projects(operator).where(or_(*(Project.public_id == public_id for public_id in public_ids)))
+    rows = {project.public_id: project.id for project in session.scalars(wanted.with_for_update(read=True))}
+    faults = [
+        Fault(f"/project_ids/{n}", "There is no such project.")
+        for n, public_id in enumerate(public_ids)
+        if public_id not in rows
+    ]
+    if faults:
+        raise SchemaValidationFailed(faults=tuple(faults))
+    return sorted(rows.values())
+
+
+def _project_ids(session: Session, operator: Operator) -> dict[int, str]:
+    """The public ids of the workspace's projects by row, archived ones included: a token may outlive its projects."""
+    projects = Project.within(operator.workspace_id).where(operator.reaches(Project.id))
+    columns = projects.with_only_columns(Project.id, Project.public_id)
+    return {row.id: row.public_id for row in session.execute(columns)}
+
+
+def _facts(row: ManagementToken, project_ids: dict[int, str]) -> TokenFacts:
+    limited_to = None if row.project_ids is None else tuple(project_ids[project] for project in row.project_ids)
+    return TokenFacts(**_columns(row), project_ids=limited_to)
+
+
+def _columns(row: ManagementToken) -> dict[str, Any]:
+    return {
+        "id": row.public_id,
+        "label": row.label,
+        "role": Role(row.role),
+        "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+        "last_used_at": row.last_used_at,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }

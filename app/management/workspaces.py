@@ -1,21 +1,23 @@
-"""Workspaces, as the operator of the installation sees them: all of them, from the shell."""
+"""Workspaces: all of them for the operator of the installation, from the shell; its own one for a token."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from app.credentials import Credentials
-from app.database import Database
-from app.errors import NotFound
+from app.database import EVERYWHERE, Database
+from app.errors import NotFound, PreconditionFailed
 from app.identifiers import new_public_id
 from app.locks import exclude_workspace
-from app.management.audit import record
+from app.management.audit import Change, record
+from app.management.changes import ABSENT, Absent, mentioned, update
 from app.management.lookup import is_public_id
 from app.management.names import read_label, read_name
-from app.management.operators import Operator, at_the_shell
-from app.management.revisions import Facts
-from app.management.tokens import IssuedToken, issue_token
+from app.management.operators import Operator, Role, at_the_shell
+from app.management.requests import changing
+from app.management.revisions import Condition, Facts, etag_of
+from app.management.tokens import IssuedToken, NewToken, add_token
 from app.models import Workspace, WorkspaceStatus
 
 _NOT_FOUND = "There is no workspace with this id."
@@ -23,18 +25,29 @@ _NOT_FOUND = "There is no workspace with this id."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkspaceFacts(Facts):
-    """A workspace as the operator of the installation sees it."""
+    """A workspace as its readers see it."""
 
     name: str
     status: WorkspaceStatus
     events_per_second: int | None
+    key_events_per_second: int | None
+    retention_days: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkspaceChange:
+    """What its own operators can change of one; None for the installation's default."""
+
+    name: str | Absent = ABSENT
+    retention_days: int | Absent | None = ABSENT
+    key_events_per_second: int | Absent | None = ABSENT
 
 
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceFacts, IssuedToken]:
     """A new workspace and its first management token. Raises ValueError for a name that cannot be one."""
-    with database.transaction() as session:
+    with database.transaction(EVERYWHERE) as session:
         workspace, operator = add_workspace(session, name)
-        token = issue_token(session, credentials, operator, label="first")
+        token = add_token(session, credentials, operator, NewToken(role=Role.OWNER, label="first"))
         return _facts(workspace), token
 
 
@@ -44,13 +57,15 @@ def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
     session.add(workspace)
     session.flush()  # gives the id that the audit entry needs
     operator = at_the_shell(workspace.id)
-    record(session, operator, "workspace.create", workspace.public_id, {"name": workspace.name})
+    after = {"name": workspace.name}
+    change = Change(action="workspace.create", object_id=workspace.public_id, project_row=None, after=after)
+    record(session, operator, change)
     return workspace, operator
 
 
 def list_workspaces(database: Database) -> list[WorkspaceFacts]:
     """All workspaces, the oldest first."""
-    with database.transaction() as session:
+    with database.transaction(EVERYWHERE) as session:
         return [_facts(workspace) for workspace in session.scalars(select(Workspace).order_by(Workspace.id))]
 
 
@@ -59,23 +74,13 @@ def set_workspace_status(database: Database, workspace_id: str, status: Workspac
 
     After a suspension has returned, nothing more is stored for the workspace.
     """
-    with database.transaction() as session:
+    verb = "suspend" if status is WorkspaceStatus.SUSPENDED else "resume"
+    with database.transaction(EVERYWHERE) as session:
         workspace = _find(session, workspace_id)
         if status is WorkspaceStatus.SUSPENDED:
             exclude_workspace(session, workspace.id)
         session.refresh(workspace, with_for_update={"key_share": True})
-        if workspace.status != status:
-            workspace.status = status
-            session.flush()  # moves updated_at, which the answer tells
-            session.refresh(workspace)
-            verb = "suspend" if status is WorkspaceStatus.SUSPENDED else "resume"
-            record(
-                session,
-                at_the_shell(workspace.id),
-                f"workspace.{verb}",
-                workspace.public_id,
-                {"status": status},
-            )
+        update(session, at_the_shell(workspace.id), workspace, f"workspace.{verb}", {"status": status})
         return _facts(workspace)
 
 
@@ -84,23 +89,44 @@ def set_workspace_limit(database: Database, workspace_id: str, events_per_second
 
     Every process obeys within a few seconds. Safe to repeat.
     """
-    with database.transaction() as session:
+    with database.transaction(EVERYWHERE) as session:
         workspace = _find(session, workspace_id)
         session.refresh(workspace, with_for_update={"key_share": True})
-        if workspace.events_per_second != events_per_second:
-            workspace.events_per_second = events_per_second
-            session.flush()  # moves updated_at, which the answer tells
-            session.refresh(workspace)
-            changes = {"events_per_second": events_per_second}
-            record(session, at_the_shell(workspace.id), "workspace.limit", workspace.public_id, changes)
+        values = {"events_per_second": events_per_second}
+        update(session, at_the_shell(workspace.id), workspace, "workspace.limit", values)
         return _facts(workspace)
 
 
-def issue_workspace_token(database: Database, credentials: Credentials, workspace_id: str, label: str) -> IssuedToken:
+def read_workspace(database: Database, operator: Operator) -> WorkspaceFacts:
+    """The caller's own workspace."""
+    with database.transaction(operator.workspace_id) as session:
+        return _facts(session.scalars(_own(operator)).one())
+
+
+def change_workspace(
+    database: Database, operator: Operator, condition: Condition, change: WorkspaceChange
+) -> WorkspaceFacts:
+    """Change what `change` mentions of the caller's own workspace. Raises PreconditionFailed."""
+    with changing(database, operator) as session:
+        workspace = session.scalars(_own(operator).with_for_update(key_share=True)).one()
+        if not condition.is_met_by(etag_of(workspace.public_id, workspace.updated_at)):
+            raise PreconditionFailed
+        update(session, operator, workspace, "workspace.update", mentioned(change))
+        return _facts(workspace)
+
+
+def issue_workspace_token(
+    database: Database, credentials: Credentials, workspace_id: str, label: str, role: Role
+) -> IssuedToken:
     """A further token of a workspace. Raises NotFound, and ValueError for a label that cannot be one."""
-    with database.transaction() as session:
+    with database.transaction(EVERYWHERE) as session:
         workspace = _find(session, workspace_id)
-        return issue_token(session, credentials, at_the_shell(workspace.id), label=read_label(label))
+        new = NewToken(role=role, label=read_label(label))
+        return add_token(session, credentials, at_the_shell(workspace.id), new)
+
+
+def _own(operator: Operator) -> Select[Workspace]:
+    return select(Workspace).where(Workspace.id == operator.workspace_id)
 
 
 def _find(session: Session, public_id: str) -> Workspace:
@@ -118,6 +144,8 @@ def _facts(workspace: Workspace) -> WorkspaceFacts:
         name=workspace.name,
         status=WorkspaceStatus(workspace.status),
         events_per_second=workspace.events_per_second,
+        key_events_per_second=workspace.key_events_per_second,
+        retention_days=workspace.retention_days,
         created_at=workspace.created_at,
         updated_at=workspace.updated_at,
     )

@@ -11,6 +11,8 @@ from app.models.base import Base
 from app.models.environment import Environment
 from app.models.event import Event, EventLedger
 from app.models.idempotency_record import IdempotencyRecord
+from app.models.maintenance_task import MaintenanceTask
+from app.models.management_request import ManagementRequest
 from app.models.management_token import ManagementToken
 from app.models.project import Project
 from app.models.source import Source, SourceType
@@ -25,6 +27,8 @@ __all__ = [
     "Event",
     "EventLedger",
     "IdempotencyRecord",
+    "MaintenanceTask",
+    "ManagementRequest",
     "ManagementToken",
     "Project",
     "Source",

@@ -27,17 +27,22 @@ class Base(DeclarativeBase):
     }
 
 
-class ControlRow:
-    """A row of the control plane: an inner id, a public one, and when it came and changed."""
+class PublicRow:
+    """A row that callers know: an inner id for joins and pages, a public one for them, and when it came."""
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     public_id: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ControlRow(PublicRow):
+    """A row of the control plane, which its operators change."""
+
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
-class WithinWorkspace(ControlRow):
-    """A control row that belongs to a workspace; a query for it can only begin inside one."""
+class OwnedRow(PublicRow):
+    """A row that belongs to a workspace; a query for it can only begin inside one."""
 
     workspace_id: Mapped[int]
 
@@ -45,3 +50,7 @@ class WithinWorkspace(ControlRow):
     def within(cls, workspace_id: int) -> Select[Self]:
         """The rows of one workspace: the only way to begin a query for them."""
         return select(cls).where(cls.workspace_id == workspace_id)
+
+
+class WithinWorkspace(OwnedRow, ControlRow):
+    """A row of the control plane that belongs to a workspace."""

@@ -2,7 +2,8 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, WithinWorkspace
@@ -12,13 +13,22 @@ class ManagementToken(WithinWorkspace, Base):
     """Opens the management API of its workspace and nothing else."""
 
     __tablename__ = "management_tokens"
-    __table_args__ = (Index("ix_management_tokens_workspace_id", "workspace_id"),)
+    __table_args__ = (
+        Index("ix_management_tokens_workspace_id", "workspace_id"),
+        CheckConstraint("role IN ('owner', 'admin', 'developer', 'auditor')", name="role"),
+        CheckConstraint("cardinality(project_ids) > 0", name="project_ids"),
+    )
 
     workspace_id: Mapped[int] = mapped_column(ForeignKey("workspaces.id"))
     label: Mapped[str] = mapped_column(server_default="")
+    role: Mapped[str] = mapped_column(server_default="owner")
+    project_ids: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
+    """The rows of the projects that it reaches; None: all of the workspace."""
     secret_hash: Mapped[str]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    """When it last opened something, to the minute."""
 
     def __repr__(self) -> str:
         return f"ManagementToken(public_id={self.public_id!r})"

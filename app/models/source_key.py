@@ -1,8 +1,10 @@
 """A source key: the credential of a source. Its public id holds the key id that the key itself shows."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Integer, text
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Integer, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, WithinWorkspace
@@ -17,8 +19,29 @@ class SourceKey(WithinWorkspace, Base):
         ForeignKeyConstraint(
             ["workspace_id", "project_id", "source_id"], [Source.workspace_id, Source.project_id, Source.id]
         ),
+        # A key follows one of its own source, and of no other workspace's.
+        ForeignKeyConstraint(
+            ["workspace_id", "project_id", "source_id", "replaces_id"],
+            [f"source_keys.{column}" for column in ("workspace_id", "project_id", "source_id", "id")],
+        ),
+        UniqueConstraint("workspace_id", "project_id", "source_id", "id"),
         Index("ix_source_keys_source_id", "source_id"),
+        # The workspace's keys, newest first.
+        Index("ix_source_keys_workspace_id", "workspace_id", "id"),
         CheckConstraint("events_per_second > 0", name="events_per_second"),
+        CheckConstraint("allowed_origins IS NULL OR allowed_event_types IS NOT NULL", name="browser"),
+        CheckConstraint(
+            "cardinality(allowed_event_types) > 0 AND cardinality(allowed_origins) > 0"
+            " AND cardinality(allowed_networks) > 0",
+            name="policies",
+        ),
+        # A preflight has no key: whether anybody lets an origin in is asked of all keys.
+        Index(
+            "ix_source_keys_allowed_origins",
+            "allowed_origins",
+            postgresql_using="gin",
+            postgresql_where=text("allowed_origins IS NOT NULL"),
+        ),
         # Every process reads all limits every two seconds; few keys have one.
         Index("ix_source_keys_limited", "id", postgresql_where=text("events_per_second IS NOT NULL")),
     )
@@ -30,7 +53,18 @@ class SourceKey(WithinWorkspace, Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     events_per_second: Mapped[int | None] = mapped_column(Integer)
-    """None: the installation's default."""
+    """None: the workspace's default, and then the installation's."""
+    replaces_id: Mapped[int | None] = mapped_column(unique=True)
+    """The key that it was rotated from; a key has one successor at most."""
+    allowed_event_types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Whole types, or prefixes such as `payment.*`. None: all."""
+    allowed_origins: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Not None makes it a browser key, whose events come from these origins and bear a type of those."""
+    allowed_networks: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """CIDR, IPv4 and IPv6. None: from everywhere."""
+    first_used_at: Mapped[datetime | None]
+    last_addresses: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]")
+    """The addresses that it came from last, the newest first; bounded. Written by the worker."""
     last_used_at: Mapped[datetime | None]
     """When it last brought an event; written by the worker, a few seconds late, and never backward."""
 

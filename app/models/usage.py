@@ -3,38 +3,38 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, text
+from sqlalchemy import Index, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base
-
-_OUTCOMES = "outcome IN ('stored', 'duplicate', 'replayed')"
 
 
 class UsageOutbox(Base):
     """Accepted events of one key and group, not yet counted. Written with them, so the count is exact whatever dies."""
 
     __tablename__ = "usage_outbox"
-    __table_args__ = (CheckConstraint(_OUTCOMES, name="outcome"),)
-
     project_id: Mapped[int] = mapped_column(primary_key=True)
     usage_uid: Mapped[UUID] = mapped_column(primary_key=True)
     """A UUIDv7, so that the worker folds the oldest first."""
     source_id: Mapped[int]
     source_key_id: Mapped[int]
     outcome: Mapped[str]
+    """`stored`, `duplicate`, `replayed`, or the code of the refusal."""
     events: Mapped[int] = mapped_column(server_default=text("1"))
     payload_bytes: Mapped[int]
     """Of all the events together."""
     received_at: Mapped[datetime]
+    addresses: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Where they came from, each once."""
 
 
 class UsageHour(Base):
     """What one key did in one hour (UTC), by outcome."""
 
     __tablename__ = "usage_hours"
-    __table_args__ = (CheckConstraint(_OUTCOMES, name="outcome"),)
-
+    # What a project or a workspace did in some hours, whatever its keys.
+    __table_args__ = (Index("ix_usage_hours_hour", "project_id", "hour"),)
     project_id: Mapped[int] = mapped_column(primary_key=True)
     source_key_id: Mapped[int] = mapped_column(primary_key=True)
     hour: Mapped[datetime] = mapped_column(primary_key=True)

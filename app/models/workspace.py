@@ -22,10 +22,17 @@ class Workspace(ControlRow, Base):
     __table_args__ = (
         CheckConstraint("status IN ('active', 'suspended')", name="status"),
         CheckConstraint("events_per_second > 0", name="events_per_second"),
+        CheckConstraint("retention_days > 0", name="retention_days"),
+        CheckConstraint("key_events_per_second > 0", name="key_events_per_second"),
         Index("ix_workspaces_limited", "id", postgresql_where=text("events_per_second IS NOT NULL")),
+        Index("ix_workspaces_keys_limited", "id", postgresql_where=text("key_events_per_second IS NOT NULL")),
     )
 
     name: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=WorkspaceStatus.ACTIVE)
     events_per_second: Mapped[int | None] = mapped_column(Integer)
-    """None: the installation's default."""
+    """Of all its keys together, chosen by the operator of the installation. None: the installation's default."""
+    retention_days: Mapped[int | None] = mapped_column(Integer)
+    """How long events are kept. None: as long as the installation keeps them."""
+    key_events_per_second: Mapped[int | None] = mapped_column(Integer)
+    """For each key without a limit of its own. None: the installation's default."""

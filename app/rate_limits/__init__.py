@@ -1,7 +1,7 @@
 """How fast a source key and its workspace may send, over all processes together. Knows no Flask and no table.
 
-window.py (what is left?) is asked by limiter.py on the road, without any I/O; background.py lets sharing.py tell Redis
-every 100 ms what this process has let through, and learn what the others have.
+window.py (what is left?) is asked by limiter.py on the road, without any I/O; a thread (app/background.py) lets
+sharing.py tell Redis every 100 ms what this process has let through, and learn what the others have.
 """
 
 from app.rate_limits.limiter import Allowance, RateLimiter, Rates

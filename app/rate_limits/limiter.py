@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
 
+from app.background import Background, in_every_child
 from app.credentials import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
-from app.rate_limits.background import Background, in_every_child
 from app.rate_limits.overrides import Overrides
 from app.rate_limits.sharing import Sharing
 from app.rate_limits.window import SPAN_SECONDS, Window
@@ -75,7 +75,9 @@ class RateLimiter:
         self._overrides = Overrides()
         self._begin_again()
         in_every_child(self._begin_again)
-        self._background = Background(self.step, pause_seconds=_STEP_SECONDS, pause_seconds_min=_STEP_SECONDS_MIN)
+        self._background = Background(
+            self.step, name="rate-limits", pause_seconds=_STEP_SECONDS, pause_seconds_min=_STEP_SECONDS_MIN
+        )
 
     def _begin_again(self) -> None:
         self._mutex = threading.Lock()
@@ -133,14 +135,19 @@ class RateLimiter:
     def _key_window(self, identity: Identity) -> Window:
         row = identity.row_id
         with self._mutex:
-            limit = self._overrides.keys.get(row, self._rates.key)
-            return _added(self._keys, row, Window(identity.public_id, _KEY, limit))
+            limit = self._limit_of_key(row, identity.workspace_id)
+            return _added(self._keys, row, Window(identity.public_id, _KEY, limit, identity.workspace_id))
+
+    def _limit_of_key(self, row: int, workspace_row: int) -> int | None:
+        """Its own, or its workspace's for each of its keys, or the installation's."""
+        of_workspace = self._overrides.keys_by_workspace.get(workspace_row, self._rates.key)
+        return self._overrides.keys.get(row, of_workspace)
 
     def _workspace_window(self, identity: Identity) -> Window:
         row = identity.workspace_id
         with self._mutex:
             limit = self._overrides.workspaces.get(row, self._rates.workspace)
-            return _added(self._workspaces, row, Window(f"workspace_{row}", _WORKSPACE, limit))
+            return _added(self._workspaces, row, Window(f"workspace_{row}", _WORKSPACE, limit, row))
 
     def step(self) -> None:
         """What is done beside the road, ten times a second."""
@@ -183,9 +190,13 @@ class RateLimiter:
             return
         with self._mutex:
             before, self._overrides = self._overrides, overrides
-            for row, _ in before.keys.items() ^ overrides.keys.items():
-                if row in self._keys:
-                    self._keys[row].set_limit(_KEY, overrides.keys.get(row, self._rates.key))
+            keys = {row for row, _ in before.keys.items() ^ overrides.keys.items()}
+            in_workspaces = {row for row, _ in before.keys_by_workspace.items() ^ overrides.keys_by_workspace.items()}
+            if in_workspaces:  # seldom: then all keys that send are looked at, else only those that changed
+                keys.update(row for row, window in self._keys.items() if window.workspace_row in in_workspaces)
+            for row in keys & self._keys.keys():
+                window = self._keys[row]
+                window.set_limit(_KEY, self._limit_of_key(row, window.workspace_row))
             for row, _ in before.workspaces.items() ^ overrides.workspaces.items():
                 if row in self._workspaces:
                     limit = overrides.workspaces.get(row, self._rates.workspace)

@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import text
 
-from app.database import Database
+from app.database import EVERYWHERE, Database
 
-# By the partial indexes of migration 0005: few rows, however many keys there are.
-_KEYS = text("SELECT id, events_per_second FROM source_keys WHERE events_per_second IS NOT NULL")
-_WORKSPACES = text("SELECT id, events_per_second FROM workspaces WHERE events_per_second IS NOT NULL")
+# By the partial indexes of migrations 0005 and 0007: few rows, however many keys there are.
+_KEYS = text("SELECT id, events_per_second AS rate FROM source_keys WHERE events_per_second IS NOT NULL")
+_WORKSPACES = text("SELECT id, events_per_second AS rate FROM workspaces WHERE events_per_second IS NOT NULL")
+_WORKSPACE_KEYS = text(
+    "SELECT id, key_events_per_second AS rate FROM workspaces WHERE key_events_per_second IS NOT NULL"
+)
 _DEADLINE_SECONDS = 1.0
 
 
@@ -18,12 +21,15 @@ class Overrides:
 
     keys: dict[int, int] = field(default_factory=dict)
     workspaces: dict[int, int] = field(default_factory=dict)
+    keys_by_workspace: dict[int, int] = field(default_factory=dict)
+    """What each key may send that has no limit of its own, by the row of its workspace."""
 
 
 def read_overrides(database: Database) -> Overrides:
     """All of them, as they are now. Raises StorageUnavailable."""
-    with database.transaction(deadline_seconds=_DEADLINE_SECONDS) as session:
-        keys, workspaces = session.execute(_KEYS).all(), session.execute(_WORKSPACES).all()
-    return Overrides(
-        {row.id: row.events_per_second for row in keys}, {row.id: row.events_per_second for row in workspaces}
-    )
+    with database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+        keys, workspaces, keys_by_workspace = (
+            {row.id: row.rate for row in session.execute(statement)}
+            for statement in (_KEYS, _WORKSPACES, _WORKSPACE_KEYS)
+        )
+    return Overrides(keys, workspaces, keys_by_workspace)

@@ -59,10 +59,12 @@ class Window:
         "refused",
         "spent",
         "unreported",
+        "workspace_row",
     )
 
-    def __init__(self, name: str, kind: str, limit: int | None) -> None:
+    def __init__(self, name: str, kind: str, limit: int | None, workspace_row: int = 0) -> None:
         self.name = name
+        self.workspace_row = workspace_row
         self.opened = self.spent = self.refused = float("-inf")
         self.unreported = self.first_bought = 0.0
         self.has_refused = self.is_noted = False

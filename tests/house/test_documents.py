@@ -7,7 +7,7 @@ from pathlib import Path
 from app import errors
 from app.config import Settings, variable_of
 from app.errors import Refusal
-from app.maintenance import tasks
+from app.maintenance.schedule import TASKS
 from app.problems import FRAMEWORK_CODES, INTERNAL_ERROR, STATUSES
 from app.worker import BEAT_SCHEDULE, create_celery
 
@@ -61,6 +61,11 @@ def test_settings_md_lists_every_setting_with_its_default() -> None:
 
 def test_every_beat_entry_rings_a_task_that_exists_and_every_task_is_rung(settings: Settings) -> None:
     registered = {name for name in create_celery(settings).tasks if not name.startswith("celery.")}
-    named = {value for name, value in vars(tasks).items() if name.isupper() and isinstance(value, str)}
 
-    assert {entry["task"] for entry in BEAT_SCHEDULE.values()} == registered == named
+    assert {entry["task"] for entry in BEAT_SCHEDULE.values()} == registered == {task.bell for task in TASKS}
+
+
+def test_maintenance_md_lists_every_task_with_how_often_it_is_wanted() -> None:
+    wanted = {task.name: f"{task.every.total_seconds():.0f} s" for task in TASKS}
+
+    assert {name: cells[0] for name, cells in _rows("maintenance.md").items()} == wanted

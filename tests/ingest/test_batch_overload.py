@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from app.context import Context
+from app.database import EVERYWHERE
 from app.errors import StorageUnavailable
 from app.ingest.places import Places
 from app.ingest.routes import COUNTER
@@ -44,7 +45,7 @@ def _refused(response: TestResponse) -> tuple[int, str]:
 def test_409_while_another_transaction_holds_its_key_or_one_of_its_event_ids(
     client: FlaskClient, house: Context, alice: Tenant, claim: TextClause
 ) -> None:
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         session.execute(claim, {"project": alice.project_row, "source": alice.source_row})
         response = send_batch(client, alice, [event_for(alice), event_for(alice, event_id="e")], "k")
         session.rollback()
@@ -58,7 +59,7 @@ def test_503_while_a_right_of_its_workspace_is_being_taken_away(
     client: FlaskClient, house: Context, alice: Tenant, *, is_readable: bool
 ) -> None:
     """Also if no event of it would be stored: the answer itself is for those who may send."""
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         exclude_workspace(session, alice.workspace_row)
         response = send_batch(client, alice, [event_for(alice) if is_readable else "[]"], "k")
 

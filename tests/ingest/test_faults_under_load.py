@@ -27,6 +27,8 @@ from tests.people import Tenant, make_tenant
 from tests.sending import PATH
 from tests.waiting import wait_until
 
+# The app's role sees a workspace at a time, or all if it says so.
+_EVERYWHERE = "-c lariba.everywhere=on"
 _SENDERS = 16
 
 
@@ -172,7 +174,10 @@ def test_a_session_that_hangs_in_its_transaction_stops_only_who_needs_its_keys(
     server: LiveServer, app: Flask, dana: Tenant
 ) -> None:
     """As a client under SIGSTOP leaves it. (One stopped inside PostgreSQL may hold a page that everybody needs.)"""
-    with _load(server, dana) as load, psycopg.connect(_house(app).settings.database_url) as hanging:
+    with (
+        _load(server, dana) as load,
+        psycopg.connect(_house(app).settings.database_url, options=_EVERYWHERE) as hanging,
+    ):
         hanging.execute(
             "INSERT INTO event_ledger SELECT %s, %s, '0-' || n, gen_random_uuid(), '', now()"
             " FROM generate_series(1, 100000) AS n ON CONFLICT DO NOTHING",

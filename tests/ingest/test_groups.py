@@ -14,7 +14,7 @@ from msgspec import structs
 
 from app.context import Context
 from app.credentials import Identity
-from app.database import Database, Lane
+from app.database import EVERYWHERE, Database, Lane
 from app.errors import OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
 from app.exact_json import read_object
 from app.identifiers import uuid7
@@ -144,7 +144,7 @@ def test_a_value_that_postgresql_refuses_is_refused_alone(
 def test_a_claim_that_hangs_delays_only_those_who_need_it(
     committer: Committer, gate: _Gate, house: Context, alice: Tenant, claim: dict[str, str]
 ) -> None:
-    with suppress(_UndoError), house.database.transaction() as session:
+    with suppress(_UndoError), house.database.transaction(EVERYWHERE) as session:
         connection = session.connection().connection.dbapi_connection
         assert connection is not None
         _hold(connection, alice, claim)

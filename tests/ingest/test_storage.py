@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.context import Context
 from app.credentials import Identity
+from app.database import EVERYWHERE
 from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.envelope import Attempt, read_envelope
@@ -26,12 +27,12 @@ def test_a_right_is_not_taken_away_before_every_ingest_that_may_not_have_seen_it
     house: Context, alice: Tenant
 ) -> None:
     def revoke() -> int:
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             exclude_workspace(session, alice.workspace_row)
         return len(events_of(house, alice))
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             assert _store(session, alice, _attempt(alice))[0].outcome is Outcome.STORED
             revocation = pool.submit(revoke)
             wait_until(lambda: rows(house, _WAITING_FOR_ADVISORY_LOCK))
@@ -43,11 +44,11 @@ def test_a_right_is_not_taken_away_before_every_ingest_that_may_not_have_seen_it
 
 def test_an_ingest_that_meets_a_revocation_waits_and_then_sees_it(house: Context, alice: Tenant) -> None:
     def ingest() -> Outcome:
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             return _store(session, alice, _attempt(alice))[0].outcome
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             exclude_workspace(session, alice.workspace_row)
             session.connection().exec_driver_sql(
                 "UPDATE source_keys SET revoked_at = %s WHERE id = %s", (_NOW, alice.key_row)
@@ -58,9 +59,9 @@ def test_an_ingest_that_meets_a_revocation_waits_and_then_sees_it(house: Context
 
 
 def test_a_workspace_under_change_holds_up_no_other_workspace(house: Context, alice: Tenant, charlie: Tenant) -> None:
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         exclude_workspace(session, alice.workspace_row)
-        with house.database.transaction() as other:
+        with house.database.transaction(EVERYWHERE) as other:
             assert _store(other, charlie, _attempt(charlie))[0].outcome is Outcome.STORED
 
 
@@ -69,11 +70,11 @@ def test_whoever_loses_a_race_for_a_claim_is_told_how_it_ended_and_writes_nothin
     house: Context, alice: Tenant, claim: dict[str, str]
 ) -> None:
     def lose() -> Outcome:
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             return _store(session, alice, _attempt(alice, **claim))[0].outcome
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             assert _store(session, alice, _attempt(alice, **claim))[0].outcome is Outcome.STORED
             loser = pool.submit(lose)
             wait_until(lambda: rows(house, _WAITING_FOR_A_ROW))
@@ -82,7 +83,7 @@ def test_whoever_loses_a_race_for_a_claim_is_told_how_it_ended_and_writes_nothin
 
 
 def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice: Tenant) -> None:
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         _store(session, alice, _attempt(alice, event_id="known"))
     group = [
         _attempt(alice, event_id="z", key="kz"),
@@ -92,7 +93,7 @@ def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice:
         _attempt(alice, event_id="known", payload='{"n": 2}'),
     ]
 
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         verdicts = _store(session, alice, *group)
 
     assert [verdict.outcome for verdict in verdicts] == [
@@ -106,7 +107,7 @@ def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice:
 
 
 def test_an_event_without_a_partition_of_its_day_is_stored_all_the_same(house: Context, alice: Tenant) -> None:
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         _store(session, alice, structs.replace(_attempt(alice), received_at=datetime(2001, 1, 1, tzinfo=UTC)))
 
     partition = rows(

@@ -1,13 +1,16 @@
-"""Purging idempotency records: only the expired ones, bounded, safe at once and beside ingest."""
+"""Purging idempotency records and the management API's requests: only the expired ones, bounded, safe at once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from app.context import Context
-from app.maintenance.idempotency import purge_expired_records
+from app.database import EVERYWHERE
+from app.maintenance.idempotency import purge_expired_records, purge_expired_requests
+from tests.management.operating import desk_of
 from tests.people import Tenant, execute, rows
 from tests.sending import send
 
@@ -70,7 +73,7 @@ def test_a_record_that_a_request_is_just_renewing_is_not_taken_away(
     client: FlaskClient, house: Context, alice: Tenant
 ) -> None:
     _expired(client, house, alice, ["k"])
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         session.connection().exec_driver_sql(
             "UPDATE idempotency_records SET expires_at = %s WHERE source_id = %s",
             (_NOW + timedelta(hours=1), alice.source_row),
@@ -78,3 +81,26 @@ def test_a_record_that_a_request_is_just_renewing_is_not_taken_away(
         purge_expired_records(house.database, now=_NOW)
 
     assert _keys(house, alice) == {"k"}
+
+
+def test_expired_requests_of_the_management_api_leave_and_live_ones_stay(
+    app: Flask, house: Context, alice: Tenant
+) -> None:
+    desk = desk_of(app, alice)
+    for key in ("old", "new"):
+        desk.post(
+            "/v1/projects", {"name": key}, headers={"Authorization": f"Bearer {alice.token}", "Idempotency-Key": key}
+        )
+    execute(
+        house,
+        "UPDATE management_requests SET expires_at = :at WHERE workspace_id = :id AND idempotency_key = 'old'",
+        at=_NOW - timedelta(seconds=1),
+        id=alice.workspace_row,
+    )
+
+    assert purge_expired_requests(house.database, now=_NOW, batch_rows=1, batches_max=2) == 1
+
+    left = rows(
+        house, "SELECT idempotency_key FROM management_requests WHERE workspace_id = :id", id=alice.workspace_row
+    )
+    assert [row.idempotency_key for row in left] == ["new"]

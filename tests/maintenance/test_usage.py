@@ -1,16 +1,21 @@
 """Folding usage: exact, forward only, safe to run twice and at once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Row
+from sqlalchemy import Row, text
 
 from app.context import Context
+from app.database import EVERYWHERE
 from app.maintenance.usage import fold_usage
+from tests.management.operating import desk_of
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import event_for, send
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.wiring
 
@@ -27,10 +32,47 @@ def _counts(house: Context, tenant: Tenant) -> dict[str, int]:
 def _key(house: Context, tenant: Tenant) -> Row[Any]:
     return rows(
         house,
-        "SELECT key.last_used_at, key.updated_at, source.last_event_at FROM source_keys AS key"
+        "SELECT key.first_used_at, key.last_used_at, key.last_addresses, key.xmin::text, key.updated_at,"
+        " source.last_event_at"
+        " FROM source_keys AS key"
         " JOIN sources AS source ON source.id = key.source_id WHERE key.id = :id",
         id=tenant.key_row,
     )[0]
+
+
+def _seen(house: Context, tenant: Tenant) -> list[tuple[str, str]]:
+    return [(entry["address"], entry["last_seen_at"]) for entry in _key(house, tenant).last_addresses]
+
+
+def _note(
+    house: Context,
+    tenant: Tenant,
+    at: str,
+    *,
+    outcome: str = "stored",
+    events: int = 1,
+    addresses: list[str] | None = None,
+) -> None:
+    """What the ingest transaction leaves of events of another time and from elsewhere."""
+    execute(
+        house,
+        "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,"
+        " received_at, addresses)"
+        " VALUES (:project, gen_random_uuid(), :source, :key, :outcome, :events, 10, :at, :addresses)",
+        project=tenant.project_row,
+        source=tenant.source_row,
+        key=tenant.key_row,
+        outcome=outcome,
+        events=events,
+        at=at,
+        addresses=addresses,
+    )
+
+
+_WAITS_FOR_A_ROW = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    " AND query LIKE '%usage_outbox%'"
+)
 
 
 def test_hourly_counts_say_what_was_accepted_and_how(client: FlaskClient, house: Context, alice: Tenant) -> None:
@@ -57,7 +99,7 @@ def test_the_key_and_the_source_show_when_they_were_last_used(
 
     (event,) = events_of(house, alice)
     key = _key(house, alice)
-    assert key.last_used_at == key.last_event_at == event.received_at
+    assert key.first_used_at == key.last_used_at == key.last_event_at == event.received_at
     assert key.updated_at == before.updated_at
 
 
@@ -68,6 +110,139 @@ def test_last_used_never_moves_backward(client: FlaskClient, house: Context, ali
     fold_usage(house.database)
 
     assert _key(house, alice).last_used_at.year == 2100
+
+
+def test_first_used_never_moves_forward_and_finds_what_was_folded_late(house: Context, alice: Tenant) -> None:
+    _note(house, alice, "2024-02-29T10:00:00Z")
+    fold_usage(house.database)
+    _note(house, alice, "2024-02-29T11:00:00Z")
+    fold_usage(house.database)
+    assert _key(house, alice).first_used_at.hour == 10
+
+    _note(house, alice, "2024-02-29T09:00:00Z")
+    _note(house, alice, "2024-02-29T12:00:00Z")
+    fold_usage(house.database)
+
+    assert (_key(house, alice).first_used_at.hour, _key(house, alice).last_used_at.hour) == (9, 12)
+
+
+@pytest.mark.parametrize("outcome", ["duplicate", "replayed"])
+def test_what_was_accepted_without_being_stored_is_a_use_of_the_key_and_no_event(
+    house: Context, alice: Tenant, outcome: str
+) -> None:
+    _note(house, alice, "2024-02-29T10:00:00Z", outcome=outcome)
+
+    fold_usage(house.database)
+
+    assert _key(house, alice).last_used_at.hour == 10
+    assert _key(house, alice).last_event_at is None
+
+
+def test_a_refusal_is_counted_and_is_no_use_of_the_key(house: Context, alice: Tenant) -> None:
+    before = _key(house, alice)
+    _note(house, alice, "2024-02-29T10:00:00Z", outcome="invalid_source_key", events=3, addresses=["192.0.2.1"])
+
+    fold_usage(house.database)
+
+    assert _counts(house, alice) == {"invalid_source_key": 3}
+    assert _key(house, alice) == before
+
+
+class TestAddresses:
+    def test_each_stands_once_with_its_latest_moment_the_newest_first(self, house: Context, alice: Tenant) -> None:
+        _note(house, alice, "2024-02-29T10:00:00Z", addresses=["192.0.2.1", "2001:db8::1"])
+        _note(house, alice, "2024-02-29T11:00:00Z", addresses=["192.0.2.2"])
+        fold_usage(house.database)
+        _note(house, alice, "2024-02-29T12:00:00.5Z", addresses=["2001:db8::1"])
+        fold_usage(house.database)
+
+        assert _seen(house, alice) == [
+            ("2001:db8::1", "2024-02-29T12:00:00.5+00:00"),
+            ("192.0.2.2", "2024-02-29T11:00:00+00:00"),
+            ("192.0.2.1", "2024-02-29T10:00:00+00:00"),
+        ]
+
+    def test_the_ten_newest_are_kept_however_many_there_were(self, house: Context, alice: Tenant) -> None:
+        for hour in range(12):
+            _note(house, alice, f"2024-02-29T{hour:02}:00:00Z", addresses=[f"192.0.2.{hour}", f"198.51.100.{hour}"])
+            if hour % 4 == 0:
+                fold_usage(house.database)
+        fold_usage(house.database)
+
+        newest = [f"{net}.{hour}" for hour in (11, 10, 9, 8, 7) for net in ("192.0.2", "198.51.100")]
+        assert [address for address, _ in _seen(house, alice)] == newest
+
+    def test_one_group_from_thousands_of_addresses_leaves_ten(self, house: Context, alice: Tenant) -> None:
+        _note(house, alice, "2024-02-29T10:00:00Z", addresses=["192.0.2.1"])
+        _note(house, alice, "2024-02-29T11:00:00Z", addresses=[f"2001:db8::{n:x}" for n in range(4_000)])
+        _note(house, alice, "2024-02-29T12:00:00Z", addresses=["192.0.2.2"])
+        fold_usage(house.database)
+
+        addresses = [address for address, _ in _seen(house, alice)]
+        assert (len(addresses), addresses[0]) == (10, "192.0.2.2")
+        assert "192.0.2.1" not in addresses
+
+    def test_what_is_folded_late_does_not_push_out_what_is_newer(self, house: Context, alice: Tenant) -> None:
+        _note(house, alice, "2024-02-29T12:00:00Z", addresses=[f"192.0.2.{n}" for n in range(10)])
+        fold_usage(house.database)
+        _note(house, alice, "2024-02-29T11:00:00Z", addresses=["198.51.100.1", "192.0.2.3"])
+        fold_usage(house.database)
+
+        assert {address for address, _ in _seen(house, alice)} == {f"192.0.2.{n}" for n in range(10)}
+        assert {moment for _, moment in _seen(house, alice)} == {"2024-02-29T12:00:00+00:00"}
+
+    def test_a_fold_without_addresses_leaves_them_as_they_are(self, house: Context, alice: Tenant) -> None:
+        _note(house, alice, "2024-02-29T10:00:00Z", addresses=["192.0.2.1"])
+        fold_usage(house.database)
+        _note(house, alice, "2024-02-29T11:00:00Z")
+        _note(house, alice, "2024-02-29T11:00:00Z", addresses=[])
+        fold_usage(house.database)
+
+        assert _seen(house, alice) == [("192.0.2.1", "2024-02-29T10:00:00+00:00")]
+
+    def test_folds_that_run_at_once_keep_each_others_addresses(self, house: Context, alice: Tenant) -> None:
+        """The second one waits for the key's row and merges into what the first one has left."""
+        _note(house, alice, "2024-02-29T10:00:00Z", addresses=["192.0.2.1"])
+        with house.database.transaction(EVERYWHERE) as holder:
+            holder.execute(text("SELECT 1 FROM source_keys WHERE id = :id FOR UPDATE"), {"id": alice.key_row})
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(fold_usage, house.database)
+                wait_until(lambda: rows(house, _WAITS_FOR_A_ROW))
+                holder.execute(
+                    text(
+                        "UPDATE source_keys SET first_used_at = :at, last_used_at = :at, last_addresses = :seen"
+                        " WHERE id = :id"
+                    ),
+                    {
+                        "at": datetime(2024, 2, 29, 11, tzinfo=UTC),
+                        "seen": '[{"address": "192.0.2.2", "last_seen_at": "2024-02-29T11:00:00+00:00"}]',
+                        "id": alice.key_row,
+                    },
+                )
+                holder.commit()
+                waiting.result(timeout=10)
+
+        assert [address for address, _ in _seen(house, alice)] == ["192.0.2.2", "192.0.2.1"]
+        assert (_key(house, alice).first_used_at.hour, _key(house, alice).last_used_at.hour) == (10, 11)
+
+    def test_many_folds_of_many_addresses_at_once_lose_none_of_the_newest(self, house: Context, alice: Tenant) -> None:
+        for n in range(60):
+            _note(house, alice, f"2024-02-29T10:{n:02}:00Z", addresses=[f"192.0.2.{n}"])
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda _: fold_usage(house.database, batch_rows=4), range(6)))
+
+        assert [address for address, _ in _seen(house, alice)] == [f"192.0.2.{n}" for n in range(59, 49, -1)]
+
+    def test_a_key_shows_them(self, app: Flask, house: Context, alice: Tenant) -> None:
+        _note(house, alice, "2024-02-29T10:00:00Z", addresses=["192.0.2.1"])
+        fold_usage(house.database)
+
+        shown = desk_of(app, alice).get(f"/v1/keys/{alice.key_id}").json
+
+        assert shown is not None
+        assert shown["first_used_at"] == shown["last_used_at"] == "2024-02-29T10:00:00Z"
+        assert shown["last_addresses"] == [{"address": "192.0.2.1", "last_seen_at": "2024-02-29T10:00:00Z"}]
 
 
 def test_folds_that_run_at_once_count_everything_once(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Barrier
@@ -14,7 +14,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from app.management.authentication import authenticate
-from app.management.tokens import issue_token
+from app.management.operators import Role
+from app.management.tokens import NewToken, issue_token
 from tests.people import Tenant
 
 Value = TypeVar("Value")
@@ -31,13 +32,18 @@ class Desk:
     token: str = field(repr=False)
 
     def call(
-        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, **raw: Any
+        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str | None] | None = None, **raw: Any
     ) -> TestResponse:
-        """`body` is sent as JSON; `data` and `content_type` are sent as they are."""
+        """`body` is sent as JSON; `data` and `content_type` are sent as they are.
+
+        A PATCH means any state, unless `headers` say which one; a header of None is not sent.
+        """
         if body is not None:
             raw |= {"data": json.dumps(body), "content_type": "application/json"}
-        sent = {"Authorization": f"Bearer {self.token}"} | (headers or {})
-        return self.client.open(path, method=method, headers=sent, **raw)
+        sent = {"Authorization": f"Bearer {self.token}", "If-Match": "*" if method == "PATCH" else None}
+        sent |= headers or {}
+        given = {name: value for name, value in sent.items() if value is not None}
+        return self.client.open(path, method=method, headers=given, **raw)
 
     def get(self, path: str, **query: Any) -> TestResponse:
         return self.call("GET", path, query_string=query)
@@ -77,9 +83,13 @@ def desk_of(app: Flask, tenant: Tenant) -> Desk:
 
 def colleague_of(app: Flask, house: Context, tenant: Tenant) -> Desk:
     """Another operator of the same workspace."""
-    operator = authenticate(f"Bearer {tenant.token}", house.credentials, house.database, request_id=None)
-    with house.database.transaction() as session:
-        issued = issue_token(session, house.credentials, operator, label="colleague")
+    return desk_with(app, house, tenant, NewToken(role=Role.OWNER, label="colleague"))
+
+
+def desk_with(app: Flask, house: Context, tenant: Tenant, new: NewToken) -> Desk:
+    """An operator of the same workspace with a token of its own."""
+    operator = authenticate(f"Bearer {tenant.token}", house.credentials, house.database)
+    issued = issue_token(house.database, house.credentials, operator, new)
     return Desk(app.test_client(), issued.token)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.context import Context
-from app.management.operators import SHELL
+from app.management.operators import SHELL, Role
 from app.management.workspaces import create_workspace, issue_workspace_token, set_workspace_status
 from app.models import WorkspaceStatus
 from tests.management.operating import Desk
@@ -12,7 +12,7 @@ from tests.people import Tenant, rows
 
 def _trail(house: Context, workspace_row: int) -> list[Any]:
     statement = (
-        "SELECT actor, action, object_id, changes, request_id FROM audit_entries WHERE workspace_id = :id ORDER BY id"
+        "SELECT actor, action, object_id, after, request_id FROM audit_entries WHERE workspace_id = :id ORDER BY id"
     )
     return rows(house, statement, id=workspace_row)
 
@@ -52,11 +52,11 @@ def test_a_whole_life_is_written_down_in_order(desk: Desk, house: Context, alice
     ]
     assert sum(each.action == "environment.create" for each in trail) == 3
     assert {each.actor for each in trail} == {alice.token_id}
-    changes = {each.action: each.changes for each in trail}
-    assert changes["project.create"] == {"name": "Shop", "description": ""}
-    assert changes["source_key.update"] == {"label": "two", "expires_at": "2099-01-31T10:00:00+00:00"}
-    assert changes["source.update"] == {"type": "worker"}
-    assert changes["environment.update"] == {"name": "qa"}
+    after = {each.action: each.after for each in trail}
+    assert after["project.create"] == {"name": "Shop", "description": ""}
+    assert after["source_key.update"] == {"label": "two", "expires_at": "2099-01-31T10:00:00Z"}
+    assert after["source.update"] == {"type": "worker"}
+    assert after["environment.update"] == {"name": "qa"}
 
 
 def test_an_entry_names_the_request_that_made_it(desk: Desk, house: Context, alice: Tenant) -> None:
@@ -96,17 +96,18 @@ def test_repeating_a_revocation_leaves_one_entry(desk: Desk, house: Context, ali
 
 def test_what_the_shell_does_is_written_down_as_the_shells(house: Context) -> None:
     workspace, token = create_workspace(house.database, house.credentials, "Alice's")
-    other = issue_workspace_token(house.database, house.credentials, workspace.id, "second")
+    other = issue_workspace_token(house.database, house.credentials, workspace.id, "second", Role.OWNER)
     for status in (WorkspaceStatus.SUSPENDED, WorkspaceStatus.SUSPENDED, WorkspaceStatus.ACTIVE):
         set_workspace_status(house.database, workspace.id, status)
 
     row = rows(house, "SELECT id FROM workspaces WHERE public_id = :id", id=workspace.id)[0].id
     trail = _trail(house, row)
 
-    assert [(each.action, each.object_id, each.changes) for each in trail] == [
+    everything = {"role": "owner", "project_ids": None, "expires_at": None}
+    assert [(each.action, each.object_id, each.after) for each in trail] == [
         ("workspace.create", workspace.id, {"name": "Alice's"}),
-        ("management_token.issue", token.id, {"label": "first"}),
-        ("management_token.issue", other.id, {"label": "second"}),
+        ("management_token.issue", token.id, {"label": "first"} | everything),
+        ("management_token.issue", other.id, {"label": "second"} | everything),
         ("workspace.suspend", workspace.id, {"status": "suspended"}),
         ("workspace.resume", workspace.id, {"status": "active"}),
     ]

@@ -17,7 +17,15 @@ class TestCreate:
         environment = response.json
         assert response.status_code == 201
         assert environment is not None
-        assert set(environment) == {"id", "project_id", "name", "description", "created_at", "updated_at"}
+        assert set(environment) == {
+            "id",
+            "project_id",
+            "name",
+            "description",
+            "archived_at",
+            "created_at",
+            "updated_at",
+        }
         assert environment["project_id"] == alice.project_id
         assert response.headers["Location"] == f"/v1/environments/{environment['id']}"
         assert desk.get(response.headers["Location"]).json == environment

@@ -105,7 +105,7 @@ def test_the_token_is_asked_for_before_anything_else_is_said(client: FlaskClient
 def test_options_needs_no_token_and_says_what_the_path_takes(client: FlaskClient) -> None:
     response = client.options(PATH)
 
-    assert response.status_code == 200
+    assert response.status_code == 204
     assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
     assert response.data == b""
 

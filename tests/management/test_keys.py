@@ -21,8 +21,15 @@ _SHOWN = {
     "updated_at",
     "expires_at",
     "events_per_second",
+    "allowed_event_types",
+    "allowed_origins",
+    "allowed_networks",
+    "replaces",
+    "replaced_by",
     "revoked_at",
+    "first_used_at",
     "last_used_at",
+    "last_addresses",
 }
 
 
@@ -52,6 +59,7 @@ class TestIssue:
 
         assert (issued["label"], issued["expires_at"]) == ("", None)
         assert (issued["revoked_at"], issued["last_used_at"]) == (None, None)
+        assert (issued["first_used_at"], issued["last_addresses"]) == (None, [])
 
     def test_who_has_nothing_to_choose_needs_no_body(self, desk: Desk, alice: Tenant) -> None:
         assert desk.post(f"/v1/sources/{alice.source_id}/keys").status_code == 201
@@ -101,12 +109,21 @@ class TestIssue:
         assert _issue(desk, alice)["events_per_second"] is None
         assert _issue(desk, alice, events_per_second=5)["events_per_second"] == 5
 
-    @pytest.mark.parametrize("rate", [0, -1, 10_000_001, 10**30, 1.5, 1e3, "10", "", True, [], {}])
+    @pytest.mark.parametrize("rate", [0, -1, 10_000_001, 10**30, 1.5, "10", "", True, [], {}])
     def test_a_rate_limit_that_is_none_is_refused(self, desk: Desk, alice: Tenant, rate: object) -> None:
         refused = desk.post(f"/v1/sources/{alice.source_id}/keys", {"events_per_second": rate})
 
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/events_per_second"}
+
+    @pytest.mark.parametrize("written", ["1000.0", "1e3", "1000", "100000e-2"])
+    def test_a_whole_number_is_one_however_it_is_written(self, desk: Desk, alice: Tenant, written: str) -> None:
+        body = f'{{"events_per_second": {written}}}'
+        issued = desk.post(f"/v1/sources/{alice.source_id}/keys", data=body, content_type="application/json")
+
+        assert issued.status_code == 201
+        assert issued.json is not None
+        assert issued.json["events_per_second"] == 1000
 
     def test_a_disabled_source_may_get_a_key_which_stores_nothing_yet(
         self, desk: Desk, client: FlaskClient, alice: Tenant
@@ -166,8 +183,8 @@ class TestChange:
         assert limited.headers["ETag"] != before.headers["ETag"]
         assert late.status_code == 412
         assert default.json["events_per_second"] is None
-        trail = rows(house, "SELECT changes FROM audit_entries WHERE object_id = :id ORDER BY id", id=alice.key_id)
-        assert [row.changes for row in trail][-2:] == [{"events_per_second": 100}, {"events_per_second": None}]
+        trail = rows(house, "SELECT after FROM audit_entries WHERE object_id = :id ORDER BY id", id=alice.key_id)
+        assert [row.after for row in trail][-2:] == [{"events_per_second": 100}, {"events_per_second": None}]
 
     def test_an_expired_key_lives_again_if_its_operator_says_so(
         self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant

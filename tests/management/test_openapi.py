@@ -13,6 +13,8 @@ from tests.people import Tenant
 
 Operation = dict[str, Any]
 
+_CONDITIONAL = r"(PATCH|DELETE) |POST .*/(enable|disable|revoke|restore|rotate)$"
+
 
 @pytest.fixture(name="document")
 def _document(client: FlaskClient) -> dict[str, Any]:
@@ -63,15 +65,19 @@ def test_every_operation_says_which_credential_opens_it(app: Flask, operations: 
 
 
 def test_every_operation_names_its_errors_and_they_have_the_one_shape(operations: dict[str, Operation]) -> None:
-    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    shapes = {"application/json": "ErrorBody", "application/problem+json": "ProblemDetails"}
     for name, operation in operations.items():
         errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
         expected = {"401", "422", "503"}
-        expected |= {"404"} if "{" in name else set()
+        expected |= {"404"} if "{" in name or name == "GET /v1/usage" else set()
         expected |= set() if name.startswith("GET") else {"400", "413", "415"}
-        expected |= {"412"} if operation.get("parameters") and not name.startswith("GET") else set()
+        expected |= {"403"} if operation["x-required-role"] != "auditor" else set()
+        expected |= {"412"} if re.match(_CONDITIONAL, name) else set()
+        expected |= {"428"} if name.startswith("PATCH") else set()
         assert set(errors) - {"409"} == expected, name
-        assert all(answer["content"] == shape for answer in errors.values()), name
+        for answer in errors.values():
+            for media_type, shape in shapes.items():
+                assert answer["content"][media_type]["schema"] == {"$ref": f"#/components/schemas/{shape}"}, name
 
 
 def test_whatever_changes_one_object_takes_a_condition(operations: dict[str, Operation]) -> None:
@@ -81,9 +87,7 @@ def test_whatever_changes_one_object_takes_a_condition(operations: dict[str, Ope
         if "If-Match" in [parameter["name"] for parameter in operation.get("parameters", [])]
     }
 
-    assert conditional == {
-        name for name in operations if re.match(r"(PATCH|DELETE) |POST .*/(enable|disable|revoke)$", name)
-    }
+    assert conditional == {name for name in operations if re.match(_CONDITIONAL, name)}
 
 
 def test_every_body_has_an_example_that_the_api_takes(
@@ -96,7 +100,7 @@ def test_every_body_has_an_example_that_the_api_takes(
         "key_id": alice.key_id,
     }
     taking = {name: operation for name, operation in operations.items() if "requestBody" in operation}
-    assert len(taking) == 8
+    assert len(taking) == 11
 
     for name, operation in taking.items():
         method, _, path = name.partition(" ")
@@ -126,7 +130,11 @@ def test_a_body_has_no_members_but_the_documented_ones(document: dict[str, Any])
 def test_the_key_itself_is_documented_where_it_is_shown_and_nowhere_else(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
 
-    assert [name for name, schema in schemas.items() if "key" in schema.get("properties", {})] == ["IssuedKey"]
+    assert [name for name, schema in schemas.items() if "key" in schema.get("properties", {})] == [
+        "NewSource",
+        "IssuedKey",
+        "CreatedSource",
+    ]
 
 
 def test_patterns_are_regular_expressions_of_javascript_too(operations: dict[str, Operation]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from app.context import Context
+from app.database import EVERYWHERE
 from tests.management.operating import Desk
 from tests.people import Tenant, rows
 from tests.waiting import wait_until
@@ -38,7 +39,7 @@ def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
     archive = text(f"UPDATE {parent} SET archived_at = now() WHERE workspace_id = :id")
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction() as session:
+        with house.database.transaction(EVERYWHERE) as session:
             session.execute(archive, {"id": alice.workspace_row})
             pending = pool.submit(desk.post, path, body)
             wait_until(lambda: pending.done() or rows(house, _WAITING))

@@ -15,7 +15,7 @@ class TestCreate:
         project = response.json
         assert response.status_code == 201
         assert project is not None
-        assert set(project) == {"id", "name", "description", "created_at", "updated_at"}
+        assert set(project) == {"id", "name", "description", "archived_at", "created_at", "updated_at"}
         assert (project["name"], project["description"]) == ("Shop", "All that\nsells")
         assert project["id"].startswith("prj_")
         assert MOMENT.fullmatch(project["created_at"])

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.context import Context
+from app.database import EVERYWHERE
 from app.locks import workspace_lock
 from app.management.workspaces import set_workspace_status
 from app.models import WorkspaceStatus
@@ -30,7 +31,7 @@ Call = Callable[[], TestResponse]
 @contextmanager
 def _event_under_way(house: Context, tenant: Tenant) -> Iterator[None]:
     """As ingest holds its workspace from before its statement to its commit."""
-    with house.database.transaction() as session:
+    with house.database.transaction(EVERYWHERE) as session:
         session.execute(
             text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": workspace_lock(tenant.workspace_row)}
         )

@@ -30,7 +30,7 @@ class TestCreate:
         told = {"name": "ERP", "type": "erp", "description": "The old one"}
         assert parents.items() | told.items() <= source.items()
         assert (source["status"], source["last_event_at"]) == ("enabled", None)
-        own = {"id", "status", "last_event_at", "created_at", "updated_at"}
+        own = {"id", "status", "last_event_at", "archived_at", "created_at", "updated_at"}
         assert set(source) == own | set(parents) | set(told)
         assert response.headers["Location"] == f"/v1/sources/{source['id']}"
         assert desk.get(response.headers["Location"]).json == source

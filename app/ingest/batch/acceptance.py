@@ -5,22 +5,22 @@ the whole answer (record.py) and store what can be stored (storing.py). The answ
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from app.credentials import Identity
 from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, StorageUnavailable
+from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
-from app.ingest.acceptance import REFUSALS, Counter, require_live
-from app.ingest.authentication import authenticate
+from app.ingest.acceptance import REFUSALS, Caller, Counter, identify, require_live
 from app.ingest.batch import answer, record
 from app.ingest.batch.body import Batch, read_batch
-from app.ingest.batch.record import BatchRecord
+from app.ingest.batch.record import BatchRecord, Place
 from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executing, store_all, store_apart
-from app.ingest.envelope import Attempt, Envelope, Receipt, read_idempotency_key
+from app.ingest.envelope import Attempt, Envelope, Receipt
 from app.ingest.storage import Execute, Outcome
 from app.rate_limits import Allowance
 
@@ -29,7 +29,7 @@ from app.rate_limits import Allowance
 class BatchSubmission:
     """A batch as it came over the counter, nothing of it believed yet."""
 
-    key_header: str | None
+    caller: Caller
     idempotency_header: str | None
     is_atomic: Callable[[], bool]
     """Reads the query. May raise BadRequest."""
@@ -45,6 +45,7 @@ class _BatchAttempt:
     """A batch that could be read, and our own marks on it."""
 
     batch: Batch
+    caller: Caller
     is_atomic: bool
     idempotency_key: str | None
     received_at: datetime
@@ -61,6 +62,8 @@ class _Progress:
     """PostgreSQL has refused an event, and with it the whole statement."""
     latest: Receipt | None = None
     """What the latest try would have been answered; it holds if the commit that went unanswered took place."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """How many events that answer rejects, by code."""
 
 
 def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt, Allowance]:
@@ -68,7 +71,15 @@ def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt
 
     Raises a Refusal: nothing was stored.
     """
-    identity = authenticate(submission.key_header, counter.credentials, counter.database, _deadline(counter))
+    identity = identify(submission.caller, counter)
+    try:
+        return _accept_batch(submission, identity, counter)
+    except Refusal as refusal:
+        counter.refusals.count(identity, refusal)
+        raise
+
+
+def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Counter) -> tuple[Receipt, Allowance]:
     # Whoever has nothing left is told before 5 MiB of it are read; how many events there are is known after that.
     counter.rate_limiter.admit(identity, 0)
     with _telling_only_the_living(identity, submission, counter):
@@ -87,7 +98,7 @@ def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt
                 event_bytes_max=counter.settings.request_bytes_max,
             )
         allowance = counter.rate_limiter.admit(identity, len(batch.events))
-        attempt = _attempt(batch, idempotency_key, is_atomic=is_atomic, received_at=submission.received_at)
+        attempt = _attempt(batch, submission, idempotency_key, is_atomic=is_atomic)
         return _store_once(attempt, identity, counter, _deadline(counter)), allowance
 
 
@@ -104,15 +115,26 @@ def _telling_only_the_living(identity: Identity, submission: BatchSubmission, co
         raise
 
 
-def _attempt(batch: Batch, idempotency_key: str | None, *, is_atomic: bool, received_at: datetime) -> _BatchAttempt:
+def _attempt(
+    batch: Batch, submission: BatchSubmission, idempotency_key: str | None, *, is_atomic: bool
+) -> _BatchAttempt:
+    caller, received_at = submission.caller, submission.received_at
     return _BatchAttempt(
         batch=batch,
+        caller=caller,
         is_atomic=is_atomic,
         idempotency_key=idempotency_key,
         received_at=received_at,
         batch_uid=uuid7(),
         attempts=tuple(
-            Attempt(envelope=event, idempotency_key=None, received_at=received_at, event_uid=uuid7())
+            Attempt(
+                envelope=event,
+                idempotency_key=None,
+                received_at=received_at,
+                event_uid=uuid7(),
+                address=caller.address,
+                origin=caller.origin,
+            )
             for event in batch.events
             if isinstance(event, Envelope)
         ),
@@ -125,9 +147,9 @@ def _store_once(attempt: _BatchAttempt, identity: Identity, counter: Counter, de
     unknown: OutcomeUnknown | None = None
     while True:
         try:
-            with counter.database.transaction(deadline_seconds=deadline - time.monotonic()) as session:
+            remaining = deadline - time.monotonic()
+            with counter.database.transaction(identity.workspace_id, deadline_seconds=remaining) as session:
                 progress.latest = _store(attempt, identity, counter, executing(session), progress)
-                return progress.latest
         except OutcomeUnknown as error:
             unknown = error
         except (StorageUnavailable, IdempotencyInProgress):
@@ -138,6 +160,10 @@ def _store_once(attempt: _BatchAttempt, identity: Identity, counter: Counter, de
             progress.is_poisoned = True
         except AgainError:
             pass
+        else:
+            if not progress.latest.is_replay:
+                counter.refusals.count_events(identity, progress.rejected)
+            return progress.latest
         if time.monotonic() >= deadline:
             raise unknown or IdempotencyInProgress
         time.sleep(0.05 if unknown else 0.005)
@@ -147,7 +173,9 @@ def _store(
     attempt: _BatchAttempt, identity: Identity, counter: Counter, execute: Execute, progress: _Progress
 ) -> Receipt:
     settings = counter.settings
-    refusal = record.begin(execute, identity, attempt.received_at, settings.idempotency_wait_seconds)
+    caller = attempt.caller
+    place = Place(caller.address, caller.origin)
+    refusal = record.begin(execute, identity, place, attempt.received_at, settings.idempotency_wait_seconds)
     claim = None
     if attempt.idempotency_key is not None:
         claim = BatchRecord(execute, identity, attempt.idempotency_key, attempt.batch_uid)
@@ -161,13 +189,14 @@ def _store(
         if answered is not None:
             if answered.is_replay:
                 those = answer.accepted(answered.body, attempt.batch.events)
-                claim.count_replay([len(envelope.payload) for envelope in those], attempt.received_at)
+                sizes = [len(envelope.payload) for envelope in those]
+                claim.count_replay(sizes, attempt.received_at, caller.address)
             return answered
     store = store_apart if progress.is_poisoned else store_all
     judged = _judged(attempt, store(execute, identity, attempt.attempts, settings))
     if attempt.is_atomic:
         answer.require_all(judged)
-    body = answer.answer(judged)
+    body, progress.rejected = answer.answer(judged)
     if claim is not None:
         claim.answer(body)
     return Receipt(200, body)

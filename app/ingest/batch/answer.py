@@ -1,6 +1,7 @@
 """What a batch is answered: a verdict per event in order, and totals."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -20,21 +21,23 @@ Judged = Refusal | tuple[Attempt, Verdict]
 """An event: what was wrong with its text, or the attempt to store it and what became of that."""
 
 
-def answer(events: Sequence[Judged]) -> str:
-    """The JSON text of the answer."""
+def answer(events: Sequence[Judged]) -> tuple[str, Counter[str]]:
+    """The JSON text of the answer, and how many of `events` it rejects, by code."""
     totals = {"stored": 0, "duplicate": 0, "rejected": 0}
     verdicts = []
+    rejected: Counter[str] = Counter()
     unreadable = sum(isinstance(event, Refusal) for event in events)
     for event in events:
         if (refusal := refusal_of(event)) is not None:
             totals["rejected"] += 1
+            rejected[refusal.code] += 1
             verdicts.append(json.dumps(_rejection(event, refusal, _FAULTS_MAX // max(1, unreadable))))
         elif not isinstance(event, Refusal):
             attempt, verdict = event
             status = _STATUSES[verdict.outcome]
             totals[status] += 1
             verdicts.append(f'{{"event_id": {json.dumps(attempt.event_id)}, "status": "{status}"}}')
-    return f'{{"verdicts": [{", ".join(verdicts)}], "totals": {json.dumps(totals)}}}'
+    return f'{{"verdicts": [{", ".join(verdicts)}], "totals": {json.dumps(totals)}}}', rejected
 
 
 def accepted(body: str, events: Sequence[Envelope | Refusal]) -> list[Envelope]:

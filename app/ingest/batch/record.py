@@ -6,7 +6,7 @@ kind.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -18,7 +18,11 @@ from app.ingest.storage import Execute, Outcome
 from app.locks import workspace_lock
 
 _BEGIN: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock_shared(%s)"
-_JUDGE: Final = "SELECT refusal FROM judge_callers(%s::jsonb, %s)"
+# What is asked of each event (migrations/versions/0007_key_policies.py), but for what only the event itself tells.
+_JUDGE: Final = """
+    SELECT coalesce(refusal, refuse_place(allowed_origins, allowed_networks, %s, %s))
+    FROM judge_callers_2(%s::jsonb, greatest(%s, clock_timestamp()))
+"""
 _SOURCE: Final = """
     SELECT source.project_id, source.id AS source_id
     FROM source_keys AS key JOIN sources AS source ON source.id = key.source_id WHERE key.id = %s
@@ -48,17 +52,27 @@ _ANSWER: Final = f"""
 # The batch that is repeated after an unanswered commit is counted once.
 _COUNT: Final = f"""
     INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,
-        received_at)
-    SELECT project_id, %s, source_id, %s, 'replayed', %s, %s, %s FROM ({_SOURCE}) AS source
+        received_at, addresses)
+    SELECT project_id, %s, source_id, %s, 'replayed', %s, %s, %s, %s::text[] FROM ({_SOURCE}) AS source
     ON CONFLICT DO NOTHING
 """
 
 
-def begin(execute: Execute, identity: Identity, received_at: datetime, lock_wait_seconds: float) -> Outcome | None:
-    """Hold the workspace's barrier for this transaction; why the key may not send, or None if it may."""
+class Place(NamedTuple):
+    """Where a batch comes from: as of an Attempt."""
+
+    address: str
+    origin: str | None
+
+
+def begin(
+    execute: Execute, identity: Identity, place: Place, received_at: datetime, lock_wait_seconds: float
+) -> Outcome | None:
+    """Hold the workspace's barrier for this transaction; why the key may not send from there, or None if it may."""
     execute(_BEGIN, (f"{max(1, int(lock_wait_seconds * 1000))}ms", workspace_lock(identity.workspace_id)))
     caller = {"caller": 0, "key_row": identity.row_id, "key_id": identity.public_id}
-    ((refusal,),) = execute(_JUDGE, (msgspec.json.encode([caller]).decode(), received_at))
+    callers = msgspec.json.encode([caller]).decode()
+    ((refusal,),) = execute(_JUDGE, (place.address or None, place.origin, callers, received_at))
     return Outcome(refusal) if refusal else None
 
 
@@ -99,8 +113,9 @@ class BatchRecord:
         """Record what the batch is answered."""
         self._execute(_ANSWER, (body, self._key_row, self._idempotency_key))
 
-    def count_replay(self, payload_bytes: Sequence[int], received_at: datetime) -> None:
+    def count_replay(self, payload_bytes: Sequence[int], received_at: datetime, address: str) -> None:
         """Leave the usage of a replay: of each event that was accepted the first time, its payload's size."""
         if payload_bytes:
             counts = (len(payload_bytes), sum(payload_bytes))
-            self._execute(_COUNT, (self._batch_uid, self._key_row, *counts, received_at, self._key_row))
+            addresses = [address] if address else None
+            self._execute(_COUNT, (self._batch_uid, self._key_row, *counts, received_at, addresses, self._key_row))

@@ -6,12 +6,16 @@ answer).
 
 from typing import Final
 
-from app.management.routes import environments, keys, projects, sources
+from app.management.routes import audit, environments, keys, projects, sources, tokens, usage, workspace
 from app.management.routes.blueprint import ManagementBlueprint
 
 BLUEPRINTS: Final[tuple[ManagementBlueprint, ...]] = (
+    workspace.blueprint,
     projects.blueprint,
     environments.blueprint,
     sources.blueprint,
     keys.blueprint,
+    usage.blueprint,
+    tokens.blueprint,
+    audit.blueprint,
 )

@@ -6,21 +6,23 @@ from flask import Response
 from marshmallow import fields, post_load
 
 from app.context import context
-from app.errors import Conflict, PreconditionFailed
+from app.errors import Conflict, PreconditionFailed, PreconditionRequired
 from app.management import environments
 from app.management.environments import EnvironmentChange, EnvironmentFacts, NewEnvironment
-from app.management.operators import Operator
+from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
 from app.management.routes.answers import Headers, created, gone, shown
 from app.management.routes.blueprint import ManagementBlueprint
 from app.management.routes.openapi import CREATED, SHOWN
-from app.management.routes.reading import target
+from app.management.routes.reading import stated_target, target
 from app.management.routes.shapes import (
+    ArchivedQuerySchema,
     ObjectSchema,
     PageQuerySchema,
     RequestSchema,
     description_field,
     environment_name_field,
+    moment_field,
     page_schema,
 )
 
@@ -55,9 +57,16 @@ class EnvironmentSchema(ObjectSchema):
     project_id = fields.String(required=True)
     name = fields.String(required=True)
     description = fields.String(required=True)
+    archived_at = moment_field(may_be_null=True)
 
 
-@blueprint.operation("POST", "/v1/projects/<project_id>/environments", refuses=[Conflict])
+@blueprint.operation(
+    "POST",
+    "/v1/projects/<project_id>/environments",
+    role=Role.DEVELOPER,
+    refuses=[Conflict],
+    shown_by="read_environment",
+)
 @blueprint.arguments(NewEnvironmentSchema, example={"name": "qa-2", "description": "For the testers"})
 @blueprint.response(201, EnvironmentSchema, headers=CREATED)
 def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentFacts, Headers]:
@@ -66,22 +75,30 @@ def create_environment(operator: Operator, new: NewEnvironment, project_id: str)
     return created(environment, ".read_environment", environment_id=environment.id)
 
 
-@blueprint.operation("GET", "/v1/projects/<project_id>/environments")
+@blueprint.operation("GET", "/v1/projects/<project_id>/environments", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
+@blueprint.arguments(ArchivedQuerySchema, location="query")
 @blueprint.response(200, page_schema("EnvironmentPage", EnvironmentSchema))
-def list_environments(operator: Operator, page: PageRequest, project_id: str) -> Page[EnvironmentFacts]:
+def list_environments(
+    operator: Operator, page: PageRequest, only: dict[str, bool], project_id: str
+) -> Page[EnvironmentFacts]:
     """List a project's environments, newest first."""
-    return environments.list_environments(context().database, operator, project_id, page)
+    return environments.list_environments(context().database, operator, project_id, page, **only)
 
 
-@blueprint.operation("GET", "/v1/environments/<environment_id>")
+@blueprint.operation("GET", "/v1/environments/<environment_id>", role=Role.AUDITOR)
 @blueprint.response(200, EnvironmentSchema, headers=SHOWN)
 def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
     """Read an environment."""
     return shown(environments.read_environment(context().database, operator, environment_id))
 
 
-@blueprint.operation("PATCH", "/v1/environments/<environment_id>", refuses=[Conflict, PreconditionFailed])
+@blueprint.operation(
+    "PATCH",
+    "/v1/environments/<environment_id>",
+    role=Role.DEVELOPER,
+    refuses=[PreconditionRequired, Conflict, PreconditionFailed],
+)
 @blueprint.arguments(EnvironmentChangeSchema, example={"description": "For testers and customers' previews"})
 @blueprint.response(200, EnvironmentSchema, headers=SHOWN)
 def update_environment(
@@ -91,10 +108,10 @@ def update_environment(
 
     Events that name the old `environment` are refused from then on.
     """
-    return shown(environments.change_environment(context().database, operator, target(environment_id), change))
+    return shown(environments.change_environment(context().database, operator, stated_target(environment_id), change))
 
 
-@blueprint.operation("DELETE", "/v1/environments/<environment_id>", refuses=[PreconditionFailed])
+@blueprint.operation("DELETE", "/v1/environments/<environment_id>", role=Role.ADMIN, refuses=[PreconditionFailed])
 @blueprint.response(204)
 def archive_environment(operator: Operator, environment_id: str) -> Response:
     """Archive an environment.
@@ -103,3 +120,19 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
     """
     environments.archive_environment(context().database, operator, target(environment_id))
     return gone()
+
+
+@blueprint.operation(
+    "POST",
+    "/v1/environments/<environment_id>/restore",
+    role=Role.ADMIN,
+    refuses=[Conflict, PreconditionFailed],
+    shown_by="read_environment",
+)
+@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
+def restore_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
+    """Take an archived environment back into use. Safe to repeat.
+
+    Its sources come back with it, but no key: those that were live are revoked.
+    """
+    return shown(environments.restore_environment(context().database, operator, target(environment_id)))

@@ -2,76 +2,79 @@
 
 from typing import Any
 
-from marshmallow import fields, post_load
+from marshmallow import fields, post_load, validate
 
 from app.context import context
-from app.errors import Conflict, PreconditionFailed
-from app.management import keys
+from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
+from app.management import key_list, keys, rotation
+from app.management.key_list import UNUSED_DAYS_MAX, KeyFilter, KeyState
 from app.management.keys import IssuedKey, KeyChange, KeyFacts, NewKey
-from app.management.operators import Operator
+from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
+from app.management.rotation import GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, Rotation
 from app.management.routes.answers import Headers, created, shown
 from app.management.routes.blueprint import ManagementBlueprint
+from app.management.routes.key_shapes import IssuedKeySchema, KeyChangeSchema, KeySchema, NewKeySchema
 from app.management.routes.openapi import CREATED, SHOWN
-from app.management.routes.reading import target
+from app.management.routes.reading import stated_target, target
 from app.management.routes.shapes import (
-    ObjectSchema,
+    DigitsField,
     PageQuerySchema,
     RequestSchema,
+    choice_field,
     expiry_field,
-    label_field,
-    moment_field,
+    id_field,
     page_schema,
-    rate_field,
 )
 
 blueprint = ManagementBlueprint("keys", __name__, description="Credentials of sources")
 
 
-class NewKeySchema(RequestSchema):
-    """The body that issues a key."""
+class RotationSchema(RequestSchema):
+    """The body that rotates one."""
 
-    label = label_field()
-    expires_at = expiry_field()
-    events_per_second = rate_field()
-
-    @post_load
-    def _new(self, data: dict[str, Any], **_: Any) -> NewKey:
-        return NewKey(**data)
-
-
-class KeyChangeSchema(RequestSchema):
-    """The body that changes one: what is absent stays."""
-
-    label = label_field()
-    expires_at = expiry_field()
-    events_per_second = rate_field()
-
-    @post_load
-    def _change(self, data: dict[str, Any], **_: Any) -> KeyChange:
-        return KeyChange(**data)
-
-
-class KeySchema(ObjectSchema):
-    """A key, without its secret."""
-
-    source_id = fields.String(required=True)
-    label = fields.String(required=True)
-    expires_at = moment_field(may_be_null=True)
-    events_per_second = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "null: the installation's default."}
+    grace_seconds = fields.Integer(
+        strict=True,
+        validate=validate.Range(0, GRACE_SECONDS_MAX),
+        metadata={
+            "default": GRACE_SECONDS_DEFAULT,
+            "description": "For how long the old key works beside its successor, never beyond its own expires_at.",
+        },
     )
-    revoked_at = moment_field(may_be_null=True)
-    last_used_at = moment_field(may_be_null=True)
+    expires_at = expiry_field()
+
+    @post_load
+    def _rotation(self, data: dict[str, Any], **_: Any) -> Rotation:
+        return Rotation(**data)
 
 
-class IssuedKeySchema(KeySchema):
-    """A key in the one answer that carries it whole."""
+class KeyQuerySchema(RequestSchema):
+    """Which keys of the workspace a list shows."""
 
-    key = fields.String(required=True, metadata={"description": "For X-API-Key. Shown this once: keep it safe."})
+    project_id = id_field()
+    source_id = id_field()
+    state = choice_field(KeyState)
+    never_used = fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        metadata={"description": "true: keys that have never brought an event; false: those that have."},
+    )
+    unused_for_days = DigitsField(
+        UNUSED_DAYS_MAX,
+        metadata={"description": "Not used for this long; one that was never used, not since it was issued."},
+    )
+
+    @post_load
+    def _filter(self, data: dict[str, Any], **_: Any) -> KeyFilter:
+        return KeyFilter(**data)
 
 
-@blueprint.operation("POST", "/v1/sources/<source_id>/keys")
+KeyPageSchema = page_schema("KeyPage", KeySchema)
+
+
+@blueprint.operation(
+    "POST", "/v1/sources/<source_id>/keys", role=Role.DEVELOPER, refuses=[CredentialAlreadyShown], shown_by="read_key"
+)
 @blueprint.arguments(
     NewKeySchema, required=False, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"}
 )
@@ -83,31 +86,60 @@ def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKe
     return created(key, ".read_key", key_id=key.id)
 
 
-@blueprint.operation("GET", "/v1/sources/<source_id>/keys")
+@blueprint.operation("GET", "/v1/sources/<source_id>/keys", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
-@blueprint.response(200, page_schema("KeyPage", KeySchema))
+@blueprint.response(200, KeyPageSchema)
 def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[KeyFacts]:
     """List a source's keys, newest first, revoked and expired ones included."""
     return keys.list_keys(context().database, operator, source_id, page)
 
 
-@blueprint.operation("GET", "/v1/keys/<key_id>")
+@blueprint.operation("GET", "/v1/keys", role=Role.AUDITOR)
+@blueprint.arguments(PageQuerySchema, location="query")
+@blueprint.arguments(KeyQuerySchema, location="query")
+@blueprint.response(200, KeyPageSchema)
+def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyFacts]:
+    """List the workspace's keys, newest first; the filters find the stale ones."""
+    return key_list.list_keys(context().database, operator, only, page)
+
+
+@blueprint.operation("GET", "/v1/keys/<key_id>", role=Role.AUDITOR)
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
     """Read a key."""
     return shown(keys.read_key(context().database, operator, key_id))
 
 
-@blueprint.operation("PATCH", "/v1/keys/<key_id>", refuses=[Conflict, PreconditionFailed])
+@blueprint.operation(
+    "PATCH", "/v1/keys/<key_id>", role=Role.DEVELOPER, refuses=[PreconditionRequired, Conflict, PreconditionFailed]
+)
 @blueprint.arguments(KeyChangeSchema, example={"label": "checkout-1, until spring"})
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyFacts, Headers]:
-    """Change a key's label, its rate limit or the moment at which it expires."""
-    return shown(keys.change_key(context().database, operator, target(key_id), change))
+    """Change a key's label, rate limit, policies or end. Once this is answered, nothing else is stored with it."""
+    return shown(keys.change_key(context().database, operator, stated_target(key_id), change))
 
 
-@blueprint.operation("POST", "/v1/keys/<key_id>/revoke", refuses=[PreconditionFailed])
+@blueprint.operation(
+    "POST", "/v1/keys/<key_id>/revoke", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_key"
+)
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def revoke_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
     """Revoke a key for good: once this is answered, it never stores an event again. Safe to repeat."""
     return shown(keys.revoke_key(context().database, operator, target(key_id)))
+
+
+@blueprint.operation(
+    "POST",
+    "/v1/keys/<key_id>/rotate",
+    role=Role.DEVELOPER,
+    refuses=[Conflict, CredentialAlreadyShown, PreconditionFailed],
+    shown_by="read_key",
+)
+@blueprint.arguments(RotationSchema, required=False, example={"grace_seconds": 3600})
+@blueprint.response(201, IssuedKeySchema, headers=CREATED)
+def rotate_key(operator: Operator, chosen: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
+    """Issue a key's successor, which this answer alone shows. Both work until the old key's grace is over."""
+    house = context()
+    successor = rotation.rotate_key(house.database, house.credentials, operator, target(key_id), chosen)
+    return created(successor, ".read_key", key_id=successor.id)

@@ -6,20 +6,22 @@ from flask import Response
 from marshmallow import fields, post_load
 
 from app.context import context
-from app.errors import Conflict, PreconditionFailed
+from app.errors import Conflict, PreconditionFailed, PreconditionRequired
 from app.management import projects
-from app.management.operators import Operator
+from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
 from app.management.projects import NewProject, ProjectChange, ProjectFacts
 from app.management.routes.answers import Headers, created, gone, shown
 from app.management.routes.blueprint import ManagementBlueprint
 from app.management.routes.openapi import CREATED, SHOWN
-from app.management.routes.reading import target
+from app.management.routes.reading import stated_target, target
 from app.management.routes.shapes import (
+    ArchivedQuerySchema,
     ObjectSchema,
     PageQuerySchema,
     RequestSchema,
     description_field,
+    moment_field,
     name_field,
     page_schema,
 )
@@ -54,9 +56,12 @@ class ProjectSchema(ObjectSchema):
 
     name = fields.String(required=True)
     description = fields.String(required=True)
+    archived_at = moment_field(may_be_null=True)
 
 
-@blueprint.operation("POST", "/v1/projects", refuses=[Conflict])
+@blueprint.operation(
+    "POST", "/v1/projects", role=Role.ADMIN, whole_workspace=True, refuses=[Conflict], shown_by="read_project"
+)
 @blueprint.arguments(NewProjectSchema, example={"name": "Shop", "description": "All that sells"})
 @blueprint.response(201, ProjectSchema, headers=CREATED)
 def create_project(operator: Operator, new: NewProject) -> tuple[ProjectFacts, Headers]:
@@ -65,30 +70,33 @@ def create_project(operator: Operator, new: NewProject) -> tuple[ProjectFacts, H
     return created(project, ".read_project", project_id=project.id)
 
 
-@blueprint.operation("GET", "/v1/projects")
+@blueprint.operation("GET", "/v1/projects", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
+@blueprint.arguments(ArchivedQuerySchema, location="query")
 @blueprint.response(200, page_schema("ProjectPage", ProjectSchema))
-def list_projects(operator: Operator, page: PageRequest) -> Page[ProjectFacts]:
+def list_projects(operator: Operator, page: PageRequest, only: dict[str, bool]) -> Page[ProjectFacts]:
     """List the workspace's projects, newest first."""
-    return projects.list_projects(context().database, operator, page)
+    return projects.list_projects(context().database, operator, page, **only)
 
 
-@blueprint.operation("GET", "/v1/projects/<project_id>")
+@blueprint.operation("GET", "/v1/projects/<project_id>", role=Role.AUDITOR)
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
 def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Headers]:
     """Read a project."""
     return shown(projects.read_project(context().database, operator, project_id))
 
 
-@blueprint.operation("PATCH", "/v1/projects/<project_id>", refuses=[Conflict, PreconditionFailed])
+@blueprint.operation(
+    "PATCH", "/v1/projects/<project_id>", role=Role.ADMIN, refuses=[PreconditionRequired, Conflict, PreconditionFailed]
+)
 @blueprint.arguments(ProjectChangeSchema, example={"description": "All that sells, and returns"})
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
 def update_project(operator: Operator, change: ProjectChange, project_id: str) -> tuple[ProjectFacts, Headers]:
     """Change a project's name or description."""
-    return shown(projects.change_project(context().database, operator, target(project_id), change))
+    return shown(projects.change_project(context().database, operator, stated_target(project_id), change))
 
 
-@blueprint.operation("DELETE", "/v1/projects/<project_id>", refuses=[PreconditionFailed])
+@blueprint.operation("DELETE", "/v1/projects/<project_id>", role=Role.ADMIN, refuses=[PreconditionFailed])
 @blueprint.response(204)
 def archive_project(operator: Operator, project_id: str) -> Response:
     """Archive a project.
@@ -97,3 +105,19 @@ def archive_project(operator: Operator, project_id: str) -> Response:
     """
     projects.archive_project(context().database, operator, target(project_id))
     return gone()
+
+
+@blueprint.operation(
+    "POST",
+    "/v1/projects/<project_id>/restore",
+    role=Role.ADMIN,
+    refuses=[Conflict, PreconditionFailed],
+    shown_by="read_project",
+)
+@blueprint.response(200, ProjectSchema, headers=SHOWN)
+def restore_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Headers]:
+    """Take an archived project back into use. Safe to repeat.
+
+    Its environments and sources come back with it, but no key: those that were live are revoked.
+    """
+    return shown(projects.restore_project(context().database, operator, target(project_id)))

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from flask import Request, request
+from flask import Request, g, request
 from marshmallow import Schema
 from webargs.flaskparser import FlaskParser
 
-from app.errors import Fault, SchemaValidationFailed
-from app.exact_json import pointer_token, read_object
+from app.errors import Fault, PreconditionRequired, SchemaValidationFailed
+from app.exact_json import Number, pointer_token, read_object
 from app.management.revisions import UNCONDITIONAL, Condition, Target
 from app.request_body import check_media_type, read_bytes
 
@@ -17,18 +17,26 @@ class JsonParser(FlaskParser):
 
     def load_json(self, _request: Request, _schema: Schema) -> dict[str, Any]:
         """The members of the body, which must be an object; no body has none. Raises a Refusal."""
-        body = read_bytes()
+        body = body_of_request()
         if not body:
             return {}
         check_media_type()
         return _members(body)
 
 
+def body_of_request() -> bytes:
+    """The whole body; read once, however often it is asked for. Raises a Refusal."""
+    if "body" not in g:
+        g.body = read_bytes()
+    body: bytes = g.body
+    return body
+
+
 def refuse_members() -> None:
     """For an operation that takes no body: nothing or an empty object may come, all else would be ignored."""
     if request.method in ("GET", "HEAD"):
         return  # a body has no meaning there (RFC 9110 §9.3.1), and reading it would give it one
-    if body := read_bytes():
+    if body := body_of_request():
         check_media_type()
         faults = [Fault(f"/{pointer_token(name)}", "This member is not known.") for name in _members(body)]
         if faults:
@@ -36,16 +44,37 @@ def refuse_members() -> None:
 
 
 def target(public_id: str) -> Target:
-    """The object in the path, and the condition in If-Match."""
+    """The object in the path, and the condition in If-Match, if there is one."""
+    return Target(public_id, stated_condition() if "If-Match" in request.headers else UNCONDITIONAL)
+
+
+def stated_target(public_id: str) -> Target:
+    """The object in the path, and the condition in If-Match. Raises PreconditionRequired if there is none."""
+    return Target(public_id, stated_condition())
+
+
+def stated_condition() -> Condition:
+    """The condition in If-Match; raises PreconditionRequired if there is none, so that no update is lost unseen."""
     if "If-Match" not in request.headers:
-        return Target(public_id)
+        raise PreconditionRequired
     # Weak tags never match: RFC 9110 §13.1.1 asks for the strong comparison.
     etags = request.if_match
-    return Target(public_id, UNCONDITIONAL if etags.star_tag else Condition(frozenset(etags.as_set())))
+    return UNCONDITIONAL if etags.star_tag else Condition(frozenset(etags.as_set()))
 
 
 def _members(body: bytes) -> dict[str, Any]:
     document = read_object(body)
     if document.faults:
         raise SchemaValidationFailed(faults=document.faults)
-    return document.values
+    return {name: _plain(value) for name, value in document.values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A number that is whole is an integer however it is written: to JSON Schema, and to JavaScript, 5.0 is 5."""
+    if isinstance(value, Number):
+        return int(value.canonical) if value.canonical.removeprefix("-").isdecimal() else value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value

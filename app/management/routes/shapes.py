@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
@@ -13,6 +14,12 @@ from app.management.pages import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
 
 _MOMENT = {"description": "RFC 3339, UTC."}
+# What JSON Schema cannot say has a name as its format, and words.
+_LINE = {
+    "maxLength": names.NAME_CHARACTERS_MAX,
+    "format": "line",
+    "description": "Visible characters and plain spaces between them, compared in Unicode's form NFC.",
+}
 # The last year is kept free: a session in another time zone would read its end as the year 10000, and fail.
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -25,7 +32,7 @@ class RequestSchema(Schema):
 
 
 class _ReadText(fields.String):
-    """A text that a function of names.py reads."""
+    """A text that a function reads, most of them in names.py."""
 
     def __init__(self, read: Callable[[str], str], **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -39,9 +46,14 @@ class _ReadText(fields.String):
             raise ValidationError(str(error)) from None
 
 
+def text_field(read: Callable[[str], str], **arguments: Any) -> fields.String:
+    """A text that `read` reads; what it says in a ValueError is told to the caller."""
+    return _ReadText(read, **arguments)
+
+
 def name_field(*, required: bool) -> fields.String:
     """A name that people choose."""
-    described = {"minLength": 1, "maxLength": names.NAME_CHARACTERS_MAX}
+    described = _LINE | {"minLength": 1, "pattern": r"^\S(?:.*\S)?$"}
     return _ReadText(names.read_name, required=required, metadata=described)
 
 
@@ -56,17 +68,23 @@ def environment_name_field(*, required: bool) -> fields.String:
 
 def label_field() -> fields.String:
     """A name that may be empty."""
-    return _ReadText(names.read_label, metadata={"maxLength": names.NAME_CHARACTERS_MAX})
+    return _ReadText(names.read_label, metadata=_LINE | {"pattern": r"^(?:\S(?:.*\S)?)?$"})
 
 
 def description_field() -> fields.String:
     """A text of several lines."""
-    return _ReadText(names.read_description, metadata={"maxLength": names.DESCRIPTION_CHARACTERS_MAX})
+    described = {
+        "maxLength": names.DESCRIPTION_CHARACTERS_MAX,
+        "format": "text",
+        "description": "Any text of several lines, without control characters and such that turn its direction.",
+    }
+    return _ReadText(names.read_description, metadata=described)
 
 
 def id_field() -> fields.String:
     """A public id to filter by; one that nobody has shows nothing."""
-    return _ReadText(_read_id, metadata={"pattern": f"^{PUBLIC_ID}$"})
+    described = {"pattern": f"^{PUBLIC_ID}$", "description": "The id of an object; one that nobody has shows nothing."}
+    return _ReadText(_read_id, metadata=described)
 
 
 def _read_id(text: str) -> str:
@@ -75,8 +93,13 @@ def _read_id(text: str) -> str:
     return text
 
 
-class Expiry(fields.String):
-    """A moment to come, with its offset: a key must not die at another hour than its owner thinks."""
+def choice_field(choices: type[StrEnum], **arguments: Any) -> fields.Enum[StrEnum]:
+    """One of a few words."""
+    return fields.Enum(choices, by_value=fields.String, **arguments)
+
+
+class StatedMoment(fields.String):
+    """A moment with its offset: it must not be another hour than its writer thinks."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
@@ -87,14 +110,31 @@ class Expiry(fields.String):
             raise ValidationError("Must be an ISO 8601 time such as 2030-01-31T12:00:00Z.") from None
         if moment.tzinfo is None:
             raise ValidationError("Must say its offset from UTC, such as Z or +02:00.")
+        return utc
+
+
+class Expiry(StatedMoment):
+    """A moment to come."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        utc = super()._deserialize(value, attr, data, **kwargs)
         if not now() < utc < _LATEST:
             raise ValidationError("Must be in the future, and before the year 9999.")
         return utc
 
 
+def instant_field(*, data_key: str, description: str) -> StatedMoment:
+    """A moment to filter by."""
+    return StatedMoment(data_key=data_key, metadata={"format": "date-time", "description": description})
+
+
 def expiry_field() -> Expiry:
     """When a credential ends by itself; null means never."""
-    return Expiry(allow_none=True, metadata={"format": "date-time", "description": "In the future; null: never."})
+    described = {
+        "format": "date-time",
+        "description": "In the future and before the year 9999, with its offset from UTC; null: never.",
+    }
+    return Expiry(allow_none=True, metadata=described)
 
 
 def rate_field() -> fields.Integer:
@@ -114,9 +154,9 @@ class Moment(fields.DateTime):
         return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def moment_field(*, may_be_null: bool = False) -> Moment:
+def moment_field(*, may_be_null: bool = False, **arguments: Any) -> Moment:
     """A time in an answer, as documented."""
-    return Moment(required=True, allow_none=may_be_null, metadata=_MOMENT)
+    return Moment(required=True, allow_none=may_be_null, metadata=_MOMENT, **arguments)
 
 
 class AnswerSchema(Schema):
@@ -129,29 +169,57 @@ class AnswerSchema(Schema):
 class ObjectSchema(AnswerSchema):
     """What every object shows."""
 
-    id = fields.String(required=True)
+    id = fields.String(required=True, metadata={"pattern": f"^{PUBLIC_ID}$"})
     created_at = moment_field()
     updated_at = moment_field()
 
 
-class _Limit(fields.Integer):
-    """Digits, nothing that Python would also take for a number (` 5`, `+5`, `1_0`)."""
+class DigitsField(fields.Integer):
+    """A whole number from 1 on in a query: nothing that Python would also take for one (` 5`, `+5`, `1_0`)."""
+
+    def __init__(self, maximum: int, **arguments: Any) -> None:
+        super().__init__(validate=validate.Range(1, maximum), **arguments)
+        self._maximum = maximum
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not (value.isascii() and value.isdecimal() and len(value) <= len(str(LIMIT_MAX))):
-            raise ValidationError(f"Must be a whole number from 1 to {LIMIT_MAX}.")
+        if not (value.isascii() and value.isdecimal() and len(value) <= len(str(self._maximum))):
+            raise ValidationError(f"Must be a whole number from 1 to {self._maximum}.")
         return super()._deserialize(value, attr, data, **kwargs)
 
 
 class PageQuerySchema(Schema):
     """The query of every list."""
 
-    limit = _Limit(load_default=LIMIT_DEFAULT, validate=validate.Range(1, LIMIT_MAX))
-    cursor = fields.String(metadata={"description": "The next_cursor of the page before."})
+    limit = DigitsField(
+        LIMIT_MAX, load_default=LIMIT_DEFAULT, metadata={"description": "How many items a page has at most."}
+    )
+    cursor = fields.String(
+        metadata={
+            "pattern": "^[0-9A-Za-z_.-]{1,200}$",
+            "description": "The next_cursor of the page before, with the same filters.",
+        }
+    )
 
     @post_load
     def _page_request(self, data: dict[str, Any], **_: Any) -> PageRequest:
         return PageRequest(data["limit"], data.get("cursor"), context().settings.secret_key)
+
+
+def archived_field() -> fields.Boolean:
+    """Whether a list shows what is archived, instead of what is in use."""
+    return fields.Boolean(
+        truthy={"true"}, falsy={"false"}, metadata={"description": "true: those that are archived, and no others."}
+    )
+
+
+class ArchivedQuerySchema(RequestSchema):
+    """Whether a list shows what is in use, or what is archived."""
+
+    archived = archived_field()
+
+
+class PageSchema(AnswerSchema):
+    """What every list shows a page of."""
 
 
 def page_schema(name: str, item: type[Schema]) -> type[Schema]:
@@ -164,4 +232,4 @@ def page_schema(name: str, item: type[Schema]) -> type[Schema]:
             metadata={"description": "Asks for the next page; null at the end."},
         ),
     }
-    return AnswerSchema.from_dict(members, name=name)
+    return PageSchema.from_dict(members, name=name)

@@ -1,24 +1,28 @@
 """/v1/environments/{id}/sources and /v1/sources."""
 
-from enum import StrEnum
 from typing import Any
 
 from flask import Response
-from marshmallow import fields, post_load
+from marshmallow import fields, post_dump, post_load
 
 from app.context import context
-from app.errors import Conflict, PreconditionFailed
-from app.management import sources
-from app.management.operators import Operator
+from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
+from app.management import new_sources, sources
+from app.management.keys import NewKey
+from app.management.new_sources import CreatedSource
+from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
 from app.management.routes.answers import Headers, created, gone, shown
 from app.management.routes.blueprint import ManagementBlueprint
+from app.management.routes.key_shapes import IssuedKeySchema, NewKeySchema
 from app.management.routes.openapi import CREATED, SHOWN
-from app.management.routes.reading import target
+from app.management.routes.reading import stated_target, target
 from app.management.routes.shapes import (
     ObjectSchema,
     PageQuerySchema,
     RequestSchema,
+    archived_field,
+    choice_field,
     description_field,
     id_field,
     moment_field,
@@ -31,27 +35,27 @@ from app.models import SourceType
 blueprint = ManagementBlueprint("sources", __name__, description="Known producers of events")
 
 
-def _choice(choices: type[StrEnum], *, required: bool = False) -> fields.Enum[StrEnum]:
-    return fields.Enum(choices, by_value=fields.String, required=required)
-
-
 class NewSourceSchema(RequestSchema):
     """The body that creates a source."""
 
     name = name_field(required=True)
-    type = _choice(SourceType, required=True)
+    type = choice_field(SourceType, required=True)
     description = description_field()
+    key = fields.Nested(
+        NewKeySchema, allow_none=True, metadata={"description": "Issues a first key with it; null: none."}
+    )
 
     @post_load
-    def _new(self, data: dict[str, Any], **_: Any) -> NewSource:
-        return NewSource(**data)
+    def _new(self, data: dict[str, Any], **_: Any) -> tuple[NewSource, NewKey | None]:
+        key = data.pop("key", None)
+        return NewSource(**data), key
 
 
 class SourceChangeSchema(RequestSchema):
     """The body that changes one: what is absent stays."""
 
     name = name_field(required=False)
-    type = _choice(SourceType)
+    type = choice_field(SourceType)
     description = description_field()
 
     @post_load
@@ -64,8 +68,9 @@ class SourceQuerySchema(RequestSchema):
 
     project_id = id_field()
     environment_id = id_field()
-    type = _choice(SourceType)
-    status = _choice(SourceStatus)
+    type = choice_field(SourceType)
+    status = choice_field(SourceStatus)
+    archived = archived_field()
 
     @post_load
     def _filter(self, data: dict[str, Any], **_: Any) -> SourceFilter:
@@ -78,25 +83,46 @@ class SourceSchema(ObjectSchema):
     project_id = fields.String(required=True)
     environment_id = fields.String(required=True)
     name = fields.String(required=True)
-    type = _choice(SourceType, required=True)
+    type = choice_field(SourceType, required=True)
     description = fields.String(required=True)
-    status = _choice(SourceStatus, required=True)
+    status = choice_field(SourceStatus, required=True)
     last_event_at = moment_field(may_be_null=True)
+    archived_at = moment_field(may_be_null=True)
+
+
+class CreatedSourceSchema(SourceSchema):
+    """A source in the answer that creates it."""
+
+    key = fields.Nested(IssuedKeySchema, metadata={"description": "Shown this once; absent if none was issued."})
+
+    @post_dump
+    def _leave_out(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        # A retry with the same Idempotency-Key is shown the source alone, and has to look alike.
+        return data if data["key"] is not None else {name: value for name, value in data.items() if name != "key"}
 
 
 SourcePageSchema = page_schema("SourcePage", SourceSchema)
 
 
-@blueprint.operation("POST", "/v1/environments/<environment_id>/sources", refuses=[Conflict])
-@blueprint.arguments(NewSourceSchema, example={"name": "Checkout", "type": "backend"})
-@blueprint.response(201, SourceSchema, headers=CREATED)
-def create_source(operator: Operator, new: NewSource, environment_id: str) -> tuple[SourceFacts, Headers]:
-    """Create a source in an environment. It is enabled, and has no key yet."""
-    source = sources.create_source(context().database, operator, environment_id, new)
+@blueprint.operation(
+    "POST",
+    "/v1/environments/<environment_id>/sources",
+    role=Role.DEVELOPER,
+    refuses=[Conflict, CredentialAlreadyShown],
+    shown_by="read_source",
+)
+@blueprint.arguments(NewSourceSchema, example={"name": "Checkout", "type": "backend", "key": {"label": "checkout-1"}})
+@blueprint.response(201, CreatedSourceSchema, headers=CREATED)
+def create_source(
+    operator: Operator, new: tuple[NewSource, NewKey | None], environment_id: str
+) -> tuple[CreatedSource, Headers]:
+    """Create a source in an environment, and a first key for it if `key` is there. It is enabled."""
+    house = context()
+    source = new_sources.create_source(house.database, house.credentials, operator, environment_id, *new)
     return created(source, ".read_source", source_id=source.id)
 
 
-@blueprint.operation("GET", "/v1/environments/<environment_id>/sources")
+@blueprint.operation("GET", "/v1/environments/<environment_id>/sources", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.response(200, SourcePageSchema)
 def list_sources_of_environment(operator: Operator, page: PageRequest, environment_id: str) -> Page[SourceFacts]:
@@ -104,7 +130,7 @@ def list_sources_of_environment(operator: Operator, page: PageRequest, environme
     return sources.list_sources_of_environment(context().database, operator, environment_id, page)
 
 
-@blueprint.operation("GET", "/v1/sources")
+@blueprint.operation("GET", "/v1/sources", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(SourceQuerySchema, location="query")
 @blueprint.response(200, SourcePageSchema)
@@ -113,22 +139,27 @@ def list_sources(operator: Operator, page: PageRequest, only: SourceFilter) -> P
     return sources.list_sources(context().database, operator, only, page)
 
 
-@blueprint.operation("GET", "/v1/sources/<source_id>")
+@blueprint.operation("GET", "/v1/sources/<source_id>", role=Role.AUDITOR)
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Read a source."""
     return shown(sources.read_source(context().database, operator, source_id))
 
 
-@blueprint.operation("PATCH", "/v1/sources/<source_id>", refuses=[Conflict, PreconditionFailed])
+@blueprint.operation(
+    "PATCH",
+    "/v1/sources/<source_id>",
+    role=Role.DEVELOPER,
+    refuses=[PreconditionRequired, Conflict, PreconditionFailed],
+)
 @blueprint.arguments(SourceChangeSchema, example={"name": "Checkout and returns"})
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def update_source(operator: Operator, change: SourceChange, source_id: str) -> tuple[SourceFacts, Headers]:
     """Change a source's name, type or description."""
-    return shown(sources.change_source(context().database, operator, target(source_id), change))
+    return shown(sources.change_source(context().database, operator, stated_target(source_id), change))
 
 
-@blueprint.operation("DELETE", "/v1/sources/<source_id>", refuses=[PreconditionFailed])
+@blueprint.operation("DELETE", "/v1/sources/<source_id>", role=Role.DEVELOPER, refuses=[PreconditionFailed])
 @blueprint.response(204)
 def archive_source(operator: Operator, source_id: str) -> Response:
     """Archive a source. Its keys go with it and can send no more events. Its events stay."""
@@ -136,15 +167,35 @@ def archive_source(operator: Operator, source_id: str) -> Response:
     return gone()
 
 
-@blueprint.operation("POST", "/v1/sources/<source_id>/enable", refuses=[PreconditionFailed])
+@blueprint.operation(
+    "POST", "/v1/sources/<source_id>/enable", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_source"
+)
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def enable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Let a source's keys send events again. Safe to repeat."""
     return shown(sources.enable_source(context().database, operator, target(source_id)))
 
 
-@blueprint.operation("POST", "/v1/sources/<source_id>/disable", refuses=[PreconditionFailed])
+@blueprint.operation(
+    "POST", "/v1/sources/<source_id>/disable", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_source"
+)
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def disable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Stop a source: once this is answered, none of its keys stores an event. Safe to repeat."""
     return shown(sources.disable_source(context().database, operator, target(source_id)))
+
+
+@blueprint.operation(
+    "POST",
+    "/v1/sources/<source_id>/restore",
+    role=Role.DEVELOPER,
+    refuses=[Conflict, PreconditionFailed],
+    shown_by="read_source",
+)
+@blueprint.response(200, SourceSchema, headers=SHOWN)
+def restore_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
+    """Take an archived source back into use. Safe to repeat.
+
+    It comes back, but no key: those that were live are revoked.
+    """
+    return shown(sources.restore_source(context().database, operator, target(source_id)))

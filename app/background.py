@@ -17,8 +17,9 @@ _PAUSE_PER_STEP = 49
 class Background:
     """Repeats `step` (a bound method) on a daemon thread; ends when the step's owner is gone."""
 
-    def __init__(self, step: Callable[[], None], *, pause_seconds: float, pause_seconds_min: float) -> None:
+    def __init__(self, step: Callable[[], None], *, name: str, pause_seconds: float, pause_seconds_min: float) -> None:
         self._step = weakref.WeakMethod(step)
+        self._name = name
         self._pause_seconds = pause_seconds
         self._pause_seconds_min = pause_seconds_min
         self.begin_again()
@@ -36,7 +37,7 @@ class Background:
             if not self.is_running:
                 self.is_running = True
                 arguments = (self._step, self._hurry, self._pause_seconds, self._pause_seconds_min)
-                threading.Thread(target=_repeat, args=arguments, name="rate-limits", daemon=True).start()
+                threading.Thread(target=_repeat, args=arguments, name=self._name, daemon=True).start()
 
     def hurry(self) -> None:
         """Do not wait for the whole pause this time."""
@@ -63,11 +64,11 @@ def _repeat(
         began = time.thread_time()
         try:
             method()
-        except Exception:  # noqa: BLE001 - whatever it is, the limits must not be local for good
-            _log.exception("rate_limits_step_failed")
+        except Exception:  # noqa: BLE001 - whatever it is, the thread goes on: nobody would start it again
+            _log.exception("background_step_failed", thread=threading.current_thread().name)
             rest.wait(_PAUSE_AFTER_FAILURE_SECONDS)
         del method
-        # A step over hundreds of busy limits takes milliseconds of the interpreter; it gets a fiftieth of it at most.
+        # A step over hundreds of rate limits takes milliseconds of the interpreter; it gets a fiftieth of it at most.
         least = max(least_seconds, (time.thread_time() - began) * _PAUSE_PER_STEP)
         rest.wait(least)
         hurry.wait(max(0.0, pause_seconds - least))

@@ -1,0 +1,27 @@
+"""Reads an Idempotency-Key header, the same way on ingest and on the management API."""
+
+import re
+
+from app.errors import BadRequest
+
+_VISIBLE_ASCII = re.compile(r"[!-~]{1,255}")
+_QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+
+
+def read_idempotency_key(header: str | None) -> str | None:
+    """The key in an Idempotency-Key header: 1 to 255 visible ASCII characters, bare or as a quoted string (RFC 8941).
+
+    A server joins two header lines with a comma, and a bare key with a comma would look the same; so a comma is only
+    taken inside quotes. Raises BadRequest.
+    """
+    if header is None:
+        return None
+    key = header.strip(" \t")
+    if key.startswith('"'):
+        quoted = _QUOTED_KEY.fullmatch(key)
+        key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else ""
+    elif "," in key:
+        raise BadRequest("Idempotency-Key holds a comma: send the header once, or put a key with a comma in quotes.")
+    if not _VISIBLE_ASCII.fullmatch(key):
+        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters, bare or in double quotes.")
+    return key

@@ -1,0 +1,154 @@
+"""Runs a task when it is due: one run at a time, however many beats and workers there are, and its outcome is kept.
+
+Beat rings each bell more often than the task is wanted. Whether it is due is decided here, by what earlier runs have
+left in `maintenance_tasks`: so a run that was missed is made up for at the next ring, a second beat changes nothing,
+and a task that fails is tried again after pauses that double, with no message that waits in the broker for its time.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+import structlog
+from sqlalchemy import Row, TextClause, text
+
+from app.config import Settings
+from app.database import EVERYWHERE, Database
+from app.locks import alone
+
+_log = structlog.get_logger()
+
+RUN_SECONDS: Final = 40.0
+"""When a run should come to its end by itself: well before Celery's soft time limit (app/worker.py)."""
+_PAUSE: Final = timedelta(seconds=5)
+_PAUSE_MAX: Final = timedelta(minutes=1)
+_DOUBLINGS_MAX: Final = 20
+# Between the clocks of two workers.
+_SKEW: Final = timedelta(minutes=5)
+_ERROR_CHARACTERS_MAX: Final = 500
+_CUT_OFF: Final = "cut off: the worker was killed, or lost the database, in the middle of the run"
+
+_STATE = text("""
+    SELECT started_at, failures_in_a_row, has_more,
+        started_at > coalesce(greatest(succeeded_at, failed_at), '-infinity') AS is_open
+    FROM maintenance_tasks WHERE name = :name
+""")
+_BEGIN = text("""
+    INSERT INTO maintenance_tasks AS task (name, started_at, runs) VALUES (:name, :now, 1)
+    ON CONFLICT (name) DO UPDATE SET
+        started_at = :now,
+        runs = task.runs + 1,
+        failed_at = CASE WHEN :cut_off THEN task.started_at ELSE task.failed_at END,
+        error = CASE WHEN :cut_off THEN :error ELSE task.error END,
+        failures = task.failures + CAST(:cut_off AS integer),
+        failures_in_a_row = task.failures_in_a_row + CAST(:cut_off AS integer)
+""")
+_SUCCEED = text("""
+    UPDATE maintenance_tasks SET succeeded_at = greatest(:now, started_at), failures_in_a_row = 0, has_more = :has_more,
+        rows_done = rows_done + :rows, seconds = :seconds, seconds_total = seconds_total + :seconds
+    WHERE name = :name
+""")
+_FAIL = text("""
+    UPDATE maintenance_tasks SET failed_at = greatest(:now, started_at), error = :error, failures = failures + 1,
+        failures_in_a_row = failures_in_a_row + 1, seconds = :seconds, seconds_total = seconds_total + :seconds
+    WHERE name = :name
+""")
+
+
+class Done(NamedTuple):
+    """What a run has done."""
+
+    rows: int
+    """Rows, partitions, keys: whatever the task is about."""
+    has_more: bool = False
+    """It ended for lack of time: the next ring goes on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shift:
+    """What a run works with."""
+
+    database: Database
+    settings: Settings
+    now: datetime
+    """With a zone; the one moment that the whole run takes as now."""
+    ends_at: float = field(default_factory=lambda: time.monotonic() + RUN_SECONDS)
+    """time.monotonic() seconds."""
+
+    def is_over(self) -> bool:
+        """Whether the run should come to its end, with `has_more` if there is more."""
+        return time.monotonic() >= self.ends_at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One kind of work that comes round."""
+
+    name: str
+    every: timedelta
+    work: Callable[[Shift], Done]
+    """Safe to run twice and at once, and to be killed anywhere."""
+
+    @property
+    def bell(self) -> str:
+        """Its name in Celery."""
+        return f"maintenance.{self.name}"
+
+
+def run_if_due(task: Task, shift: Shift) -> Done | None:
+    """Run `task` unless it is running or not due yet; None if so, or if it failed, which the table and the log say.
+
+    Raises StorageUnavailable if PostgreSQL is away: then there is nothing to be done, and nowhere to write it down.
+    """
+    with alone(shift.database, task.bell) as is_alone:
+        if not is_alone or not _begin(task, shift):
+            return None
+        began = time.monotonic()
+        try:
+            done = task.work(shift)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must be seen and tried again
+            _note(task, shift, _FAIL, began, error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS_MAX])
+            _log.exception("maintenance_failed", task=task.name)
+            return None
+        _note(task, shift, _SUCCEED, began, rows=done.rows, has_more=done.has_more)
+        _log.info("maintenance_done", task=task.name, rows=done.rows, has_more=done.has_more)
+        return done
+
+
+def pause_after(every: timedelta, failures_in_a_row: int) -> timedelta:
+    """From one start to the next. The first try after a failure comes at the next ring."""
+    if not failures_in_a_row:
+        return every
+    if failures_in_a_row == 1:
+        return timedelta()
+    doubled = _PAUSE * (1 << min(failures_in_a_row - 2, _DOUBLINGS_MAX))
+    return min(doubled, max(every, _PAUSE_MAX))
+
+
+def _begin(task: Task, shift: Shift) -> bool:
+    """Whether it is due; then it has begun."""
+    with shift.database.transaction(EVERYWHERE) as session:
+        state = session.execute(_STATE, {"name": task.name}).one_or_none()
+        if state is not None and not _is_due(task, state, shift.now):
+            return False
+        # Nobody else runs it, and it has no end: whoever ran it last is gone.
+        was_cut_off = state is not None and state.is_open
+        session.execute(_BEGIN, {"name": task.name, "now": shift.now, "cut_off": was_cut_off, "error": _CUT_OFF})
+        return True
+
+
+def _is_due(task: Task, state: Row[tuple[datetime, int, bool, bool]], now: datetime) -> bool:
+    pause = pause_after(task.every, state.failures_in_a_row + state.is_open)
+    if state.has_more and not state.failures_in_a_row and not state.is_open:
+        return True
+    # Rings do not come to the millisecond. A start in the future was written by a clock that has been set back since.
+    return bool(now >= state.started_at + 0.9 * pause or state.started_at > now + _SKEW)
+
+
+def _note(task: Task, shift: Shift, statement: TextClause, began: float, **outcome: object) -> None:
+    seconds = time.monotonic() - began
+    values = {"name": task.name, "now": shift.now + timedelta(seconds=seconds), "seconds": seconds, **outcome}
+    with shift.database.transaction(EVERYWHERE) as session:
+        session.execute(statement, values)

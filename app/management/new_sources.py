@@ -1,0 +1,37 @@
+"""A new source, and its first key with it if its creator wants one: both or neither."""
+
+from dataclasses import asdict, dataclass, field
+
+from app.credentials import Credentials
+from app.database import Database
+from app.management.environments import live_environments
+from app.management.keys import IssuedKey, NewKey, add_key
+from app.management.lookup import find_parent
+from app.management.operators import Operator
+from app.management.requests import changing
+from app.management.sources import NewSource, SourceFacts, add_source, facts_of
+from app.models import Environment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CreatedSource(SourceFacts):
+    """A source in the answer that creates it."""
+
+    key: IssuedKey | None = field(repr=False)
+
+
+def create_source(
+    database: Database,
+    credentials: Credentials,
+    operator: Operator,
+    environment_id: str,
+    new: NewSource,
+    new_key: NewKey | None,
+) -> CreatedSource:
+    """A new source in an environment. Raises Conflict if the name is taken, and what issue_key() raises."""
+    with changing(database, operator) as session:
+        live = live_environments(operator)
+        environment, project_id = find_parent(session, live, Environment, environment_id)
+        source = add_source(session, operator, environment, new)
+        key = None if new_key is None else add_key(session, credentials, operator, source, new_key)
+        return CreatedSource(**asdict(facts_of(source, project_id, environment_id)), key=key)

@@ -1,0 +1,72 @@
+"""Rotation: a source key gets a successor with the same rights, and both work until the old one's grace is over."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from app.credentials import Credentials
+from app.database import Database
+from app.errors import Conflict
+from app.locks import exclude_workspace
+from app.management.changes import moment, update
+from app.management.keys import IssuedKey, NewKey, add_key, shown_keys
+from app.management.lookup import find_parent, find_to_change
+from app.management.operators import Operator
+from app.management.requests import changing
+from app.management.revisions import Target
+from app.management.sources import live_sources
+from app.models import Source, SourceKey
+
+GRACE_SECONDS_MAX: Final = 30 * 86_400
+GRACE_SECONDS_DEFAULT: Final = 86_400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rotation:
+    """What can be chosen for one."""
+
+    grace_seconds: int = GRACE_SECONDS_DEFAULT
+    """For how long the old key works beside its successor; 0: once the rotation has answered, it never stores again."""
+    expires_at: datetime | None = None
+    """The successor's."""
+
+
+def rotate_key(
+    database: Database, credentials: Credentials, operator: Operator, target: Target, rotation: Rotation
+) -> IssuedKey:
+    """The successor of a key, with its label, rate and policies.
+
+    Raises Conflict for a key that has a successor already, is revoked or has expired.
+    """
+    with changing(database, operator) as session:
+        # Before the key is looked at: of two rotations the second one sees what the first has made.
+        exclude_workspace(session, operator.workspace_id)
+        old, source_id, _, replaced_by = find_to_change(session, shown_keys(operator), SourceKey, target)
+        now = moment(session)
+        _require_rotatable(old, replaced_by, now)
+        source, *_ = find_parent(session, live_sources(operator), Source, source_id)
+        successor = add_key(session, credentials, operator, source, _like(old, rotation.expires_at), replaces=old)
+        ends = now + timedelta(seconds=rotation.grace_seconds)
+        values = {"expires_at": ends if old.expires_at is None else min(old.expires_at, ends)}
+        update(session, operator, old, "source_key.rotate", values, told={"replaced_by": successor.id})
+        return successor
+
+
+def _require_rotatable(old: SourceKey, replaced_by: str | None, now: datetime) -> None:
+    if replaced_by is not None:
+        raise Conflict(f"This key was rotated before: its successor is {replaced_by}. Rotate that one.")
+    if old.revoked_at is not None:
+        raise Conflict("This key is revoked. Issue a new one.")
+    if old.expires_at is not None and old.expires_at <= now:
+        raise Conflict("This key has expired. Issue a new one, or give this one another expires_at first.")
+
+
+def _like(old: SourceKey, expires_at: datetime | None) -> NewKey:
+    return NewKey(
+        label=old.label,
+        expires_at=expires_at,
+        events_per_second=old.events_per_second,
+        allowed_event_types=old.allowed_event_types,
+        allowed_origins=old.allowed_origins,
+        allowed_networks=old.allowed_networks,
+    )

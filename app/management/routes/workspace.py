@@ -1,0 +1,76 @@
+"""/v1/workspace: the token's own."""
+
+from typing import Any
+
+from marshmallow import fields, post_load, validate
+
+from app.context import context
+from app.errors import PreconditionFailed, PreconditionRequired
+from app.management import workspaces
+from app.management.operators import Operator, Role
+from app.management.routes.answers import Headers, shown
+from app.management.routes.blueprint import ManagementBlueprint
+from app.management.routes.openapi import SHOWN
+from app.management.routes.reading import stated_condition
+from app.management.routes.shapes import ObjectSchema, RequestSchema, choice_field, name_field, rate_field
+from app.management.workspaces import WorkspaceChange, WorkspaceFacts
+from app.models import WorkspaceStatus
+
+blueprint = ManagementBlueprint("workspace", __name__, description="The tenant itself")
+
+_RETENTION_DAYS_MAX = 36_500
+_DEFAULT = {"description": "null: the installation's default."}
+
+
+class WorkspaceChangeSchema(RequestSchema):
+    """The body that changes it: what is absent stays."""
+
+    name = name_field(required=False)
+    retention_days = fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(1, _RETENTION_DAYS_MAX),
+        metadata={"description": "How many days events are kept; null: as long as the installation keeps them."},
+    )
+    key_events_per_second = rate_field()
+
+    @post_load
+    def _change(self, data: dict[str, Any], **_: Any) -> WorkspaceChange:
+        return WorkspaceChange(**data)
+
+
+class WorkspaceSchema(ObjectSchema):
+    """A workspace."""
+
+    name = fields.String(required=True)
+    status = choice_field(WorkspaceStatus, required=True)
+    retention_days = fields.Integer(required=True, allow_none=True, metadata=_DEFAULT)
+    key_events_per_second = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "For keys without a limit of their own."} | _DEFAULT
+    )
+    events_per_second = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "For all keys together; set by the operator of the installation."},
+    )
+
+
+@blueprint.operation("GET", "/v1/workspace", role=Role.AUDITOR)
+@blueprint.response(200, WorkspaceSchema, headers=SHOWN)
+def read_workspace(operator: Operator) -> tuple[WorkspaceFacts, Headers]:
+    """Read the workspace that the token belongs to."""
+    return shown(workspaces.read_workspace(context().database, operator))
+
+
+@blueprint.operation(
+    "PATCH",
+    "/v1/workspace",
+    role=Role.ADMIN,
+    whole_workspace=True,
+    refuses=[PreconditionRequired, PreconditionFailed],
+)
+@blueprint.arguments(WorkspaceChangeSchema, example={"retention_days": 90})
+@blueprint.response(200, WorkspaceSchema, headers=SHOWN)
+def update_workspace(operator: Operator, change: WorkspaceChange) -> tuple[WorkspaceFacts, Headers]:
+    """Change the workspace's name, how long events are kept, or the rate limit of its keys."""
+    return shown(workspaces.change_workspace(context().database, operator, stated_condition(), change))

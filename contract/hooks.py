@@ -1,0 +1,179 @@
+"""What schemathesis cannot know from the OpenAPI document: credentials, and rules that JSON Schema has no words for.
+
+A positive case is one that fits its schema. Where acceptance depends on more (an id that must be there, a moment that
+must lie ahead), the case is given a value that is right at this moment. Negative cases go out as they were made.
+"""
+
+import hashlib
+import json
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import AuthContext, Case, CheckContext, HookContext, Response, SerializationContext
+
+from app.management.names import read_label
+from contract.tenant import FuzzedTenant
+
+TENANT: Final = FuzzedTenant()
+_INGEST: Final = "/v1/events/ingest"
+_AHEAD: Final = "2200-01-31T12:00:00Z"
+
+# Unassigned characters are left out: whether one is visible depends on the version of Unicode.
+_visible = st.characters(exclude_categories=("C", "Z"))
+_lines = st.lists(st.text(_visible, min_size=1, max_size=30), max_size=6).map(
+    lambda words: unicodedata.normalize("NFC", " ".join(words))
+)
+_moments = st.datetimes(datetime(2200, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - as asked for
+
+schemathesis.openapi.format("line", _lines)
+schemathesis.openapi.format("text", st.lists(_lines, max_size=5).map("\n".join))
+schemathesis.openapi.format("visible", st.text(_visible, min_size=1, max_size=128))
+schemathesis.openapi.format("date-time", _moments.map(datetime.isoformat))
+# The one body of bytes is lines of JSON; what is wrong with a line is told in its verdict.
+_values = st.dictionaries(
+    st.text(max_size=8), st.none() | st.booleans() | st.integers() | st.text(max_size=8), max_size=4
+)
+schemathesis.openapi.format("binary", st.lists(_values.map(json.dumps), min_size=1, max_size=5).map("\n".join))
+
+# The cursors that lists have given, by the list and its filters.
+_cursors: Final[dict[tuple[str, str], str]] = {}
+
+
+@schemathesis.serializer("application/x-ndjson")
+def write_lines(_: SerializationContext, value: Any) -> bytes:
+    """Lines as they are; of anything else one line."""
+    if isinstance(value, bytes):
+        return value
+    return value.encode(errors="replace") if isinstance(value, str) else json.dumps(value, default=str).encode()
+
+
+@schemathesis.auth(refresh_interval=None)
+class Credential:
+    """The source key for ingest, the management token for all else; asked for anew at every request."""
+
+    def get(self, _case: Case[Any], context: AuthContext) -> dict[str, str]:
+        """The header that opens the operation."""
+        if context.operation.path.startswith(_INGEST):
+            return {"X-API-Key": TENANT.source_key().key}
+        return {"Authorization": f"Bearer {TENANT.token()}"}
+
+    def set(self, case: Case[Any], data: dict[str, str], _context: AuthContext) -> None:
+        """Put it on the request."""
+        case.headers.update(data)
+
+
+@schemathesis.check
+def error_code_conformance(_: CheckContext, response: Response, case: Case[Any]) -> None:
+    """The code of every error is one that the operation names for its status."""
+    answer = case.operation.definition.raw["responses"].get(str(response.status_code), {})
+    known = answer.get("content", {}).get("application/json", {}).get("examples")
+    if known is not None:
+        code = response.json()["error"]["code"]
+        if code not in known:
+            raise AssertionError(f"{response.status_code} {code} is not documented: only {', '.join(known)}")
+
+
+@schemathesis.hook
+def before_call(_: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
+    """Make a positive case right in what its schema cannot say."""
+    if case.meta is not None and case.meta.generation.mode.is_negative:
+        return
+    if case.query:
+        _set_query(case)
+    if isinstance(case.body, dict):
+        case.body = _without_null_characters(_body_of(case, case.body))
+    _set_headers(case)  # the last, because an Idempotency-Key stands for all the rest
+
+
+@schemathesis.hook
+def after_call(_: HookContext, case: Case[Any], response: Response) -> None:
+    """Remember the cursors that lists give."""
+    if case.method.upper() == "GET" and response.status_code == 200 and b'"next_cursor":"' in response.content:
+        _cursors[_list_of(case)] = response.json()["next_cursor"]
+
+
+def _set_headers(case: Case[Any]) -> None:
+    headers = case.headers
+    # That a body is compressed is known after it is written; compressed ones have tests of their own.
+    headers.pop("Content-Encoding", None)
+    # A key stands for one content: the same content comes again with the same key, other content with another one.
+    if "Idempotency-Key" in headers:
+        content = f"{case.method} {case.formatted_path} {case.query} {case.body!r}"
+        headers["Idempotency-Key"] = hashlib.sha256(content.encode(errors="replace")).hexdigest()
+    # Links carry the ETag of what was made; a made-up one would only be told 412.
+    if "If-Match" in headers and case.meta is not None and case.meta.phase.name.value != "stateful":
+        headers["If-Match"] = "*"
+
+
+def _set_query(case: Case[Any]) -> None:
+    query = dict(case.query)
+    # Whether all events of a batch are right is not for the schema to say.
+    if "atomic" in query:
+        query["atomic"] = "false"
+    # A span of time has to begin before it ends; and not be longer than what it may count.
+    now = datetime.now(UTC)
+    spans = {"from": now - timedelta(hours=2), "to": now - timedelta(hours=1)}
+    query |= {name: moment.isoformat() for name, moment in spans.items() if name in query}
+    if query.pop("cursor", None) is not None and (known := _cursors.get(_list_of(case))) is not None:
+        query["cursor"] = known
+    case.query = query
+
+
+def _list_of(case: Case[Any]) -> tuple[str, str]:
+    filters = {name: value for name, value in case.query.items() if name not in ("cursor", "limit")}
+    return case.formatted_path, json.dumps(filters, sort_keys=True, default=str)
+
+
+def _body_of(case: Case[Any], body: dict[str, Any]) -> dict[str, Any]:
+    """`body` with what must be there at this moment."""
+    changed = dict(body)
+    if case.path == _INGEST:
+        changed["source_id"] = TENANT.source_key().source_id
+        changed.pop("environment", None)
+    if changed.get("project_ids"):
+        changed["project_ids"] = [TENANT.project_id()]
+    return _chosen(changed)
+
+
+def _chosen(members: dict[str, Any]) -> dict[str, Any]:
+    """`members` with texts whose rules are longer than a schema, of an object and of a key within it."""
+    chosen = dict(members)
+    # The fuzzer also sends back moments that it has read.
+    if isinstance(chosen.get("expires_at"), str):
+        chosen["expires_at"] = _AHEAD
+    # A limit of one event a second would be met by the next cases.
+    for name in {"events_per_second", "key_events_per_second"} & chosen.keys():
+        chosen[name] = chosen[name] and max(chosen[name], 10_000)
+    for name in {"name", "label"} & chosen.keys():
+        chosen[name] = _without_look_alikes(chosen[name])
+    for name, entry in (("allowed_origins", "https://shop-{}.example"), ("allowed_networks", "192.0.{}.0/24")):
+        if isinstance(chosen.get(name), list):
+            chosen[name] = [entry.format(n) for n in range(len(chosen[name]))]
+    if chosen.get("allowed_origins"):
+        chosen["allowed_event_types"] = chosen.get("allowed_event_types") or ["payment.*"]
+    if isinstance(chosen.get("key"), dict):
+        chosen["key"] = _chosen(chosen["key"])
+    return chosen
+
+
+def _without_look_alikes(text: Any) -> Any:
+    """`text`, or another one if it looks like something that it is not (app/management/names.py)."""
+    try:
+        read_label(text)
+    except (TypeError, ValueError):
+        return f"checkout {hashlib.sha256(repr(text).encode()).hexdigest()}"
+    return text
+
+
+def _without_null_characters(value: Any) -> Any:
+    """PostgreSQL stores every character but this one, and a schema cannot say so of all texts of a payload."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, list):
+        return [_without_null_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_null_characters(name): _without_null_characters(item) for name, item in value.items()}
+    return value

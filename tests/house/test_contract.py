@@ -1,0 +1,213 @@
+"""The OpenAPI document is whole and right for every operation, also for those that nobody has thought of yet."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from app.management.operators import Role
+from app.management.routes import BLUEPRINTS
+from app.management.routes.openapi import operation_id
+from app.management.routes.operation import Operation
+from app.problems import STATUSES
+
+Described = dict[str, Any]
+
+_CODES = {refusal.code: status for refusal, status in STATUSES.items()}
+_OPERATIONS: dict[str, Operation] = {
+    operation_id(name): operation for blueprint in BLUEPRINTS for name, operation in blueprint.operations.items()
+}
+
+
+@pytest.fixture(scope="module", name="document")
+def _document(app: Flask) -> Described:
+    document = app.test_client().get("/openapi.json").json
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.fixture(scope="module", name="described")
+def _described(document: Described) -> dict[str, Described]:
+    """What is described of every operation, by its id."""
+    return {
+        operation["operationId"]: operation | {"rule": path, "path_parameters": methods.get("parameters", [])}
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if method != "parameters"
+    }
+
+
+def _resolved(document: Described, node: Described) -> Described:
+    """`node`, or the component that it refers to."""
+    if "$ref" not in node:
+        return node
+    target: Any = document
+    for step in node["$ref"].removeprefix("#/").split("/"):
+        target = target[step]
+    assert isinstance(target, dict)
+    return target
+
+
+def _is_like(document: Described, schema: Described, value: Any) -> list[str]:
+    """What is wrong with `value`."""
+    resource = DRAFT202012.create_resource(document)
+    schema = json.loads(json.dumps(schema).replace('"#/components/', '"urn:document#/components/'))
+    validator = Draft202012Validator(schema, registry=Registry[Any]().with_resource("urn:document", resource))
+    return [error.message for error in validator.iter_errors(value)]
+
+
+def _contents(operation: Described) -> Iterator[tuple[str, Described]]:
+    """Every media type of an operation's request and answers."""
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        yield f"request {media_type}", content
+    for status, answer in operation["responses"].items():
+        for media_type, content in answer.get("content", {}).items():
+            yield f"{status} {media_type}", content
+
+
+def test_it_is_valid(document: Described) -> None:
+    validate(document)
+
+
+def test_it_knows_every_operation_of_the_control_plane(described: dict[str, Described]) -> None:
+    assert set(_OPERATIONS) <= set(described)
+    assert len(_OPERATIONS) == sum(len(blueprint.operations) for blueprint in BLUEPRINTS), "an id is there twice"
+
+
+def test_an_operations_id_says_what_it_does_and_to_what(described: dict[str, Described]) -> None:
+    """An id names a function in every generated client: whoever changes one breaks them."""
+    verbs = {"get": {"list", "read", "export"}, "patch": {"update"}, "delete": {"archive"}}
+    for name, operation in _OPERATIONS.items():
+        verb = re.split("(?=[A-Z])", name)[0]
+        assert verb in verbs.get(operation.method.lower(), {verb}), name
+        assert operation.method == "POST" or verb in set().union(*verbs.values()), name
+
+
+def test_every_operation_is_told_in_words(document: Described, described: dict[str, Described]) -> None:
+    for name, operation in described.items():
+        assert re.fullmatch(r"[A-Z][^\n]{3,120}\.", operation["summary"]), name
+        assert operation["tags"], name
+    for tag in document["tags"]:
+        assert tag["description"], tag
+    assert document["servers"]
+    assert document["info"]["description"]
+
+
+def test_every_operation_says_which_role_it_takes(described: dict[str, Described]) -> None:
+    for name, operation in _OPERATIONS.items():
+        assert described[name]["x-required-role"] == operation.role
+        assert f"`{operation.role}`" in described[name]["description"], name
+        assert ("for the whole workspace." in described[name]["description"]) == operation.is_for_whole_workspace
+        if operation.role is not Role.AUDITOR:
+            assert "insufficient_scope" in described[name]["responses"]["403"]["description"]
+
+
+def test_every_parameter_is_described(described: dict[str, Described]) -> None:
+    undescribed = [
+        f"{name}: {parameter['name']}"
+        for name, operation in described.items()
+        for parameter in operation.get("parameters", []) + operation["path_parameters"]
+        if not parameter.get("description") and "enum" not in parameter["schema"]
+    ]
+
+    assert undescribed == []
+
+
+def test_every_text_that_a_caller_may_send_is_bounded_in_some_way(document: Described) -> None:
+    requests = {
+        name: schema
+        for name, schema in document["components"]["schemas"].items()
+        if schema.get("additionalProperties") is False and name != "Envelope"
+    }
+    unbounded = [
+        f"{name}.{member}"
+        for name, schema in requests.items()
+        for member, described in schema["properties"].items()
+        if "string" in described.get("type", ()) and not {"maxLength", "pattern", "enum", "format"} & set(described)
+    ]
+
+    assert len(requests) > 8
+    assert unbounded == []
+
+
+def test_every_error_answer_has_its_codes_each_with_an_example(
+    document: Described, described: dict[str, Described]
+) -> None:
+    for name, operation in described.items():
+        for status, answer in operation["responses"].items():
+            if status < "400" or "/readyz" in operation["rule"]:
+                continue
+            assert set(answer["content"]) == {"application/json", "application/problem+json"}, name
+            examples = answer["content"]["application/json"]["examples"]
+            assert examples, (name, status)
+            for code in examples:
+                assert _CODES[code] == int(status), (name, code)
+                assert f"`{code}`" in answer["description"]
+
+
+def test_every_example_fits_its_schema(document: Described, described: dict[str, Described]) -> None:
+    checked = 0
+    for name, operation in described.items():
+        for place, content in _contents(operation):
+            examples = [_resolved(document, each)["value"] for each in content.get("examples", {}).values()]
+            examples += [content["example"]] if "example" in content else []
+            for example in examples:
+                assert _is_like(document, content["schema"], example) == [], (name, place)
+            checked += len(examples)
+            assert examples or "problem" in place, (name, place)
+
+    assert checked > 100
+
+
+def test_every_answer_documents_the_headers_that_it_has(described: dict[str, Described]) -> None:
+    for name, operation in described.items():
+        for status, answer in operation["responses"].items():
+            headers = set(answer.get("headers", {}))
+            assert "X-Request-ID" in headers, (name, status)
+            if name in _OPERATIONS:
+                assert "Cache-Control" in headers, (name, status)
+            if status in ("401", "429", "503", "201") and name in _OPERATIONS:
+                needed = {"401": "WWW-Authenticate", "201": "Location"}.get(status, "Retry-After")
+                assert needed in headers, (name, status)
+
+
+def test_what_reads_one_object_shows_its_state(described: dict[str, Described]) -> None:
+    """An object that may be changed has an ETag, or nobody could say which state a change is meant for."""
+    changed = {operation.rule for operation in _OPERATIONS.values() if operation.takes_condition}
+    for name, operation in _OPERATIONS.items():
+        if operation.method == "GET" and operation.rule in changed:
+            assert "ETag" in described[name]["responses"]["200"]["headers"], name
+
+
+def test_a_post_that_creates_names_the_view_that_shows_what_it_made() -> None:
+    for blueprint in BLUEPRINTS:
+        for name, operation in blueprint.operations.items():
+            if operation.method != "POST":
+                continue
+            assert operation.shown_by in blueprint.operations, name
+            assert blueprint.operations[operation.shown_by].method == "GET", name
+
+
+def test_what_is_made_leads_to_what_can_be_done_with_it(described: dict[str, Described]) -> None:
+    for name, operation in _OPERATIONS.items():
+        answer = described[name]["responses"].get("201")
+        if answer is None:
+            continue
+        assert operation.shown_by is not None
+        links = answer["links"]
+        assert operation_id(operation.shown_by) in links, name
+        for link in links.values():
+            parameters = {each["name"] for each in described[link["operationId"]]["path_parameters"]}
+            parameters |= {each["name"] for each in described[link["operationId"]].get("parameters", [])}
+            assert set(link["parameters"]) <= parameters, (name, link)
+
+
+def test_a_shape_stands_once(document: Described) -> None:
+    assert json.dumps(document).count('"pointer": {"type"') == 1

@@ -1,0 +1,68 @@
+"""Who may look over the wall between workspaces, and why."""
+
+import ast
+import re
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).parent.parent.parent
+_TREES = {
+    ".".join(path.relative_to(_CHECKOUT).with_suffix("").parts): ast.parse(path.read_text())
+    for path in [*(_CHECKOUT / "app").rglob("*.py"), _CHECKOUT / "wsgi.py"]
+}
+
+# A name that ends in a dot stands for all modules of that room.
+_MAY_SEE_EVERYWHERE = {
+    "app.database": "makes it",
+    "app.ingest.authentication": "finds out whose source key it is; nobody knows its workspace before",
+    "app.ingest.cors": "asks whether anybody's browser key is for an origin; a preflight has no key",
+    "app.ingest.refusals": "writes the counts of all keys that a process has refused",
+    "app.management.authentication": "finds out whose management token it is; nobody knows its workspace before",
+    "app.management.workspaces": "the operator's shell, which stands above all workspaces",
+    "app.rate_limits.overrides": "every process reads all limits at once",
+    "app.maintenance.": "the worker works for all workspaces",
+    "app.embedded.demo": "makes the demo workspace, as the operator's shell would",
+}
+
+
+def _names(tree: ast.AST) -> set[str]:
+    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    found |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return found | {
+        name for node in ast.walk(tree) if isinstance(node, ast.alias) for name in (node.name, node.asname or "")
+    }
+
+
+def _may(module: str, name: str) -> bool:
+    return module == name or (name.endswith(".") and module.startswith(name))
+
+
+def test_only_who_has_a_reason_sees_all_workspaces_at_once() -> None:
+    seeing = {module for module, tree in _TREES.items() if _names(tree) & {"EVERYWHERE", "Reach"}}
+
+    assert {module for module in seeing if not any(_may(module, name) for name in _MAY_SEE_EVERYWHERE)} == set()
+    assert {name for name in _MAY_SEE_EVERYWHERE if not any(_may(module, name) for module in seeing)} == set()
+
+
+def test_only_the_database_sets_what_the_wall_reads() -> None:
+    spelled = {
+        module
+        for module, tree in _TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        if isinstance(node.value, str) and re.search(r"lariba\.(everywhere|workspace)\b", node.value)
+    }
+
+    assert spelled == {"app.database"}
+
+
+def test_a_query_for_the_trail_begins_inside_a_workspace() -> None:
+    guilty = {
+        f"{module}:{node.lineno}"
+        for module, tree in _TREES.items()
+        if not module.startswith("app.models")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in ("select", "get")
+        if any(isinstance(each, ast.Name) and each.id == "AuditEntry" for each in node.args)
+    }
+
+    assert guilty == set()

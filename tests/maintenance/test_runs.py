@@ -1,0 +1,219 @@
+"""Running tasks when they are due: alone, made up for when missed, tried again when failed, and visible."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Row
+
+from app.context import Context
+from app.identifiers import random_text
+from app.locks import alone
+from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
+from tests.people import execute, rows
+
+_NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
+_EVERY = timedelta(minutes=10)
+
+pytestmark = pytest.mark.wiring
+Run = Callable[..., bool]
+
+
+class _Work:
+    """Does what it is told to, and counts how often."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.then: Callable[[Shift], Done] = lambda _: Done(rows=3)
+
+    def __call__(self, shift: Shift) -> Done:
+        self.runs += 1
+        return self.then(shift)
+
+
+@pytest.fixture(name="work")
+def _work() -> _Work:
+    return _Work()
+
+
+@pytest.fixture(name="task")
+def _task(work: _Work) -> Task:
+    """One that nobody has run yet."""
+    return Task(name=f"tried_{random_text(8)}", every=_EVERY, work=work)
+
+
+@pytest.fixture(name="run")
+def _run(house: Context, task: Task, work: _Work) -> Run:
+    def run(after: timedelta = timedelta()) -> bool:
+        before = work.runs
+        run_if_due(task, Shift(database=house.database, settings=house.settings, now=_NOON + after))
+        return work.runs > before
+
+    return run
+
+
+def _state(house: Context, task: Task) -> Row[Any]:
+    return rows(house, "SELECT * FROM maintenance_tasks WHERE name = :name", name=task.name)[0]
+
+
+def _fail(_: Shift) -> Done:
+    raise ValueError("disk full")
+
+
+def _seconds(number: float) -> timedelta:
+    return timedelta(seconds=number)
+
+
+def test_a_task_runs_once_per_interval_however_often_it_is_rung(run: Run) -> None:
+    assert [run(_seconds(n)) for n in (0, 1, 300, 530, 541, 600, 1140)] == [
+        True, False, False, False, True, False, True,
+    ]  # fmt: skip
+
+
+def test_a_run_that_was_missed_is_made_up_for_at_the_next_ring(run: Run) -> None:
+    assert run()
+    assert run(timedelta(days=3))
+    assert not run(timedelta(days=3, seconds=1))
+
+
+def test_what_a_run_did_can_be_seen(run: Run, house: Context, task: Task) -> None:
+    run()
+    run(_EVERY)
+
+    state = _state(house, task)
+    assert (state.runs, state.rows_done, state.failures, state.error) == (2, 6, 0, None)
+    assert state.started_at == _NOON + _EVERY
+    assert state.succeeded_at >= state.started_at
+    assert state.seconds_total >= state.seconds > 0
+
+
+def test_a_run_that_has_more_to_do_goes_on_at_the_next_ring(run: Run, work: _Work) -> None:
+    work.then = lambda _: Done(rows=1, has_more=True)
+    assert run()
+    work.then = lambda _: Done(rows=1)
+    assert run(_seconds(1))
+    assert not run(_seconds(2))
+
+
+def test_a_failure_is_kept_and_tried_again_after_pauses_that_double(
+    run: Run, work: _Work, house: Context, task: Task
+) -> None:
+    work.then = _fail
+    tried = [n for n in range(0, 120, 5) if run(_seconds(n))]
+
+    assert tried == [0, 5, 10, 20, 40, 80]
+    assert (_state(house, task).error, _state(house, task).failures, _state(house, task).failures_in_a_row) == (
+        "ValueError: disk full",
+        6,
+        6,
+    )
+
+
+def test_after_a_good_run_the_last_error_stays_to_be_read(run: Run, work: _Work, house: Context, task: Task) -> None:
+    work.then = _fail
+    run()
+    work.then = lambda _: Done(rows=0)
+
+    assert run(_seconds(1))
+    assert not run(_seconds(2))
+    assert (_state(house, task).failures_in_a_row, _state(house, task).failures, _state(house, task).error) == (
+        0,
+        1,
+        "ValueError: disk full",
+    )
+    assert _state(house, task).failed_at < _state(house, task).succeeded_at
+
+
+@pytest.mark.parametrize(("every", "longest"), [(5, 60), (3600, 3600)])
+def test_pauses_after_failures_have_an_end(every: float, longest: float) -> None:
+    assert pause_after(_seconds(every), 100) == pause_after(_seconds(every), 10**9) == _seconds(longest)
+
+
+def test_a_run_that_was_cut_off_counts_as_a_failure_and_is_taken_up_at_the_next_ring(
+    run: Run, work: _Work, house: Context, task: Task
+) -> None:
+    class _KilledError(BaseException):
+        pass
+
+    def die(_: Shift) -> Done:
+        raise _KilledError
+
+    work.then = die
+    with pytest.raises(_KilledError):
+        run()
+    work.then = lambda _: Done(rows=1)
+
+    assert run(_seconds(1))
+    assert _state(house, task).failures == 1
+    assert _state(house, task).error.startswith("cut off")
+    assert not run(_seconds(2))
+
+
+def test_a_task_that_kills_its_worker_each_time_is_tried_again_after_pauses_too(
+    run: Run, work: _Work, house: Context
+) -> None:
+    class _KilledError(BaseException):
+        pass
+
+    def die(_: Shift) -> Done:
+        raise _KilledError
+
+    work.then = die
+    tried = []
+    for n in range(0, 120, 5):
+        before = work.runs
+        try:
+            run(_seconds(n))
+        except _KilledError:
+            tried += [n] * (work.runs - before)
+
+    assert tried == [0, 5, 10, 20, 40, 80]
+
+
+def test_workers_that_hear_the_bell_at_once_run_it_once(run: Run, work: _Work) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: run(), range(8)))
+
+    assert work.runs == 1
+
+
+def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, house: Context) -> None:
+    other: list[object] = []
+
+    def look(_: Shift) -> Done:
+        later = Shift(database=house.database, settings=house.settings, now=_NOON + _EVERY)
+        other.append(run_if_due(task, later))
+        with alone(house.database, task.bell) as is_alone:
+            other.append(is_alone)
+        return Done(rows=0)
+
+    work.then = look
+    run()
+
+    assert other == [None, False]
+    assert work.runs == 1
+
+
+def test_a_turn_ends_with_its_connection(house: Context, task: Task, run: Run) -> None:
+    with alone(house.database, task.bell) as is_alone:
+        assert is_alone
+        assert not run()
+        execute(house, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1")
+    assert run()
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=400), timedelta(hours=1)])
+def test_a_clock_that_was_ahead_does_not_stop_a_task(run: Run, jump: timedelta) -> None:
+    assert run(jump)
+    assert run()
+    assert not run(_seconds(1))
+
+
+def test_a_run_knows_when_its_time_is_over(house: Context) -> None:
+    def shift(ends_at: float) -> Shift:
+        return Shift(database=house.database, settings=house.settings, now=_NOON, ends_at=ends_at)
+
+    assert not shift(float("inf")).is_over()
+    assert shift(0.0).is_over()

@@ -1,0 +1,110 @@
+"""Archived things, and what comes back with them: everything but a key."""
+
+from collections.abc import Callable
+from unittest.mock import ANY
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.context import Context
+from tests.management.operating import Desk
+from tests.people import Tenant, execute, rows
+from tests.sending import error_of, send
+
+
+@pytest.fixture(name="path_of", params=["projects", "environments", "sources"])
+def _path_of(request: pytest.FixtureRequest) -> Callable[[Tenant], str]:
+    """The path of a tenant's object, one kind after the other."""
+    kind = str(request.param)
+    return lambda tenant: f"/v1/{kind}/{getattr(tenant, kind[:-1] + '_id')}"
+
+
+def test_what_is_restored_is_there_again_with_all_below_it_and_no_key_lives(
+    desk: Desk, client: FlaskClient, alice: Tenant, path_of: Callable[[Tenant], str]
+) -> None:
+    path = path_of(alice)
+    desk.delete(path)
+    assert error_of(send(client, alice))["code"] == "source_disabled"
+
+    restored = desk.post(f"{path}/restore")
+
+    assert restored.status_code == 200
+    assert restored.json == desk.get(path).json
+    assert desk.get(f"/v1/sources/{alice.source_id}").status_code == 200
+    assert desk.get(f"/v1/keys/{alice.key_id}").json["revoked_at"] is not None  # type: ignore[index]
+    assert error_of(send(client, alice))["code"] == "invalid_source_key"
+
+
+def test_restoring_what_is_in_use_changes_nothing(
+    desk: Desk, client: FlaskClient, alice: Tenant, path_of: Callable[[Tenant], str]
+) -> None:
+    before = desk.get(path_of(alice)).json
+
+    assert desk.post(f"{path_of(alice)}/restore").json == before
+    assert send(client, alice).status_code == 201
+
+
+def test_only_its_own_workspace_restores(
+    desk: Desk, stranger: Desk, alice: Tenant, path_of: Callable[[Tenant], str]
+) -> None:
+    desk.delete(path_of(alice))
+
+    assert stranger.post(f"{path_of(alice)}/restore").status_code == 404
+    assert desk.get(path_of(alice)).status_code == 404
+
+
+def test_nothing_is_restored_below_what_is_archived(desk: Desk, alice: Tenant) -> None:
+    desk.delete(f"/v1/sources/{alice.source_id}")
+    desk.delete(f"/v1/environments/{alice.environment_id}")
+
+    assert desk.post(f"/v1/sources/{alice.source_id}/restore").status_code == 404
+    desk.post(f"/v1/environments/{alice.environment_id}/restore")
+    assert desk.get(f"/v1/sources/{alice.source_id}").status_code == 404
+    assert desk.post(f"/v1/sources/{alice.source_id}/restore").status_code == 200
+
+
+def test_a_name_that_was_given_away_meanwhile_is_refused(desk: Desk) -> None:
+    old = desk.made("/v1/projects", {"name": "Shop"})
+    desk.delete(f"/v1/projects/{old['id']}")
+    desk.made("/v1/projects", {"name": "Shop"})
+
+    refused = desk.post(f"/v1/projects/{old['id']}/restore")
+
+    assert (refused.status_code, error_of(refused)["code"]) == (409, "conflict")
+
+
+def test_the_archived_ones_have_a_list_of_their_own(desk: Desk, alice: Tenant) -> None:
+    lists = {
+        "/v1/sources": f"/v1/sources/{alice.source_id}",
+        f"/v1/projects/{alice.project_id}/environments": f"/v1/environments/{alice.environment_id}",
+        "/v1/projects": f"/v1/projects/{alice.project_id}",
+    }
+    for path, archived in lists.items():
+        assert desk.all_of(path, archived="true") == []
+        desk.delete(archived)
+        assert desk.all_of(path) == desk.all_of(path, archived="false") == []
+        (shown,) = desk.all_of(path, archived="true")
+        assert shown["archived_at"] is not None
+        assert desk.post(f"{archived}/restore").json == shown | {"archived_at": None, "updated_at": ANY}
+    assert desk.get("/v1/projects", archived="yes").status_code == 422
+
+
+def test_each_key_that_ended_has_an_entry_of_its_own(desk: Desk, house: Context, alice: Tenant) -> None:
+    keys = {desk.made(f"/v1/sources/{alice.source_id}/keys", {})["id"] for _ in range(3)} | {alice.key_id}
+    desk.post(f"/v1/keys/{alice.key_id}/revoke")
+    desk.delete(f"/v1/projects/{alice.project_id}")
+
+    desk.post(f"/v1/projects/{alice.project_id}/restore")
+
+    statement = "SELECT object_id FROM audit_entries WHERE action = 'source_key.revoke' AND workspace_id = :id"
+    assert sorted(row.object_id for row in rows(house, statement, id=alice.workspace_row)) == sorted(keys)
+
+
+def test_a_key_that_was_over_already_is_left_as_it_was(desk: Desk, house: Context, alice: Tenant) -> None:
+    execute(house, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
+    before = desk.get(f"/v1/keys/{alice.key_id}").json
+    desk.delete(f"/v1/sources/{alice.source_id}")
+
+    desk.post(f"/v1/sources/{alice.source_id}/restore")
+
+    assert desk.get(f"/v1/keys/{alice.key_id}").json == before

@@ -1,0 +1,173 @@
+"""The first wall: whatever way an id goes in, a stranger's is answered byte for byte like one that nobody has."""
+
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+
+from app.context import Context
+from app.management.operators import Role
+from app.management.tokens import NewToken
+from tests.management.every_route import NOBODYS, Route, all_it_says, every_route
+from tests.management.operating import NOBODYS_ID, Desk, desk_with
+from tests.people import Tenant
+from tests.sending import pointers_of
+
+
+@pytest.fixture(name="routes")
+def _routes(app: Flask) -> list[Route]:
+    return every_route(app)
+
+
+def _ids_of(desk: Desk, tenant: Tenant) -> dict[str, str]:
+    desk.patch(f"/v1/projects/{tenant.project_id}", {"description": "an entry in the trail"})
+    entry = desk.all_of("/v1/audit", object_id=tenant.project_id)[0]
+    return {
+        "project_id": tenant.project_id,
+        "environment_id": tenant.environment_id,
+        "source_id": tenant.source_id,
+        "key_id": tenant.key_id,
+        "token_id": tenant.token_id,
+        "entry_id": entry["id"],
+    }
+
+
+@pytest.fixture(name="theirs")
+def _theirs(stranger: Desk, charlie: Tenant) -> dict[str, str]:
+    return _ids_of(stranger, charlie)
+
+
+def _are_nobodys(routes: list[Route], desk: Desk, ids: dict[str, str]) -> None:
+    for route in routes:
+        if route.names:
+            strange = all_it_says(route.ask(desk, ids))
+            assert strange[0] == 404, route
+            assert strange == all_it_says(route.ask(desk)), route
+
+
+def test_a_strangers_id_in_any_path_is_nobodys(routes: list[Route], desk: Desk, theirs: dict[str, str]) -> None:
+    _are_nobodys(routes, desk, theirs)
+
+
+def test_so_is_one_of_a_project_that_a_token_does_not_reach(
+    app: Flask, house: Context, routes: list[Route], desk: Desk, alice: Tenant
+) -> None:
+    other = desk.made("/v1/projects", {"name": "other"})["id"]
+    limited = desk_with(app, house, alice, NewToken(role=Role.OWNER, project_ids=(other,)))
+
+    _are_nobodys(routes, limited, _ids_of(desk, alice))
+
+
+def test_so_is_one_of_an_archived_project_but_for_what_is_history(
+    app: Flask, house: Context, routes: list[Route], desk: Desk, alice: Tenant
+) -> None:
+    limited = desk_with(app, house, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+    ids = _ids_of(desk, alice)
+    desk.delete(f"/v1/projects/{alice.project_id}")
+    below = [route for route in routes if route.names & {"project_id", "environment_id", "source_id"}]
+
+    history = ("usage", "restore")
+    _are_nobodys([route for route in below if not route.operation.rule.endswith(history)], limited, ids)
+    assert limited.get(f"/v1/audit/{ids['entry_id']}").status_code == 200
+
+
+def test_a_strangers_id_in_any_filter_shows_what_nobodys_shows(
+    routes: list[Route], desk: Desk, alice: Tenant, theirs: dict[str, str]
+) -> None:
+    theirs = theirs | {"object_id": theirs["source_id"], "actor": theirs["token_id"]}
+    own = _ids_of(desk, alice)
+    asked = 0
+    for route in routes:
+        for name in set(route.queries) & (set(NOBODYS) | {"object_id", "actor"}):
+            nobodys_id = NOBODYS.get(name, f"x_{NOBODYS_ID}")
+            status, body, headers = all_it_says(route.ask(desk, own, query_string={name: theirs[name]}))
+            # A link repeats the caller's own query.
+            headers = {each: value.replace(theirs[name], nobodys_id) for each, value in headers.items()}
+            nobodys = route.ask(desk, own, query_string={name: nobodys_id})
+            assert (status, body, headers) == all_it_says(nobodys), (route, name)
+            asked += 1
+    assert asked >= 6
+
+
+def test_a_strangers_project_in_the_body_of_a_token_is_refused_like_nobodys(
+    desk: Desk, alice: Tenant, theirs: dict[str, str]
+) -> None:
+    def refused(project_id: str) -> tuple[int, bytes, dict[str, str]]:
+        body = {"role": "auditor", "project_ids": [alice.project_id, project_id]}
+        response = desk.post("/v1/tokens", body, headers={"X-Request-ID": "the-same-for-both"})
+        assert pointers_of(response) == {"/project_ids/1"}
+        return all_it_says(response)
+
+    assert refused(theirs["project_id"]) == refused(NOBODYS["project_id"])
+
+
+def test_a_strangers_cursor_is_as_good_as_a_forged_one(
+    routes: list[Route], desk: Desk, stranger: Desk, alice: Tenant, charlie: Tenant, theirs: dict[str, str]
+) -> None:
+    for n in range(2):
+        stranger.made("/v1/projects", {"name": f"p{n}"})
+        stranger.made(f"/v1/environments/{charlie.environment_id}/sources", {"name": f"s{n}", "type": "erp"})
+        stranger.made("/v1/tokens", {"role": "auditor"})
+    own = _ids_of(desk, alice)
+    seen = 0
+    for route in routes:
+        if "cursor" in route.queries:
+            cursor = (route.ask(stranger, theirs, query_string={"limit": 1}).json or {}).get("next_cursor")
+            forged = all_it_says(route.ask(desk, own, query_string={"cursor": "forged"}))
+            assert forged[0] == 422, route
+            if cursor:
+                assert all_it_says(route.ask(desk, own, query_string={"cursor": cursor})) == forged, route
+                seen += 1
+    assert seen >= 4
+
+
+def test_a_cursor_of_a_token_with_more_reach_shows_no_more(
+    app: Flask, house: Context, desk: Desk, alice: Tenant, tenant: Callable[[], Tenant]
+) -> None:
+    limited = desk_with(app, house, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+    for n in range(3):
+        desk.made("/v1/projects", {"name": f"p{n}"})
+        desk.made("/v1/tokens", {"role": "auditor", "label": f"t{n}"})
+
+    for path in ("/v1/projects", "/v1/tokens", "/v1/sources", "/v1/audit"):
+        mine = {each["id"] for each in limited.all_of(path)}
+        cursor = (desk.get(path, limit=1).json or {})["next_cursor"]
+        page = limited.get(path, **({"cursor": cursor} if cursor else {})).json or {}
+        assert {each["id"] for each in page["data"]} <= mine, path
+
+
+def test_nothing_of_a_strangers_changes_whatever_is_tried(
+    routes: list[Route], desk: Desk, house: Context, charlie: Tenant, theirs: dict[str, str]
+) -> None:
+    def state() -> list[object]:
+        with house.database.transaction(charlie.workspace_row) as session:
+            tables = ["workspaces", "projects", "environments", "sources", "source_keys", "management_tokens"]
+            tables += ["audit_entries", "management_requests"]
+            return [
+                session.connection().exec_driver_sql(f"SELECT t::text FROM {table} t ORDER BY 1").all()
+                for table in tables
+            ]
+
+    before = state()
+
+    for route in routes:
+        route.ask(desk, theirs)
+
+    assert state() == before
+
+
+def test_a_strangers_objects_are_in_no_list(desk: Desk, alice: Tenant, theirs: dict[str, str]) -> None:
+    paths = [
+        "/v1/projects",
+        "/v1/sources",
+        "/v1/keys",
+        "/v1/tokens",
+        f"/v1/projects/{alice.project_id}/environments",
+        f"/v1/environments/{alice.environment_id}/sources",
+        f"/v1/sources/{alice.source_id}/keys",
+    ]
+
+    shown = {each["id"] for path in paths for each in desk.all_of(path)}
+
+    assert len(shown) == 5
+    assert not shown & set(theirs.values())

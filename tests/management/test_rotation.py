@@ -1,0 +1,305 @@
+"""POST /v1/keys/{id}/rotate, and a source that is created with its first key."""
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.context import Context
+from app.management.operators import Role
+from app.management.tokens import NewToken
+from tests.management.operating import NOBODYS_ID, Desk, at_once, desk_with
+from tests.people import Tenant, events_of, execute, rows
+from tests.sending import error_of, event_for, pointers_of, send
+
+_CHOSEN = {
+    "label": "till 1",
+    "events_per_second": 50,
+    "allowed_event_types": ["payment.*"],
+    "allowed_origins": ["https://shop.example"],
+    "allowed_networks": ["127.0.0.0/8"],
+}
+
+
+def _rotate(desk: Desk, key_id: str, **chosen: Any) -> dict[str, Any]:
+    return desk.made(f"/v1/keys/{key_id}/rotate", chosen)
+
+
+def _read(desk: Desk, key_id: str) -> dict[str, Any]:
+    read = desk.get(f"/v1/keys/{key_id}").json
+    assert isinstance(read, dict)
+    return read
+
+
+def _until(moment: str) -> timedelta:
+    return datetime.fromisoformat(moment) - datetime.now(UTC)
+
+
+class TestSuccessor:
+    def test_it_inherits_everything_but_the_end(self, desk: Desk, alice: Tenant) -> None:
+        old = desk.made(f"/v1/sources/{alice.source_id}/keys", _CHOSEN | {"expires_at": "2099-01-31T12:00:00Z"})
+
+        response = desk.post(f"/v1/keys/{old['id']}/rotate")
+
+        new = response.json
+        assert response.status_code == 201
+        assert new is not None
+        assert _CHOSEN.items() <= new.items()
+        assert (new["source_id"], new["expires_at"]) == (alice.source_id, None)
+        assert new["key"].startswith(f"lrb_sk_{new['id'].removeprefix('key_')}_")
+        assert response.headers["Location"] == f"/v1/keys/{new['id']}"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert _read(desk, new["id"]) == {name: value for name, value in new.items() if name != "key"}
+
+    def test_it_may_be_given_an_end(self, desk: Desk, alice: Tenant) -> None:
+        assert _rotate(desk, alice.key_id, expires_at="2099-01-31T12:00:00Z")["expires_at"] == "2099-01-31T12:00:00Z"
+
+    def test_each_names_the_other(self, desk: Desk, alice: Tenant) -> None:
+        second = _rotate(desk, alice.key_id)["id"]
+        third = _rotate(desk, second)["id"]
+
+        chain = [(key["replaces"], key["replaced_by"]) for key in (_read(desk, it) for it in (alice.key_id, second))]
+        listed = desk.all_of(f"/v1/sources/{alice.source_id}/keys")
+
+        assert chain == [(None, second), (alice.key_id, third)]
+        assert [(key["id"], key["replaces"]) for key in listed] == [
+            (third, second),
+            (second, alice.key_id),
+            (alice.key_id, None),
+        ]
+
+    def test_it_can_be_rotated_limited_and_revoked_like_any_key(
+        self, desk: Desk, client: FlaskClient, alice: Tenant
+    ) -> None:
+        new = _rotate(desk, alice.key_id)
+
+        desk.patch(f"/v1/keys/{new['id']}", {"allowed_event_types": ["other"]})
+        assert error_of(send(client, alice, key=new["key"]))["code"] == "event_type_not_allowed"
+        desk.post(f"/v1/keys/{new['id']}/revoke")
+        assert send(client, alice, key=new["key"]).status_code == 401
+        assert send(client, alice).status_code == 201
+
+
+class TestGrace:
+    def test_both_keys_work_during_it(self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant) -> None:
+        new = _rotate(desk, alice.key_id, grace_seconds=60)
+
+        assert send(client, alice).status_code == 201
+        assert send(client, alice, key=new["key"]).status_code == 201
+        assert len(events_of(house, alice)) == 2
+
+    @pytest.mark.parametrize(("chosen", "seconds"), [({}, 86_400), ({"grace_seconds": 3600}, 3600)])
+    def test_the_old_key_ends_with_it(self, desk: Desk, alice: Tenant, chosen: dict[str, int], seconds: int) -> None:
+        _rotate(desk, alice.key_id, **chosen)
+
+        remaining = _until(_read(desk, alice.key_id)["expires_at"])
+        assert timedelta(seconds=seconds - 30) < remaining <= timedelta(seconds=seconds)
+
+    def test_after_it_the_old_key_is_refused(
+        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+    ) -> None:
+        new = _rotate(desk, alice.key_id, grace_seconds=60)
+        execute(house, "UPDATE source_keys SET expires_at = now() - interval '1 ms' WHERE id = :id", id=alice.key_row)
+
+        assert send(client, alice).status_code == 401
+        assert send(client, alice, key=new["key"]).status_code == 201
+
+    def test_it_never_lasts_longer_than_the_old_key_would_have(self, desk: Desk, alice: Tenant) -> None:
+        ends = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+        desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": ends})
+
+        _rotate(desk, alice.key_id, grace_seconds=7200)
+
+        assert _read(desk, alice.key_id)["expires_at"] == ends
+
+    def test_without_one_the_old_key_is_refused_from_that_answer_on(
+        self, desk: Desk, client: FlaskClient, alice: Tenant
+    ) -> None:
+        new = _rotate(desk, alice.key_id, grace_seconds=0)
+
+        assert send(client, alice).status_code == 401
+        assert send(client, alice, key=new["key"]).status_code == 201
+
+    @pytest.mark.parametrize("grace", [-1, 2_592_001, 1.5, "60", None, True, [], 10**30])
+    def test_what_is_none_is_refused(self, desk: Desk, alice: Tenant, grace: object) -> None:
+        refused = desk.post(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": grace})
+
+        assert refused.status_code == 422
+        assert pointers_of(refused) == {"/grace_seconds"}
+
+    def test_its_bounds_are_taken(self, desk: Desk, alice: Tenant) -> None:
+        new = _rotate(desk, alice.key_id, grace_seconds=2_592_000)
+
+        _rotate(desk, new["id"], grace_seconds=0)
+
+    def test_a_retry_with_the_new_key_is_answered_from_the_record_of_the_old_one(
+        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+    ) -> None:
+        event = event_for(alice, event_id="e")
+        first = send(client, alice, event, idempotency_key="k")
+        new = _rotate(desk, alice.key_id, grace_seconds=0)
+
+        retried = send(client, alice, event, key=new["key"], idempotency_key="k")
+
+        assert (retried.status_code, retried.data) == (first.status_code, first.data)
+        assert retried.headers["Idempotent-Replayed"] == "true"
+        assert len(events_of(house, alice)) == 1
+
+
+class TestRefusal:
+    def test_a_key_is_rotated_once_and_the_answer_names_its_successor(self, desk: Desk, alice: Tenant) -> None:
+        new = _rotate(desk, alice.key_id, grace_seconds=0)["id"]
+
+        refused = desk.post(f"/v1/keys/{alice.key_id}/rotate")
+
+        assert refused.status_code == 409
+        assert error_of(refused)["code"] == "conflict"
+        assert new in error_of(refused)["message"]
+
+    def test_of_many_at_once_one_wins(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        responses = at_once([partial(desk.post, f"/v1/keys/{alice.key_id}/rotate")] * 6)
+
+        assert sorted(each.status_code for each in responses) == [201] + [409] * 5
+        (won,) = [each.json for each in responses if each.status_code == 201]
+        assert won is not None
+        assert all(won["id"] in each.text for each in responses)
+        assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
+
+    def test_a_revoked_key_has_no_successor(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+
+        assert desk.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
+        assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
+
+    def test_an_expired_key_has_no_successor(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        execute(house, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
+
+        assert desk.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
+
+    def test_a_key_that_has_changed_meanwhile_is_not_rotated(self, desk: Desk, alice: Tenant) -> None:
+        seen = desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
+        desk.patch(f"/v1/keys/{alice.key_id}", {"label": "other"})
+
+        refused = desk.post(f"/v1/keys/{alice.key_id}/rotate", headers={"If-Match": seen})
+
+        assert refused.status_code == 412
+
+    def test_strangers_and_readers_rotate_nothing(
+        self, app: Flask, house: Context, stranger: Desk, alice: Tenant
+    ) -> None:
+        auditor = desk_with(app, house, alice, NewToken(role=Role.AUDITOR))
+
+        assert stranger.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 404
+        assert stranger.post(f"/v1/keys/key_{NOBODYS_ID}/rotate").status_code == 404
+        assert auditor.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 403
+        assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
+
+
+def test_a_rotation_that_is_repeated_under_its_key_issues_no_second_successor(
+    desk: Desk, house: Context, alice: Tenant
+) -> None:
+    def rotate() -> Any:
+        return desk.post(f"/v1/keys/{alice.key_id}/rotate", {}, headers={"Idempotency-Key": "k"})
+
+    first, second = rotate(), rotate()
+
+    assert (first.status_code, second.status_code) == (201, 409)
+    assert error_of(second)["code"] == "credential_already_shown"
+    assert first.json["id"] in error_of(second)["message"]
+    assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
+
+
+def test_the_trail_tells_of_both_keys_and_holds_no_secret(desk: Desk, house: Context, alice: Tenant) -> None:
+    desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()})
+    etag = desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
+
+    new = _rotate(desk, alice.key_id)
+
+    trail = rows(
+        house,
+        "SELECT action, object_id, before, after FROM audit_entries WHERE workspace_id = :id ORDER BY id DESC LIMIT 2",
+        id=alice.workspace_row,
+    )
+    told = {entry.action: entry for entry in trail}
+    assert told["source_key.rotate"].object_id == alice.key_id
+    assert told["source_key.rotate"].after["replaced_by"] == new["id"]
+    assert told["source_key.rotate"].before["replaced_by"] is None
+    assert told["source_key.issue"].object_id == new["id"]
+    assert told["source_key.issue"].after["replaces"] == alice.key_id
+    assert new["key"].split("_")[3][:33] not in str(trail)
+    # Its end stayed as it was, and it is another state all the same.
+    assert desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"] != etag
+
+
+class TestFirstKey:
+    def test_a_source_may_be_created_with_a_key_that_works(
+        self, desk: Desk, client: FlaskClient, alice: Tenant
+    ) -> None:
+        source = desk.made(
+            f"/v1/environments/{alice.environment_id}/sources",
+            {"name": "Shop", "type": "website", "key": {"label": "first", "allowed_event_types": ["payment.*"]}},
+        )
+
+        key = source["key"]
+        assert (key["source_id"], key["label"], key["allowed_event_types"]) == (source["id"], "first", ["payment.*"])
+        assert _read(desk, key["id"]) == {name: value for name, value in key.items() if name != "key"}
+        sent = send(client, alice, event_for(alice, source_id=source["id"]), key=key["key"])
+        assert sent.status_code == 201
+
+    @pytest.mark.parametrize("key", [{}, {"key": None}])
+    def test_who_wants_none_gets_none(self, desk: Desk, alice: Tenant, key: dict[str, None]) -> None:
+        source = desk.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "x", "type": "erp"} | key)
+
+        assert "key" not in source
+        assert desk.all_of(f"/v1/sources/{source['id']}/keys") == []
+
+    def test_an_empty_key_is_one_with_nothing_chosen(self, desk: Desk, alice: Tenant) -> None:
+        source = desk.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "x", "type": "erp", "key": {}})
+
+        assert source["key"]["label"] == ""
+
+    def test_what_is_wrong_with_the_key_is_told_by_its_place_and_nothing_is_made(
+        self, desk: Desk, alice: Tenant
+    ) -> None:
+        path = f"/v1/environments/{alice.environment_id}/sources"
+
+        refused = [
+            desk.post(path, {"name": "x", "type": "erp", "key": key})
+            for key in ({"lable": "x"}, {"allowed_origins": ["https://a.example"]}, {"allowed_networks": ["x"]}, 1)
+        ]
+
+        assert [each.status_code for each in refused] == [422] * 4
+        assert [pointers_of(each) for each in refused[:3]] == [
+            {"/key/lable"},
+            {"/key/allowed_event_types"},
+            {"/key/allowed_networks/0"},
+        ]
+        assert [source["id"] for source in desk.all_of(path)] == [alice.source_id]
+
+    def test_a_name_that_is_taken_issues_no_key(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        refused = desk.post(
+            f"/v1/environments/{alice.environment_id}/sources", {"name": "checkout", "type": "erp", "key": {}}
+        )
+
+        assert refused.status_code == 409
+        assert len(rows(house, "SELECT 1 FROM source_keys WHERE workspace_id = :id", id=alice.workspace_row)) == 1
+
+    def test_repeated_under_its_idempotency_key_it_is_made_once(self, desk: Desk, alice: Tenant) -> None:
+        path = f"/v1/environments/{alice.environment_id}/sources"
+
+        def create(**key: Any) -> Any:
+            body = {"name": "Shop", "type": "website"} | key
+            return desk.post(path, body, headers={"Idempotency-Key": f"k{bool(key)}"})
+
+        with_key = [create(key={}) for _ in range(2)]
+        desk.delete(f"/v1/sources/{with_key[0].json['id']}")
+        without = [create() for _ in range(2)]
+
+        assert [each.status_code for each in with_key] == [201, 409]
+        assert error_of(with_key[1])["code"] == "credential_already_shown"
+        assert with_key[0].json["key"]["id"] in error_of(with_key[1])["message"]
+        assert [each.status_code for each in without] == [201, 201]
+        assert without[0].json["id"] == without[1].json["id"]

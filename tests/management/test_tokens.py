@@ -1,0 +1,322 @@
+"""Management tokens: none grants more than it has, and a revoked one is worth nothing from that moment on."""
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from app.context import Context
+from app.errors import InvalidManagementToken
+from app.management.authentication import authenticate
+from app.management.operators import Operator, Role
+from app.management.projects import NewProject, create_project
+from app.management.requests import changing
+from app.management.revisions import Target
+from app.management.tokens import NewToken, issue_token, revoke_token
+from tests.live import LiveServer
+from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_with
+from tests.people import Tenant, execute, rows
+from tests.sending import PATH as INGEST
+from tests.sending import error_of, event_for, pointers_of
+from tests.waiting import wait_until
+
+PATH = "/v1/tokens"
+Issue = Callable[..., Desk]
+
+
+@pytest.fixture(name="issued")
+def _issued(app: Flask, house: Context, alice: Tenant) -> Issue:
+    """A desk with a token of Alice's workspace."""
+    return lambda role, **more: desk_with(app, house, alice, NewToken(role=role, **more))
+
+
+def _operator(house: Context, tenant: Tenant) -> Operator:
+    return authenticate(f"Bearer {tenant.token}", house.credentials, house.database)
+
+
+def _id_of(desk: Desk) -> str:
+    return f"tok_{desk.token.split('_')[2]}"
+
+
+def _in(hours: float) -> str:
+    return (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+
+
+class TestIssuing:
+    def test_shows_the_token_this_once(self, desk: Desk, alice: Tenant) -> None:
+        body = {"label": "CI", "role": "developer", "project_ids": [alice.project_id], "expires_at": _in(1)}
+        response = desk.post(PATH, body)
+        made = response.json or {}
+
+        token = made.pop("token")
+        assert token.startswith("lrb_mt_")
+        assert response.headers["Location"] == f"{PATH}/{made['id']}"
+        assert (made["label"], made["role"], made["project_ids"]) == ("CI", "developer", [alice.project_id])
+        assert made["revoked_at"] is made["last_used_at"] is None
+        for shown in (desk.get(f"{PATH}/{made['id']}"), desk.get(PATH)):
+            assert token not in shown.text
+            assert "secret" not in shown.text
+        assert desk.get(f"{PATH}/{made['id']}").json == made
+
+    def test_opens_with_its_role_in_its_projects(self, app: Flask, desk: Desk, alice: Tenant) -> None:
+        other = desk.made("/v1/projects", {"name": "other"})["id"]
+        token = desk.made(PATH, {"role": "developer", "project_ids": [other]})["token"]
+        mine = Desk(app.test_client(), token)
+
+        assert [each["id"] for each in mine.all_of("/v1/projects")] == [other]
+        assert mine.get(f"/v1/projects/{alice.project_id}").status_code == 404
+        assert mine.patch(f"/v1/projects/{other}", {"name": "x"}).status_code == 403
+
+    @pytest.mark.parametrize("issuer", [Role.ADMIN, Role.OWNER])
+    @pytest.mark.parametrize("role", list(Role))
+    def test_never_with_a_higher_role(self, issued: Issue, issuer: Role, role: Role) -> None:
+        response = issued(issuer).post(PATH, {"role": role})
+
+        assert response.status_code == (201 if issuer.includes(role) else 403)
+
+    def test_never_with_more_projects(self, desk: Desk, issued: Issue, alice: Tenant) -> None:
+        other = desk.made("/v1/projects", {"name": "other"})["id"]
+        limited = issued(Role.OWNER, project_ids=(alice.project_id,))
+
+        for whole in ({"role": "auditor"}, {"role": "auditor", "project_ids": None}):
+            assert error_of(limited.post(PATH, whole))["code"] == "insufficient_scope"
+        for wider in ([other], [alice.project_id, other]):
+            refused = limited.post(PATH, {"role": "auditor", "project_ids": wider})
+            assert pointers_of(refused) == {f"/project_ids/{wider.index(other)}"}
+        assert limited.post(PATH, {"role": "owner", "project_ids": [alice.project_id]}).status_code == 201
+
+    def test_never_for_a_longer_time(self, issued: Issue) -> None:
+        ending = issued(Role.ADMIN, expires_at=datetime.now(UTC) + timedelta(hours=1))
+
+        for longer in ({"role": "auditor"}, {"role": "auditor", "expires_at": _in(2)}):
+            assert error_of(ending.post(PATH, longer))["code"] == "insufficient_scope"
+        assert ending.post(PATH, {"role": "auditor", "expires_at": _in(0.5)}).status_code == 201
+
+    def test_never_for_projects_that_are_a_strangers_archived_or_nobodys(
+        self, desk: Desk, alice: Tenant, charlie: Tenant
+    ) -> None:
+        archived = desk.made("/v1/projects", {"name": "gone"})["id"]
+        desk.delete(f"/v1/projects/{archived}")
+        wanted = [charlie.project_id, archived, alice.project_id, f"prj_{NOBODYS_ID}"]
+
+        refused = desk.post(PATH, {"role": "auditor", "project_ids": wanted})
+
+        details = error_of(refused)["details"]
+        assert [each["pointer"] for each in details] == ["/project_ids/0", "/project_ids/1", "/project_ids/3"]
+        assert len({each["message"] for each in details}) == 1
+
+    @pytest.mark.parametrize(
+        ("body", "pointer"),
+        [
+            ({}, "/role"),
+            ({"role": "root"}, "/role"),
+            ({"role": None}, "/role"),
+            ({"role": "auditor", "project_ids": []}, "/project_ids"),
+            ({"role": "auditor", "project_ids": "prj_x"}, "/project_ids"),
+            ({"role": "auditor", "project_ids": ["prj_x"] * 101}, "/project_ids"),
+            ({"role": "auditor", "project_ids": [None]}, "/project_ids/0"),
+            ({"role": "auditor", "expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
+            ({"role": "auditor", "workspace_id": "ws_x"}, "/workspace_id"),
+        ],
+    )
+    def test_refuses_what_is_wrong_by_its_place(self, desk: Desk, body: dict[str, Any], pointer: str) -> None:
+        assert pointers_of(desk.post(PATH, body)) == {pointer}
+
+    def test_takes_a_project_that_is_named_twice_once(self, desk: Desk, alice: Tenant) -> None:
+        made = desk.made(PATH, {"role": "auditor", "project_ids": [alice.project_id] * 2})
+
+        assert made["project_ids"] == [alice.project_id]
+
+    def test_and_archiving_its_project_never_leave_a_token_for_an_archived_one(
+        self, desk: Desk, house: Context, alice: Tenant
+    ) -> None:
+        """They meet at the project's row: whoever is second sees what the first has done."""
+        project = desk.made("/v1/projects", {"name": "short"})["id"]
+        body = {"role": "auditor", "project_ids": [project]}
+
+        archived, issued = at_once([lambda: desk.delete(f"/v1/projects/{project}"), lambda: desk.post(PATH, body)])
+
+        assert archived.status_code == 204
+        if issued.status_code == 201:
+            statement = "SELECT 1 FROM management_tokens t JOIN projects p ON p.id = ANY (t.project_ids)"
+            statement += " WHERE p.public_id = :id AND t.created_at <= p.archived_at"
+            assert rows(house, statement, id=project)
+        else:
+            assert pointers_of(issued) == {"/project_ids/0"}
+
+
+class TestSeeing:
+    def test_a_token_for_some_projects_sees_those_that_reach_no_further(
+        self, desk: Desk, issued: Issue, alice: Tenant
+    ) -> None:
+        other = desk.made("/v1/projects", {"name": "other"})["id"]
+        limited = issued(Role.ADMIN, project_ids=(alice.project_id,))
+        peer = issued(Role.AUDITOR, project_ids=(alice.project_id,))
+        wide = issued(Role.AUDITOR, project_ids=(alice.project_id, other))
+        elsewhere = issued(Role.AUDITOR, project_ids=(other,))
+
+        assert {each["id"] for each in limited.all_of(PATH)} == {_id_of(limited), _id_of(peer)}
+        for hidden in (_id_of(wide), _id_of(elsewhere), alice.token_id):
+            assert limited.get(f"{PATH}/{hidden}").status_code == 404
+            assert limited.post(f"{PATH}/{hidden}/revoke").status_code == 404
+        assert limited.post(f"{PATH}/{_id_of(peer)}/revoke").status_code == 200
+
+    def test_a_token_outlives_its_project_and_still_names_it(self, desk: Desk, issued: Issue, alice: Tenant) -> None:
+        limited = issued(Role.AUDITOR, project_ids=(alice.project_id,))
+        desk.delete(f"/v1/projects/{alice.project_id}")
+
+        assert (desk.get(f"{PATH}/{_id_of(limited)}").json or {})["project_ids"] == [alice.project_id]
+        assert limited.get("/v1/workspace").status_code == 200
+
+
+class TestRevoking:
+    def test_ends_it_at_once_on_all_processes(self, live: LiveServer, alice: Tenant, desk: Desk) -> None:
+        """Each of the processes has let it in before, and knows it by heart."""
+        headers = {"Authorization": f"Bearer {alice.token}"}
+        for _ in range(40):
+            assert live.request("GET", "/v1/workspace", headers=headers).status == 200
+
+        assert desk.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
+
+        assert {live.request("GET", "/v1/workspace", headers=headers).status for _ in range(40)} == {401}
+
+    def test_is_for_good_and_safe_to_repeat(self, desk: Desk, issued: Issue) -> None:
+        token = _id_of(issued(Role.AUDITOR))
+        first = desk.post(f"{PATH}/{token}/revoke")
+
+        assert MOMENT.fullmatch((first.json or {})["revoked_at"])
+        again = desk.post(f"{PATH}/{token}/revoke")
+        assert (again.json, again.headers["ETag"]) == (first.json, first.headers["ETag"])
+
+    def test_one_of_a_higher_role_takes_that_role(self, issued: Issue, alice: Tenant) -> None:
+        refused = issued(Role.ADMIN).post(f"{PATH}/{alice.token_id}/revoke")
+
+        assert error_of(refused)["code"] == "insufficient_scope"
+
+    def test_nothing_that_the_token_had_under_way_is_done_after_it_has_answered(
+        self, house: Context, bob: Desk, alice: Tenant
+    ) -> None:
+        """The change passed the door before; it would have issued a token that nobody knows of."""
+        operator = _operator(house, alice)
+
+        assert bob.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
+
+        with pytest.raises(InvalidManagementToken):
+            create_project(house.database, operator, NewProject(name="late"))
+        with pytest.raises(InvalidManagementToken):
+            issue_token(house.database, house.credentials, operator, NewToken(role=Role.OWNER))
+
+    def test_waits_for_what_the_token_has_begun_to_change(self, house: Context, bob: Desk, alice: Tenant) -> None:
+        held, release = threading.Event(), threading.Event()
+
+        def change() -> None:
+            with changing(house.database, _operator(house, alice)) as session:
+                session.execute(text("SELECT 1"))
+                held.set()
+                assert release.wait(10)
+
+        with ThreadPoolExecutor(2) as pool:
+            changed = pool.submit(change)
+            assert held.wait(10)
+            revoked = pool.submit(bob.post, f"{PATH}/{alice.token_id}/revoke")
+            wait_until(lambda: rows(house, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+            assert not revoked.done()
+            release.set()
+            changed.result(timeout=10)
+            assert revoked.result(timeout=10).status_code == 200
+
+    def test_a_token_may_revoke_itself_and_two_each_other(self, app: Flask, house: Context, issued: Issue) -> None:
+        alone, one, other = (issued(Role.OWNER) for _ in range(3))
+
+        assert alone.post(f"{PATH}/{_id_of(alone)}/revoke").status_code == 200
+        assert alone.get("/v1/workspace").status_code == 401
+        statuses = at_once(
+            [
+                lambda: one.post(f"{PATH}/{_id_of(other)}/revoke").status_code,
+                lambda: other.post(f"{PATH}/{_id_of(one)}/revoke").status_code,
+            ]
+        )
+        # One may find itself revoked, or be told to come again; never do both fail.
+        assert 200 in statuses
+        assert set(statuses) <= {200, 401, 503}
+
+
+class TestUse:
+    def _used(self, house: Context, tenant: Tenant) -> Any:
+        statement = "SELECT last_used_at, updated_at FROM management_tokens WHERE public_id = :id"
+        return rows(house, statement, id=tenant.token_id)[0]
+
+    def test_is_noted_to_the_minute_without_moving_the_etag(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        assert self._used(house, alice).last_used_at is None
+        shown = desk.get(f"{PATH}/{alice.token_id}")
+        first = self._used(house, alice)
+        assert first.last_used_at is not None
+
+        again = desk.get(f"{PATH}/{alice.token_id}")
+
+        assert self._used(house, alice) == first
+        assert again.headers["ETag"] == shown.headers["ETag"]
+        set_back = "UPDATE management_tokens SET last_used_at = now() - interval '61 seconds' WHERE public_id = :id"
+        execute(house, set_back, id=alice.token_id)
+        later = desk.get(f"{PATH}/{alice.token_id}")
+        assert self._used(house, alice).last_used_at > first.last_used_at
+        assert later.headers["ETag"] == shown.headers["ETag"]
+
+    def test_waits_for_nobody(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        with house.database.transaction(alice.workspace_row) as session:
+            session.execute(text("SELECT 1 FROM management_tokens FOR NO KEY UPDATE"))
+
+            assert desk.get("/v1/workspace").status_code == 200
+
+        assert self._used(house, alice).last_used_at is None
+
+    def test_after_its_expiry_is_refused(self, desk: Desk, house: Context, alice: Tenant) -> None:
+        execute(house, "UPDATE management_tokens SET expires_at = now() WHERE public_id = :id", id=alice.token_id)
+
+        assert desk.get("/v1/workspace").status_code == 401
+        assert self._used(house, alice).last_used_at is None
+
+    def test_on_ingest_is_refused_and_told_what_belongs_there(self, app: Flask, desk: Desk, alice: Tenant) -> None:
+        headers = {"X-API-Key": alice.token, "Content-Type": "application/json"}
+        for path in (INGEST, f"{INGEST}/batch"):
+            refused = app.test_client().post(path, data=json.dumps(event_for(alice)), headers=headers)
+            assert refused.status_code == 401
+            assert error_of(refused)["code"] == "invalid_source_key"
+            assert "source key" in error_of(refused)["message"]
+            assert "lrb_sk_" in error_of(refused)["message"]
+
+    def test_of_a_source_key_on_the_management_api_is_refused_alike(self, app: Flask, alice: Tenant) -> None:
+        refused = Desk(app.test_client(), alice.key).get("/v1/workspace")
+
+        assert refused.status_code == 401
+        assert "lrb_mt_" in error_of(refused)["message"]
+
+
+def test_revoking_holds_for_a_caller_that_came_over_python(house: Context, alice: Tenant) -> None:
+    operator = _operator(house, alice)
+    mine = issue_token(house.database, house.credentials, operator, NewToken(role=Role.AUDITOR))
+
+    assert revoke_token(house.database, operator, Target(mine.id)).revoked_at is not None
+    with pytest.raises(InvalidManagementToken):
+        authenticate(f"Bearer {mine.token}", house.credentials, house.database)
+
+
+def test_a_use_within_the_minute_writes_nothing(desk: Desk, house: Context, alice: Tenant) -> None:
+    execute(
+        house,
+        "UPDATE management_tokens SET last_used_at = now() - interval '50 seconds' WHERE public_id = :id",
+        id=alice.token_id,
+    )
+    before = rows(house, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id)
+
+    assert desk.get("/v1/workspace").status_code == 200
+
+    assert before == rows(
+        house, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id
+    )

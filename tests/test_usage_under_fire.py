@@ -1,0 +1,305 @@
+"""Usage equals the events, key by key, whatever is killed: web processes and folding workers die with SIGKILL at random
+while events stream and keys are issued, rotated and revoked."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from flask import Flask
+
+from app.config import Settings
+from app.context import EXTENSION, Context
+from app.credentials import Credentials
+from app.factory import create_app
+from app.maintenance.usage import fold_usage
+from app.schema import migrate
+from tests.conftest import fresh_database
+from tests.live import LiveServer, environment_of, live_server
+from tests.management.operating import Desk, desk_of
+from tests.people import Tenant, make_tenant, rows
+from tests.sending import PATH
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.wiring
+
+_SENDERS = 8
+_ROUNDS = 5
+_EVENTS_PER_ROUND = 100
+
+# A worker that folds without a pause, a few rows at a time, so that most moments to kill it are in the middle.
+_FOLD_ON = """
+import sys
+from app.database import Database
+from app.maintenance.usage import fold_usage
+
+database = Database(sys.argv[1], pool_size=1, application_name="lariba-worker")
+while True:
+    fold_usage(database, batch_rows=7)
+"""
+
+
+@dataclass
+class _Fire:
+    """Producers who send with whatever keys there are, and what they were answered."""
+
+    server: LiveServer
+    keys: list[tuple[str, str]]
+    """Source ids and their keys' plain texts; a key that is refused leaves."""
+    is_over: threading.Event = field(default_factory=threading.Event)
+    accepted: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+
+    def send_until_over(self, sender: int) -> None:
+        chance = random.Random(sender)
+        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        with closing(connection):
+            n = 0
+            while not self.is_over.is_set():
+                n += 1
+                self._send(connection, f"{sender}-{n}", chance.choice(tuple(self.keys)))
+
+    def _send(self, connection: HTTPConnection, event_id: str, key: tuple[str, str]) -> None:
+        event = {"event_id": event_id, "event_type": "a", "source_id": key[0], "payload": {"n": event_id}}
+        headers = {"X-API-Key": key[1], "Idempotency-Key": event_id, "Content-Type": "application/json"}
+        while not self.is_over.is_set():
+            try:
+                connection.request("POST", PATH, json.dumps(event), headers)
+                response = connection.getresponse()
+                response.read()
+            except (OSError, HTTPException):
+                connection.close()
+                self.unanswered.append(event_id)
+                continue
+            if response.status in (200, 201):
+                self.accepted.append(event_id)
+                return
+            if response.status == 401:
+                self.refused.append(event_id)
+                with contextlib.suppress(ValueError):
+                    self.keys.remove(key)
+                return
+
+    def go_on(self, events: int) -> None:
+        accepted = len(self.accepted)
+        wait_until(lambda: len(self.accepted) >= accepted + events)
+
+
+@pytest.fixture(scope="module", name="app")
+def _app(server_url: str, credentials: Credentials) -> Iterator[Flask]:
+    """An installation of this file's own: whatever lies in its tables is this file's doing."""
+    with fresh_database(server_url) as fresh:
+        settings = replace(fresh, database_pool_size=4, log_level="CRITICAL")
+        migrate(settings)
+        app = create_app(settings, credentials=credentials)
+        yield app
+        app.extensions[EXTENSION].database.engine.dispose()
+
+
+@pytest.fixture(scope="module", name="house")
+def _house(app: Flask) -> Context:
+    house: Context = app.extensions[EXTENSION]
+    return house
+
+
+@pytest.fixture(name="server")
+def _server(house: Context, checkout: Path) -> Iterator[LiveServer]:
+    with live_server(house.settings, checkout, workers=2, threads=8) as server:
+        yield server
+
+
+def test_usage_equals_the_events_whatever_was_killed(
+    app: Flask, house: Context, server: LiveServer, checkout: Path
+) -> None:
+    chance = random.Random()
+    tenants = [make_tenant(house) for _ in range(2)]
+    desks = [desk_of(app, tenant) for tenant in tenants]
+    sources = [(desk, source) for desk, tenant in zip(desks, tenants, strict=True) for source in _sources(desk, tenant)]
+    issued = [(desk, *_issue(desk, source)) for desk, source in sources]
+    fire = _Fire(server, [(source, plain) for _, source, _, plain in issued])
+
+    with _folding(house.settings, checkout) as folders, _burning(fire):
+        for _ in range(_ROUNDS):
+            fire.go_on(_EVENTS_PER_ROUND + chance.randrange(_EVENTS_PER_ROUND))
+            os.kill(_eldest_worker(server), signal.SIGKILL)
+            folders.kill_one(chance)
+            for desk in desks:
+                _check_at_this_moment(house, desk, tenants[desks.index(desk)])
+            desk, source = chance.choice(sources)
+            issued.append((desk, *_issue(desk, source)))
+            fire.keys.append((source, issued[-1][3]))
+            desk, source, old, _ = issued.pop(chance.randrange(len(issued)))
+            successor = desk.made(f"/v1/keys/{old}/rotate", {"grace_seconds": chance.choice([0, 60])})
+            issued.append((desk, source, successor["id"], successor["key"]))
+            fire.keys.append((source, successor["key"]))
+            revoked = issued.pop(0)
+            assert revoked[0].post(f"/v1/keys/{revoked[2]}/revoke").status_code == 200
+    _stop(server, house)
+
+    for desk, tenant in zip(desks, tenants, strict=True):
+        _audit(house, desk, tenant)
+    fold_usage(house.database)
+    for desk, tenant in zip(desks, tenants, strict=True):
+        _audit(house, desk, tenant)
+        _audit_moments(house, tenant)
+    # A refusal may be lost with its process; it is never counted twice.
+    counted = sum(_total(desk)["rejected"].get("invalid_source_key", 0) for desk in desks)
+    assert counted <= len(fire.refused) + len(fire.unanswered)
+    assert len(fire.accepted) >= _ROUNDS * _EVENTS_PER_ROUND
+
+
+def _sources(desk: Desk, tenant: Tenant) -> list[str]:
+    """Three sources in two projects."""
+    other = desk.made("/v1/projects", {"name": "other"})["id"]
+    environments = desk.all_of(f"/v1/projects/{other}/environments")
+    new = {"name": "erp", "type": "erp"}
+    paths = [f"/v1/environments/{one}/sources" for one in (tenant.environment_id, environments[0]["id"])]
+    return [tenant.source_id, *(desk.made(path, new)["id"] for path in paths)]
+
+
+def _issue(desk: Desk, source_id: str) -> tuple[str, str, str]:
+    """Of a new key the source's id, its own, and its plain text."""
+    key = desk.made(f"/v1/sources/{source_id}/keys", {})
+    return source_id, key["id"], key["key"]
+
+
+def _total(desk: Desk) -> dict[str, Any]:
+    usage = desk.get("/v1/usage").json
+    assert usage is not None
+    total = usage["total"]
+    assert isinstance(total, dict)
+    return total
+
+
+_EVENTS = "SELECT count(*) AS events FROM events WHERE workspace_id = :id"
+
+
+def _check_at_this_moment(house: Context, desk: Desk, tenant: Tenant) -> None:
+    """While all goes on: not fewer than there were before it was asked, not more than there are after."""
+    before = rows(house, _EVENTS, id=tenant.workspace_row)[0].events
+    stored = _total(desk)["stored"]
+    after = rows(house, _EVENTS, id=tenant.workspace_row)[0].events
+
+    assert before <= stored <= after
+
+
+def _audit(house: Context, desk: Desk, tenant: Tenant) -> None:
+    """Key by key, source by source, project by project and in all: as many as there are events."""
+    tables = {"key": ("source_keys", "source_key_id"), "source": ("sources", "source_id")}
+    tables["project"] = ("projects", "project_id")
+    for group_by, (table, column) in tables.items():
+        usage = desk.get("/v1/usage", group_by=group_by).json
+        assert usage is not None
+        shown: dict[str, int] = {}
+        for each in usage["data"]:
+            shown[each[f"{group_by}_id"]] = shown.get(each[f"{group_by}_id"], 0) + each["stored"]
+        stored = rows(
+            house,
+            f"SELECT it.public_id AS id, count(events.event_uid) AS events FROM {table} AS it"
+            f" LEFT JOIN events ON events.{column} = it.id WHERE it.workspace_id = :id GROUP BY 1",
+            id=tenant.workspace_row,
+        )
+        assert {row.id: row.events for row in stored if row.events} == {it: n for it, n in shown.items() if n}
+    (all_of_it,) = rows(
+        house,
+        "SELECT count(*) AS events, coalesce(sum(length(payload::text)), 0) AS bytes FROM events"
+        " WHERE workspace_id = :id",
+        id=tenant.workspace_row,
+    )
+    assert _total(desk)["stored"] == all_of_it.events
+    assert _total(desk)["payload_bytes"] == all_of_it.bytes
+
+
+def _audit_moments(house: Context, tenant: Tenant) -> None:
+    """Each key's first use is its first event, and its last one no earlier than its last event."""
+    for key in rows(
+        house,
+        "SELECT key.first_used_at, key.last_used_at, min(received_at) AS first, max(received_at) AS last"
+        " FROM source_keys AS key JOIN events ON events.source_key_id = key.id WHERE key.workspace_id = :id"
+        " GROUP BY key.id",
+        id=tenant.workspace_row,
+    ):
+        assert key.first_used_at == key.first
+        assert key.last_used_at >= key.last
+
+
+@contextmanager
+def _burning(fire: _Fire) -> Iterator[None]:
+    senders = [threading.Thread(target=fire.send_until_over, args=(n,)) for n in range(_SENDERS)]
+    for sender in senders:
+        sender.start()
+    try:
+        yield
+    finally:
+        fire.is_over.set()
+        for sender in senders:
+            sender.join()
+
+
+class _Folders:
+    """Two workers that fold all the time; one that is killed is replaced."""
+
+    def __init__(self, settings: Settings, checkout: Path) -> None:
+        self._settings = settings
+        self._checkout = checkout
+        self.processes = [self._start() for _ in range(2)]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _FOLD_ON, self._settings.database_url]
+        return subprocess.Popen(
+            command, cwd=self._checkout, env=environment_of(self._settings), stdout=subprocess.DEVNULL
+        )
+
+    def kill_one(self, chance: random.Random) -> None:
+        n = chance.randrange(len(self.processes))
+        assert self.processes[n].poll() is None, "a worker ended by itself"
+        self.processes[n].kill()
+        self.processes[n].wait()
+        self.processes[n] = self._start()
+
+
+@contextmanager
+def _folding(settings: Settings, checkout: Path) -> Iterator[_Folders]:
+    folders = _Folders(settings, checkout)
+    try:
+        yield folders
+    finally:
+        for process in folders.processes:
+            process.kill()
+            process.wait()
+
+
+def _eldest_worker(server: LiveServer) -> int:
+    """granian gives up when the one that it has started last ends."""
+
+    def living() -> list[psutil.Process]:
+        return [it for it in psutil.Process(server.process.pid).children() if it.status() != "zombie"]
+
+    wait_until(lambda: len(living()) == 2)
+    return min(living(), key=psutil.Process.create_time).pid
+
+
+def _stop(server: LiveServer, house: Context) -> None:
+    """Kill the whole server; what it had handed to PostgreSQL may still be on its way to being committed."""
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    wait_until(lambda: not rows(house, _AT_WORK))
+
+
+_AT_WORK = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
+    " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
