@@ -3,24 +3,22 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.context import Context
 from app.ingest.storage import Execute, Outcome, Verdict, store
 from tests.ingest.test_batch import body_of, send_batch, statuses_of, usage_of, verdicts_of
 from tests.live import environment_of
+from tests.lossy_commits import LossyCommits
 from tests.people import Tenant, events_of, execute
 from tests.sending import error_of, event_for
 
@@ -101,32 +99,9 @@ def test_a_batch_that_hangs_before_its_commit_holds_up_its_own_key_and_events_on
     assert statuses_of(other) == ["stored"]
 
 
-class _Commits:
-    """Commits of the next transactions go wrong, in this order: `after` commits and loses the answer, `before` loses
-    the request."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.plan: list[str] = []
-        self.then: Callable[[], None] = lambda: None
-        commit = Session.commit
-
-        def lose(session: Session) -> None:
-            how = self.plan.pop(0) if self.plan else None
-            if how == "before":
-                session.rollback()
-            else:
-                commit(session)
-            if how:
-                self.then()
-                lost = psycopg.OperationalError("server closed the connection")
-                raise OperationalError("COMMIT", {}, lost, connection_invalidated=True)
-
-        monkeypatch.setattr(Session, "commit", lose)
-
-
 @pytest.fixture(name="commits")
-def _lossy_commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Commits]:
-    commits = _Commits(monkeypatch)
+def _lossy_commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[LossyCommits]:
+    commits = LossyCommits(monkeypatch)
     yield commits
     assert commits.plan == []
 
@@ -143,7 +118,7 @@ _VERDICTS = ["stored", "stored", "duplicate", "duplicate_event", "schema_validat
 @pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "after"], ["before", "after", "before"]])
 @pytest.mark.parametrize("key", [None, "k"])
 def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first(
-    client: FlaskClient, house: Context, alice: Tenant, commits: _Commits, plan: list[str], key: str | None
+    client: FlaskClient, house: Context, alice: Tenant, commits: LossyCommits, plan: list[str], key: str | None
 ) -> None:
     commits.plan += plan
 
@@ -154,7 +129,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first(
     assert usage_of(house, alice) == {("stored", 2, 16), ("duplicate", 1, 8)}
 
 
-def test_what_is_found_out_is_what_is_replayed(client: FlaskClient, alice: Tenant, commits: _Commits) -> None:
+def test_what_is_found_out_is_what_is_replayed(client: FlaskClient, alice: Tenant, commits: LossyCommits) -> None:
     commits.plan += ["before", "after"]
     first = send_batch(client, alice, _batch(alice), "k")
     commits.plan += ["after", "before"]
@@ -166,7 +141,7 @@ def test_what_is_found_out_is_what_is_replayed(client: FlaskClient, alice: Tenan
 
 @pytest.mark.parametrize("plan", [["after"], ["before", "after"]])
 def test_an_atomic_batch_is_found_out_too(
-    client: FlaskClient, house: Context, alice: Tenant, commits: _Commits, plan: list[str]
+    client: FlaskClient, house: Context, alice: Tenant, commits: LossyCommits, plan: list[str]
 ) -> None:
     commits.plan += plan
 
@@ -188,7 +163,7 @@ def test_what_was_committed_is_said_to_be_stored_whatever_was_taken_away_since(
     client: FlaskClient,
     house: Context,
     alice: Tenant,
-    commits: _Commits,
+    commits: LossyCommits,
     change: str,
     key: str | None,
     *,
@@ -208,7 +183,7 @@ def test_what_was_committed_is_said_to_be_stored_whatever_was_taken_away_since(
 
 
 def test_an_outcome_that_stays_unknown_is_said_to_be_so_and_the_retry_settles_it(
-    client: FlaskClient, house: Context, alice: Tenant, commits: _Commits, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, house: Context, alice: Tenant, commits: LossyCommits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed = [0.0]
     clock = SimpleNamespace(

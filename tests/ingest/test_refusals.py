@@ -9,13 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
+from werkzeug.test import TestResponse
 
 from app.config import Settings
 from app.context import Context
@@ -28,6 +26,7 @@ from app.ingest.routes import COUNTER
 from app.maintenance.usage import fold_usage
 from tests.ingest.test_batch import send_batch
 from tests.live import LiveServer, live_server
+from tests.lossy_commits import LossyCommits
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import PATH, event_for, send
 from tests.waiting import wait_until
@@ -195,7 +194,7 @@ class TestBatches:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         send_batch(client, alice, [event_for(alice)])
-        _lose_answers(monkeypatch, ["after", "before", "after"])
+        LossyCommits(monkeypatch, "after", "before", "after")
 
         response = send_batch(client, alice, [event_for(alice, event_id="e"), event_for(alice, severity="x")], "k")
 
@@ -207,18 +206,13 @@ class TestBatches:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         batch = [event_for(alice, event_id="e"), event_for(alice, severity="x")]
-        commit = Session.commit
-
-        def lose(session: Session) -> None:
-            monkeypatch.setattr(Session, "commit", commit)
-            session.rollback()
-            assert "Idempotent-Replayed" not in send_batch(client, alice, batch, "k").headers
-            raise _LOST
-
+        again: list[TestResponse] = []
         send_batch(client, alice, [event_for(alice)])
-        monkeypatch.setattr(Session, "commit", lose)
+        commits = LossyCommits(monkeypatch, "before")
+        commits.then = lambda: again.append(send_batch(client, alice, batch, "k"))
 
         assert send_batch(client, alice, batch, "k").headers["Idempotent-Replayed"] == "true"
+        assert "Idempotent-Replayed" not in again[0].headers
         assert counted() == {"schema_validation_failed": 1}
 
 
@@ -290,15 +284,15 @@ class TestFlush:
     ) -> None:
         """`after`: it was committed; `before`: it was not. The worker may have folded it meanwhile."""
         refusals.count(_identity(alice), BadRequest())
-        _lose_answers(monkeypatch, plan)
+        commits = LossyCommits(monkeypatch, *plan)
         for n in range(12):
             refusals.flush()
             if n == 6:
                 refusals.count(_identity(alice), BadRequest())
-            if is_folded and not plan:
+            if is_folded and not commits.plan:
                 fold_usage(house.database)
 
-        assert plan == []
+        assert commits.plan == []
         assert _counted(house, alice) == {"bad_request": 2}
 
     def test_a_flush_that_is_still_being_committed_is_waited_for(
@@ -379,24 +373,3 @@ class TestProcess:
 
         assert _counted(house, alice) == {"bad_request": 50}
         assert events_of(house, alice) == []
-
-
-_LOST = OperationalError(
-    "COMMIT", {}, psycopg.OperationalError("it closed the connection"), connection_invalidated=True
-)
-
-
-def _lose_answers(monkeypatch: pytest.MonkeyPatch, plan: list[str]) -> None:
-    """Commits go wrong, in this order: `after` commits and loses the answer, `before` loses the request."""
-    commit = Session.commit
-
-    def lose(session: Session) -> None:
-        how = plan.pop(0) if plan else None
-        if how == "before":
-            session.rollback()
-        else:
-            commit(session)
-        if how:
-            raise _LOST
-
-    monkeypatch.setattr(Session, "commit", lose)
