@@ -19,6 +19,9 @@ class ThreadReserve:
     """The threads of one process. A request stands for the thread that handles it."""
 
     def __init__(self) -> None:
+        # Requests whose threads stay awake when they are done. A thread is sent to rest only while enough of these run,
+        # so enough threads are awake or come back for more, whatever happens next: counting those that will rest too,
+        # each could be sent to rest because of others that are, until nobody is left.
         self._running: set[object] = set()
         self._running_max = _RUNNING
         self._resting: deque[threading.Lock] = deque()
@@ -33,11 +36,13 @@ class ThreadReserve:
 
     def begin(self, request: object) -> bool:
         """Whether enough threads ran already, so that this one should rest when its request is done."""
-        is_surplus = len(self._running) >= self._running_max
+        if len(self._running) >= self._running_max:
+            return True
         self._running.add(request)
-        return is_surplus
+        return False
 
     def end(self, request: object) -> None:
+        """It is done, whether or not its thread rests now."""
         self._running.discard(request)
 
     def replace(self) -> None:

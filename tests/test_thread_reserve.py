@@ -1,6 +1,7 @@
 """The reserve of server threads: who rests, who is called back, and that a stalled upload never costs the last one."""
 
 import json
+import random
 import signal
 import socket
 import threading
@@ -48,6 +49,31 @@ def test_the_fifth_of_five_requests_at_once_makes_its_thread_rest(reserve: Threa
     for number in range(5):
         reserve.end(number)
     assert not reserve.begin("a later one")
+
+
+def test_threads_that_are_about_to_rest_send_nobody_else_to_rest(reserve: ThreadReserve) -> None:
+    """Or the last one awake could go too, and the process would answer nobody any more."""
+    assert [reserve.begin(request) for request in "abcdefgh"] == [False] * 4 + [True] * 4
+    for request in "abcd":
+        reserve.end(request)
+
+    assert [reserve.begin(request) for request in "ijkl"] == [False] * 4
+
+
+def test_of_many_threads_with_ever_new_requests_four_stay_awake(reserve: ThreadReserve) -> None:
+    """As in an overload: whoever may go on takes the next request at once, in any order."""
+    chance = random.Random(1)
+    awake, at_work = set(range(128)), dict[int, bool]()
+    for _ in range(20_000):
+        thread = chance.choice(sorted(awake))
+        if thread in at_work:
+            reserve.end(thread)
+            if at_work.pop(thread):
+                awake.discard(thread)
+        else:
+            at_work[thread] = reserve.begin(thread)
+
+    assert len(awake) == 4
 
 
 def test_whoever_may_block_is_replaced_by_one_thread_that_rests(reserve: ThreadReserve) -> None:
