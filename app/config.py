@@ -29,7 +29,10 @@ class Settings:
     database_url: str = field(repr=False)
     """The app's role. `postgresql://user@host/database`; PostgreSQL 15 or newer."""
     admin_database_url: str = field(repr=False)
-    """The role that owns the tables: migrations, backup, audits. Falls back to `database_url`."""
+    """The role that owns the tables: migrations, backup, audits, and the worker's upkeep of partitions.
+
+    Falls back to `database_url`.
+    """
     broker_url: str = field(repr=False)
     """Celery's broker: Redis 6.2 or newer, or RabbitMQ."""
     secret_key: tuple[str, ...] = field(repr=False)
@@ -63,6 +66,16 @@ class Settings:
     """Argon2 runs at a time in a process: 19 MiB and about 20 ms of a core each."""
     partitions_ahead_days: int = 7
     """How many days of event partitions are made ahead."""
+    retention_days: int | None = 365
+    """How long events are kept, in whole days (UTC); workspaces may keep theirs shorter. None: for ever."""
+    event_id_days: int = 90
+    """How long at least an event_id protects from a double: long after any producer has given up repeating."""
+    export_dir: str = ""
+    """Where the worker writes a day of events before it drops it; empty: it is dropped without."""
+    metrics_dir: str = ""
+    """Where all processes of a machine keep what they count, so that any of them can tell of all."""
+    metrics_token: str = field(default="", repr=False)
+    """What `/metrics` asks for as a bearer token; empty: it is open."""
     trusted_proxies: tuple[str, ...] = ()
     """Whose X-Forwarded-For is believed, as networks: the addresses of one's own proxies and of nobody else."""
 
@@ -102,6 +115,10 @@ class Settings:
                 read_network(text)
         except ValueError as error:
             raise SettingsError(f"{variable_of('trusted_proxies')} holds {text!r}: {error}") from None
+        if self.event_id_days * 86_400 < self.idempotency_ttl_seconds:
+            raise SettingsError(
+                f"{variable_of('event_id_days')} must be no shorter than {variable_of('idempotency_ttl_seconds')}"
+            )
         for name in ("door", "allow_rls_bypass"):
             if getattr(self, name) not in ("on", "off"):
                 raise SettingsError(f"{variable_of(name)} must be on or off")

@@ -36,6 +36,8 @@ def test_three_variables_are_enough() -> None:
         ("LARIBA_SOURCE_KEY_EVENTS_PER_SECOND", "0"),
         ("LARIBA_WORKSPACE_EVENTS_PER_SECOND", "none"),
         ("LARIBA_STORAGE_DEADLINE_SECONDS", "inf"),
+        ("LARIBA_RETENTION_DAYS", "0"),
+        ("LARIBA_EVENT_ID_DAYS", "off"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name_in_one_line(variable: str, value: str) -> None:
@@ -50,6 +52,14 @@ def test_a_rate_limit_is_a_number_or_off(off: str) -> None:
 
     assert Settings.from_environment(_LEAST | {variable: "7"}).source_key_events_per_second == 7
     assert Settings.from_environment(_LEAST | {variable: off}).source_key_events_per_second is None
+
+
+def test_an_event_id_protects_no_shorter_than_an_idempotency_key() -> None:
+    seconds = {"LARIBA_IDEMPOTENCY_TTL_SECONDS": str(2 * 86_400)}
+
+    assert Settings.from_environment(_LEAST | seconds | {"LARIBA_EVENT_ID_DAYS": "2"}).event_id_days == 2
+    with pytest.raises(SettingsError, match="^LARIBA_EVENT_ID_DAYS"):
+        Settings.from_environment(_LEAST | seconds | {"LARIBA_EVENT_ID_DAYS": "1"})
 
 
 @pytest.mark.parametrize("variable", sorted(_LEAST))
