@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from app.maintenance.idempotency import purge_expired_records, purge_expired_requests
+from app.maintenance.key_life import mark_expired_keys
 from app.maintenance.partitions import make_event_partitions
 from app.maintenance.runs import Done, Shift, Task
 from app.maintenance.usage import fold_usage
@@ -36,5 +37,6 @@ TASKS: Final = (
     Task(name="fold_usage", every=timedelta(seconds=5), work=_fold_usage),
     Task(name="purge_idempotency_records", every=timedelta(minutes=1), work=_purge_idempotency_records),
     Task(name="purge_management_requests", every=timedelta(minutes=1), work=_purge_management_requests),
+    Task(name="mark_expired_keys", every=timedelta(minutes=1), work=mark_expired_keys),
     Task(name="make_event_partitions", every=timedelta(hours=1), work=_make_event_partitions),
 )
