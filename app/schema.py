@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from app.config import Settings
-from app.database import owner_engine
 from app.models import Base
+from app.owner import owner_engine
 
 # Whom row level security does not bind, or who can become somebody whom it does not bind: superusers, BYPASSRLS, and
 # the tables' owner. And a table without it binds nobody.
