@@ -124,6 +124,7 @@ def _write(connection: Connection, partition: Partition, folder: Path, stem: str
     try:
         with draft.open("xb") as raw:
             with zstd.open(raw, "wb") as compressed:
+                compressed.write(b"")  # or a day without events would be a file without even a beginning
                 for line in _lines_of(connection, partition):
                     compressed.write(line + b"\n")
             raw.flush()

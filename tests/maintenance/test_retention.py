@@ -129,6 +129,13 @@ class TestExport:
         ]
         assert event["received_at"] == "2031-03-30T12:00:00+00:00"
 
+    def test_a_day_without_events_is_a_file_without_lines(self, ten_days: Installation, tmp_path: Path) -> None:
+        ten_days.make_days(_day(10), 1)
+
+        drop_old_partitions(ten_days.owner, now=_NOW, days=9, export_folder=tmp_path)
+        assert read_export(tmp_path / f"events_{_day(10):%Y%m%d}.ndjson.zst") == Content(0, "0")
+        assert _ages(ten_days) == list(range(10))
+
     def test_a_folder_that_is_not_there_keeps_the_day(self, ten_days: Installation, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             drop_old_partitions(ten_days.owner, now=_NOW, days=7, export_folder=tmp_path / "gone")
