@@ -6,13 +6,14 @@ worker wrote it and however late, and it speaks of that expiry alone. Whoever mo
 know of it for the next one to be marked again. When it was marked, the entry says.
 """
 
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import Row, text
 
 from app.audit import WORKER, Author, Change, record_all
-from app.database import EVERYWHERE
-from app.maintenance.runs import Done, Shift
+from app.database import EVERYWHERE, Database
+from app.maintenance.runs import Clock, Done, in_batches, never
 
 # Short transactions: they hold the rows' locks for some milliseconds.
 _BATCH_ROWS: Final = 500
@@ -40,25 +41,21 @@ _STATEMENTS: Final = {
 }
 
 
-def mark_expired_keys(shift: Shift, *, batch_rows: int = _BATCH_ROWS) -> Done:
-    """Mark what has expired by now, `batch_rows` a transaction, until the shift is over; a row is a key or token."""
-    marked = 0
-    for kind, statement in _STATEMENTS.items():
-        rows = batch_rows
-        while rows == batch_rows:
-            if shift.is_over():
-                return Done(rows=marked, has_more=True)
-            rows = _mark(shift, kind, statement, batch_rows)
-            marked += rows
-    return Done(rows=marked)
+def mark_expired_keys(
+    database: Database, *, now: datetime, is_over: Clock = never, batch_rows: int = _BATCH_ROWS
+) -> Done:
+    """Mark the keys and tokens that have expired by `now`, each batch with its entries in one transaction."""
 
+    def mark_batch() -> int:
+        rows = 0
+        with database.transaction(EVERYWHERE) as session:
+            for kind, statement in _STATEMENTS.items():
+                marked = session.execute(statement, {"now": now, "rows": batch_rows - rows}).all()
+                record_all(session, (_entry(kind, row) for row in marked))
+                rows += len(marked)
+        return rows
 
-def _mark(shift: Shift, kind: str, statement: TextClause, batch_rows: int) -> int:
-    """Mark a batch and write it down, in one transaction; returns how many."""
-    with shift.database.transaction(EVERYWHERE) as session:
-        marked = session.execute(statement, {"now": shift.now, "rows": batch_rows}).all()
-        record_all(session, (_entry(kind, row) for row in marked))
-    return len(marked)
+    return in_batches(mark_batch, batch_rows, is_over)
 
 
 def _entry(kind: str, row: Row[Any]) -> tuple[Author, Change]:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from app.database import EVERYWHERE
 from app.errors import OutcomeUnknown
 from app.maintenance import key_life
 from app.maintenance.key_life import mark_expired_keys
-from app.maintenance.runs import Done, Shift
+from app.maintenance.runs import Done
 from app.management.authentication import authenticate
 from app.management.keys import KeyChange, change_key
 from app.management.operators import Role
@@ -43,8 +42,8 @@ def _nothing_of_other_tests_is_due(house: Context) -> None:
     _run(house)
 
 
-def _run(house: Context, now: datetime = _NOON, **bound: int) -> Done:
-    return mark_expired_keys(Shift(database=house.database, settings=house.settings, now=now), **bound)
+def _run(house: Context, now: datetime = _NOON, **bound: Any) -> Done:
+    return mark_expired_keys(house.database, now=now, **bound)
 
 
 def _end_key(house: Context, tenant: Tenant, at: datetime = _ELEVEN) -> None:
@@ -184,24 +183,21 @@ class TestOnce:
 
 
 class TestBounds:
-    def test_it_goes_on_batch_after_batch(self, house: Context, alice: Tenant) -> None:
+    @pytest.mark.parametrize("batch_rows", [1, 2, 5, 6])
+    def test_it_goes_on_batch_after_batch_with_keys_and_then_with_tokens(
+        self, house: Context, alice: Tenant, batch_rows: int
+    ) -> None:
         _more_keys(house, alice, 5)
+        _end_token(house, alice.token_id)
 
-        assert _run(house, batch_rows=2) == Done(rows=5)
+        assert _run(house, batch_rows=batch_rows) == Done(rows=6)
 
     def test_it_ends_with_its_shift_and_says_that_there_is_more(self, house: Context, alice: Tenant) -> None:
-        @dataclass(frozen=True, kw_only=True)
-        class Short(Shift):
-            batches: list[bool]
-
-            def is_over(self) -> bool:
-                return self.batches.pop()
-
         keys = _more_keys(house, alice, 5)
-        short = Short(database=house.database, settings=house.settings, now=_NOON, batches=[True, False])
 
-        assert mark_expired_keys(short, batch_rows=2) == Done(rows=2, has_more=True)
+        done = mark_expired_keys(house.database, now=_NOON, is_over=lambda: True, batch_rows=2)
 
+        assert done == Done(rows=2, has_more=True)
         # Those that have waited the longest come first.
         assert [len(_expiries(house, key)) for key in keys] == [1, 1, 0, 0, 0]
         assert _run(house, batch_rows=2) == Done(rows=3)
