@@ -1,18 +1,21 @@
 """Every setting of the product as one frozen value, read once at the edge; fails by the variable's name.
 
 A setting's environment variable is `LARIBA_` and its field name in capitals; docs/settings.md has the same table
-(a test compares them). Nobody else reads the environment.
+(a test compares them). With `_FILE` behind it, the variable names a file that holds the value: what systemd and
+containers hand secrets over in. Nobody else reads the environment.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from app.client_address import read_network
 
 PREFIX = "LARIBA_"
+_FILE = "_FILE"
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # 32 characters of anything a generator prints carry more than 128 bits; shorter ones are passwords.
 _SECRET_CHARACTERS_MIN = 32
@@ -90,7 +93,7 @@ class Settings:
         values = {
             setting.name: _READERS[setting.type](variable, raw)
             for setting in dataclasses.fields(cls)
-            if (raw := environ.get(variable := variable_of(setting.name), "").strip())
+            if (raw := _given(environ, variable := variable_of(setting.name)))
         }
         values.setdefault("admin_database_url", values.get("database_url"))
         for setting in dataclasses.fields(cls):
@@ -122,16 +125,38 @@ class Settings:
             raise SettingsError(f"{variable_of('log_level')} must be one of {', '.join(_LOG_LEVELS)}")
 
     def _check_proxies(self) -> None:
-        for text in self.trusted_proxies:
+        for place, text in enumerate(self.trusted_proxies, start=1):
             try:
                 read_network(text)
             except ValueError as error:
-                raise SettingsError(f"{variable_of('trusted_proxies')} holds {text!r}: {error}") from None
+                raise SettingsError(f"{variable_of('trusted_proxies')}, network {place}: {error}") from None
 
 
 def variable_of(setting_name: str) -> str:
     """`database_url` → `LARIBA_DATABASE_URL`."""
     return PREFIX + setting_name.upper()
+
+
+def _given(environ: Mapping[str, str], variable: str) -> str:
+    """What the variable says, or the one line in the file that its sister with `_FILE` names; empty if neither is set.
+
+    No error quotes what it could not read, nor the path: either may be a secret that was put into the wrong variable.
+    """
+    value, path = environ.get(variable, "").strip(), environ.get(variable + _FILE, "").strip()
+    if not path:
+        return value
+    if value:
+        raise SettingsError(f"{variable} and {variable}{_FILE} are both set: keep one of them")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").strip().splitlines()
+    except OSError as error:
+        raise SettingsError(f"{variable}{_FILE} names a file that cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable}{_FILE} names a file that is not UTF-8 text") from None
+    if len(lines) != 1:
+        # Two secrets, one to a line, would otherwise pass for a single one.
+        raise SettingsError(f"{variable}{_FILE} names a file that must hold one line, not {len(lines)}")
+    return lines[0]
 
 
 def _text(_variable: str, raw: str) -> str:
@@ -150,7 +175,7 @@ def _positive(kind: Callable[[str], Any], word: str) -> Callable[[str, str], Any
         try:
             number = kind(raw)
         except ValueError:
-            raise SettingsError(f"{variable} must be {word}, not {raw!r}") from None
+            raise SettingsError(f"{variable} must be {word}") from None
         if not 0 < number < float("inf"):
             raise SettingsError(f"{variable} must be greater than zero")
         return number

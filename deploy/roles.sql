@@ -1,0 +1,11 @@
+-- The two roles and the database, for psql as a superuser. The passwords are in the folder that SECRETS names.
+--     SECRETS=/etc/lariba/secrets psql -X -v ON_ERROR_STOP=1 -f deploy/roles.sql
+\set owner_password `cat "${SECRETS:-/run/secrets}/owner_password"`
+\set app_password `cat "${SECRETS:-/run/secrets}/app_password"`
+
+CREATE ROLE lariba_owner LOGIN PASSWORD :'owner_password';
+-- A member of no other role: row level security binds this one, and keeps workspaces apart (docs/decisions/0011).
+CREATE ROLE lariba_app LOGIN PASSWORD :'app_password' NOSUPERUSER NOBYPASSRLS;
+-- Text in the order of its code points: under any other locale an upgrade of the C library can change the order that the
+-- unique indexes rely on, and doubles get in.
+CREATE DATABASE lariba OWNER lariba_owner ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0;
