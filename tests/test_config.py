@@ -110,7 +110,7 @@ class TestFiles:
         if content is not None:
             (tmp_path / "secret").write_bytes(content)
 
-        with pytest.raises(SettingsError, match="^LARIBA_SECRET_KEY_FILE names a file") as refusal:
+        with pytest.raises(SettingsError, match=r"^LARIBA_SECRET_KEY_FILE names a file") as refusal:
             _from_file("LARIBA_SECRET_KEY", tmp_path / "secret")
         assert "\n" not in str(refusal.value)
 
@@ -126,7 +126,7 @@ class TestFiles:
         assert _SECRET not in str(refusal.value)
 
     def test_a_secret_that_was_taken_for_a_path_is_in_no_error(self) -> None:
-        with pytest.raises(SettingsError, match="^LARIBA_SECRET_KEY_FILE") as refusal:
+        with pytest.raises(SettingsError, match=r"^LARIBA_SECRET_KEY_FILE") as refusal:
             _from_file("LARIBA_SECRET_KEY", Path(_SECRET))
         assert _SECRET not in str(refusal.value)
 
