@@ -15,8 +15,8 @@ from app.config import Settings, SettingsError
 from app.database import EVERYWHERE, Database
 from app.errors import StorageUnavailable
 
-# It is due every ten seconds. While every place of a worker is taken it waits, at the most for what the hard time
-# limit leaves a task (75 s, app/worker.py).
+# It is due every ten seconds. While all places of a worker are taken it waits, and a run is killed after 75 seconds;
+# those that may take longer take one place together (app/maintenance/schedule.py).
 AGE_SECONDS_MAX: Final = 90.0
 _AGE: Final = text("SELECT extract(epoch FROM now() - succeeded_at) FROM maintenance_tasks WHERE name = 'canary'")
 

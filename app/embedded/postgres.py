@@ -35,7 +35,7 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 # PostgreSQL's own defaults are for the smallest machine. Random ids touch a page of each claim index per event: what
 # does not stay in memory is read and written again, and each page is logged whole after each checkpoint, so few of
-# them. Memory that is not used is not taken, and the log shrinks again when it is quiet (docs/operations.md, Sizing).
+# them. Memory that is not used is not taken, and the log shrinks again when it is quiet (docs/sizing.md).
 _BUFFERS_MIB_MIN = 128
 _BUFFERS_MIB_MAX = 1024
 _SHARE_OF_MEMORY = 8
