@@ -26,6 +26,12 @@ _DEPLOY = _CHECKOUT / "deploy"
 _UNITS = _DEPLOY / "systemd"
 _COMPOSE: dict[str, Any] = yaml.safe_load((_DEPLOY / "compose.yaml").read_text())
 _OURS = {name: service for name, service in _COMPOSE["services"].items() if "build" in service}
+# Not what an operator or Python has put there.
+_FILES = sorted(
+    path
+    for path in _DEPLOY.rglob("*")
+    if path.is_file() and not {"__pycache__", "secrets", "lariba.env"} & {*path.relative_to(_DEPLOY).parts}
+)
 _KINDS = ("web", "worker", "beat", "migrate")
 _OPT = "/opt/lariba/"
 
@@ -143,9 +149,14 @@ def test_the_same_command_runs_in_compose_and_in_the_unit(kind: str) -> None:
     assert _service(kind).command == _unit(kind).command
 
 
-@pytest.mark.parametrize(
-    "file", sorted(path for path in _DEPLOY.rglob("*") if path.is_file()), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("kind", _KINDS)
+def test_operations_md_has_the_same_command(kind: str) -> None:
+    documented = (_CHECKOUT / "docs" / "operations.md").read_text().replace("\\\n", " ")
+
+    assert shlex.join(_service(kind).command) in re.sub(" +", " ", documented)
+
+
+@pytest.mark.parametrize("file", _FILES, ids=lambda path: path.name)
 def test_every_variable_is_a_setting_or_its_file(file: Path) -> None:
     known = {variable_of(name) for name in Settings.__dataclass_fields__}
     named = set(re.findall(r"\bLARIBA_[A-Z_]+", file.read_text()))
@@ -198,7 +209,7 @@ def test_who_counts_shares_one_folder() -> None:
 def test_the_time_to_stop_is_longer_than_what_is_under_way_may_take(settings: Settings) -> None:
     """Of a run with a long step the step may be given up, and is taken again: it may take half an hour."""
     celery = create_celery(settings)
-    task_seconds = max(celery.tasks[task.bell].time_limit for task in TASKS if task.seconds == RUN_SECONDS)
+    task_seconds = max(celery.tasks[task.bell].time_limit or 0 for task in TASKS if task.seconds == RUN_SECONDS)
     for make in (_unit, _service):
         web = make("web")
         assert web.stop_seconds > int(web.command[web.command.index("--workers-kill-timeout") + 1])
