@@ -46,6 +46,8 @@ class SharedMetrics:
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of all processes that ever shared the folder; what is open or in use, of those that live."""
+        if not self._path.is_dir():
+            return ()
         with _turn(self._path):
             for lock in self._path.glob("*.lock"):
                 if (descriptor := _try_lock(lock)) is not None:

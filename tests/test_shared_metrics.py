@@ -1,0 +1,158 @@
+"""Processes that share a folder: any of them tells of all, also of those that are gone, and the folder stays small."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.config import Settings
+from tests.counting import Counts, count_of, counts_of_page
+from tests.live import LiveServer, environment_of, free_port, is_ready, live_server
+from tests.people import Tenant
+from tests.sending import PATH, event_for
+from tests.waiting import wait_until
+
+_STORED = {"method": "POST", "route": PATH, "outcome": "stored"}
+_POOL = {"program": "lariba-web"}
+_POOL_SIZE = 3
+
+
+@pytest.fixture(name="shared")
+def _shared(settings: Settings, tmp_path: Path) -> Settings:
+    """With a folder that nobody has made yet."""
+    return replace(settings, metrics_dir=str(tmp_path / "made" / "metrics"), database_pool_size=_POOL_SIZE)
+
+
+def _send(server: LiveServer, tenant: Tenant) -> None:
+    headers = {"X-API-Key": tenant.key, "Content-Type": "application/json"}
+    assert server.request("POST", PATH, json.dumps(event_for(tenant)).encode(), headers).status == 201
+
+
+def _scrape(server: LiveServer) -> Counts:
+    answer = server.request("GET", "/metrics")
+    assert answer.status == 200
+    return counts_of_page(answer.body.decode())
+
+
+def _stored(server: LiveServer) -> float:
+    return count_of(_scrape(server), "lariba_requests_total", **_STORED)
+
+
+def _says_the_same_at_each_of(server: LiveServer, scrapes: int, stored: float) -> bool:
+    return all(_stored(server) == stored for _ in range(scrapes))
+
+
+def _connected_processes(server: LiveServer) -> float:
+    """How many processes that live have a pool: each asks the database when it is asked whether it is ready."""
+    server.request("GET", "/readyz")
+    return count_of(_scrape(server), "lariba_pool_connections_max", **_POOL) / _POOL_SIZE
+
+
+def _workers(server: LiveServer) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def test_each_of_two_processes_tells_of_both_and_a_killed_one_is_still_counted(
+    shared: Settings, checkout: Path, alice: Tenant
+) -> None:
+    with live_server(shared, checkout, workers=2) as server:
+        wait_until(lambda: _connected_processes(server) == 2)
+        for _ in range(60):
+            _send(server, alice)
+        # Answers of the door are counted within a twentieth of a second.
+        wait_until(lambda: _stored(server) == 60)
+        assert _says_the_same_at_each_of(server, 20, 60)
+        files = set(Path(shared.metrics_dir).iterdir())
+
+        _workers(server)[-1].kill()
+        wait_until(lambda: _connected_processes(server) == 1)
+        assert _says_the_same_at_each_of(server, 5, 60)
+
+        wait_until(lambda: _connected_processes(server) == 2)
+        for _ in range(40):
+            _send(server, alice)
+        wait_until(lambda: _stored(server) == 100)
+        assert _says_the_same_at_each_of(server, 20, 100)
+        assert set(Path(shared.metrics_dir).iterdir()) == files
+
+
+@contextlib.contextmanager
+def _gunicorn(settings: Settings, checkout: Path) -> Iterator[LiveServer]:
+    port = free_port()
+    command = ["-m", "gunicorn", "--preload", "--workers", "2", "--threads", "8", "--bind", f"127.0.0.1:{port}"]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--log-level", "error", "wsgi:app"],
+        cwd=checkout,
+        env=environment_of(settings),
+        start_new_session=True,
+    )
+    server = LiveServer(port, process)
+    try:
+        wait_until(lambda: is_ready(server))
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_processes_forked_from_one_that_has_loaded_the_application_count_for_themselves(
+    shared: Settings, checkout: Path, alice: Tenant
+) -> None:
+    with _gunicorn(shared, checkout) as server:
+        wait_until(lambda: _connected_processes(server) == 2)
+        for _ in range(60):
+            _send(server, alice)
+        wait_until(lambda: _stored(server) == 60)
+        assert _says_the_same_at_each_of(server, 20, 60)
+        # One for the parent, which has loaded the metrics too.
+        assert len(list(Path(shared.metrics_dir).glob("*.lock"))) == 3
+
+        _workers(server)[-1].kill()
+        wait_until(lambda: _connected_processes(server) == 2)
+        assert _says_the_same_at_each_of(server, 5, 60)
+        assert len(list(Path(shared.metrics_dir).glob("*.lock"))) == 3
+
+
+def test_what_was_counted_in_the_last_moment_before_an_orderly_end_is_there_afterwards(
+    shared: Settings, checkout: Path, alice: Tenant
+) -> None:
+    with live_server(shared, checkout) as server:
+        for _ in range(20):
+            _send(server, alice)
+        server.process.terminate()
+        server.process.wait(30)
+
+    with live_server(shared, checkout) as server:
+        assert _stored(server) == 20
+
+
+@pytest.mark.parametrize("arrange", ["a file", "no right"])
+def test_a_folder_that_cannot_be_used_ends_the_start_with_one_line(
+    settings: Settings, checkout: Path, tmp_path: Path, arrange: str
+) -> None:
+    path = tmp_path / "metrics"
+    path.touch()
+    if arrange == "no right":
+        path = Path("/proc/metrics")
+
+    ended = subprocess.run(
+        [sys.executable, "-c", "import wsgi"],
+        cwd=checkout,
+        env=environment_of(replace(settings, metrics_dir=str(path))),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("lariba: LARIBA_METRICS_DIR cannot be used: ")
