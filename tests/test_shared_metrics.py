@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from app.config import Settings
-from tests.counting import Counts, count_of, counts_of_page
+from app.shared_metrics import SharedMetrics
+from tests.counting import Counts, count_of, counts_of_page, sum_of
 from tests.live import LiveServer, environment_of, free_port, is_ready, live_server
 from tests.people import Tenant
 from tests.sending import PATH, event_for
@@ -58,6 +61,61 @@ def _connected_processes(server: LiveServer) -> float:
 
 def _workers(server: LiveServer) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children(recursive=True)
+
+
+# A process that counts one run, has one connection open, and waits.
+_PROCESS = """
+import os, sys
+from app.shared_metrics import share
+share(sys.argv[1], os.environ)
+from app import metrics
+metrics.ARGON2_RUNS.labels("prove").inc()
+metrics.POOL_IN_USE.labels("a test").inc()
+print("counted", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def _process(folder: Path, checkout: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROCESS, str(folder)], cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"counted\n"
+        yield process
+
+
+def _told(folder: Path) -> tuple[float, float]:
+    """Runs of argon2, and connections in use."""
+    counts = counts_of_page(generate_latest(cast("CollectorRegistry", SharedMetrics(str(folder)))).decode())
+    return sum_of(counts, "lariba_argon2_runs_total"), sum_of(counts, "lariba_pool_connections_in_use")
+
+
+def test_of_a_process_that_is_gone_counters_stay_and_gauges_do_not(checkout: Path, tmp_path: Path) -> None:
+    with _process(tmp_path, checkout), _process(tmp_path, checkout) as second:
+        assert _told(tmp_path) == (2, 2)
+        second.kill()
+        second.wait()
+        assert _told(tmp_path) == (2, 1)
+
+    assert _told(tmp_path) == (2, 0)
+
+
+def test_a_process_takes_the_place_of_one_that_is_gone_with_its_counts_and_without_its_gauges(
+    checkout: Path, tmp_path: Path
+) -> None:
+    with _process(tmp_path, checkout) as first:
+        files = set(tmp_path.iterdir())
+        first.kill()
+
+    with _process(tmp_path, checkout):
+        assert _told(tmp_path) == (2, 1)
+        assert set(tmp_path.iterdir()) == files
+
+
+def test_of_a_folder_that_nobody_has_made_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    assert _told(tmp_path / "metrics") == (0, 0)
 
 
 def test_each_of_two_processes_tells_of_both_and_a_killed_one_is_still_counted(
