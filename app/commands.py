@@ -1,9 +1,11 @@
 """The operator's shell: `flask --app wsgi …`. Whoever may run it stands above all workspaces."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Final
 
 import click
 from alembic.util import CommandError
@@ -18,7 +20,9 @@ from app import status as shown
 from app.context import context
 from app.database import NOWHERE
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
-from app.management import workspaces
+from app.management import key_report, workspaces
+from app.management.key_report import StaleKey, Staleness
+from app.management.lifetimes import DAYS_MAX
 from app.management.operators import Role
 from app.models import WorkspaceStatus
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
@@ -33,7 +37,7 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 
 def register(app: Flask) -> None:
     """Hang the commands on `app`."""
-    for command in (migrate, status, workspace, token):
+    for command in (migrate, status, workspace, token, key):
         app.cli.add_command(command)
 
 
@@ -154,6 +158,68 @@ def issue(workspace_id: str, label: str, role: str, *, as_json: bool) -> None:
     house = context()
     issued = workspaces.issue_workspace_token(house.database, house.credentials, workspace_id, label, Role(role))
     _show({"token_id": issued.id, "management_token": issued.token}, as_json=as_json)
+
+
+key = AppGroup("key", help="Report on source keys.")
+
+_UNUSED_FOR_DAYS: Final = 90
+_EXPIRES_WITHIN_DAYS: Final = 30
+_DAYS: Final = click.IntRange(1, DAYS_MAX)
+# Headings and the widths below them, days in UTC; --json cuts nothing off.
+_REPORT: Final = {
+    "WORKSPACE": 20,
+    "PROJECT": 16,
+    "SOURCE": 16,
+    "KEY": 20,
+    "LABEL": 16,
+    "CREATED": 10,
+    "LAST USED": 10,
+    "EXPIRES": 10,
+    "STATE": 7,
+}
+
+
+@key.command("report")
+@click.option("--unused-for-days", type=_DAYS, help="Keys that brought no event for so long, nor were issued since.")
+@click.option("--expires-within-days", type=_DAYS, help="Keys that end so soon, or are over and not revoked.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, with all ids and exact times.")
+@_failing_in_one_line()
+def report(unused_for_days: int | None, expires_within_days: int | None, *, as_json: bool) -> None:
+    """Report the stale keys of all workspaces; without an option, those unused for 90 days or over within 30."""
+    if unused_for_days is None and expires_within_days is None:
+        unused_for_days, expires_within_days = _UNUSED_FOR_DAYS, _EXPIRES_WITHIN_DAYS
+    stale = Staleness(unused_for_days=unused_for_days, expires_within_days=expires_within_days)
+    keys = key_report.report_keys(context().database, stale)
+    count = 0
+    for count, each in enumerate(keys, 1):
+        # The heading comes with the first line, so that a database that is away leaves none.
+        if count == 1 and not as_json:
+            click.echo(_row(_REPORT))
+        click.echo(_as_json(each) if as_json else _as_row(each))
+    click.echo(f"stale keys: {count}", err=True)
+
+
+def _as_json(stale: StaleKey) -> str:
+    return json.dumps(asdict(stale), default=_exact)
+
+
+def _as_row(stale: StaleKey) -> str:
+    days = map(_day, (stale.created_at, stale.last_used_at, stale.expires_at))
+    return _row((stale.workspace, stale.project, stale.source, stale.key_id, stale.label, *days, stale.state))
+
+
+def _row(cells: Iterable[str]) -> str:
+    widths = _REPORT.values()
+    cut = (cell if len(cell) <= width else f"{cell[: width - 1]}…" for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(f"{cell:{width}}" for cell, width in zip(cut, widths, strict=True)).rstrip()
+
+
+def _day(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d}"
+
+
+def _exact(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _set_status(workspace_id: str, status: WorkspaceStatus) -> None:

@@ -110,11 +110,7 @@ class Settings:
             raise SettingsError(
                 f"{variable_of('secret_key')}: each secret needs {_SECRET_CHARACTERS_MIN} characters or more"
             )
-        try:
-            for text in self.trusted_proxies:
-                read_network(text)
-        except ValueError as error:
-            raise SettingsError(f"{variable_of('trusted_proxies')} holds {text!r}: {error}") from None
+        self._check_proxies()
         if self.event_id_days * 86_400 < self.idempotency_ttl_seconds:
             raise SettingsError(
                 f"{variable_of('event_id_days')} must be no shorter than {variable_of('idempotency_ttl_seconds')}"
@@ -124,6 +120,13 @@ class Settings:
                 raise SettingsError(f"{variable_of(name)} must be on or off")
         if self.log_level not in _LOG_LEVELS:
             raise SettingsError(f"{variable_of('log_level')} must be one of {', '.join(_LOG_LEVELS)}")
+
+    def _check_proxies(self) -> None:
+        for text in self.trusted_proxies:
+            try:
+                read_network(text)
+            except ValueError as error:
+                raise SettingsError(f"{variable_of('trusted_proxies')} holds {text!r}: {error}") from None
 
 
 def variable_of(setting_name: str) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from app import metrics
 from app.errors import OutcomeUnknown, StorageUnavailable
@@ -219,15 +219,6 @@ def conninfo_of(url: str) -> dict[str, Any]:
         "dbname": parsed.database,
     }
     return keywords | {name: value for name, value in named.items() if value is not None}
-
-
-def owner_engine(url: str) -> Engine:
-    """An engine without a pool for the owner's rare work: migrations and audits."""
-    arguments = conninfo_of(url) | {
-        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-        "application_name": "lariba-owner",
-    }
-    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**arguments), poolclass=NullPool)
 
 
 def _unavailable(error: BaseException) -> StorageUnavailable | None:

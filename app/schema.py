@@ -1,5 +1,6 @@
 """Brings the database's schema to head, and tells whether it is there."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,8 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from app.config import Settings
-from app.database import owner_engine
 from app.models import Base
+from app.owner import owner_engine
 
 # Whom row level security does not bind, or who can become somebody whom it does not bind: superusers, BYPASSRLS, and
 # the tables' owner. And a table without it binds nobody.
@@ -36,6 +37,7 @@ _NO_WALL = (
 )
 # Any number that nothing else locks.
 _TURN = 0x6C617269_62610001
+_TURN_PAUSE_SECONDS = 0.2
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 # Nobody may DELETE events or change the trail; the worker purges and folds, the API changes control rows.
 _GRANTS = {
@@ -96,7 +98,10 @@ def _turn(settings: Settings) -> Iterator[Engine]:
     try:
         # The lock belongs to the session; a transaction left open beside it would only hold back vacuum.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as turn:
-            turn.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _TURN})
+            # Asked again and again: who waits in a statement holds a snapshot, for whose end CREATE INDEX CONCURRENTLY
+            # of the deploy before would wait in turn.
+            while not turn.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _TURN}).scalar_one():
+                time.sleep(_TURN_PAUSE_SECONDS)
             yield engine
     finally:
         engine.dispose()

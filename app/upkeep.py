@@ -18,8 +18,9 @@ from app.maintenance.schedule import TASKS
 ROWS_MAX: Final = 100_000
 """Where counting ends: an installation in trouble must not be burdened by those who look at it."""
 _DEADLINE_SECONDS: Final = 1.5
-# A run that does not come is made up for at the next ring; one that takes its time is no trouble yet.
-_OVERDUE_INTERVALS: Final = 2
+# A run that does not come is made up for at the next ring; and the tasks that work on partitions take turns, of up to
+# half an hour each.
+_OVERDUE_INTERVALS: Final = 3
 _OVERDUE_MIN: Final = timedelta(minutes=5)
 
 # The outbox has no index by time. Its rows are folded in about the order in which they were written, so those that come
@@ -64,7 +65,7 @@ class TaskUpkeep:
     every_seconds: float
     """How often it is wanted."""
     is_overdue: bool
-    """Its last good run is longer ago than two intervals and five minutes, or never was."""
+    """Its last good run is longer ago than three intervals and than five minutes, or never was."""
     succeeded_at: datetime | None = None
     failed_at: datetime | None = None
     error: str | None = None

@@ -77,7 +77,7 @@ _OF_TASKS: Final[Mapping[str, tuple[str, Callable[[TaskUpkeep], float | None]]]]
     "lariba_task_last_run_seconds": ("How long its last run took.", lambda it: it.seconds),
     "lariba_task_failures_in_a_row": ("Bad runs since the last good one.", lambda it: it.failures_in_a_row),
     "lariba_task_overdue": (
-        "1 if its last good run is longer ago than two intervals and five minutes, or never was.",
+        "1 if its last good run is longer ago than three intervals and than five minutes, or never was.",
         lambda it: it.is_overdue,
     ),
 }

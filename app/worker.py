@@ -38,8 +38,6 @@ def create_celery(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        task_soft_time_limit=60,
-        task_time_limit=75,
         task_default_queue="maintenance",
         worker_prefetch_multiplier=1,
         broker_connection_retry_on_startup=True,

@@ -11,6 +11,7 @@ hung up, and nothing twice. The exit status is 1 if that does not hold; a missed
     make bench BENCH_ARGS="--seconds 2"                    quick and rough
     make bench BENCH_ARGS="--keys 10000"                   the restart with 10,000 keys: 200 s of argon2 beforehand
     make bench BENCH_ARGS="--stored 20000000"              fill first (30 GB, 7 minutes), then single events once more
+    make bench BENCH_ARGS="--purge 3000000"                half the top rate, while the worker purges so many records
     make bench BENCH_ARGS="--soak 600"                     ten minutes of full load: what becomes of the web processes
 
 Client: wrk, one thread, keep-alive, closed loop: each connection sends when it has been answered, so the latency at 64
@@ -44,7 +45,7 @@ _MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 def main() -> int:
     arguments = read_arguments()
-    runs = plan(stored=arguments.stored, soak_seconds=arguments.soak)
+    runs = plan(stored=arguments.stored, soak_seconds=arguments.soak, purged=arguments.purge)
     if arguments.list:
         print("\n".join(f"{run.name:14}{run.title}" for run in runs))
         return 0
@@ -116,7 +117,7 @@ def read_arguments() -> argparse.Namespace:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("make bench", description=__doc__, formatter_class=form)
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=[run.name for run in plan(stored=1, soak_seconds=1)]
+        "--only", nargs="+", metavar="NAME", choices=[run.name for run in plan(stored=1, soak_seconds=1, purged=1)]
     )
     parser.add_argument("--list", action="store_true", help="name the runs and end")
     parser.add_argument("--seconds", type=_positive, default=8, help="of each run (8)")
@@ -128,10 +129,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--stored", type=_positive, default=0, metavar="N", help="fill with N events, then measure again"
     )
+    parser.add_argument("--purge", type=_positive, default=0, metavar="N", help="expired records during half the rate")
     parser.add_argument("--soak", type=_positive, default=0, metavar="SECONDS", help="of full load at the end")
     parser.add_argument("--folder", type=Path, help="where the temporary folder goes; on a disk, not in memory")
     arguments = parser.parse_args()
-    for option in ("stored", "soak"):
+    for option in ("stored", "soak", "purge"):
         if option in (arguments.only or []) and not getattr(arguments, option):
             parser.error(f"--only {option} needs --{option} N")
     if arguments.workspaces > arguments.sources:

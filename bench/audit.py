@@ -6,6 +6,8 @@ import psycopg
 
 # What one accepted event writes, each with one row. `usage_outbox` is emptied by the worker and cannot be counted.
 _TABLES = ("events", "event_ledger", "idempotency_records")
+# The worker may be purging others.
+_BUT = {"idempotency_records": " WHERE expires_at > now()"}
 BACKLOG_MAX = 1_000
 
 
@@ -32,7 +34,11 @@ class Auditor:
         self._connection = psycopg.connect(database_url, autocommit=True)
 
     def count(self) -> Counts:
-        return Counts(*(self._number(f"SELECT count(*) FROM {table}") for table in _TABLES))
+        return Counts(*(self._number(f"SELECT count(*) FROM {table}{_BUT.get(table, '')}") for table in _TABLES))
+
+    def expired(self) -> int:
+        """Records that wait for the purge."""
+        return self._number("SELECT count(*) FROM idempotency_records WHERE expires_at <= now()")
 
     def backlog(self) -> int:
         """Rows in the outbox, as far as that matters."""

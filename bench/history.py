@@ -38,6 +38,13 @@ _ORDER = {
 }
 
 
+_EXPIRED = """
+    INSERT INTO idempotency_records
+    SELECT 0, n %% 500, md5(n::text), sha256(n::text::bytea), gen_random_uuid(), 201, %s, now() - interval '2 days',
+        now() - interval '1 day' + n * interval '1 millisecond'
+    FROM generate_series(1, %s) AS n"""
+
+
 class NoRoomError(Exception):
     """The disk would not hold it; the message says what is missing."""
 
@@ -56,6 +63,12 @@ def fill(database_url: str, folder: Path, source_id: str, events: int, progress:
             progress(done + chunk)
         for table in _ORDER:
             connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(table)))
+
+
+def fill_expired(database_url: str, records: int) -> None:
+    """Leave `records` expired idempotency records of nobody to the purge."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(_EXPIRED, [RECEIPT, records])
 
 
 def _check_room(folder: Path, events: int) -> None:

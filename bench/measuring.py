@@ -17,6 +17,8 @@ _WARM_SECONDS = 2
 # After a run; after a warm-up, whose little backlog disturbs less than waiting costs.
 _QUIET_SECONDS = 12.0
 _QUIET_SECONDS_WARM = 4.0
+# A purge is due every minute.
+_PURGE_SECONDS_MAX = 90.0
 _ROUNDS_MAX = 15
 _STEADY = 1.1
 
@@ -122,6 +124,16 @@ class Bench:
         """Take what is stored now for given: somebody has filled the tables on purpose."""
         self._settle(_QUIET_SECONDS)
         self._counts = self._auditor.count()
+
+    def wait_for_the_purge(self, records: int) -> None:
+        """Until the worker has begun to purge the `records` that have expired."""
+        deadline = time.monotonic() + _PURGE_SECONDS_MAX
+        while self._auditor.expired() >= records and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def unpurged(self) -> int:
+        """Records that wait for the purge."""
+        return self._auditor.expired()
 
     def forget_usage(self) -> None:
         """Spare the worker the usage of events that went round the product."""

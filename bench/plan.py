@@ -47,7 +47,7 @@ class Run:
         return self.measure(bench, measured)
 
 
-def plan(*, stored: int, soak_seconds: int) -> list[Run]:
+def plan(*, stored: int, soak_seconds: int, purged: int) -> list[Run]:
     """All runs; those with an option of their own are on if it was given."""
     return [
         Run(_BARE.name, _BARE.title, _bare_flask),
@@ -57,6 +57,13 @@ def plan(*, stored: int, soak_seconds: int) -> list[Run]:
         *(_traffic(_batches(size)) for size in (100, 1_000)),
         _traffic(replace(SINGLE, name="overload", title=_connections(_OVERLOAD), connections=_OVERLOAD)),
         Run("half_rate", "single events at half the top rate", _half_rate, needs=("single_64",)),
+        Run(
+            "purge",
+            "single events at half the top rate, N records to purge",
+            lambda bench, measured: _purging(bench, measured, purged),
+            needs=("single_64",),
+            is_on=purged > 0,
+        ),
         Run("first_use", "keys first used after a restart", _first_use, needs=("sources",)),
         *(_inserts("multi-row", size) for size in (100, 1_000)),
         _inserts("copy", 1_000),
@@ -152,9 +159,26 @@ def _of_inserts(name: str, title: str, written: list[Written], use: machine.Use)
 
 
 def _half_rate(bench: Bench, measured: Measured) -> Result:
-    rate = round(measured["single_64"].events_per_second / 2)
-    traffic = replace(SINGLE, name="half_rate", title=f"single events at {rate:,}/s, half the top rate")
-    return bench.measure(replace(traffic, script="paced", argument=str(max(1, rate))), bench.options.seconds)
+    return bench.measure(_at_half_rate(measured, "half_rate", "half the top rate"), bench.options.seconds)
+
+
+def _at_half_rate(measured: Measured, name: str, title: str) -> Traffic:
+    rate = max(1, round(measured["single_64"].events_per_second / 2))
+    title = f"single events at {rate:,}/s, {title}"
+    return replace(SINGLE, name=name, title=title, script="paced", argument=str(rate))
+
+
+def _purging(bench: Bench, measured: Measured, records: int) -> Result:
+    """As half_rate, while the worker purges as fast as it can."""
+    history.fill_expired(bench.product.admin_database_url, records)
+    bench.wait_for_the_purge(records)
+    before = bench.unpurged()
+    traffic = _at_half_rate(measured, "purge", "records are purged meanwhile")
+    result = bench.measure(traffic, bench.options.seconds, is_warm=True)
+    return replace(
+        result,
+        note=f"{before:,} records were to be purged at its beginning, {bench.unpurged():,} some seconds after it",
+    )
 
 
 def _first_use(bench: Bench, _: Measured) -> Result:

@@ -6,6 +6,7 @@ Tests commit for real and share that database; each makes its own workspace, so 
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from psycopg import sql
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
+from app.database import conninfo_of
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.factory import create_app
@@ -82,6 +84,25 @@ class fresh_database:  # noqa: N801 - reads as a verb at its use
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
             for role in (f"{name}_owner", f"{name}_app"):
                 server.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@contextmanager
+def copied_database(server_url: str, migrated: Settings) -> Iterator[Settings]:
+    """A copy of a database to which nobody is connected, with the same roles, that lives as long as the block."""
+    app, owner = (conninfo_of(url) for url in (migrated.database_url, migrated.admin_database_url))
+    name = f"lariba_test_{secrets.token_hex(4)}"
+    copy, original, owner_role = (sql.Identifier(each) for each in (name, owner["dbname"], owner["user"]))
+    with psycopg.connect(server_url, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(copy, original, owner_role))
+    try:
+        yield replace(
+            migrated,
+            database_url=database_url(server_url, app["user"], name),
+            admin_database_url=database_url(server_url, owner["user"], name),
+        )
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as server:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(copy))
 
 
 @pytest.fixture(scope="session", name="credentials")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from sqlalchemy import Row
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.factory import create_app
+from app.management.key_report import Staleness, report_keys
 from tests.conftest import fresh_database
 from tests.live import environment_of, free_port
-from tests.people import Tenant, rows
+from tests.management.operating import desk_of
+from tests.people import Tenant, execute, issue_key, rows, source_of
 from tests.sending import error_of, send
 
 Shell = Callable[..., Result]
@@ -180,6 +183,144 @@ class TestTokenIssue:
         assert "Must " in _refused(shell("token", "issue", alice.workspace_id, "--label", "a\tb"))
 
 
+class TestKeyReport:
+    @staticmethod
+    def _age(house: Context, tenant: Tenant, days: int) -> None:
+        statement = "UPDATE source_keys SET created_at = now() - interval '1 day' * :days WHERE id = :id"
+        execute(house, statement, days=days, id=tenant.key_row)
+
+    @staticmethod
+    def _end(house: Context, tenant: Tenant, days: int) -> None:
+        statement = "UPDATE source_keys SET expires_at = now() + interval '1 day' * :days WHERE id = :id"
+        execute(house, statement, days=days, id=tenant.key_row)
+
+    @staticmethod
+    def _reported(shell: Shell, *options: str) -> list[str]:
+        return [json.loads(line)["key_id"] for line in _said(shell("key", "report", "--json", *options)).splitlines()]
+
+    def test_a_person_gets_a_table_of_all_workspaces(
+        self, app: Flask, shell: Shell, house: Context, alice: Tenant, charlie: Tenant
+    ) -> None:
+        desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": "the till at the back door"})
+        execute(house, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
+        execute(house, "UPDATE source_keys SET expires_at = '2024-02-29T12:00Z' WHERE id = :id", id=charlie.key_row)
+
+        heading, *lines = _said(shell("key", "report")).splitlines()
+
+        (mine,) = (line for line in lines if alice.key_id in line)
+        (theirs,) = (line for line in lines if charlie.key_id in line)
+        assert heading.startswith("WORKSPACE  ")
+        for column, cell in {
+            "PROJECT": "shop",
+            "SOURCE": "checkout",
+            "KEY": alice.key_id,
+            "LABEL": "the till at the…",
+            "CREATED": "2020-05-01",
+            "LAST USED": "never",
+            "EXPIRES": "never",
+            "STATE": "active",
+        }.items():
+            assert mine[heading.index(column) :].startswith(cell), column
+        assert theirs.split()[-2:] == ["2024-02-29", "expired"]
+
+    def test_a_script_gets_one_object_a_line_with_all_of_it(
+        self, app: Flask, shell: Shell, house: Context, alice: Tenant
+    ) -> None:
+        label = "the till at the back door"
+        desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": label})
+        execute(house, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
+
+        lines = [json.loads(line) for line in _said(shell("key", "report", "--json")).splitlines()]
+
+        (mine,) = (line for line in lines if line["key_id"] == alice.key_id)
+        workspace = rows(house, "SELECT name FROM workspaces WHERE id = :id", id=alice.workspace_row)[0].name
+        assert mine == {
+            "workspace_id": alice.workspace_id,
+            "workspace": workspace,
+            "project_id": alice.project_id,
+            "project": "shop",
+            "source_id": alice.source_id,
+            "source": "checkout",
+            "key_id": alice.key_id,
+            "label": label,
+            "created_at": "2020-05-01T23:59:00Z",
+            "last_used_at": None,
+            "expires_at": None,
+            "state": "active",
+        }
+
+    def test_without_an_option_it_tells_what_is_unused_for_90_days_or_over_within_30(
+        self, shell: Shell, house: Context, tenant: Callable[[], Tenant]
+    ) -> None:
+        unused, used, ending, lasting = (tenant() for _ in range(4))
+        self._age(house, unused, 90)
+        self._age(house, used, 90)
+        execute(house, "UPDATE source_keys SET last_used_at = now() WHERE id = :id", id=used.key_row)
+        self._end(house, ending, 30)
+        self._end(house, lasting, 31)
+
+        reported = self._reported(shell)
+
+        assert unused.key_id in reported
+        assert ending.key_id in reported
+        assert not {used.key_id, lasting.key_id} & set(reported)
+
+    def test_with_one_option_it_tells_that_alone(
+        self, shell: Shell, house: Context, alice: Tenant, charlie: Tenant
+    ) -> None:
+        self._age(house, alice, 8)
+        self._end(house, charlie, 6)
+
+        unused = self._reported(shell, "--unused-for-days", "7")
+        ending = self._reported(shell, "--expires-within-days", "7")
+        both = self._reported(shell, "--unused-for-days", "7", "--expires-within-days", "7")
+
+        keys = (alice.key_id, charlie.key_id)
+        assert [[key in reported for key in keys] for reported in (unused, ending, both)] == [
+            [True, False],
+            [False, True],
+            [True, True],
+        ]
+        assert len(both) == len(set(both))
+
+    def test_a_key_that_is_revoked_or_archived_from_above_is_not_stale(
+        self, app: Flask, shell: Shell, house: Context, alice: Tenant, tenant: Callable[[], Tenant]
+    ) -> None:
+        desk_of(app, alice).post(f"/v1/keys/{alice.key_id}/revoke")
+        gone = [alice]
+        for path in ("sources/{0.source_id}", "environments/{0.environment_id}", "projects/{0.project_id}"):
+            gone.append(tenant())
+            assert desk_of(app, gone[-1]).delete(f"/v1/{path.format(gone[-1])}").status_code == 204
+        for each in gone:
+            self._age(house, each, 100)
+            self._end(house, each, 1)
+
+        assert not {each.key_id for each in gone} & set(self._reported(shell))
+
+    def test_it_comes_in_chunks_and_nothing_is_missing_or_there_twice(
+        self, house: Context, tenant: Callable[[], Tenant]
+    ) -> None:
+        soon = datetime.now(UTC) + timedelta(days=2)
+        stale = [
+            issue_key(house, source_of(house, each), expires_at=soon)[1]
+            for each in (tenant() for _ in range(2))
+            for _ in range(3)
+        ]
+        asked = Staleness(expires_within_days=3)
+
+        by_one, by_three, whole = (
+            [key.key_id for key in report_keys(house.database, asked, chunk_rows=rows)] for rows in (1, 3, 500)
+        )
+
+        assert by_one == by_three == whole
+        assert [key for key in whole if key in stale] == stale
+
+    @pytest.mark.parametrize("option", ["--unused-for-days", "--expires-within-days"])
+    @pytest.mark.parametrize("days", ["0", "3651", "soon", "-1"])
+    def test_what_is_no_number_of_days_is_refused(self, shell: Shell, option: str, days: str) -> None:
+        assert shell("key", "report", option, days).exit_code == 2
+
+
 class TestTrouble:
     @pytest.fixture(name="lonely")
     def _lonely(self, settings: Settings) -> Shell:
@@ -188,7 +329,14 @@ class TestTrouble:
 
     @pytest.mark.parametrize(
         "arguments",
-        [("migrate",), ("workspace", "list"), ("workspace", "create", "x"), ("token", "issue", "ws_1")],
+        [
+            ("migrate",),
+            ("workspace", "list"),
+            ("workspace", "create", "x"),
+            ("token", "issue", "ws_1"),
+            ("key", "report"),
+            ("key", "report", "--json"),
+        ],
     )
     def test_a_database_that_is_away_is_one_line(self, lonely: Shell, arguments: tuple[str, ...]) -> None:
         assert "refused" in _refused(lonely(*arguments))

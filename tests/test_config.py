@@ -58,7 +58,7 @@ def test_an_event_id_protects_no_shorter_than_an_idempotency_key() -> None:
     seconds = {"LARIBA_IDEMPOTENCY_TTL_SECONDS": str(2 * 86_400)}
 
     assert Settings.from_environment(_LEAST | seconds | {"LARIBA_EVENT_ID_DAYS": "2"}).event_id_days == 2
-    with pytest.raises(SettingsError, match="^LARIBA_EVENT_ID_DAYS"):
+    with pytest.raises(SettingsError, match=r"^LARIBA_EVENT_ID_DAYS"):
         Settings.from_environment(_LEAST | seconds | {"LARIBA_EVENT_ID_DAYS": "1"})
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from app.config import Settings
 from app.shared_metrics import SharedMetrics
 from tests.counting import Counts, count_of, counts_of_page, sum_of
-from tests.live import LiveServer, environment_of, free_port, is_ready, live_server
+from tests.live import Answer, LiveServer, environment_of, free_port, is_ready, live_server
 from tests.people import Tenant
 from tests.sending import PATH, event_for
 from tests.waiting import wait_until
@@ -39,10 +39,22 @@ def _send(server: LiveServer, tenant: Tenant) -> None:
     assert server.request("POST", PATH, json.dumps(event_for(tenant)).encode(), headers).status == 201
 
 
+def _ask(server: LiveServer, path: str) -> bytes:
+    """The answer of some process; one that is being killed may take the question along."""
+
+    def answer() -> Answer | None:
+        with contextlib.suppress(OSError):
+            return server.request("GET", path)
+        return None
+
+    answered = wait_until(answer)
+    assert answered is not None
+    assert answered.status == 200
+    return answered.body
+
+
 def _scrape(server: LiveServer) -> Counts:
-    answer = server.request("GET", "/metrics")
-    assert answer.status == 200
-    return counts_of_page(answer.body.decode())
+    return counts_of_page(_ask(server, "/metrics").decode())
 
 
 def _stored(server: LiveServer) -> float:
@@ -55,7 +67,7 @@ def _says_the_same_at_each_of(server: LiveServer, scrapes: int, stored: float) -
 
 def _connected_processes(server: LiveServer) -> float:
     """How many processes that live have a pool: each asks the database when it is asked whether it is ready."""
-    server.request("GET", "/readyz")
+    _ask(server, "/readyz")
     return count_of(_scrape(server), "lariba_pool_connections_max", **_POOL) / _POOL_SIZE
 
 

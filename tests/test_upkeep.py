@@ -13,6 +13,7 @@ from click.testing import Result
 from flask import Flask
 
 from app import upkeep
+from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.database import conninfo_of
@@ -20,10 +21,11 @@ from app.factory import create_app
 from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
 from app.maintenance.usage import fold_usage
+from app.owner import Owner
 from app.schema import migrate
 from app.troubles import troubles_of
 from app.upkeep import Upkeep, read_upkeep
-from tests.conftest import fresh_database
+from tests.conftest import copied_database, fresh_database
 from tests.live import live_server
 from tests.people import Tenant, execute, make_tenant
 from tests.sending import event_for, send
@@ -31,14 +33,18 @@ from tests.waiting import wait_until
 
 _DAY = timedelta(days=1)
 
-Owner = psycopg.Connection[Any]
+
+@pytest.fixture(name="migrated", scope="module")
+def _migrated(server_url: str) -> Iterator[Settings]:
+    with fresh_database(server_url) as settings:
+        migrate(settings)
+        yield settings
 
 
 @pytest.fixture(name="app")
-def _app(server_url: str, credentials: Credentials) -> Iterator[Flask]:
+def _app(server_url: str, migrated: Settings, credentials: Credentials) -> Iterator[Flask]:
     """On a database of its own: what is read here is of no workspace."""
-    with fresh_database(server_url) as settings:
-        migrate(settings)
+    with copied_database(server_url, migrated) as settings:
         app = create_app(replace(settings, database_pool_size=5), credentials=credentials)
         yield app
         app.extensions[EXTENSION].database.engine.dispose()
@@ -59,7 +65,7 @@ def _alice(house: Context) -> Tenant:
 
 
 @pytest.fixture(name="owner")
-def _owner(house: Context) -> Iterator[Owner]:
+def _owner(house: Context) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(**conninfo_of(house.settings.admin_database_url), autocommit=True) as connection:
         yield connection
 
@@ -69,7 +75,8 @@ def _now() -> datetime:
 
 
 def _shift(house: Context) -> Shift:
-    return Shift(database=house.database, settings=house.settings, now=_now())
+    owner = Owner(house.settings.admin_database_url)
+    return Shift(database=house.database, owner=owner, settings=house.settings, now=_now())
 
 
 def _read(house: Context, *, in_future: timedelta = timedelta()) -> Upkeep:
@@ -116,7 +123,7 @@ class TestOutbox:
         assert waiting.outbox_rows == 1
         assert 600 <= waiting.outbox_lag_seconds < 660
         assert "LaribaUsageOutboxLags" in _alerts(house, in_future=timedelta(minutes=10))
-        fold_usage(house.database)
+        fold_usage(house.database, is_over=lambda: False)
         assert (_read(house).outbox_rows, _read(house).outbox_lag_seconds) == (0, 0)
 
     def test_a_refusal_that_bears_the_beginning_of_its_hour_is_no_lag(self, house: Context) -> None:
@@ -157,7 +164,7 @@ class TestPartitions:
         assert _alerts(house) == {"LaribaEventsInDefaultPartition"}
 
     def test_an_event_of_a_day_in_a_gap_is_told_and_one_of_any_other_day_is_not(
-        self, house: Context, owner: Owner
+        self, house: Context, owner: psycopg.Connection[Any]
     ) -> None:
         owner.execute(f"DROP TABLE {_partition_of(_now() + 5 * _DAY)}")
         for days in (0, 4, 5, 6):
@@ -165,7 +172,7 @@ class TestPartitions:
 
         assert _read(house).default_partition_rows == 1
 
-    def test_none_at_all_is_a_gap_too(self, house: Context, owner: Owner) -> None:
+    def test_none_at_all_is_a_gap_too(self, house: Context, owner: psycopg.Connection[Any]) -> None:
         for days in range(8):
             owner.execute(f"DROP TABLE {_partition_of(_now() + days * _DAY)}")
         _insert_event(house, _now())
@@ -174,7 +181,7 @@ class TestPartitions:
         assert (read.partitions, read.default_partition_rows, read.partitions_ahead_seconds) == (0, 1, 0)
         assert read.oldest_partition_at is None
 
-    def test_they_run_out_at_the_first_gap(self, house: Context, owner: Owner) -> None:
+    def test_they_run_out_at_the_first_gap(self, house: Context, owner: psycopg.Connection[Any]) -> None:
         owner.execute(f"DROP TABLE {_partition_of(_now() + 2 * _DAY)}")
 
         assert _DAY <= timedelta(seconds=_read(house).partitions_ahead_seconds) <= 2 * _DAY
@@ -185,7 +192,7 @@ class TestPartitions:
         assert "LaribaRetentionBehind" in _alerts(house, in_future=4 * _DAY, retention_days=1)
         assert "LaribaRetentionBehind" not in _alerts(house, in_future=4 * _DAY, retention_days=None)
 
-    def test_a_detached_one_is_told(self, house: Context, owner: Owner) -> None:
+    def test_a_detached_one_is_told(self, house: Context, owner: psycopg.Connection[Any]) -> None:
         owner.execute(f"ALTER TABLE events DETACH PARTITION {_partition_of(_now() + 6 * _DAY)}")
 
         assert (_read(house).partitions, _read(house).detached_partitions) == (7, 1)
@@ -205,7 +212,7 @@ class TestTasks:
         assert told.alert == "LaribaTaskFailing"
         assert told.message == "canary failed 3 times in a row: ValueError: the disk is full"
 
-    def test_one_is_overdue_after_two_intervals_and_five_minutes_at_least(self, house: Context) -> None:
+    def test_one_is_overdue_after_three_intervals_and_five_minutes_at_least(self, house: Context) -> None:
         def overdue(**future: int) -> set[str]:
             return {task.name for task in _read(house, in_future=timedelta(**future)).tasks if task.is_overdue}
 
@@ -213,8 +220,8 @@ class TestTasks:
         hourly = {task.name for task in TASKS if task.every >= timedelta(hours=1)}
         assert overdue(minutes=4) == set()
         assert overdue(minutes=6) == all_tasks - hourly
-        assert not {"make_event_partitions"} & overdue(hours=1, minutes=59)
-        assert "make_event_partitions" in overdue(hours=2, minutes=1)
+        assert not {"make_event_partitions"} & overdue(hours=2, minutes=59)
+        assert "make_event_partitions" in overdue(hours=3, minutes=1)
 
     def test_one_that_never_ran_is_overdue(self, house: Context) -> None:
         execute(house, "UPDATE maintenance_tasks SET succeeded_at = NULL WHERE name = 'canary'")
@@ -240,7 +247,9 @@ class TestStatus:
         assert {line[0] for line in lines if line} >= {task.name for task in TASKS}
         assert f"wanted: {house.settings.partitions_ahead_days}" in result.stdout
 
-    def test_each_trouble_is_named_and_the_end_is_not_well(self, app: Flask, house: Context, owner: Owner) -> None:
+    def test_each_trouble_is_named_and_the_end_is_not_well(
+        self, app: Flask, house: Context, owner: psycopg.Connection[Any]
+    ) -> None:
         _insert_event(house, _now() - 400 * _DAY)
         execute(house, "UPDATE maintenance_tasks SET failures_in_a_row = 3, error = 'disk full' WHERE name = 'canary'")
 

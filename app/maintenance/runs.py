@@ -17,11 +17,12 @@ from sqlalchemy import Row, TextClause, text
 from app.config import Settings
 from app.database import EVERYWHERE, Database
 from app.locks import alone
+from app.owner import Owner
 
 _log = structlog.get_logger()
 
-RUN_SECONDS: Final = 40.0
-"""When a run should come to its end by itself: well before Celery's soft time limit (app/worker.py)."""
+RUN_SECONDS: Final = 40
+"""When a run should come to its end by itself, unless its task says otherwise."""
 _PAUSE: Final = timedelta(seconds=5)
 _PAUSE_MAX: Final = timedelta(minutes=1)
 _DOUBLINGS_MAX: Final = 20
@@ -71,9 +72,10 @@ class Shift:
     """What a run works with."""
 
     database: Database
+    owner: Owner
     settings: Settings
     now: datetime
-    """With a zone; the one moment that the whole run takes as now."""
+    """In UTC; the one moment that the whole run takes as now."""
     ends_at: float = field(default_factory=lambda: time.monotonic() + RUN_SECONDS)
     """time.monotonic() seconds."""
 
@@ -90,6 +92,10 @@ class Task:
     every: timedelta
     work: Callable[[Shift], Done]
     """Safe to run twice and at once, and to be killed anywhere."""
+    seconds: int = RUN_SECONDS
+    """How long a run takes at the most before it comes to an end by itself. One with a long step says so."""
+    turn: str = ""
+    """Tasks with the same one never run at once; empty: it has its own."""
 
     @property
     def bell(self) -> str:
@@ -102,7 +108,7 @@ def run_if_due(task: Task, shift: Shift) -> Done | None:
 
     Raises StorageUnavailable if PostgreSQL is away: then there is nothing to be done, and nowhere to write it down.
     """
-    with alone(shift.database, task.bell) as is_alone:
+    with alone(shift.database, task.turn or task.bell) as is_alone:
         if not is_alone or not _begin(task, shift):
             return None
         began = time.monotonic()
@@ -115,6 +121,27 @@ def run_if_due(task: Task, shift: Shift) -> Done | None:
         _note(task, shift, _SUCCEED, began, rows=done.rows, has_more=done.has_more)
         _log.info("maintenance_done", task=task.name, rows=done.rows, has_more=done.has_more)
         return done
+
+
+Clock = Callable[[], bool]
+"""Whether it is time to come to an end."""
+
+
+def never() -> bool:
+    """The clock of whoever has all the time that it takes."""
+    return False
+
+
+def in_batches(step: Callable[[], int], batch_rows: int, is_over: Clock) -> Done:
+    """Repeat `step`, which returns how many rows it has done, until it finds fewer than it takes or time is over."""
+    rows = 0
+    while True:
+        done = step()
+        rows += done
+        if done < batch_rows:
+            return Done(rows)
+        if is_over():
+            return Done(rows, has_more=True)
 
 
 def pause_after(every: timedelta, failures_in_a_row: int) -> timedelta:

@@ -4,15 +4,12 @@ A row leaves the outbox in the transaction that counts it, so it is counted exac
 often or in parallel this runs. Refusals are counted too, and are no use of a key.
 """
 
-import structlog
 from sqlalchemy import text
 
 from app.database import EVERYWHERE, Database
-
-_log = structlog.get_logger()
+from app.maintenance.runs import Clock, Done, in_batches, never
 
 _BATCH_ROWS = 5_000
-_BATCHES_MAX = 100
 _ADDRESSES_MAX = 10
 """How many addresses are kept of a key."""
 
@@ -86,14 +83,12 @@ SELECT count(*) FROM taken
 """)
 
 
-def fold_usage(database: Database, *, batch_rows: int = _BATCH_ROWS, batches_max: int = _BATCHES_MAX) -> int:
-    """Fold at most `batch_rows` x `batches_max` outbox rows; returns how many."""
-    folded = 0
-    for _ in range(batches_max):
+def fold_usage(database: Database, *, is_over: Clock = never, batch_rows: int = _BATCH_ROWS) -> Done:
+    """Fold what the outbox holds."""
+
+    def fold_batch() -> int:
         with database.transaction(EVERYWHERE) as session:
-            rows: int = session.execute(_FOLD, {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX}).scalar_one()
-        folded += rows
-        if rows < batch_rows:
-            break
-    _log.info("usage_folded", rows=folded)
-    return folded
+            folded: int = session.execute(_FOLD, {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX}).scalar_one()
+        return folded
+
+    return in_batches(fold_batch, batch_rows, is_over)

@@ -4,15 +4,13 @@ While something is archived, no key below it stores. Whoever restores it months 
 nobody remembers; so they are revoked in the transaction that restores, and what comes back is never a key.
 """
 
-from typing import Any
-
-from sqlalchemy import ColumnElement, func, insert, update
+from sqlalchemy import ColumnElement, func, update
 from sqlalchemy.orm import Session
 
-from app.management.audit import Change, entry_of
+from app.audit import Change, record_all
 from app.management.changes import moment, next_revision
 from app.management.operators import Operator
-from app.models import AuditEntry, SourceKey
+from app.models import SourceKey
 
 
 def revoke_keys_below(session: Session, operator: Operator, is_below: ColumnElement[bool]) -> None:
@@ -33,18 +31,14 @@ def revoke_keys_below(session: Session, operator: Operator, is_below: ColumnElem
         .returning(SourceKey.public_id, SourceKey.project_id)
         .execution_options(synchronize_session=False)
     ).all()
-    entries: list[dict[str, Any]] = [
-        entry_of(
-            operator,
-            Change(
-                action="source_key.revoke",
-                object_id=key.public_id,
-                project_row=key.project_id,
-                before={"revoked_at": None},
-                after={"revoked_at": at},
-            ),
+    changes = (
+        Change(
+            action="source_key.revoke",
+            object_id=key.public_id,
+            project_row=key.project_id,
+            before={"revoked_at": None},
+            after={"revoked_at": at},
         )
         for key in ended
-    ]
-    if entries:
-        session.execute(insert(AuditEntry), entries)
+    )
+    record_all(session, ((operator.author, change) for change in changes))

@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.audit import Change, record
 from app.errors import Conflict, Fault
-from app.management.audit import Change, record
 from app.management.operators import Operator
 from app.management.requests import note_created
 from app.models import ManagementToken, Project, SourceKey
@@ -51,7 +51,7 @@ def insert(session: Session, operator: Operator, row: WithinWorkspace, action: s
     session.add(row)
     _flush(session, row)
     change = Change(action=action, object_id=row.public_id, project_row=_project_of(row), after=shown)
-    record(session, operator, change)
+    record(session, operator.author, change)
     is_credential = isinstance(row, SourceKey | ManagementToken)
     note_created(session, operator, row.public_id, is_credential=is_credential)
 
@@ -81,7 +81,7 @@ def update(
     before |= dict.fromkeys(told)
     after = {**changed, **told}
     change = Change(action=action, object_id=row.public_id, project_row=_project_of(row), before=before, after=after)
-    record(session, operator, change)
+    record(session, operator.author, change)
 
 
 def next_revision(model: type[ControlRow]) -> Any:

@@ -1,28 +1,16 @@
-"""All keys of a workspace at once, to find those that are stale."""
+"""All keys of a workspace at once, to find those that are stale and those that end soon."""
 
 from dataclasses import asdict, dataclass
-from datetime import timedelta
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_
+from sqlalchemy import Select
 
 from app.database import Database
 from app.management.keys import KeyFacts, facts_of, shown_keys
+from app.management.lifetimes import CredentialState, expires_within, is_in, is_unused_for
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
 from app.models import Project, Source, SourceKey
-
-UNUSED_DAYS_MAX: Final = 3_650
-
-
-class KeyState(StrEnum):
-    """Whether a key opens anything, and if not, why."""
-
-    ACTIVE = "active"
-    EXPIRED = "expired"
-    """Over without having been revoked."""
-    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +19,18 @@ class KeyFilter:
 
     project_id: str | None = None
     source_id: str | None = None
-    state: KeyState | None = None
+    state: CredentialState | None = None
     never_used: bool | None = None
     unused_for_days: int | None = None
+    expires_within_days: int | None = None
 
 
 def list_keys(database: Database, operator: Operator, only: KeyFilter, request: PageRequest) -> Page[KeyFacts]:
-    """The workspace's keys, as far as the filter lets them through."""
+    """The workspace's keys, as far as the filter lets them through.
+
+    Newest first, also those that end soon: an expiry can be moved between two pages, and a list in its order would then
+    repeat a key or hide one, which no list of ours does. What ends within days is few, and sorted by whoever reads it.
+    """
     listing = Listing(SourceKey, operator.workspace_id, f"keys {asdict(only)}", _filtered(operator, only), facts_of)
     with database.transaction(operator.workspace_id) as session:
         return listing.page(session, request)
@@ -50,21 +43,12 @@ def _filtered(operator: Operator, only: KeyFilter) -> Select[Any]:
     if only.source_id is not None:
         query = query.where(Source.public_id == only.source_id)
     if only.state is not None:
-        query = query.where(_is_in(only.state))
+        query = query.where(is_in(only.state, SourceKey))
     if only.never_used is not None:
         is_unused = SourceKey.last_used_at.is_(None)
         query = query.where(is_unused if only.never_used else ~is_unused)
     if only.unused_for_days is not None:
-        last_used_at = func.coalesce(SourceKey.last_used_at, SourceKey.created_at)
-        query = query.where(last_used_at <= func.now() - timedelta(days=only.unused_for_days))
+        query = query.where(is_unused_for(only.unused_for_days, SourceKey))
+    if only.expires_within_days is not None:
+        query = query.where(expires_within(only.expires_within_days, SourceKey))
     return query
-
-
-def _is_in(state: KeyState) -> ColumnElement[bool]:
-    if state is KeyState.REVOKED:
-        return SourceKey.revoked_at.is_not(None)
-    # As judge_callers has it: at the moment of its expiry a key is over.
-    is_over = SourceKey.expires_at <= func.now()
-    if state is KeyState.EXPIRED:
-        return and_(SourceKey.revoked_at.is_(None), is_over)
-    return and_(SourceKey.revoked_at.is_(None), or_(SourceKey.expires_at.is_(None), ~is_over))

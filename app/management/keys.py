@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select
+from sqlalchemy import Select, func
 from sqlalchemy.orm import Session, aliased
 
 from app.credentials import Credentials
@@ -12,6 +12,7 @@ from app.database import Database
 from app.errors import Conflict, Fault, SchemaValidationFailed
 from app.locks import exclude_workspace
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
+from app.management.lifetimes import CredentialState, state_at
 from app.management.lookup import find, find_parent, find_to_change
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
@@ -38,6 +39,7 @@ class KeyFacts(Facts):
 
     source_id: str
     label: str
+    state: CredentialState
     expires_at: datetime | None
     events_per_second: int | None
     allowed_event_types: list[str] | None
@@ -110,13 +112,16 @@ def live_keys(operator: Operator) -> Select[Any]:
 
 
 def shown_keys(operator: Operator) -> Select[Any]:
-    """As live_keys(), each with the public ids of the key that it replaces and of the one that replaces it too."""
+    """As live_keys(), each with the public ids of the key that it replaces and of the one that replaces it too.
+
+    And with the moment of asking, by which its state is judged.
+    """
     before, after = aliased(SourceKey), aliased(SourceKey)
     return (
         live_keys(operator)
         .outerjoin(before, before.id == SourceKey.replaces_id)
         .outerjoin(after, after.replaces_id == SourceKey.id)
-        .add_columns(before.public_id, after.public_id)
+        .add_columns(before.public_id, after.public_id, func.now())
     )
 
 
@@ -151,7 +156,7 @@ def add_key(
     )
     named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}
     insert(session, operator, row, "source_key.issue", named | asdict(new))
-    facts = facts_of(row, source.public_id, named["replaces"], None)
+    facts = facts_of(row, source.public_id, named["replaces"], None, row.created_at)
     return IssuedKey(**asdict(facts), key=plain_text)
 
 
@@ -184,6 +189,8 @@ def change_key(database: Database, operator: Operator, target: Target, change: K
         values = mentioned(change)
         event_types = values.get("allowed_event_types", row.allowed_event_types)
         require_event_types(event_types, values.get("allowed_origins", row.allowed_origins))
+        if values.get("expires_at", row.expires_at) != row.expires_at:
+            values["expired_at"] = None  # if the worker has marked the old expiry; the new one is still to come
         update(session, operator, row, "source_key.update", values)
         return facts_of(row, *others)
 
@@ -203,9 +210,12 @@ def require_event_types(event_types: list[str] | None, origins: list[str] | None
         raise SchemaValidationFailed(faults=(Fault("/allowed_event_types", NO_EVENT_TYPES),))
 
 
-def facts_of(row: SourceKey, source_id: str, replaces: str | None, replaced_by: str | None) -> KeyFacts:
+def facts_of(
+    row: SourceKey, source_id: str, replaces: str | None, replaced_by: str | None, asked_at: datetime
+) -> KeyFacts:
     """What a reader may know of a key: a row of shown_keys(), spread out."""
-    return KeyFacts(**_columns(row), source_id=source_id, replaces=replaces, replaced_by=replaced_by)
+    state = state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at)
+    return KeyFacts(**_columns(row), source_id=source_id, replaces=replaces, replaced_by=replaced_by, state=state)
 
 
 def _columns(row: SourceKey) -> dict[str, Any]:

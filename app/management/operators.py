@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, true
 
+from app.audit import Author
 from app.errors import InsufficientScope
 
 # The operator's shell, as it stands in the audit trail.
@@ -61,6 +62,13 @@ class Operator:
     def actor(self) -> str:
         """The caller's name in the audit trail."""
         return self.token_public_id or SHELL
+
+    @property
+    def author(self) -> Author:
+        """The caller as the audit trail's entries name it."""
+        return Author(
+            workspace_id=self.workspace_id, actor=self.actor, request_id=self.request_id, address=self.address
+        )
 
     def reaches(self, project_row: Any) -> ColumnElement[bool]:
         """The condition that a column with the row of a project lies within the caller's reach."""

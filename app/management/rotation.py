@@ -41,7 +41,7 @@ def rotate_key(
     with changing(database, operator) as session:
         # Before the key is looked at: of two rotations the second one sees what the first has made.
         exclude_workspace(session, operator.workspace_id)
-        old, source_id, _, replaced_by = find_to_change(session, shown_keys(operator), SourceKey, target)
+        old, source_id, _, replaced_by, _ = find_to_change(session, shown_keys(operator), SourceKey, target)
         now = moment(session)
         _require_rotatable(old, replaced_by, now)
         source, *_ = find_parent(session, live_sources(operator), Source, source_id)

@@ -1,16 +1,17 @@
 """Management tokens: the credentials of operators. None can issue a token that may do more than itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, or_, text
+from sqlalchemy import Select, func, or_, text
 from sqlalchemy.orm import Session
 
 from app.credentials import Credentials
 from app.database import Database
 from app.errors import Fault, InsufficientScope, SchemaValidationFailed
 from app.management.changes import insert, moment, update
+from app.management.lifetimes import CredentialState, expires_within, is_in, state_at
 from app.management.lookup import find, find_to_change
 from app.management.operators import Operator, Role
 from app.management.pages import Listing, Page, PageRequest
@@ -30,6 +31,7 @@ class TokenFacts(Facts):
     role: Role
     project_ids: tuple[str, ...] | None
     """None: the whole workspace."""
+    state: CredentialState
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
@@ -52,9 +54,20 @@ class NewToken:
     expires_at: datetime | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenFilter:
+    """Which tokens a list shows; None shows all."""
+
+    state: CredentialState | None = None
+    expires_within_days: int | None = None
+
+
 def visible_tokens(operator: Operator) -> Select[Any]:
-    """The workspace's tokens; for a caller with some projects those that reach none but these."""
-    tokens = ManagementToken.within(operator.workspace_id)
+    """The workspace's tokens; for a caller with some projects those that reach none but these.
+
+    Each with the moment of asking, by which its state is judged.
+    """
+    tokens = ManagementToken.within(operator.workspace_id).add_columns(func.now())
     if operator.project_rows is None:
         return tokens
     return tokens.where(ManagementToken.project_ids.contained_by(sorted(operator.project_rows)))
@@ -92,26 +105,27 @@ def add_token(session: Session, credentials: Credentials, operator: Operator, ne
         "expires_at": new.expires_at,
     }
     insert(session, operator, row, "management_token.issue", shown)
-    return IssuedToken(**_columns(row), project_ids=new.project_ids, token=plain_text)
+    return IssuedToken(**_columns(row, row.created_at), project_ids=new.project_ids, token=plain_text)
 
 
-def list_tokens(database: Database, operator: Operator, request: PageRequest) -> Page[TokenFacts]:
-    """The workspace's tokens, as far as the caller sees them, revoked and expired ones included."""
+def list_tokens(database: Database, operator: Operator, only: TokenFilter, request: PageRequest) -> Page[TokenFacts]:
+    """The workspace's tokens, as far as the caller sees them and the filter lets them through."""
     with database.transaction(operator.workspace_id) as session:
         names = _project_ids(session, operator)
-        query = visible_tokens(operator)
+        query = _filtered(operator, only)
 
-        def show(row: ManagementToken) -> TokenFacts:
-            return _facts(row, names)
+        def show(row: ManagementToken, asked_at: datetime) -> TokenFacts:
+            return _facts(row, asked_at, names)
 
-        return Listing(ManagementToken, operator.workspace_id, "tokens", query, show).page(session, request)
+        listing = Listing(ManagementToken, operator.workspace_id, f"tokens {asdict(only)}", query, show)
+        return listing.page(session, request)
 
 
 def read_token(database: Database, operator: Operator, token_id: str) -> TokenFacts:
     """One token."""
     with database.transaction(operator.workspace_id) as session:
-        (row,) = find(session, visible_tokens(operator), ManagementToken, token_id)
-        return _facts(row, _project_ids(session, operator))
+        row, asked_at = find(session, visible_tokens(operator), ManagementToken, token_id)
+        return _facts(row, asked_at, _project_ids(session, operator))
 
 
 def revoke_token(database: Database, operator: Operator, target: Target) -> TokenFacts:
@@ -122,11 +136,20 @@ def revoke_token(database: Database, operator: Operator, target: Target) -> Toke
     with changing(database, operator) as session:
         # It waits for the changes that the token has under way; those may be waiting themselves (app/locks.py).
         session.execute(_PATIENCE)
-        (row,) = find_to_change(session, visible_tokens(operator), ManagementToken, target)
+        row, asked_at = find_to_change(session, visible_tokens(operator), ManagementToken, target)
         operator.require(Role(row.role))
         values = {"revoked_at": row.revoked_at or moment(session)}
         update(session, operator, row, "management_token.revoke", values)
-        return _facts(row, _project_ids(session, operator))
+        return _facts(row, asked_at, _project_ids(session, operator))
+
+
+def _filtered(operator: Operator, only: TokenFilter) -> Select[Any]:
+    query = visible_tokens(operator)
+    if only.state is not None:
+        query = query.where(is_in(only.state, ManagementToken))
+    if only.expires_within_days is not None:
+        query = query.where(expires_within(only.expires_within_days, ManagementToken))
+    return query
 
 
 def _project_rows(session: Session, operator: Operator, public_ids: tuple[str, ...] | None) -> list[int] | None:
@@ -151,16 +174,17 @@ def _project_ids(session: Session, operator: Operator) -> dict[int, str]:
     return {row.id: row.public_id for row in session.execute(columns)}
 
 
-def _facts(row: ManagementToken, project_ids: dict[int, str]) -> TokenFacts:
+def _facts(row: ManagementToken, asked_at: datetime, project_ids: dict[int, str]) -> TokenFacts:
     limited_to = None if row.project_ids is None else tuple(project_ids[project] for project in row.project_ids)
-    return TokenFacts(**_columns(row), project_ids=limited_to)
+    return TokenFacts(**_columns(row, asked_at), project_ids=limited_to)
 
 
-def _columns(row: ManagementToken) -> dict[str, Any]:
+def _columns(row: ManagementToken, asked_at: datetime) -> dict[str, Any]:
     return {
         "id": row.public_id,
         "label": row.label,
         "role": Role(row.role),
+        "state": state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at),
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,
         "last_used_at": row.last_used_at,

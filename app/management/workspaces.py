@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from app.audit import Change, record
 from app.credentials import Credentials
 from app.database import EVERYWHERE, Database
 from app.errors import NotFound, PreconditionFailed
 from app.identifiers import new_public_id
 from app.locks import exclude_workspace
-from app.management.audit import Change, record
 from app.management.changes import ABSENT, Absent, mentioned, update
 from app.management.lookup import is_public_id
 from app.management.names import read_label, read_name
@@ -59,7 +59,7 @@ def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
     operator = at_the_shell(workspace.id)
     after = {"name": workspace.name}
     change = Change(action="workspace.create", object_id=workspace.public_id, project_row=None, after=after)
-    record(session, operator, change)
+    record(session, operator.author, change)
     return workspace, operator
 
 

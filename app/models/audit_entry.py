@@ -10,7 +10,7 @@ from app.models.base import Base, OwnedRow
 
 
 class AuditEntry(OwnedRow, Base):
-    """One change over the management API or the operator's CLI, written in the change's own transaction."""
+    """One change, or one expiry that the worker has seen pass; written in the transaction of what it tells."""
 
     __tablename__ = "audit_entries"
     __table_args__ = (
@@ -26,7 +26,7 @@ class AuditEntry(OwnedRow, Base):
     project_id: Mapped[int | None]
     """The project that the object lies in; None for what belongs to the whole workspace."""
     actor: Mapped[str]
-    """`tok_…` for a management token, `cli` for the operator's shell."""
+    """`tok_…` for a management token, `cli` for the operator's shell, `worker` for what time has done."""
     action: Mapped[str]
     """Object and verb, such as `source_key.revoke`."""
     object_id: Mapped[str]
@@ -36,4 +36,4 @@ class AuditEntry(OwnedRow, Base):
     """The fields after the change; never a secret."""
     request_id: Mapped[str | None]
     address: Mapped[str | None]
-    """Where the request came from; None for the shell."""
+    """Where the request came from; None for the shell and the worker."""

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, LargeBinary
+from sqlalchemy import CheckConstraint, Index, LargeBinary
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -43,6 +43,7 @@ class EventLedger(Base):
     """
 
     __tablename__ = "event_ledger"
+    __table_args__ = (Index("ix_event_ledger_received_at", "received_at"),)  # serves the purge
 
     project_id: Mapped[int] = mapped_column(primary_key=True)
     source_id: Mapped[int] = mapped_column(primary_key=True)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -15,6 +15,12 @@ class ManagementToken(WithinWorkspace, Base):
     __tablename__ = "management_tokens"
     __table_args__ = (
         Index("ix_management_tokens_workspace_id", "workspace_id"),
+        # As for source keys.
+        Index(
+            "ix_management_tokens_unmarked",
+            "expires_at",
+            postgresql_where=text("revoked_at IS NULL AND expired_at IS DISTINCT FROM expires_at"),
+        ),
         CheckConstraint("role IN ('owner', 'admin', 'developer', 'auditor')", name="role"),
         CheckConstraint("cardinality(project_ids) > 0", name="project_ids"),
     )
@@ -26,6 +32,8 @@ class ManagementToken(WithinWorkspace, Base):
     """The rows of the projects that it reaches; None: all of the workspace."""
     secret_hash: Mapped[str]
     expires_at: Mapped[datetime | None]
+    expired_at: Mapped[datetime | None]
+    """The mark: the expiry that the worker has seen pass."""
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     """When it last opened something, to the minute."""

@@ -44,6 +44,12 @@ class SourceKey(WithinWorkspace, Base):
         ),
         # Every process reads all limits every two seconds; few keys have one.
         Index("ix_source_keys_limited", "id", postgresql_where=text("events_per_second IS NOT NULL")),
+        # Those whose expiry is still to come, or has not been seen to pass (app/maintenance/key_life.py).
+        Index(
+            "ix_source_keys_unmarked",
+            "expires_at",
+            postgresql_where=text("revoked_at IS NULL AND expired_at IS DISTINCT FROM expires_at"),
+        ),
     )
 
     project_id: Mapped[int]
@@ -51,6 +57,8 @@ class SourceKey(WithinWorkspace, Base):
     label: Mapped[str] = mapped_column(server_default="")
     secret_hash: Mapped[str]
     expires_at: Mapped[datetime | None]
+    expired_at: Mapped[datetime | None]
+    """The mark: the expiry that the worker has seen pass. Another one than expires_at counts for nothing."""
     revoked_at: Mapped[datetime | None]
     events_per_second: Mapped[int | None] = mapped_column(Integer)
     """None: the workspace's default, and then the installation's."""

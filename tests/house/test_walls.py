@@ -18,6 +18,7 @@ _MAY_SEE_EVERYWHERE = {
     "app.ingest.refusals": "writes the counts of all keys that a process has refused",
     "app.management.authentication": "finds out whose management token it is; nobody knows its workspace before",
     "app.management.workspaces": "the operator's shell, which stands above all workspaces",
+    "app.management.key_report": "the same: its report on the keys of all workspaces",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",
     "app.upkeep": "the state of the installation is of no workspace",
@@ -67,3 +68,17 @@ def test_a_query_for_the_trail_begins_inside_a_workspace() -> None:
     }
 
     assert guilty == set()
+
+
+def test_the_trail_has_one_pen() -> None:
+    def is_written(node: ast.AST) -> bool:
+        if isinstance(node, ast.Constant):
+            return isinstance(node.value, str) and "INTO audit_entries" in node.value
+        if not isinstance(node, ast.Call):
+            return False
+        named = [each.id for each in (node.func, *node.args) if isinstance(each, ast.Name)]
+        return named[:1] == ["AuditEntry"] or named[:2] == ["insert", "AuditEntry"]
+
+    writing = {module for module, tree in _TREES.items() if any(is_written(node) for node in ast.walk(tree))}
+
+    assert writing == {"app.audit"}

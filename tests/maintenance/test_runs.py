@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.context import Context
 from app.identifiers import random_text
 from app.locks import alone
 from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
+from app.owner import Owner
 from tests.people import execute, rows
 
 _NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -48,10 +50,15 @@ def _task(work: _Work) -> Task:
 def _run(house: Context, task: Task, work: _Work) -> Run:
     def run(after: timedelta = timedelta()) -> bool:
         before = work.runs
-        run_if_due(task, Shift(database=house.database, settings=house.settings, now=_NOON + after))
+        run_if_due(task, _shift(house, _NOON + after))
         return work.runs > before
 
     return run
+
+
+def _shift(house: Context, now: datetime, **more: float) -> Shift:
+    owner = Owner(house.settings.admin_database_url)
+    return Shift(database=house.database, owner=owner, settings=house.settings, now=now, **more)
 
 
 def _state(house: Context, task: Task) -> Row[Any]:
@@ -183,8 +190,7 @@ def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, ho
     other: list[object] = []
 
     def look(_: Shift) -> Done:
-        later = Shift(database=house.database, settings=house.settings, now=_NOON + _EVERY)
-        other.append(run_if_due(task, later))
+        other.append(run_if_due(task, _shift(house, _NOON + _EVERY)))
         with alone(house.database, task.bell) as is_alone:
             other.append(is_alone)
         return Done(rows=0)
@@ -211,9 +217,23 @@ def test_a_clock_that_was_ahead_does_not_stop_a_task(run: Run, jump: timedelta) 
     assert not run(_seconds(1))
 
 
-def test_a_run_knows_when_its_time_is_over(house: Context) -> None:
-    def shift(ends_at: float) -> Shift:
-        return Shift(database=house.database, settings=house.settings, now=_NOON, ends_at=ends_at)
+def test_tasks_with_one_turn_never_run_at_once(house: Context, task: Task, run: Run, work: _Work) -> None:
+    """However long one takes, it takes one worker process."""
+    sister, brother = replace(task, turn="the same"), replace(task, name=f"{task.name}_2", turn="the same")
+    other: list[object] = []
 
-    assert not shift(float("inf")).is_over()
-    assert shift(0.0).is_over()
+    def look(_: Shift) -> Done:
+        other.append(run_if_due(brother, _shift(house, _NOON)))
+        return Done(rows=0)
+
+    work.then = look
+    assert run_if_due(sister, _shift(house, _NOON)) == Done(rows=0)
+    work.then = lambda _: Done(rows=0)
+
+    assert other == [None]
+    assert run_if_due(brother, _shift(house, _NOON)) == Done(rows=0)
+
+
+def test_a_run_knows_when_its_time_is_over(house: Context) -> None:
+    assert not _shift(house, _NOON, ends_at=float("inf")).is_over()
+    assert _shift(house, _NOON, ends_at=0.0).is_over()

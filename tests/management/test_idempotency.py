@@ -26,7 +26,7 @@ from app.config import Settings
 from app.context import Context
 from app.errors import BadRequest
 from app.idempotency_keys import read_idempotency_key
-from app.maintenance.idempotency import purge_expired_requests
+from app.maintenance.purge import purge_expired_requests
 from app.management.authentication import authenticate
 from app.management.operators import IdempotentRequest, Role
 from app.management.projects import NewProject, create_project
@@ -305,7 +305,9 @@ class TestClaim:
         ended = "UPDATE management_requests SET expires_at = now() WHERE workspace_id = :id AND idempotency_key <> 'k0'"
         execute(house, ended, id=alice.workspace_row)
 
-        assert purge_expired_requests(house.database, now=datetime.now(UTC) + timedelta(seconds=1), batch_rows=1) >= 2
+        assert (
+            purge_expired_requests(house.database, now=datetime.now(UTC) + timedelta(seconds=1), batch_rows=1).rows >= 2
+        )
 
         assert _claims(house, alice) == 1
         assert _with_key(desk, PATH, {"name": "p0"}, key="k0").headers["Idempotent-Replayed"] == "true"

@@ -1,4 +1,4 @@
-"""GET /v1/keys: every key of the workspace, and filters that find the stale ones."""
+"""GET /v1/keys: every key of the workspace, and filters that find the stale ones and those that end soon."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.people import Tenant, execute
 from tests.sending import pointers_of, send
 
 _DAY_AGO = "now() - interval '1 day' * :days"
+_END = "UPDATE source_keys SET expires_at = now() + interval '1 day' * :days WHERE public_id = :id"
 
 
 def _ids(desk: Desk, **query: Any) -> list[str]:
@@ -66,6 +67,10 @@ def test_a_token_for_some_projects_lists_their_keys_only(
 
     assert _ids(narrow) == [elsewhere[2]]
     assert _ids(narrow, project_id=alice.project_id) == []
+    for key_id in (elsewhere[2], alice.key_id):
+        execute(house, _END, id=key_id, days=5)
+    assert _ids(narrow, expires_within_days=10) == [elsewhere[2]]
+    assert _ids(desk, expires_within_days=10) == [elsewhere[2], alice.key_id]
 
 
 def test_keys_of_archived_sources_are_not_listed(desk: Desk, alice: Tenant, elsewhere: tuple[str, str, str]) -> None:
@@ -85,6 +90,18 @@ def test_active_expired_and_revoked_divide_the_keys(desk: Desk, house: Context, 
     assert _ids(desk, state="active") == [later, endless, alice.key_id]
     assert _ids(desk, state="expired") == [expired]
     assert _ids(desk, state="revoked") == [both, revoked]
+    for state in ("active", "expired", "revoked"):
+        for key_id in _ids(desk, state=state):
+            assert (desk.get(f"/v1/keys/{key_id}").json or {})["state"] == state
+
+
+def test_what_changes_a_keys_state_shows_it(desk: Desk, house: Context, alice: Tenant) -> None:
+    path = f"/v1/keys/{alice.key_id}"
+    execute(house, _END, id=alice.key_id, days=0)
+
+    answers = [desk.get(path), desk.patch(path, {"expires_at": "2099-01-01T00:00:00Z"}), desk.post(f"{path}/revoke")]
+
+    assert [(each.json or {})["state"] for each in answers] == ["expired", "active", "revoked"]
 
 
 def test_keys_that_never_brought_an_event_can_be_found(
@@ -109,6 +126,32 @@ def test_a_key_is_stale_since_its_last_use_or_since_it_was_issued(desk: Desk, ho
     assert _ids(desk, unused_for_days=31) == _ids(desk, unused_for_days=100) == [old_and_unused]
     assert _ids(desk, unused_for_days=101) == []
     assert new in _ids(desk)
+
+
+def test_keys_that_end_soon_can_be_found_in_time(
+    desk: Desk, stranger: Desk, house: Context, alice: Tenant, charlie: Tenant
+) -> None:
+    tomorrow, later, over, revoked = (_issue(desk, alice.source_id) for _ in range(4))
+    days = {tomorrow: 1, later: 10, over: -1, revoked: 1, charlie.key_id: 1}
+    for key_id, until in days.items():
+        execute(house, _END, id=key_id, days=until)
+    desk.post(f"/v1/keys/{revoked}/revoke")
+
+    assert _ids(desk, expires_within_days=9) == [tomorrow]
+    assert _ids(desk, expires_within_days=10) == _ids(desk, expires_within_days=3650, limit=1) == [later, tomorrow]
+    assert _ids(stranger, expires_within_days=10) == [charlie.key_id]
+
+
+def test_what_ends_soon_can_be_narrowed_too(
+    desk: Desk, house: Context, alice: Tenant, elsewhere: tuple[str, str, str]
+) -> None:
+    for key_id in (elsewhere[2], alice.key_id):
+        execute(house, _END, id=key_id, days=5)
+    execute(house, f"UPDATE source_keys SET created_at = {_DAY_AGO} WHERE id = :id", id=alice.key_row, days=100)
+
+    assert _ids(desk, expires_within_days=5, source_id=elsewhere[1]) == [elsewhere[2]]
+    assert _ids(desk, expires_within_days=5, unused_for_days=90, state="active") == [alice.key_id]
+    assert _ids(desk, expires_within_days=5, state="expired") == []
 
 
 def test_filters_narrow_each_other_over_pages(desk: Desk, alice: Tenant) -> None:
@@ -140,6 +183,10 @@ def test_a_cursor_opens_the_list_with_its_own_filters_only(desk: Desk, alice: Te
         ("unused_for_days", "-1"),
         ("unused_for_days", "1.5"),
         ("unused_for_days", "٣"),
+        ("expires_within_days", "0"),
+        ("expires_within_days", "3651"),
+        ("expires_within_days", "soon"),
+        ("expires_within_days", ""),
         ("source_id", "no id!"),
         ("label", "x"),
     ],

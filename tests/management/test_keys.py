@@ -17,6 +17,7 @@ _SHOWN = {
     "id",
     "source_id",
     "label",
+    "state",
     "created_at",
     "updated_at",
     "expires_at",

@@ -175,6 +175,65 @@ class TestSeeing:
         assert limited.get("/v1/workspace").status_code == 200
 
 
+class TestFilters:
+    _SOON = "UPDATE management_tokens SET expires_at = now() + interval '5 days' WHERE public_id = :id"
+
+    @staticmethod
+    def _ids(desk: Desk, **query: Any) -> list[str]:
+        return [each["id"] for each in desk.all_of(PATH, limit=1, **query)]
+
+    @pytest.fixture(name="each")
+    def _each(self, desk: Desk, house: Context) -> dict[str, str]:
+        """A token of each state and one that ends soon; Alice's own is active."""
+        made = {name: desk.made(PATH, {"role": "auditor"})["id"] for name in ("endless", "soon", "expired", "revoked")}
+        execute(house, self._SOON, id=made["soon"])
+        over = "UPDATE management_tokens SET expires_at = now() WHERE public_id = :id"
+        execute(house, over, id=made["expired"])
+        execute(house, over, id=made["revoked"])
+        desk.post(f"{PATH}/{made['revoked']}/revoke")
+        return made
+
+    def test_active_expired_and_revoked_divide_them(self, desk: Desk, alice: Tenant, each: dict[str, str]) -> None:
+        found = {state: self._ids(desk, state=state) for state in ("active", "expired", "revoked")}
+
+        assert found == {
+            "active": [each["soon"], each["endless"], alice.token_id],
+            "expired": [each["expired"]],
+            "revoked": [each["revoked"]],
+        }
+        for state, ids in found.items():
+            for token_id in ids:
+                assert (desk.get(f"{PATH}/{token_id}").json or {})["state"] == state
+        assert {token["id"]: token["state"] for token in desk.all_of(PATH)} == {
+            token_id: state for state, ids in found.items() for token_id in ids
+        }
+
+    def test_those_that_end_soon_can_be_found_in_time(
+        self, desk: Desk, stranger: Desk, issued: Issue, each: dict[str, str], alice: Tenant
+    ) -> None:
+        narrow = issued(Role.AUDITOR, project_ids=(alice.project_id,))
+
+        assert self._ids(desk, expires_within_days=5) == self._ids(desk, expires_within_days=5, state="active")
+        assert self._ids(desk, expires_within_days=5) == [each["soon"]]
+        assert self._ids(desk, expires_within_days=4) == []
+        assert self._ids(desk, expires_within_days=5, state="expired") == []
+        for other in (stranger, narrow):
+            assert self._ids(other, expires_within_days=5) == []
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("state", "stale"), ("expires_within_days", "0"), ("expires_within_days", "3651"), ("role", "owner")],
+    )
+    def test_what_is_wrong_or_unknown_is_refused_by_name(self, desk: Desk, name: str, value: str) -> None:
+        assert pointers_of(desk.get(PATH, **{name: value})) == {f"/{name}"}
+
+    def test_a_cursor_belongs_to_its_filter(self, desk: Desk, each: dict[str, str]) -> None:
+        cursor = (desk.get(PATH, limit=1, state="active").json or {})["next_cursor"]
+
+        assert desk.get(PATH, cursor=cursor, state="active").status_code == 200
+        assert pointers_of(desk.get(PATH, cursor=cursor)) == {"/cursor"}
+
+
 class TestRevoking:
     def test_ends_it_at_once_on_all_processes(self, live: LiveServer, alice: Tenant, desk: Desk) -> None:
         """Each of the processes has let it in before, and knows it by heart."""

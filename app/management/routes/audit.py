@@ -72,7 +72,10 @@ class AuditEntrySchema(AnswerSchema):
     """An entry of the trail."""
 
     id = fields.String(required=True)
-    actor = fields.String(required=True, metadata={"description": "A token's id, or `cli` for the operator's shell."})
+    actor = fields.String(
+        required=True,
+        metadata={"description": "A token's id, `cli` for the operator's shell, `worker` for what time has done."},
+    )
     action = fields.String(required=True, metadata={"description": "Object and verb, such as `source_key.revoke`."})
     object_id = fields.String(required=True)
     project_id = fields.String(

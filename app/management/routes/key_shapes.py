@@ -8,10 +8,12 @@ from marshmallow import ValidationError, fields, post_load, validate, validates_
 from app.client_address import read_network
 from app.key_policies import EVENT_TYPE_PATTERN, POLICY_ENTRIES_MAX, read_event_type_pattern, read_origin
 from app.management.keys import NO_EVENT_TYPES, KeyChange, NewKey
+from app.management.lifetimes import CredentialState
 from app.management.routes.shapes import (
     AnswerSchema,
     ObjectSchema,
     RequestSchema,
+    choice_field,
     expiry_field,
     label_field,
     moment_field,
@@ -88,6 +90,7 @@ class KeySchema(ObjectSchema):
 
     source_id = fields.String(required=True)
     label = fields.String(required=True)
+    state = choice_field(CredentialState, required=True)
     expires_at = moment_field(may_be_null=True)
     events_per_second = fields.Integer(
         required=True, allow_none=True, metadata={"description": "null: the workspace's default for its keys."}

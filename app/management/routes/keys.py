@@ -7,8 +7,9 @@ from marshmallow import fields, post_load, validate
 from app.context import context
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management import key_list, keys, rotation
-from app.management.key_list import UNUSED_DAYS_MAX, KeyFilter, KeyState
+from app.management.key_list import KeyFilter
 from app.management.keys import IssuedKey, KeyChange, KeyFacts, NewKey
+from app.management.lifetimes import DAYS_MAX, CredentialState
 from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
 from app.management.rotation import GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, Rotation
@@ -22,6 +23,7 @@ from app.management.routes.shapes import (
     PageQuerySchema,
     RequestSchema,
     choice_field,
+    expires_within_field,
     expiry_field,
     id_field,
     page_schema,
@@ -53,16 +55,17 @@ class KeyQuerySchema(RequestSchema):
 
     project_id = id_field()
     source_id = id_field()
-    state = choice_field(KeyState)
+    state = choice_field(CredentialState)
     never_used = fields.Boolean(
         truthy={"true"},
         falsy={"false"},
         metadata={"description": "true: keys that have never brought an event; false: those that have."},
     )
     unused_for_days = DigitsField(
-        UNUSED_DAYS_MAX,
+        DAYS_MAX,
         metadata={"description": "Not used for this long; one that was never used, not since it was issued."},
     )
+    expires_within_days = expires_within_field()
 
     @post_load
     def _filter(self, data: dict[str, Any], **_: Any) -> KeyFilter:
@@ -99,7 +102,7 @@ def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[Key
 @blueprint.arguments(KeyQuerySchema, location="query")
 @blueprint.response(200, KeyPageSchema)
 def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyFacts]:
-    """List the workspace's keys, newest first; the filters find the stale ones."""
+    """List the workspace's keys, newest first; the filters find the stale ones and those that end soon."""
     return key_list.list_keys(context().database, operator, only, page)
 
 

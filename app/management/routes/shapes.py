@@ -9,6 +9,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 
 from app.context import context, now
 from app.management import names
+from app.management.lifetimes import DAYS_MAX
 from app.management.lookup import PUBLIC_ID, is_public_id
 from app.management.pages import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
@@ -185,6 +186,11 @@ class DigitsField(fields.Integer):
         if not (value.isascii() and value.isdecimal() and len(value) <= len(str(self._maximum))):
             raise ValidationError(f"Must be a whole number from 1 to {self._maximum}.")
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+def expires_within_field() -> DigitsField:
+    """Which credentials end soon."""
+    return DigitsField(DAYS_MAX, metadata={"description": "Active now, and over within this many days."})
 
 
 class PageQuerySchema(Schema):

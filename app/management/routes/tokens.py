@@ -7,6 +7,7 @@ from marshmallow import fields, post_load, validate
 from app.context import context
 from app.errors import CredentialAlreadyShown, PreconditionFailed
 from app.management import tokens
+from app.management.lifetimes import CredentialState
 from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
 from app.management.routes.answers import Headers, created, shown
@@ -18,13 +19,14 @@ from app.management.routes.shapes import (
     PageQuerySchema,
     RequestSchema,
     choice_field,
+    expires_within_field,
     expiry_field,
     id_field,
     label_field,
     moment_field,
     page_schema,
 )
-from app.management.tokens import IssuedToken, NewToken, TokenFacts
+from app.management.tokens import IssuedToken, NewToken, TokenFacts, TokenFilter
 
 blueprint = ManagementBlueprint("tokens", __name__, description="Credentials of operators")
 
@@ -51,6 +53,17 @@ class NewTokenSchema(RequestSchema):
         return NewToken(**data)
 
 
+class TokenQuerySchema(RequestSchema):
+    """Which tokens a list shows."""
+
+    state = choice_field(CredentialState)
+    expires_within_days = expires_within_field()
+
+    @post_load
+    def _filter(self, data: dict[str, Any], **_: Any) -> TokenFilter:
+        return TokenFilter(**data)
+
+
 class TokenSchema(ObjectSchema):
     """A token, without its secret."""
 
@@ -59,6 +72,7 @@ class TokenSchema(ObjectSchema):
     project_ids = fields.List(
         fields.String(), required=True, allow_none=True, metadata={"description": "null: the whole workspace."}
     )
+    state = choice_field(CredentialState, required=True)
     expires_at = moment_field(may_be_null=True)
     revoked_at = moment_field(may_be_null=True)
     last_used_at = moment_field(may_be_null=True)
@@ -82,10 +96,11 @@ def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers
 
 @blueprint.operation("GET", "/v1/tokens", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
+@blueprint.arguments(TokenQuerySchema, location="query")
 @blueprint.response(200, page_schema("TokenPage", TokenSchema))
-def list_tokens(operator: Operator, page: PageRequest) -> Page[TokenFacts]:
+def list_tokens(operator: Operator, page: PageRequest, only: TokenFilter) -> Page[TokenFacts]:
     """List the workspace's tokens, newest first, revoked and expired ones included."""
-    return tokens.list_tokens(context().database, operator, page)
+    return tokens.list_tokens(context().database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/tokens/<token_id>", role=Role.AUDITOR)

@@ -1,4 +1,4 @@
-"""Purging idempotency records and the management API's requests: only the expired ones, bounded, safe at once."""
+"""Purging records, requests and event ids: only the old ones, bounded, safe at once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -9,10 +9,11 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.database import EVERYWHERE
-from app.maintenance.idempotency import purge_expired_records, purge_expired_requests
+from app.maintenance.purge import purge_expired_records, purge_expired_requests, purge_old_event_ids
+from app.maintenance.runs import Done
 from tests.management.operating import desk_of
 from tests.people import Tenant, execute, rows
-from tests.sending import send
+from tests.sending import event_for, send
 
 _NOW = datetime.now(UTC)
 
@@ -48,14 +49,15 @@ def test_expired_records_leave_and_live_ones_stay(client: FlaskClient, house: Co
     assert _keys(house, alice) == {"new"}
 
 
-def test_a_purge_stops_at_its_bound_and_the_next_one_goes_on(
+def test_a_purge_stops_when_its_time_is_over_and_the_next_one_goes_on(
     client: FlaskClient, house: Context, alice: Tenant
 ) -> None:
     purge_expired_records(house.database, now=_NOW)
     _expired(client, house, alice, list("abcde"))
 
-    assert purge_expired_records(house.database, now=_NOW, batch_rows=2, batches_max=1) == 2
-    assert purge_expired_records(house.database, now=_NOW, batch_rows=2, batches_max=9) == 3
+    first = purge_expired_records(house.database, now=_NOW, batch_rows=2, is_over=lambda: True)
+    assert first == Done(rows=2, has_more=True)
+    assert purge_expired_records(house.database, now=_NOW, batch_rows=2) == Done(rows=3)
     assert _keys(house, alice) == set()
 
 
@@ -66,7 +68,7 @@ def test_purges_that_run_at_once_share_the_work(client: FlaskClient, house: Cont
     with ThreadPoolExecutor(4) as pool:
         purged = list(pool.map(lambda _: purge_expired_records(house.database, now=_NOW, batch_rows=3), range(4)))
 
-    assert sum(purged) == 40
+    assert sum(done.rows for done in purged) == 40
 
 
 def test_a_record_that_a_request_is_just_renewing_is_not_taken_away(
@@ -98,9 +100,28 @@ def test_expired_requests_of_the_management_api_leave_and_live_ones_stay(
         id=alice.workspace_row,
     )
 
-    assert purge_expired_requests(house.database, now=_NOW, batch_rows=1, batches_max=2) == 1
+    assert purge_expired_requests(house.database, now=_NOW, batch_rows=1) == Done(rows=1)
 
     left = rows(
         house, "SELECT idempotency_key FROM management_requests WHERE workspace_id = :id", id=alice.workspace_row
     )
     assert [row.idempotency_key for row in left] == ["new"]
+
+
+def test_an_event_id_protects_for_its_days_and_can_be_used_again_after_them(
+    client: FlaskClient, house: Context, alice: Tenant
+) -> None:
+    for event_id, days in (("old", 91), ("young", 89)):
+        send(client, alice, event_for(alice, event_id=event_id))
+        execute(
+            house,
+            "UPDATE event_ledger SET received_at = :at WHERE source_id = :id AND event_id = :event_id",
+            at=_NOW - timedelta(days=days),
+            id=alice.source_row,
+            event_id=event_id,
+        )
+
+    purge_old_event_ids(house.database, now=_NOW, days=90)
+
+    again = [send(client, alice, event_for(alice, event_id=event_id)).status_code for event_id in ("old", "young")]
+    assert again == [201, 200]

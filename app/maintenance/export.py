@@ -1,0 +1,178 @@
+"""Writes a day of events to a file before it is dropped, and proves that the file holds it.
+
+A file is compressed NDJSON (zstd), one event a line, under its final name only when it is whole and on the disk. What
+it holds is told by a count and a checksum, which PostgreSQL reckons from the table and Python from the file, read again
+from its first byte to its last.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import uuid4
+
+from psycopg import sql
+
+from app.maintenance.partitions import Partition
+from app.owner import Connection
+
+if sys.version_info >= (3, 14):  # pragma: no cover - the same module under its name in the standard library
+    from compression import zstd
+else:
+    from backports import zstd
+
+# A chunk is about a megabyte of events.
+_FETCH_ROWS: Final = 2_000
+_DRAFT_SECONDS_MAX: Final = 3_600
+# Public ids, for whoever reads it when this database is no more. A line's text is made by PostgreSQL, numbers of any
+# size in the payload included.
+_LINES: Final = """
+    SELECT jsonb_build_object('event_uid', event_uid, 'event_id', event_id, 'event_type', event_type,
+        'severity', severity, 'occurred_at', occurred_at, 'received_at', received_at,
+        'workspace_id', workspaces.public_id, 'project_id', projects.public_id,
+        'environment', environments.name, 'source_id', sources.public_id, 'source_key_id', source_keys.public_id,
+        'payload', payload)::text AS line
+    FROM {} AS event
+    LEFT JOIN workspaces ON workspaces.id = event.workspace_id
+    LEFT JOIN projects ON projects.id = event.project_id
+    LEFT JOIN environments ON environments.id = event.environment_id
+    LEFT JOIN sources ON sources.id = event.source_id
+    LEFT JOIN source_keys ON source_keys.id = event.source_key_id
+"""
+# The sum does not depend on the order of the lines, and no line can be missing, doubled or changed without moving it.
+_CONTENT: Final = """
+    SELECT count(*), coalesce(sum(('x' || left(md5(line), 16))::bit(64)::bigint), 0)::text FROM ({}) AS lines
+"""
+
+
+class Content(NamedTuple):
+    """What a table, or a file, holds."""
+
+    rows: int
+    checksum: str
+    """The sum of the first 64 bits, signed, of the MD5 of each line."""
+
+
+class ExportError(Exception):
+    """A file does not hold what was written into it; the message names it."""
+
+
+def export_partition(connection: Connection, partition: Partition, folder: Path) -> Content:
+    """Write `partition` to `folder`, unless a file there holds just that already; returns what the file holds.
+
+    Makes `events_YYYYMMDD.ndjson.zst` and, last, `events_YYYYMMDD.json`, which tells of it. A day that gets events
+    again after its first export gets a further file (`events_YYYYMMDD.2…`). Raises OSError and ExportError.
+    """
+    _sweep(folder, partition)
+    held: Content | None = None
+    for number in count(1):
+        stem = partition.name if number == 1 else f"{partition.name}.{number}"
+        if not (folder / f"{stem}.json").exists():
+            break
+        # Of a run that was cut off before the drop, or of a day that came back.
+        held = held or content_of(connection, partition)
+        if _holds(folder, stem, held):
+            return held
+    return _write(connection, partition, folder, stem)
+
+
+def _holds(folder: Path, stem: str, held: Content) -> bool:
+    told = json.loads((folder / f"{stem}.json").read_text())
+    if Content(*(told[name] for name in Content._fields)) != held:
+        return False
+    try:
+        return read_export(folder / f"{stem}.ndjson.zst") == held
+    except (OSError, ExportError):
+        return False
+
+
+def _sweep(folder: Path, partition: Partition) -> None:
+    """Remove the drafts of runs that were killed; a draft that is being written is younger."""
+    for draft in folder.glob(f".{partition.name}*.draft"):
+        if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS_MAX:
+            draft.unlink(missing_ok=True)
+
+
+def content_of(connection: Connection, partition: Partition) -> Content:
+    """What the table holds, by PostgreSQL's own reckoning."""
+    lines = sql.SQL(_LINES).format(partition.table)
+    row = connection.execute(sql.SQL(_CONTENT).format(lines)).fetchone()
+    return Content(*row) if row else Content(0, "0")
+
+
+def read_export(file: Path) -> Content:
+    """What a file holds, reckoned from its bytes. Raises OSError, and ExportError if it is cut or changed."""
+    rows = total = 0
+    try:
+        with zstd.open(file, "rb") as lines:
+            for line in lines:
+                rows += 1
+                total += _digest(line.rstrip(b"\n"))
+    except (EOFError, zstd.ZstdError) as error:
+        raise ExportError(f"{file} is cut or damaged") from error
+    return Content(rows, str(total))
+
+
+def _write(connection: Connection, partition: Partition, folder: Path, stem: str) -> Content:
+    file = folder / f"{stem}.ndjson.zst"
+    draft = folder / f".{stem}.{uuid4().hex}.draft"
+    try:
+        with draft.open("xb") as raw:
+            with zstd.open(raw, "wb") as compressed:
+                compressed.write(b"")  # or a day without events would be a file without even a beginning
+                for line in _lines_of(connection, partition):
+                    compressed.write(line + b"\n")
+            raw.flush()
+            os.fsync(raw.fileno())
+        content = read_export(draft)
+        draft.rename(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    _write_note(folder / f"{stem}.json", partition, file, content)
+    return content
+
+
+def _lines_of(connection: Connection, partition: Partition) -> Iterator[bytes]:
+    with connection.transaction(), connection.cursor(name="export") as cursor:
+        cursor.itersize = _FETCH_ROWS
+        cursor.execute(sql.SQL(_LINES + " ORDER BY event.received_at, event.event_uid").format(partition.table))
+        for (line,) in cursor:
+            yield line.encode()
+
+
+def _write_note(note: Path, partition: Partition, file: Path, content: Content) -> None:
+    facts = {
+        "file": file.name,
+        "day": str(partition.day),
+        **content._asdict(),
+        "bytes": file.stat().st_size,
+        "sha256": _sha256(file),
+    }
+    draft = note.with_name(f".{note.name}.{uuid4().hex}.draft")
+    draft.write_text(json.dumps(facts, indent=2) + "\n")
+    _flush(draft)
+    draft.rename(note)
+    _flush(note.parent)
+
+
+def _flush(path: Path) -> None:
+    """To the disk: of a folder, the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
+def _digest(line: bytes) -> int:
+    return int.from_bytes(hashlib.md5(line, usedforsecurity=False).digest()[:8], "big", signed=True)

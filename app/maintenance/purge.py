@@ -1,0 +1,63 @@
+"""Purges what nobody needs any more: records of Idempotency-Keys, requests of the management API, old event ids.
+
+Nobody waits for it: expiry is judged when a record is read, and an event id protects at least as long as is promised.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import TextClause, text
+
+from app.database import EVERYWHERE, Database
+from app.maintenance.runs import Clock, Done, in_batches, never
+
+# Short transactions: some thousand deletes hold their row locks for some ten milliseconds.
+BATCH_ROWS: Final = 5_000
+"""Larger ones are no faster (docs/performance.md)."""
+
+
+def _purge_of(table: str, column: str) -> TextClause:
+    """Deletes the oldest rows, found by the index on `column`.
+
+    SKIP LOCKED: two purges share the work, and a record that a request is just overwriting is left alone. What is
+    locked stays where it is until it is deleted, so its place (ctid) says it all, and no key is looked up twice.
+    """
+    return text(f"""
+        DELETE FROM {table} WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {table} WHERE {column} <= :until ORDER BY {column} LIMIT :rows FOR UPDATE SKIP LOCKED))
+    """)
+
+
+_RECORDS: Final = _purge_of("idempotency_records", "expires_at")
+_REQUESTS: Final = _purge_of("management_requests", "expires_at")
+_EVENT_IDS: Final = _purge_of("event_ledger", "received_at")
+
+
+def purge_expired_records(
+    database: Database, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS
+) -> Done:
+    """Delete the idempotency records that expired before `now`."""
+    return _purge(database, _RECORDS, now, batch_rows, is_over)
+
+
+def purge_expired_requests(
+    database: Database, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS
+) -> Done:
+    """Delete the requests of the management API that expired before `now`."""
+    return _purge(database, _REQUESTS, now, batch_rows, is_over)
+
+
+def purge_old_event_ids(
+    database: Database, *, now: datetime, days: int, is_over: Clock = never, batch_rows: int = BATCH_ROWS
+) -> Done:
+    """Forget the event ids of events that were received more than `days` days before `now`: they can come again."""
+    return _purge(database, _EVENT_IDS, now - timedelta(days=days), batch_rows, is_over)
+
+
+def _purge(database: Database, statement: TextClause, until: datetime, batch_rows: int, is_over: Clock) -> Done:
+    def purge_batch() -> int:
+        with database.transaction(EVERYWHERE) as session:
+            deleted: int = session.execute(statement, {"until": until, "rows": batch_rows}).rowcount  # type: ignore[attr-defined]
+        return deleted
+
+    return in_batches(purge_batch, batch_rows, is_over)

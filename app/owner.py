@@ -1,0 +1,68 @@
+"""The tables' owner at work: migrations, and the upkeep of partitions, which the app's role has no right to.
+
+No row level security binds it, and it may drop what it likes. So only `migrate` and the worker are given its URL; a web
+server that somebody has taken over can neither delete an event nor drop a day of them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from app.database import conninfo_of
+from app.errors import StorageUnavailable
+
+Connection = psycopg.Connection[Any]
+
+_APPLICATION_NAME = "lariba-owner"
+_CONNECT_TIMEOUT_SECONDS = 2
+# Indexes and exports take as long as a day of events takes. Locks do not: whoever waits for one stands before ingest.
+_SESSION = {
+    "synchronous_commit": "on",
+    "datestyle": "ISO",
+    "timezone": "UTC",
+    "statement_timeout": "0",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+_OWNS = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('events')"
+_NOT_THE_OWNER = "the upkeep of partitions takes the tables' owner: the worker needs LARIBA_ADMIN_DATABASE_URL"
+
+
+class NotTheOwnerError(Exception):
+    """The URL is that of a role which does not own the tables; the message says what to set."""
+
+
+class Owner:
+    """One process's way to PostgreSQL as the tables' owner; connects anew each time, for it is rarely wanted."""
+
+    def __init__(self, url: str) -> None:
+        self._arguments = conninfo_of(url) | {
+            "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+            "application_name": _APPLICATION_NAME,
+            "options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
+        }
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection on which each statement, or each block of `connection.transaction()`, is a transaction.
+
+        Raises StorageUnavailable if PostgreSQL is away, and NotTheOwnerError.
+        """
+        try:
+            connection = psycopg.connect(**self._arguments, autocommit=True)
+        except psycopg.OperationalError as error:
+            raise StorageUnavailable from error
+        with connection:
+            if connection.execute(_OWNS).fetchone() != (True,):
+                raise NotTheOwnerError(_NOT_THE_OWNER)
+            yield connection
+
+
+def owner_engine(url: str) -> Engine:
+    """An engine without a pool, for migrations."""
+    arguments = conninfo_of(url) | {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": _APPLICATION_NAME}
+    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**arguments), poolclass=NullPool)

@@ -1,0 +1,141 @@
+"""A month goes by: events come in every day, the worker is away for nine of them, and what is kept levels off."""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from app.credentials import Identity
+from app.database import EVERYWHERE
+from app.exact_json import read_object
+from app.identifiers import uuid7
+from app.ingest.envelope import Attempt, read_envelope
+from app.ingest.storage import Outcome, store
+from app.maintenance.runs import Shift
+from app.maintenance.schedule import TASKS
+from tests.maintenance.conftest import Installation, noon
+from tests.people import Tenant, execute
+from tests.sending import event_for
+
+# It ends in the future, where no partition has been made by anybody else.
+_FIRST = date(2031, 3, 1)
+_DAYS = 30
+_AWAY = range(11, 20)
+_EVENTS_A_DAY = 200
+_RETENTION, _SHORTER, _EVENT_ID_DAYS, _AHEAD = 7, 2, 3, 4
+_VACUUMED = ("idempotency_records", "event_ledger", "usage_outbox")
+
+pytestmark = pytest.mark.wiring
+
+
+@dataclass(frozen=True)
+class _Month:
+    installation: Installation
+    alice: Tenant
+    charlie: Tenant
+
+    def shift(self, now: datetime) -> Shift:
+        shift = self.installation.shift(now)
+        settings = replace(
+            shift.settings, retention_days=_RETENTION, event_id_days=_EVENT_ID_DAYS, partitions_ahead_days=_AHEAD
+        )
+        return replace(shift, settings=settings)
+
+    def work(self, now: datetime) -> None:
+        """All tasks, and PostgreSQL's own vacuum, which comes when it likes."""
+        for task in TASKS:
+            task.work(self.shift(now))
+        for table in _VACUUMED:
+            self.installation.sql(f"VACUUM {table}")
+
+    def receive(self, day: date) -> set[Outcome]:
+        """A day's events of both workspaces, spread over its hours; returns what became of them."""
+        outcomes = set()
+        for tenant in (self.alice, self.charlie):
+            for hour in range(0, 24, 6):
+                at = datetime.combine(day, datetime.min.time(), UTC) + timedelta(hours=hour)
+                count = _EVENTS_A_DAY // 4
+                attempts = [_attempt(tenant, f"{day}-{hour}-{n}", at) for n in range(count)]
+                outcomes |= self._store(tenant, attempts)
+        return outcomes
+
+    def _store(self, tenant: Tenant, attempts: list[Attempt]) -> set[Outcome]:
+        identity = Identity(row_id=tenant.key_row, workspace_id=tenant.workspace_row, public_id=tenant.key_id)
+        with self.installation.database.transaction(EVERYWHERE) as session:
+            verdicts = store(
+                lambda statement, parameters: session.connection().exec_driver_sql(statement, tuple(parameters)).all(),
+                [(identity, attempt) for attempt in attempts],
+                idempotency_ttl_seconds=86_400,
+                lock_wait_seconds=1,
+            )
+        return {verdict.outcome for verdict in verdicts}
+
+    def count(self, table: str, *where: Tenant) -> int:
+        condition = f" WHERE project_id = {where[0].project_row}" if where else ""
+        return int(self.installation.sql(f"SELECT count(*) FROM {table}{condition}")[0][0])
+
+    def bytes_kept(self) -> int:
+        """Of everything that events leave behind and that has to level off."""
+        sizes = "coalesce(sum(pg_total_relation_size(oid)), 0)"
+        found = self.installation.sql(
+            f"SELECT {sizes} FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            " AND (starts_with(relname, 'events_') OR relname = ANY (%s))",
+            list(_VACUUMED),
+        )
+        return int(found[0][0])
+
+
+@pytest.fixture(name="month")
+def _month(installation: Installation) -> _Month:
+    month = _Month(installation, installation.tenant(), installation.tenant())
+    shorter = "UPDATE workspaces SET retention_days = :days WHERE id = :id"
+    execute(installation.house, shorter, days=_SHORTER, id=month.charlie.workspace_row)
+    return month
+
+
+def test_nothing_is_missing_nothing_is_past_its_time_and_sizes_level_off(month: _Month) -> None:
+    sizes = []
+    for number in range(_DAYS):
+        day = _FIRST + timedelta(days=number)
+        assert month.receive(day) == {Outcome.STORED}, "a missing partition never makes ingest fail"
+        if number in _AWAY:
+            continue
+        month.work(noon(day + timedelta(days=1)))
+        _check(month, day + timedelta(days=1))
+        sizes.append(month.bytes_kept())
+
+    # Level before the worker went away, and level after it came back: what had piled up is used again.
+    came_back = _AWAY.start
+    assert max(sizes[came_back - 4 : came_back]) < 1.02 * min(sizes[came_back - 4 : came_back])
+    assert max(sizes[-5:]) < 1.02 * min(sizes[-5:])
+    assert sizes[-1] < sizes[came_back]
+    assert month.count("usage_outbox") == 0
+    counted = month.installation.sql("SELECT sum(events)::bigint FROM usage_hours WHERE outcome = 'stored'")
+    assert counted == [(2 * _EVENTS_A_DAY * _DAYS,)]
+
+
+def _check(month: _Month, today: date) -> None:
+    """What holds after the worker has done its work at noon of `today`."""
+    recent = [day for day in month.installation.days() if day >= _FIRST]
+    begin = max(_FIRST, today - timedelta(days=_RETENTION))
+    assert recent == [begin + timedelta(days=n) for n in range((today - begin).days + _AHEAD + 1)]
+    days_received = (today - _FIRST).days
+    assert month.count("events", month.alice) == _EVENTS_A_DAY * min(days_received, _RETENTION)
+    assert month.count("events", month.charlie) == _EVENTS_A_DAY * min(days_received, _SHORTER)
+    assert month.count("events_default") == 0
+    # Received after noon of the day that is `_EVENT_ID_DAYS` old, or 24 hours ago: half a day more than whole days.
+    assert month.count("event_ledger", month.alice) == _EVENTS_A_DAY * min(days_received, _EVENT_ID_DAYS) - (
+        _EVENTS_A_DAY * 3 // 4 if days_received >= _EVENT_ID_DAYS else 0
+    )
+    assert month.count("idempotency_records", month.alice) == _EVENTS_A_DAY // 4
+
+
+def _attempt(tenant: Tenant, name: str, at: datetime) -> Attempt:
+    event = event_for(tenant, event_id=name)
+    return Attempt(
+        envelope=read_envelope(read_object(json.dumps(event).encode())),
+        idempotency_key=name,
+        received_at=at,
+        event_uid=uuid7(),
+    )

@@ -1,0 +1,96 @@
+"""Search indexes: on each closed day, on no open one, whole, and at nobody's expense."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+import pytest
+
+from app.maintenance.partitions import Partition
+from app.maintenance.runs import Done
+from app.maintenance.search_indexes import INDEXES, index_closed_partitions, index_name
+from tests.maintenance.conftest import Installation, noon
+
+_TODAY = date(2031, 3, 30)
+_YESTERDAY = Partition(_TODAY - timedelta(days=1))
+
+pytestmark = pytest.mark.wiring
+
+
+@pytest.fixture(name="two_days")
+def _two_days(installation: Installation) -> Installation:
+    installation.make_days(_YESTERDAY.day, 2)
+    installation.store(installation.tenant(), noon(_YESTERDAY.day), count=20)
+    return installation
+
+
+def _indexed(installation: Installation) -> set[str]:
+    found = installation.sql(
+        "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+        " WHERE relname LIKE 'ix\\_events\\_2031%' AND indisvalid"
+    )
+    return {name for (name,) in found}
+
+
+def test_yesterday_gets_them_and_today_does_not(two_days: Installation) -> None:
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(len(INDEXES))
+
+    assert _indexed(two_days) == {index_name(_YESTERDAY, name) for name in INDEXES}
+
+
+def test_a_day_is_closed_an_hour_after_its_end(two_days: Installation) -> None:
+    midnight = datetime(2031, 3, 30, tzinfo=UTC)
+
+    assert index_closed_partitions(two_days.owner, now=midnight + timedelta(minutes=59)) == Done(0)
+    assert index_closed_partitions(two_days.owner, now=midnight + timedelta(minutes=61)) == Done(len(INDEXES))
+
+
+def test_a_second_run_builds_nothing(two_days: Installation) -> None:
+    index_closed_partitions(two_days.owner, now=noon(_TODAY))
+
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(0)
+
+
+def test_it_stops_between_two_of_them_and_goes_on(two_days: Installation) -> None:
+    looks = iter([False, False, True])
+
+    first = index_closed_partitions(two_days.owner, now=noon(_TODAY), is_over=lambda: next(looks))
+    assert first == Done(2, has_more=True)
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(len(INDEXES) - 2)
+
+
+def test_one_that_was_cut_off_is_built_anew(two_days: Installation) -> None:
+    name = index_name(_YESTERDAY, "source")
+    index_closed_partitions(two_days.owner, now=noon(_TODAY))
+    # What a killed CREATE INDEX CONCURRENTLY leaves behind.
+    two_days.sql(f"DROP INDEX {name}")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        two_days.sql(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {_YESTERDAY.name} (source_id)")
+    assert name not in _indexed(two_days)
+
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(1)
+    assert name in _indexed(two_days)
+
+
+def test_an_event_of_a_late_clock_is_stored_while_they_are_built(two_days: Installation) -> None:
+    """A writer that has not committed makes the build wait, and not the other way round."""
+    late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
+    stored = []
+
+    def store_and_end_the_run() -> bool:
+        with psycopg.connect(two_days.settings.admin_database_url, options="-c lock_timeout=100ms") as writer:
+            writer.execute(late, [noon(_YESTERDAY.day)])
+        stored.append(1)
+        return False
+
+    index_closed_partitions(two_days.owner, now=noon(_TODAY), is_over=store_and_end_the_run)
+
+    assert len(stored) == len(INDEXES)
+    assert two_days.stored_on(_YESTERDAY.day) == 20 + len(INDEXES)
+
+
+def test_a_search_uses_them(two_days: Installation) -> None:
+    two_days.store(two_days.tenant(), noon(_YESTERDAY.day), count=2_000, payload='{"order": {"id": 7}}')
+    index_closed_partitions(two_days.owner, now=noon(_TODAY))
+
+    query = f'EXPLAIN SELECT * FROM {_YESTERDAY.name} WHERE payload @> \'{{"order": {{"id": 8}}}}\''
+    assert index_name(_YESTERDAY, "payload") in str(two_days.sql(query))
