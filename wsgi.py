@@ -15,12 +15,8 @@ import sys
 import click
 from flask.cli import FlaskGroup
 
-from app import deferred_answers
 from app.config import Settings, SettingsError
-from app.context import EXTENSION
-from app.factory import create_app
-from app.schema import SchemaBehindError, WallMissingError, require_head, require_walls
-from app.worker import create_celery
+from app.shared_metrics import share
 
 
 def _is_operator_command() -> bool:
@@ -34,12 +30,24 @@ def _is_operator_command() -> bool:
 
 try:
     settings = Settings.from_environment(os.environ)
+    if settings.metrics_dir and not _is_operator_command():
+        share(settings.metrics_dir, os.environ)  # before the imports below make the metrics
+except SettingsError as error:
+    sys.exit(f"lariba: {error}")
+
+from app import deferred_answers
+from app.context import EXTENSION
+from app.factory import create_app
+from app.schema import SchemaBehindError, WallMissingError, require_head, require_walls
+from app.worker import create_celery
+
+try:
     app = create_app(settings)
     if not _is_operator_command():
         require_head(app.extensions[EXTENSION].database.engine)
         if settings.allow_rls_bypass == "off":
             require_walls(app.extensions[EXTENSION].database.engine)
-except (SettingsError, SchemaBehindError, WallMissingError) as error:
+except (SchemaBehindError, WallMissingError) as error:
     sys.exit(f"lariba: {error}")
 
 if deferred_answers.install():

@@ -6,7 +6,7 @@ from flask import Flask, Response, json
 from flask_smorest import Api
 from flask_swagger_ui import get_swaggerui_blueprint
 
-from app import contract, health
+from app import contract, health, metrics_route
 from app.ingest import openapi as ingest_openapi
 from app.ingest import routes as ingest
 from app.management.routes import BLUEPRINTS as MANAGEMENT
@@ -27,6 +27,7 @@ _SERVERS: Final = [{"url": "/", "description": "The installation that this docum
 _SECURITY: Final = {
     "sourceKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "lrb_sk_…"},
     "managementToken": {"type": "http", "scheme": "bearer", "description": "lrb_mt_…"},
+    "metricsToken": {"type": "http", "scheme": "bearer", "description": "What LARIBA_METRICS_TOKEN says, if it is set"},
 }
 # Without a validatorUrl of null the page would show the document to a validator on the Internet.
 _DOCS_PAGE: Final = {"app_name": TITLE, "persistAuthorization": True, "validatorUrl": None}
@@ -76,8 +77,8 @@ def register(app: Flask) -> None:
     for name, scheme in _SECURITY.items():
         api.spec.components.security_scheme(name, scheme)
     # Which credential opens which door: the blueprints of MANAGEMENT carry the guard, ingest proves its key on the
-    # road itself, and health is open.
-    doors: list[Any] = [health.blueprint, ingest.blueprint, *MANAGEMENT]
+    # road itself, metrics may have a token of their own, and health is open.
+    doors: list[Any] = [health.blueprint, metrics_route.blueprint, ingest.blueprint, *MANAGEMENT]
     for blueprint in doors:
         api.register_blueprint(blueprint)
     app.register_blueprint(get_swaggerui_blueprint("/docs", _OPENAPI_PATH, config=_DOCS_PAGE))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
@@ -16,15 +16,19 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from app import schema
+from app import status as shown
 from app.context import context
 from app.database import NOWHERE
-from app.errors import OutcomeUnknown, Refusal
+from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
 from app.management import key_report, workspaces
 from app.management.key_report import StaleKey, Staleness
 from app.management.lifetimes import DAYS_MAX
 from app.management.operators import Role
 from app.models import WorkspaceStatus
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
+from app.shared_metrics import SharedMetrics
+from app.troubles import DATABASE_AWAY, troubles_of
+from app.upkeep import read_upkeep
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
 _SCHEMA_BEHIND = "The schema is behind this code: run `flask --app wsgi migrate` first."
@@ -33,7 +37,7 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 
 def register(app: Flask) -> None:
     """Hang the commands on `app`."""
-    for command in (migrate, workspace, token, key):
+    for command in (migrate, status, workspace, token, key):
         app.cli.add_command(command)
 
 
@@ -50,7 +54,7 @@ def _failing_in_one_line() -> Iterator[None]:
     except ProgrammingError as error:
         says_missing = isinstance(error.orig, UndefinedTable | UndefinedColumn)
         raise click.ClickException(_SCHEMA_BEHIND if says_missing else _first_line(error)) from error
-    except (SQLAlchemyError, CommandError, ValueError) as error:
+    except (SQLAlchemyError, CommandError, ValueError, OSError) as error:
         raise click.ClickException(_first_line(error)) from error
 
 
@@ -63,6 +67,29 @@ def migrate() -> None:
     schema.migrate(house.settings)
     with house.database.transaction(NOWHERE) as session:
         click.echo(f"schema at {session.execute(_REVISION).scalar_one()}")
+
+
+@click.command
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@with_appcontext
+@_failing_in_one_line()
+def status(*, as_json: bool) -> None:
+    """Show backlogs, partitions and tasks; ends with 1 if anything is wrong, which it names."""
+    settings = context().settings
+    upkeep, troubles = None, [DATABASE_AWAY]
+    with suppress(StorageUnavailable):
+        upkeep = read_upkeep(context().database, datetime.now(UTC))
+        troubles = list(troubles_of(upkeep, settings))
+    if as_json:
+        click.echo(shown.as_json(upkeep, troubles))
+    else:
+        if upkeep is not None:
+            processes = SharedMetrics(settings.metrics_dir).collect() if settings.metrics_dir else ()
+            click.echo(shown.as_tables(upkeep, settings, processes))
+        for trouble in troubles:
+            click.echo(f"{trouble.alert}: {trouble.message}", err=True)
+    if troubles:
+        click.get_current_context().exit(1)
 
 
 workspace = AppGroup("workspace", help="Create, list, suspend, resume and limit workspaces.")

@@ -17,6 +17,7 @@ from typing import Literal
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
+from app import metrics
 from app.identifiers import random_text
 from app.shared_digests import Entries, SharedDigests
 from app.signers import CHECK_CHARACTERS, Signer
@@ -76,7 +77,7 @@ class Credentials:
         """A new credential: (key id, plain text, argon2 hash). The plain text is seen this once."""
         key_id, secret = random_text(_KEY_ID_CHARACTERS), random_text(_SECRET_CHARACTERS)
         body = f"lrb_{kind}_{key_id}_{secret}"
-        return key_id, body + self._signers[0].check(body), self._hasher.hash(secret)
+        return key_id, body + self._signers[0].check(body), self._hash(secret, purpose="issue")
 
     def recognise(self, text: str, kind: Kind) -> "Identity | None":
         """Whose credential `text` is, if this process knows it already: memory alone, and never an exception.
@@ -114,20 +115,28 @@ class Credentials:
         digest = credential.digest
         proven = self._warm.get(digest) or self._take_loaded(credential.signer, digest)
         if proven is not None:
+            metrics.KEY_LOOKUPS.labels("memory").inc()
             return Proof(proven.identity, new_hash=None)
         with self._warm.flight(digest) as meanwhile:
             proven = meanwhile or self._find_shared(credential)
             if proven is not None:
+                metrics.KEY_LOOKUPS.labels("memory" if meanwhile else "shared").inc()
                 return Proof(proven.identity, new_hash=None)
+            metrics.KEY_LOOKUPS.labels("nowhere").inc()
             with self._warm.turn():
                 known = look_up(credential.key_id)
                 if known is None or not self._matches(known.secret_hash, credential.secret):
                     return None
             self._remember(credential, known.identity)
         stale = self._hasher.check_needs_rehash(known.secret_hash)
-        return Proof(known.identity, new_hash=self._hasher.hash(credential.secret) if stale else None)
+        return Proof(known.identity, new_hash=self._hash(credential.secret, purpose="renew") if stale else None)
+
+    def _hash(self, secret: str, *, purpose: str) -> str:
+        metrics.ARGON2_RUNS.labels(purpose).inc()
+        return self._hasher.hash(secret)
 
     def _matches(self, secret_hash: str, secret: str) -> bool:
+        metrics.ARGON2_RUNS.labels("prove").inc()
         try:
             return self._hasher.verify(secret_hash, secret)
         except VerificationError:

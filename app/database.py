@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from psycopg.abc import PQGen
@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app import metrics
 from app.errors import OutcomeUnknown, StorageUnavailable
 
 Result = TypeVar("Result")
@@ -113,6 +114,8 @@ class Database:
             hide_parameters=True,
         )
         event.listen(self._engine, "checkout", _refuse_if_hung_up)
+        _count_use(self._engine, application_name, pool_size)
+        self._program = application_name
         _abandon_after_fork(weakref.ref(self._engine))
 
     @property
@@ -145,6 +148,8 @@ class Database:
             except BaseException as error:
                 # The rollback that follows has a moment of its own, or it would fail for the deadline just missed.
                 _set_deadline(connection, time.monotonic() + _ROLLBACK_SECONDS)
+                if isinstance(error, PoolTimeoutError):
+                    metrics.POOL_TIMEOUTS.labels(self._program).inc()
                 if (unavailable := _unavailable(error)) is not None:
                     raise unavailable from error
                 raise
@@ -239,6 +244,30 @@ def _abandon_after_fork(engine_reference: weakref.ref[Engine]) -> None:
             engine.dispose(close=False)
 
     os.register_at_fork(after_in_child=abandon)
+
+
+def _count_use(engine: Engine, program: str, pool_size: int) -> None:
+    """Let the gauges of the pool follow what happens to its connections."""
+    in_use, most = metrics.POOL_IN_USE.labels(program), metrics.POOL_MAX.labels(program)
+
+    def out(_connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        _marks_of(entry)["is_out"] = True
+        in_use.inc()
+
+    def back(_connection: object, entry: ConnectionPoolEntry) -> None:
+        # One that had hung up comes back without having gone out.
+        if _marks_of(entry).pop("is_out", False):
+            in_use.dec()
+
+    event.listen(engine, "checkout", out)
+    event.listen(engine, "checkin", back)
+    event.listen(engine, "connect", lambda *_: most.set(pool_size))
+    event.listen(engine, "engine_disposed", lambda _: most.set(0))
+
+
+def _marks_of(entry: ConnectionPoolEntry) -> dict[str, bool]:
+    """What may be noted of a place in the pool, whichever connections it holds one after the other."""
+    return cast("dict[str, bool]", entry.record_info)
 
 
 def _refuse_if_hung_up(connection: psycopg.Connection[Any], _entry: ConnectionPoolEntry, _proxy: object) -> None:

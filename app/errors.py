@@ -4,6 +4,7 @@
     ├── BadRequest                  ├── SchemaValidationFailed
     ├── PayloadTooLarge             ├── UnsupportedMediaType ── UnsupportedContentEncoding
     ├── InvalidSourceKey            ├── InvalidManagementToken
+    ├── InvalidMetricsToken         │
     ├── SourceDisabled              ├── WorkspaceSuspended
     ├── SourceMismatch              ├── EnvironmentMismatch
     ├── EventTypeNotAllowed         ├── OriginNotAllowed
@@ -92,6 +93,12 @@ class InvalidManagementToken(Refusal):
     """The management token in Authorization: Bearer is missing, malformed, unknown, expired or revoked."""
 
     code = "invalid_management_token"
+
+
+class InvalidMetricsToken(Refusal):
+    """The metrics are for whoever shows the token of LARIBA_METRICS_TOKEN in Authorization: Bearer."""
+
+    code = "invalid_metrics_token"
 
 
 class SourceDisabled(Refusal):

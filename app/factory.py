@@ -4,7 +4,7 @@ from functools import partial
 
 from flask import Flask
 
-from app import api, commands, logs, problems, request_log
+from app import api, commands, logs, metrics, metrics_route, problems, request_log
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
@@ -45,6 +45,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app, settings.trusted_proxies)
     problems.register(app)
+    metrics_route.register(app)
     api.register(app)
     commands.register(app)
     return app
@@ -55,13 +56,18 @@ def _counter(house: Context, lines: RequestLines) -> Counter:
         settings=house.settings,
         database=house.database,
         credentials=house.credentials,
-        committer=Committer(house.database, house.settings, every_tick=lines.flush),
+        committer=Committer(house.database, house.settings, every_tick=partial(_every_tick, lines)),
         rate_limiter=house.rate_limiter,
         batch_places=Places(house.settings.batches_at_once_max),
         uploads=Uploads(),
         origins=Origins(house.database),
         refusals=Refusals(house.database),
     )
+
+
+def _every_tick(lines: RequestLines) -> None:
+    lines.flush()
+    metrics.fold()
 
 
 def _credentials(settings: Settings) -> Credentials:

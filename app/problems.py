@@ -21,6 +21,7 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.BadRequest: 400,
     errors.InvalidSourceKey: 401,
     errors.InvalidManagementToken: 401,
+    errors.InvalidMetricsToken: 401,
     errors.SourceDisabled: 403,
     errors.WorkspaceSuspended: 403,
     errors.SourceMismatch: 403,
@@ -60,6 +61,7 @@ INTERNAL_ERROR: Final = "internal_error"
 _CHALLENGES: Final[dict[type[Refusal], str]] = {
     errors.InvalidSourceKey: "ApiKey",
     errors.InvalidManagementToken: "Bearer",
+    errors.InvalidMetricsToken: "Bearer",
 }
 _POINTERS_MAX: Final = 100
 

@@ -1,12 +1,16 @@
 """One wide line per request, and the request id that ties it to the caller's own logs."""
 
 import logging
+import re
 import time
-from functools import partial
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any, Final
 
 import structlog
 from flask import Flask, Response, g, request
 
+from app import metrics
 from app.client_address import client_address
 from app.request_lines import request_id_from
 
@@ -14,6 +18,10 @@ _log = structlog.get_logger()
 
 # The web server takes a path of 400 KB; a log line does not.
 _PATH_CHARACTERS_MAX = 500
+# Asked every few seconds by machines.
+_UNLOGGED: Final = ("health.healthz", "health.readyz", "metrics.metrics_page")
+# What stands for a method and a path that are not ours.
+_UNMATCHED: Final = "unmatched"
 
 
 def register(app: Flask, trusted_proxies: tuple[str, ...] = ()) -> None:
@@ -52,10 +60,32 @@ def _end(response: Response) -> Response:
         response.status_code = 204
         for name in ("Content-Type", "Content-Length"):
             response.headers.pop(name, None)
-    if request.endpoint not in ("health.healthz", "health.readyz"):
-        milliseconds = round((time.perf_counter() - g.began) * 1000, 2)
-        event_name = structlog.contextvars.get_contextvars().get("outcome") or "request_finished"
+    seconds = time.perf_counter() - g.began
+    bound = structlog.contextvars.get_contextvars()
+    _count(_outcome(response.status_code, bound), seconds)
+    if request.endpoint not in _UNLOGGED:
+        event_name = bound.get("outcome") or "request_finished"
         structlog.contextvars.unbind_contextvars("outcome")
         level = logging.WARNING if response.status_code >= 500 else logging.INFO
-        _log.log(level, event_name, status=response.status_code, milliseconds=milliseconds)
+        _log.log(level, event_name, status=response.status_code, milliseconds=round(seconds * 1000, 2))
     return response
+
+
+def _count(outcome: str, seconds: float) -> None:
+    rule = request.url_rule
+    if rule is None:
+        metrics.count_request(_UNMATCHED, _UNMATCHED, outcome, seconds)
+    else:
+        metrics.count_request(request.method, _template(rule.rule), outcome, seconds)
+
+
+def _outcome(status: int, bound: Mapping[str, Any]) -> str:
+    """The code of the error, or what became of the event or batch, or else the class of `status` (`2xx`)."""
+    named = bound.get("error_code") if status >= 400 else metrics.OUTCOMES.get(bound.get("outcome", ""))
+    return named or f"{status // 100}xx"
+
+
+@lru_cache
+def _template(rule: str) -> str:
+    """Flask's `/v1/keys/<key_id>` as the OpenAPI document has it: `/v1/keys/{key_id}`."""
+    return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule)

@@ -52,6 +52,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_SECRET_KEY": ",".join(settings.secret_key),
         "LARIBA_LOG_LEVEL": "WARNING",
         "LARIBA_DATABASE_POOL_SIZE": str(settings.database_pool_size),
+        "LARIBA_METRICS_DIR": settings.metrics_dir,
     }
 
 

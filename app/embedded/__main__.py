@@ -103,6 +103,7 @@ def settings_variables(postgres: EmbeddedPostgres, redis: EmbeddedRedis, var_dir
         "LARIBA_BROKER_URL": redis.broker_url,
         "LARIBA_REDIS_URL": redis.url,
         "LARIBA_SECRET_KEY": var_dir.secret_key(),
+        "LARIBA_METRICS_DIR": str(var_dir.empty_folder("metrics")),
     }
 
 

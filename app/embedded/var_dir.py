@@ -3,6 +3,7 @@
 import fcntl
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from app.embedded.console import say
@@ -43,6 +44,12 @@ class VarDir:
     def folder(self, name: str) -> Path:
         make_private_folder(self.path / name)
         return self.path / name
+
+    def empty_folder(self, name: str) -> Path:
+        """A folder for what must not outlive a run. For whoever holds the lock."""
+        if (self.path / name).exists():
+            shutil.rmtree(self.path / name)
+        return self.folder(name)
 
     def secret_key(self) -> str:
         """Made at the first run and never again: every key and token carries a check made with it."""

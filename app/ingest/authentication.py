@@ -9,6 +9,7 @@ import time
 import structlog
 from sqlalchemy import text
 
+from app import metrics
 from app.credentials import Credentials, Identity, Known
 from app.database import EVERYWHERE, Database
 from app.errors import InvalidSourceKey
@@ -27,6 +28,7 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
         raise InvalidSourceKey
     known = credentials.recognise(header, "sk")
     if known is not None:
+        metrics.KEY_LOOKUPS.labels("memory").inc()
         structlog.contextvars.bind_contextvars(key=known.public_id)
         return known
     credential = credentials.parse(header, "sk")

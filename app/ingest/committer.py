@@ -12,11 +12,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from typing import Final
 
 import psycopg
 import structlog
 
+from app import metrics
 from app.config import Settings
 from app.credentials import Identity
 from app.database import Database, Lane
@@ -42,13 +44,15 @@ _LINGER_SECONDS: Final = 0.001
 # A server that is going down or coming back; the pause keeps all processes from hammering it.
 _PAUSE_SECONDS: Final = 0.05
 _TICK_SECONDS: Final = 0.05
+# Of each group's statement: its events, its seconds, and how many the first event had waited before.
+_GROUPS: Final = metrics.Tally(metrics.count_groups)
 
 
 class Committer:
     """The one way to store single events in this process; starts its threads at the first use, in each forked child."""
 
     def __init__(self, database: Database, settings: Settings, every_tick: Callable[[], None]) -> None:
-        """`every_tick` is called twenty times a second, on the time keeper's thread."""
+        """`every_tick` is called twenty times a second on the time keeper's thread, and at an orderly end."""
         self._database = database
         self._settings = settings
         self._every_tick = every_tick
@@ -106,6 +110,8 @@ class Committer:
             if not self._is_running:
                 threading.Thread(target=self._run, name="committer", daemon=True).start()
                 threading.Thread(target=self._keep_time, name="committer-time", daemon=True).start()
+                # Not atexit, which a server's forked worker never comes to.
+                Finalize(None, self._every_tick, exitpriority=0)
                 self._is_running = True
 
     def _run(self) -> None:
@@ -181,12 +187,17 @@ class Committer:
             time.sleep(_PAUSE_SECONDS)
 
     def _store_group(self, lane: Lane, group: list[Ticket], deadline: float, lock_wait: float) -> list[Verdict]:
-        return store(
-            lambda statement, parameters: lane.run(statement, parameters, deadline),
-            [(ticket.identity, ticket.attempt) for ticket in group],
-            idempotency_ttl_seconds=self._settings.idempotency_ttl_seconds,
-            lock_wait_seconds=lock_wait,
-        )
+        began = time.monotonic()
+        try:
+            return store(
+                lambda statement, parameters: lane.run(statement, parameters, deadline),
+                [(ticket.identity, ticket.attempt) for ticket in group],
+                idempotency_ttl_seconds=self._settings.idempotency_ttl_seconds,
+                lock_wait_seconds=lock_wait,
+            )
+        finally:
+            came = group[0].deadline - self._settings.storage_deadline_seconds
+            _GROUPS.note((len(group), time.monotonic() - began, began - came))
 
     def _settle(self, group: list[Ticket], verdicts: list[Verdict]) -> None:
         for ticket, verdict in zip(group, verdicts, strict=True):
@@ -218,7 +229,11 @@ class Committer:
                     payload_bytes += ticket.payload_bytes
             # What came in since the last tick may be miscounted by threads that add at once; here it is made right.
             self._open_bytes = payload_bytes
-            self._every_tick()
+            metrics.QUEUE_EVENTS.set(len(self._open))
+            try:
+                self._every_tick()
+            except Exception:  # noqa: BLE001 - whatever it is, the time must be kept
+                _log.exception("tick_failed")
 
 
 def _settle_all(group: list[Ticket], decision: Decision) -> None:

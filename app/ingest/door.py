@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from app import metrics
 from app.client_address import client_address
 from app.context import now
 from app.credentials import Identity
@@ -36,6 +37,16 @@ Respond = Callable[[int, list[tuple[str, str]], bytes], None]
 
 PATH: Final = "/v1/events/ingest"
 _REASONS: Final = {200: "200 OK", 201: "201 CREATED"}
+_METHOD: Final = "POST"
+
+
+def _count(answers: list[tuple[str, float]]) -> None:
+    metrics.count_requests(_METHOD, PATH, answers)
+    metrics.KEY_LOOKUPS.labels("memory").inc(len(answers))
+
+
+# Of each answer: its outcome and its seconds.
+_ANSWERS: Final = metrics.Tally(_count)
 
 
 class _Visit(Struct, gc=False):
@@ -99,7 +110,7 @@ class Door:
 
     def _visit(self, environ: Environ) -> _Visit | None:
         """What a common request asks for, or None; then nothing has happened, and the body can be read again."""
-        if not self.is_open or environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != "POST":
+        if not self.is_open or environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != _METHOD:
             return None
         began = time.perf_counter()
         counter = self._counter
@@ -157,11 +168,14 @@ class Door:
         ]
         if receipt.is_replay:
             headers.append(("Idempotent-Replayed", "true"))
+        seconds = time.perf_counter() - visit.began
+        log_event = LOG_EVENTS[outcome]
+        _ANSWERS.note((metrics.OUTCOMES[log_event], seconds))
         self._lines.note(
-            LOG_EVENTS[outcome],
+            log_event,
             key=visit.identity.public_id,
-            method="POST",
-            milliseconds=round((time.perf_counter() - visit.began) * 1000, 2),
+            method=_METHOD,
+            milliseconds=round(seconds * 1000, 2),
             path=PATH,
             remote_address=visit.remote_address,
             request_id=visit.request_id,

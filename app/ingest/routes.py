@@ -6,6 +6,7 @@ import structlog
 from flask import Response, current_app, g, request
 from flask_smorest import Blueprint
 
+from app import metrics
 from app.context import now
 from app.credentials import Identity
 from app.errors import BadRequest, Refusal
@@ -116,6 +117,7 @@ def _flag(name: str) -> bool:
 
 
 def _decided(decided: Decided) -> Response:
+    metrics.KEY_LOOKUPS.labels("memory").inc()
     structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
     try:
         verdict = accepted(decided.decision)

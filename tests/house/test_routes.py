@@ -13,6 +13,7 @@ from app.problems import STATUSES
 _OPEN = {
     "health.healthz": "asked by whoever runs the process",
     "health.readyz": "asked by whoever runs the process",
+    "metrics.metrics_page": "numbers of no workspace; LARIBA_METRICS_TOKEN shuts it",
     "api-docs.openapi_json": "the contract is public",
     "swagger_ui.show": "the contract is public",
 }

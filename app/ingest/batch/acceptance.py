@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from app import metrics
 from app.credentials import Identity
 from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, StorageUnavailable
 from app.idempotency_keys import read_idempotency_key
@@ -62,6 +63,8 @@ class _Progress:
     """PostgreSQL has refused an event, and with it the whole statement."""
     latest: Receipt | None = None
     """What the latest try would have been answered; it holds if the commit that went unanswered took place."""
+    totals: Mapping[str, int] = field(default_factory=dict)
+    """How many events of that answer have which verdict."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """How many events that answer rejects, by code."""
 
@@ -162,11 +165,17 @@ def _store_once(attempt: _BatchAttempt, identity: Identity, counter: Counter, de
             pass
         else:
             if not progress.latest.is_replay:
-                counter.refusals.count_events(identity, progress.rejected)
+                _count(progress, identity, counter)
             return progress.latest
         if time.monotonic() >= deadline:
             raise unknown or IdempotencyInProgress
         time.sleep(0.05 if unknown else 0.005)
+
+
+def _count(progress: _Progress, identity: Identity, counter: Counter) -> None:
+    counter.refusals.count_events(identity, progress.rejected)
+    for verdict, events in progress.totals.items():
+        metrics.BATCH_EVENTS.labels(verdict).inc(events)
 
 
 def _store(
@@ -196,7 +205,7 @@ def _store(
     judged = _judged(attempt, store(execute, identity, attempt.attempts, settings))
     if attempt.is_atomic:
         answer.require_all(judged)
-    body, progress.rejected = answer.answer(judged)
+    body, progress.totals, progress.rejected = answer.answer(judged)
     if claim is not None:
         claim.answer(body)
     return Receipt(200, body)

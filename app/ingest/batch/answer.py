@@ -21,8 +21,8 @@ Judged = Refusal | tuple[Attempt, Verdict]
 """An event: what was wrong with its text, or the attempt to store it and what became of that."""
 
 
-def answer(events: Sequence[Judged]) -> tuple[str, Counter[str]]:
-    """The JSON text of the answer, and how many of `events` it rejects, by code."""
+def answer(events: Sequence[Judged]) -> tuple[str, dict[str, int], Counter[str]]:
+    """The JSON text of the answer, how many events have which verdict, and how many it rejects, by code."""
     totals = {"stored": 0, "duplicate": 0, "rejected": 0}
     verdicts = []
     rejected: Counter[str] = Counter()
@@ -37,7 +37,7 @@ def answer(events: Sequence[Judged]) -> tuple[str, Counter[str]]:
             status = _STATUSES[verdict.outcome]
             totals[status] += 1
             verdicts.append(f'{{"event_id": {json.dumps(attempt.event_id)}, "status": "{status}"}}')
-    return f'{{"verdicts": [{", ".join(verdicts)}], "totals": {json.dumps(totals)}}}', rejected
+    return f'{{"verdicts": [{", ".join(verdicts)}], "totals": {json.dumps(totals)}}}', totals, rejected
 
 
 def accepted(body: str, events: Sequence[Envelope | Refusal]) -> list[Envelope]:

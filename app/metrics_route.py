@@ -1,0 +1,89 @@
+"""`GET /metrics`: what a monitoring system asks every few seconds."""
+
+import hmac
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from flask import Flask, Response, current_app, request
+from flask_smorest import Blueprint
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.metrics_core import Metric
+
+from app import contract, metrics
+from app.context import EXTENSION, Context, context
+from app.errors import InvalidMetricsToken
+from app.shared_metrics import SharedMetrics
+from app.upkeep_metrics import UpkeepMetrics
+
+METRICS: Final = "lariba.metrics"
+_PLAIN: Final = "text/plain"
+_OPENMETRICS: Final = "application/openmetrics-text"
+_EXAMPLE: Final = """\
+# HELP lariba_requests_total Answered requests, each once, whichever road it took.
+# TYPE lariba_requests_total counter
+lariba_requests_total{method="POST",outcome="stored",route="/v1/events/ingest"} 2518894.0
+"""
+_CONTENT: Final[dict[str, Any]] = {"schema": {"type": "string"}, "example": _EXAMPLE}
+
+blueprint = Blueprint("metrics", __name__, description="What monitoring asks")
+
+
+class Collector(Protocol):
+    """What prometheus_client makes a page of."""
+
+    def collect(self) -> Any:
+        """Metrics with their samples."""
+
+
+class Page:
+    """All metrics: those of the processes, then those of the database. Itself a collector."""
+
+    def __init__(self, processes: Collector, facts: Collector) -> None:
+        self._parts = (processes, facts)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of both."""
+        for part in self._parts:
+            yield from part.collect()
+
+
+def register(app: Flask) -> None:
+    """Lay out the page of `app`, whose Context must be there."""
+    house: Context = app.extensions[EXTENSION]
+    folder = house.settings.metrics_dir
+    processes = SharedMetrics(folder) if folder else metrics.REGISTRY
+    app.extensions[METRICS] = Page(processes, UpkeepMetrics(house.database, house.settings))
+
+
+@blueprint.route("/metrics", methods=["GET"])
+@blueprint.doc(
+    operationId="getMetrics",
+    security=[{}, {"metricsToken": []}],
+    responses={
+        "200": {
+            "description": "Prometheus' text format, or OpenMetrics for whoever accepts it",
+            "headers": contract.headers(),
+            "content": {_PLAIN: _CONTENT, _OPENMETRICS: _CONTENT},
+        },
+        **contract.refusal_answers([InvalidMetricsToken]),
+    },
+)
+def metrics_page() -> Response:
+    """What the processes and the worker do, in numbers; open unless LARIBA_METRICS_TOKEN is set."""
+    _require_token(request.headers.get("Authorization"), context().settings.metrics_token)
+    metrics.fold()
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except TypeError:
+        # The library's own of a version that is no number.
+        encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+    return Response(encode(current_app.extensions[METRICS]), content_type=content_type)
+
+
+def _require_token(header: str | None, token: str) -> None:
+    """Raise InvalidMetricsToken unless `header` bears the `token`, or there is none."""
+    if not token:
+        return
+    scheme, _, sent = (header or "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), token.encode()):
+        raise InvalidMetricsToken

@@ -1,0 +1,168 @@
+"""What the worker keeps in order, as PostgreSQL shows it: backlogs, partitions and the runs of its tasks.
+
+`/metrics` and `flask --app wsgi status` both read it here. No number stops at a workspace, and none tells of one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
+
+from app.database import EVERYWHERE, Database
+from app.maintenance.runs import Task
+from app.maintenance.schedule import TASKS
+
+ROWS_MAX: Final = 100_000
+"""Where counting ends: an installation in trouble must not be burdened by those who look at it."""
+_DEADLINE_SECONDS: Final = 1.5
+# A run that does not come is made up for at the next ring; and the tasks that work on partitions take turns, of up to
+# half an hour each.
+_OVERDUE_INTERVALS: Final = 3
+_OVERDUE_MIN: Final = timedelta(minutes=5)
+
+# The outbox has no index by time. Its rows are folded in about the order in which they were written, so those that come
+# first are the oldest; in a longer one the age is a lower bound. Refusals bear the beginning of their hour as their
+# time, which would look like a lag. The expired come by ix_idempotency_records_expires_at.
+_BACKLOGS = text("""
+    SELECT outbox_rows, outbox_oldest, expired_rows, expired_oldest, detached_partitions
+    FROM (
+        SELECT count(*) AS outbox_rows,
+            min(received_at) FILTER (WHERE outcome IN ('stored', 'duplicate', 'replayed')) AS outbox_oldest
+        FROM (SELECT received_at, outcome FROM usage_outbox LIMIT :rows_max) AS first
+    ) AS outbox, (
+        SELECT count(*) AS expired_rows, min(expires_at) AS expired_oldest
+        FROM (
+            SELECT expires_at FROM idempotency_records WHERE expires_at <= :now ORDER BY expires_at LIMIT :rows_max
+        ) AS first
+    ) AS expired, (
+        SELECT count(*) AS detached_partitions FROM pg_class
+        WHERE relname ~ '^events_[0-9]{8}' AND relkind = 'r' AND NOT relispartition
+            AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'events'::regclass)
+    ) AS detached
+""")
+_PARTITIONS = text(r"""
+    SELECT bounds[1]::timestamptz AS begins_at, bounds[2]::timestamptz AS ends_at
+    FROM pg_inherits
+    JOIN pg_class AS partition ON partition.oid = inhrelid
+    CROSS JOIN regexp_match(pg_get_expr(relpartbound, partition.oid), 'FROM \(''(.+)''\) TO \(''(.+)''\)') AS bounds
+    WHERE inhparent = 'events'::regclass AND bounds IS NOT NULL
+    ORDER BY begins_at
+""")
+_TASKS = text("""
+    SELECT name, succeeded_at, failed_at, error, failures_in_a_row, runs, failures, rows_done, seconds, seconds_total
+    FROM maintenance_tasks
+""")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskUpkeep:
+    """What the runs of one task have left behind; of a task that never ran, zeros."""
+
+    name: str
+    every_seconds: float
+    """How often it is wanted."""
+    is_overdue: bool
+    """Its last good run is longer ago than three intervals and than five minutes, or never was."""
+    succeeded_at: datetime | None = None
+    failed_at: datetime | None = None
+    error: str | None = None
+    """What its last bad run ended with."""
+    failures_in_a_row: int = 0
+    runs: int = 0
+    failures: int = 0
+    rows_done: int = 0
+    seconds: float = 0.0
+    """How long its last run took."""
+    seconds_total: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upkeep:
+    """The state of the installation at one moment. No count goes beyond ROWS_MAX."""
+
+    read_at: datetime
+    outbox_rows: int
+    outbox_lag_seconds: float
+    """How long the oldest accepted event has waited to be folded."""
+    expired_rows: int
+    """Idempotency records past their time."""
+    expired_lag_seconds: float
+    """For how long the oldest of them is past its time."""
+    default_partition_rows: int
+    """Events of days that have no partition."""
+    partitions: int
+    detached_partitions: int
+    """Tables of former or future partitions: a drop, or an attachment, that did not come to its end."""
+    oldest_partition_at: datetime | None
+    """The beginning of its day."""
+    newest_partition_at: datetime | None
+    partitions_ahead_seconds: float
+    """For how long from now on each day has its partition, without a gap."""
+    tasks: tuple[TaskUpkeep, ...]
+
+
+def read_upkeep(database: Database, now: datetime) -> Upkeep:
+    """Read it, in one transaction of 1.5 seconds at most. Raises StorageUnavailable, and SQLAlchemyError if the schema
+    is behind.
+    """
+    with database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+        backlogs = session.execute(_BACKLOGS, {"now": now, "rows_max": ROWS_MAX}).one()
+        days = session.execute(_PARTITIONS).all()
+        default_partition_rows = _count_in_default_partition(session, days)
+        runs = {row.name: row for row in session.execute(_TASKS)}
+    return Upkeep(
+        read_at=now,
+        outbox_rows=backlogs.outbox_rows,
+        outbox_lag_seconds=_seconds_since(backlogs.outbox_oldest, now),
+        expired_rows=backlogs.expired_rows,
+        expired_lag_seconds=_seconds_since(backlogs.expired_oldest, now),
+        default_partition_rows=default_partition_rows,
+        partitions=len(days),
+        detached_partitions=backlogs.detached_partitions,
+        oldest_partition_at=days[0].begins_at if days else None,
+        newest_partition_at=days[-1].begins_at if days else None,
+        partitions_ahead_seconds=_seconds_ahead(days, now),
+        tasks=tuple(_task(task, runs.get(task.name), now) for task in TASKS),
+    )
+
+
+def _count_in_default_partition(session: Session, days: Sequence[Row[Any]]) -> int:
+    """Its rows are those of the days that have no partition: asked so, PostgreSQL looks at no other one.
+
+    By its name it cannot be asked: it has no policies of its own, so the app's role may not read it.
+    """
+    begins = ["-infinity", *(day.ends_at for day in days)]
+    ends = [*(day.begins_at for day in days), "infinity"]
+    gaps = [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin != end]
+    ranges = " OR ".join(f"received_at >= :from_{n} AND received_at < :to_{n}" for n in range(len(gaps)))
+    bounds = {f"from_{n}": begin for n, (begin, _) in enumerate(gaps)}
+    bounds |= {f"to_{n}": end for n, (_, end) in enumerate(gaps)}
+    statement = text(f"SELECT count(*) FROM (SELECT FROM events WHERE {ranges} LIMIT :rows_max) AS first")
+    counted: int = session.execute(statement, {**bounds, "rows_max": ROWS_MAX}).scalar_one()
+    return counted
+
+
+def _seconds_ahead(days: Sequence[Row[Any]], now: datetime) -> float:
+    covered_until = now
+    for day in days:
+        if day.begins_at <= covered_until < day.ends_at:
+            covered_until = day.ends_at
+    return (covered_until - now).total_seconds()
+
+
+def _seconds_since(moment: datetime | None, now: datetime) -> float:
+    return 0.0 if moment is None else max(0.0, (now - moment).total_seconds())
+
+
+def _task(task: Task, row: Row[Any] | None, now: datetime) -> TaskUpkeep:
+    if row is None:
+        return TaskUpkeep(name=task.name, every_seconds=task.every.total_seconds(), is_overdue=True)
+    patience = max(_OVERDUE_INTERVALS * task.every, _OVERDUE_MIN)
+    return TaskUpkeep(
+        every_seconds=task.every.total_seconds(),
+        is_overdue=row.succeeded_at is None or now - row.succeeded_at > patience,
+        **row._asdict(),
+    )

@@ -1,0 +1,228 @@
+"""Processes that share a folder: any of them tells of all, also of those that are gone, and the folder stays small."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from app.config import Settings
+from app.shared_metrics import SharedMetrics
+from tests.counting import Counts, count_of, counts_of_page, sum_of
+from tests.live import Answer, LiveServer, environment_of, free_port, is_ready, live_server
+from tests.people import Tenant
+from tests.sending import PATH, event_for
+from tests.waiting import wait_until
+
+_STORED = {"method": "POST", "route": PATH, "outcome": "stored"}
+_POOL = {"program": "lariba-web"}
+_POOL_SIZE = 3
+
+
+@pytest.fixture(name="shared")
+def _shared(settings: Settings, tmp_path: Path) -> Settings:
+    """With a folder that nobody has made yet."""
+    return replace(settings, metrics_dir=str(tmp_path / "made" / "metrics"), database_pool_size=_POOL_SIZE)
+
+
+def _send(server: LiveServer, tenant: Tenant) -> None:
+    headers = {"X-API-Key": tenant.key, "Content-Type": "application/json"}
+    assert server.request("POST", PATH, json.dumps(event_for(tenant)).encode(), headers).status == 201
+
+
+def _ask(server: LiveServer, path: str) -> bytes:
+    """The answer of some process; one that is being killed may take the question along."""
+
+    def answer() -> Answer | None:
+        with contextlib.suppress(OSError):
+            return server.request("GET", path)
+        return None
+
+    answered = wait_until(answer)
+    assert answered is not None
+    assert answered.status == 200
+    return answered.body
+
+
+def _scrape(server: LiveServer) -> Counts:
+    return counts_of_page(_ask(server, "/metrics").decode())
+
+
+def _stored(server: LiveServer) -> float:
+    return count_of(_scrape(server), "lariba_requests_total", **_STORED)
+
+
+def _says_the_same_at_each_of(server: LiveServer, scrapes: int, stored: float) -> bool:
+    return all(_stored(server) == stored for _ in range(scrapes))
+
+
+def _connected_processes(server: LiveServer) -> float:
+    """How many processes that live have a pool: each asks the database when it is asked whether it is ready."""
+    _ask(server, "/readyz")
+    return count_of(_scrape(server), "lariba_pool_connections_max", **_POOL) / _POOL_SIZE
+
+
+def _workers(server: LiveServer) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+# A process that counts one run, has one connection open, and waits.
+_PROCESS = """
+import os, sys
+from app.shared_metrics import share
+share(sys.argv[1], os.environ)
+from app import metrics
+metrics.ARGON2_RUNS.labels("prove").inc()
+metrics.POOL_IN_USE.labels("a test").inc()
+print("counted", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def _process(folder: Path, checkout: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROCESS, str(folder)], cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"counted\n"
+        yield process
+
+
+def _told(folder: Path) -> tuple[float, float]:
+    """Runs of argon2, and connections in use."""
+    counts = counts_of_page(generate_latest(cast("CollectorRegistry", SharedMetrics(str(folder)))).decode())
+    return sum_of(counts, "lariba_argon2_runs_total"), sum_of(counts, "lariba_pool_connections_in_use")
+
+
+def test_of_a_process_that_is_gone_counters_stay_and_gauges_do_not(checkout: Path, tmp_path: Path) -> None:
+    with _process(tmp_path, checkout), _process(tmp_path, checkout) as second:
+        assert _told(tmp_path) == (2, 2)
+        second.kill()
+        second.wait()
+        assert _told(tmp_path) == (2, 1)
+
+    assert _told(tmp_path) == (2, 0)
+
+
+def test_a_process_takes_the_place_of_one_that_is_gone_with_its_counts_and_without_its_gauges(
+    checkout: Path, tmp_path: Path
+) -> None:
+    with _process(tmp_path, checkout) as first:
+        files = set(tmp_path.iterdir())
+        first.kill()
+
+    with _process(tmp_path, checkout):
+        assert _told(tmp_path) == (2, 1)
+        assert set(tmp_path.iterdir()) == files
+
+
+def test_of_a_folder_that_nobody_has_made_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    assert _told(tmp_path / "metrics") == (0, 0)
+
+
+def test_each_of_two_processes_tells_of_both_and_a_killed_one_is_still_counted(
+    shared: Settings, checkout: Path, alice: Tenant
+) -> None:
+    with live_server(shared, checkout, workers=2) as server:
+        wait_until(lambda: _connected_processes(server) == 2)
+        for _ in range(60):
+            _send(server, alice)
+        # Answers of the door are counted within a twentieth of a second.
+        wait_until(lambda: _stored(server) == 60)
+        assert _says_the_same_at_each_of(server, 20, 60)
+        files = set(Path(shared.metrics_dir).iterdir())
+
+        _workers(server)[-1].kill()
+        wait_until(lambda: _connected_processes(server) == 1)
+        assert _says_the_same_at_each_of(server, 5, 60)
+
+        wait_until(lambda: _connected_processes(server) == 2)
+        for _ in range(40):
+            _send(server, alice)
+        wait_until(lambda: _stored(server) == 100)
+        assert _says_the_same_at_each_of(server, 20, 100)
+        assert set(Path(shared.metrics_dir).iterdir()) == files
+
+
+@contextlib.contextmanager
+def _gunicorn(settings: Settings, checkout: Path) -> Iterator[LiveServer]:
+    port = free_port()
+    command = ["-m", "gunicorn", "--preload", "--workers", "2", "--threads", "8", "--bind", f"127.0.0.1:{port}"]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--log-level", "error", "wsgi:app"],
+        cwd=checkout,
+        env=environment_of(settings),
+        start_new_session=True,
+    )
+    server = LiveServer(port, process)
+    try:
+        wait_until(lambda: is_ready(server))
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_processes_forked_from_one_that_has_loaded_the_application_count_for_themselves(
+    shared: Settings, checkout: Path, alice: Tenant
+) -> None:
+    with _gunicorn(shared, checkout) as server:
+        wait_until(lambda: _connected_processes(server) == 2)
+        for _ in range(60):
+            _send(server, alice)
+        wait_until(lambda: _stored(server) == 60)
+        assert _says_the_same_at_each_of(server, 20, 60)
+        # One for the parent, which has loaded the metrics too.
+        assert len(list(Path(shared.metrics_dir).glob("*.lock"))) == 3
+
+        _workers(server)[-1].kill()
+        wait_until(lambda: _connected_processes(server) == 2)
+        assert _says_the_same_at_each_of(server, 5, 60)
+        assert len(list(Path(shared.metrics_dir).glob("*.lock"))) == 3
+
+
+def test_what_was_counted_in_the_last_moment_before_an_orderly_end_is_there_afterwards(
+    shared: Settings, checkout: Path, alice: Tenant
+) -> None:
+    with live_server(shared, checkout) as server:
+        for _ in range(20):
+            _send(server, alice)
+        server.process.terminate()
+        server.process.wait(30)
+
+    with live_server(shared, checkout) as server:
+        assert _stored(server) == 20
+
+
+@pytest.mark.parametrize("arrange", ["a file", "no right"])
+def test_a_folder_that_cannot_be_used_ends_the_start_with_one_line(
+    settings: Settings, checkout: Path, tmp_path: Path, arrange: str
+) -> None:
+    path = tmp_path / "metrics"
+    path.touch()
+    if arrange == "no right":
+        path = Path("/proc/metrics")
+
+    ended = subprocess.run(
+        [sys.executable, "-c", "import wsgi"],
+        cwd=checkout,
+        env=environment_of(replace(settings, metrics_dir=str(path))),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("lariba: LARIBA_METRICS_DIR cannot be used: ")

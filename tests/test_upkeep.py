@@ -1,0 +1,302 @@
+"""What PostgreSQL knows of the upkeep of an installation, when that is a trouble, and how an operator is told."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from app import upkeep
+from app.config import Settings
+from app.context import EXTENSION, Context
+from app.credentials import Credentials
+from app.database import conninfo_of
+from app.factory import create_app
+from app.maintenance.runs import Done, Shift, run_if_due
+from app.maintenance.schedule import TASKS
+from app.maintenance.usage import fold_usage
+from app.owner import Owner
+from app.schema import migrate
+from app.troubles import troubles_of
+from app.upkeep import Upkeep, read_upkeep
+from tests.conftest import copied_database, fresh_database
+from tests.live import live_server
+from tests.people import Tenant, execute, make_tenant
+from tests.sending import event_for, send
+from tests.waiting import wait_until
+
+_DAY = timedelta(days=1)
+
+
+@pytest.fixture(name="migrated", scope="module")
+def _migrated(server_url: str) -> Iterator[Settings]:
+    with fresh_database(server_url) as settings:
+        migrate(settings)
+        yield settings
+
+
+@pytest.fixture(name="app")
+def _app(server_url: str, migrated: Settings, credentials: Credentials) -> Iterator[Flask]:
+    """On a database of its own: what is read here is of no workspace."""
+    with copied_database(server_url, migrated) as settings:
+        app = create_app(replace(settings, database_pool_size=5), credentials=credentials)
+        yield app
+        app.extensions[EXTENSION].database.engine.dispose()
+
+
+@pytest.fixture(name="house")
+def _house(app: Flask) -> Context:
+    """Of an installation in which every task has just run."""
+    house: Context = app.extensions[EXTENSION]
+    for task in TASKS:
+        run_if_due(replace(task, work=lambda _: Done(rows=3)), _shift(house))
+    return house
+
+
+@pytest.fixture(name="alice")
+def _alice(house: Context) -> Tenant:
+    return make_tenant(house)
+
+
+@pytest.fixture(name="owner")
+def _owner(house: Context) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(**conninfo_of(house.settings.admin_database_url), autocommit=True) as connection:
+        yield connection
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _shift(house: Context) -> Shift:
+    owner = Owner(house.settings.admin_database_url)
+    return Shift(database=house.database, owner=owner, settings=house.settings, now=_now())
+
+
+def _read(house: Context, *, in_future: timedelta = timedelta()) -> Upkeep:
+    return read_upkeep(house.database, _now() + in_future)
+
+
+def _alerts(house: Context, *, in_future: timedelta = timedelta(), **settings: Any) -> set[str]:
+    changed = replace(house.settings, **settings)
+    return {trouble.alert for trouble in troubles_of(_read(house, in_future=in_future), changed)}
+
+
+def _partition_of(day: datetime) -> str:
+    return f"events_{day:%Y%m%d}"
+
+
+def _insert_event(house: Context, received_at: datetime) -> None:
+    execute(
+        house,
+        "INSERT INTO events (project_id, received_at, event_uid, workspace_id, environment_id, source_id,"
+        " source_key_id, event_id, event_type, severity, occurred_at, payload)"
+        " VALUES (1, :at, gen_random_uuid(), 1, 1, 1, 1, 'e', 't', 'info', :at, '{}')",
+        at=received_at,
+    )
+
+
+def test_of_an_installation_that_is_well_there_is_nothing_to_tell(house: Context) -> None:
+    read = _read(house)
+
+    assert list(troubles_of(read, house.settings)) == []
+    assert (read.partitions, read.default_partition_rows, read.detached_partitions) == (8, 0, 0)
+    assert 7 * _DAY <= timedelta(seconds=read.partitions_ahead_seconds) <= 8 * _DAY
+    assert {task.name: (task.runs, task.rows_done, task.is_overdue) for task in read.tasks} == {
+        task.name: (1, 3, False) for task in TASKS
+    }
+
+
+class TestOutbox:
+    def test_it_lags_since_the_oldest_accepted_event_until_that_is_folded(
+        self, app: Flask, house: Context, alice: Tenant
+    ) -> None:
+        send(app.test_client(), alice)
+
+        waiting = _read(house, in_future=timedelta(minutes=10))
+        assert waiting.outbox_rows == 1
+        assert 600 <= waiting.outbox_lag_seconds < 660
+        assert "LaribaUsageOutboxLags" in _alerts(house, in_future=timedelta(minutes=10))
+        fold_usage(house.database, is_over=lambda: False)
+        assert (_read(house).outbox_rows, _read(house).outbox_lag_seconds) == (0, 0)
+
+    def test_a_refusal_that_bears_the_beginning_of_its_hour_is_no_lag(self, house: Context) -> None:
+        execute(
+            house,
+            "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, payload_bytes,"
+            " received_at) VALUES (1, gen_random_uuid(), 1, 1, 'source_mismatch', 0, now() - interval '59 minutes')",
+        )
+
+        assert (_read(house).outbox_rows, _read(house).outbox_lag_seconds) == (1, 0)
+
+    def test_counting_has_an_end(
+        self, app: Flask, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for _ in range(3):
+            send(app.test_client(), alice)
+        monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
+
+        assert _read(house).outbox_rows == 2
+
+
+def test_records_past_their_time_are_told_and_only_those(app: Flask, house: Context, alice: Tenant) -> None:
+    send(app.test_client(), alice, idempotency_key="k")
+
+    assert _read(house, in_future=timedelta(hours=23)).expired_rows == 0
+    late = _read(house, in_future=timedelta(hours=26))
+    assert late.expired_rows == 1
+    assert 7200 <= late.expired_lag_seconds < 7260
+    assert "LaribaExpiredRecordsPileUp" in _alerts(house, in_future=timedelta(hours=26))
+
+
+class TestPartitions:
+    @pytest.mark.parametrize("days", [-400, 400], ids=["long ago", "far ahead"])
+    def test_an_event_of_a_day_without_one_is_told(self, house: Context, days: int) -> None:
+        _insert_event(house, _now() + days * _DAY)
+
+        assert _read(house).default_partition_rows == 1
+        assert _alerts(house) == {"LaribaEventsInDefaultPartition"}
+
+    def test_an_event_of_a_day_in_a_gap_is_told_and_one_of_any_other_day_is_not(
+        self, house: Context, owner: psycopg.Connection[Any]
+    ) -> None:
+        owner.execute(f"DROP TABLE {_partition_of(_now() + 5 * _DAY)}")
+        for days in (0, 4, 5, 6):
+            _insert_event(house, _now() + days * _DAY)
+
+        assert _read(house).default_partition_rows == 1
+
+    def test_none_at_all_is_a_gap_too(self, house: Context, owner: psycopg.Connection[Any]) -> None:
+        for days in range(8):
+            owner.execute(f"DROP TABLE {_partition_of(_now() + days * _DAY)}")
+        _insert_event(house, _now())
+
+        read = _read(house)
+        assert (read.partitions, read.default_partition_rows, read.partitions_ahead_seconds) == (0, 1, 0)
+        assert read.oldest_partition_at is None
+
+    def test_they_run_out_at_the_first_gap(self, house: Context, owner: psycopg.Connection[Any]) -> None:
+        owner.execute(f"DROP TABLE {_partition_of(_now() + 2 * _DAY)}")
+
+        assert _DAY <= timedelta(seconds=_read(house).partitions_ahead_seconds) <= 2 * _DAY
+        assert _alerts(house) == {"LaribaPartitionsRunOut"}
+
+    def test_one_that_is_older_than_the_policy_is_told_after_two_days(self, house: Context) -> None:
+        assert "LaribaRetentionBehind" not in _alerts(house, in_future=2 * _DAY, retention_days=1)
+        assert "LaribaRetentionBehind" in _alerts(house, in_future=4 * _DAY, retention_days=1)
+        assert "LaribaRetentionBehind" not in _alerts(house, in_future=4 * _DAY, retention_days=None)
+
+    def test_a_detached_one_is_told(self, house: Context, owner: psycopg.Connection[Any]) -> None:
+        owner.execute(f"ALTER TABLE events DETACH PARTITION {_partition_of(_now() + 6 * _DAY)}")
+
+        assert (_read(house).partitions, _read(house).detached_partitions) == (7, 1)
+
+
+class TestTasks:
+    def test_one_that_fails_again_and_again_is_told_with_its_error(self, house: Context) -> None:
+        def fail(_: Shift) -> Done:
+            raise ValueError("the disk is full")
+
+        task = replace(TASKS[0], work=fail)
+        for minutes in range(1, 4):
+            shift = replace(_shift(house), now=_now() + timedelta(minutes=minutes))
+            run_if_due(task, shift)
+
+        (told,) = troubles_of(_read(house), house.settings)
+        assert told.alert == "LaribaTaskFailing"
+        assert told.message == "canary failed 3 times in a row: ValueError: the disk is full"
+
+    def test_one_is_overdue_after_three_intervals_and_five_minutes_at_least(self, house: Context) -> None:
+        def overdue(**future: int) -> set[str]:
+            return {task.name for task in _read(house, in_future=timedelta(**future)).tasks if task.is_overdue}
+
+        all_tasks = {task.name for task in TASKS}
+        hourly = {task.name for task in TASKS if task.every >= timedelta(hours=1)}
+        assert overdue(minutes=4) == set()
+        assert overdue(minutes=6) == all_tasks - hourly
+        assert not {"make_event_partitions"} & overdue(hours=2, minutes=59)
+        assert "make_event_partitions" in overdue(hours=3, minutes=1)
+
+    def test_one_that_never_ran_is_overdue(self, house: Context) -> None:
+        execute(house, "UPDATE maintenance_tasks SET succeeded_at = NULL WHERE name = 'canary'")
+
+        (told,) = troubles_of(_read(house), house.settings)
+        assert told.message == "canary has not succeeded ever"
+
+
+def test_what_is_read_is_of_all_workspaces(app: Flask, house: Context) -> None:
+    for tenant in (make_tenant(house), make_tenant(house)):
+        send(app.test_client(), tenant, event_for(tenant))
+
+    assert _read(house).outbox_rows == 2
+
+
+class TestStatus:
+    def test_of_an_installation_that_is_well_it_shows_tables_and_ends_well(self, app: Flask, house: Context) -> None:
+        result = _status(app)
+
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "usage outbox       0 rows" in result.stdout
+        lines = [line.split() for line in result.stdout.splitlines()]
+        assert {line[0] for line in lines if line} >= {task.name for task in TASKS}
+        assert f"wanted: {house.settings.partitions_ahead_days}" in result.stdout
+
+    def test_each_trouble_is_named_and_the_end_is_not_well(
+        self, app: Flask, house: Context, owner: psycopg.Connection[Any]
+    ) -> None:
+        _insert_event(house, _now() - 400 * _DAY)
+        execute(house, "UPDATE maintenance_tasks SET failures_in_a_row = 3, error = 'disk full' WHERE name = 'canary'")
+
+        result = _status(app)
+
+        assert result.exit_code == 1
+        assert result.stderr.splitlines() == [
+            "LaribaTaskFailing: canary failed 3 times in a row: disk full",
+            "LaribaEventsInDefaultPartition: events of days without a partition are in events_default",
+        ]
+
+    def test_a_script_gets_one_json_object(self, app: Flask, house: Context) -> None:
+        _insert_event(house, _now() - 400 * _DAY)
+
+        result = _status(app, "--json")
+
+        told = json.loads(result.stdout)
+        assert result.exit_code == 1
+        assert [trouble["alert"] for trouble in told["troubles"]] == ["LaribaEventsInDefaultPartition"]
+        assert told["upkeep"]["default_partition_rows"] == 1
+        assert datetime.fromisoformat(told["upkeep"]["tasks"][0]["succeeded_at"]).tzinfo is not None
+
+    @pytest.mark.parametrize("options", [(), ("--json",)])
+    def test_a_database_that_is_away_is_one_line(
+        self, house: Context, credentials: Credentials, options: tuple[str, ...]
+    ) -> None:
+        away = replace(house.settings, database_url="postgresql://lariba@127.0.0.1:1/lariba")
+
+        result = _status(create_app(away, credentials=credentials), *options)
+
+        assert result.exit_code == 1
+        (line,) = result.output.splitlines()
+        assert "LaribaDatabaseAway" in line
+
+    def test_what_processes_of_this_machine_count_is_shown_if_they_share_a_folder(
+        self, house: Context, credentials: Credentials, checkout: Path, tmp_path: Path
+    ) -> None:
+        shared = replace(house.settings, metrics_dir=str(tmp_path / "metrics"))
+        app = create_app(shared, credentials=credentials)
+        assert "lariba_requests_total" not in _status(app).stdout
+
+        with live_server(shared, checkout) as server:
+            wait_until(lambda: server.request("GET", "/healthz").status == 200)
+
+        assert "lariba_requests_total" in _status(app).stdout
+        app.extensions[EXTENSION].database.engine.dispose()
+
+
+def _status(app: Flask, *options: str) -> Result:
+    return app.test_cli_runner().invoke(args=["status", *options])
