@@ -16,7 +16,7 @@ import click
 from flask.cli import FlaskGroup
 
 from app.config import Settings, SettingsError
-from app.shared_metrics import share
+from app.monitoring.shared_metrics import share
 
 
 def _is_operator_command() -> bool:

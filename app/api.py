@@ -6,11 +6,12 @@ from flask import Flask, Response, json
 from flask_smorest import Api
 from flask_swagger_ui import get_swaggerui_blueprint
 
-from app import contract, health, metrics_route
+from app import contract, health
 from app.ingest import openapi as ingest_openapi
 from app.ingest import routes as ingest
 from app.management.routes import BLUEPRINTS as MANAGEMENT
 from app.management.routes.links import Links
+from app.monitoring import metrics_route
 
 TITLE: Final = "Lariba"
 VERSION: Final = "v1"

@@ -16,7 +16,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from app import schema
-from app import status as shown
 from app.context import context
 from app.database import NOWHERE
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
@@ -25,10 +24,11 @@ from app.management.key_report import StaleKey, Staleness
 from app.management.lifetimes import DAYS_MAX
 from app.management.operators import Role
 from app.models import WorkspaceStatus
+from app.monitoring import status as shown
+from app.monitoring.shared_metrics import SharedMetrics
+from app.monitoring.troubles import DATABASE_AWAY, troubles_of
+from app.monitoring.upkeep import read_upkeep
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
-from app.shared_metrics import SharedMetrics
-from app.troubles import DATABASE_AWAY, troubles_of
-from app.upkeep import read_upkeep
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
 _SCHEMA_BEHIND = "The schema is behind this code: run `flask --app wsgi migrate` first."

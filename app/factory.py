@@ -4,7 +4,7 @@ from functools import partial
 
 from flask import Flask
 
-from app import api, commands, logs, metrics, metrics_route, problems, request_log
+from app import api, commands, logs, metrics, problems, request_log
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
@@ -17,6 +17,7 @@ from app.ingest.places import Places
 from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
 from app.ingest.uploads import Uploads
+from app.monitoring import metrics_route
 from app.rate_limits import RateLimiter, Rates, Sharing, namespace_of, read_overrides
 from app.request_lines import RequestLines
 from app.shared_digests import SharedDigests

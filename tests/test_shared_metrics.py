@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.config import Settings
-from app.shared_metrics import SharedMetrics
+from app.monitoring.shared_metrics import SharedMetrics
 from tests.counting import Counts, count_of, counts_of_page, sum_of
 from tests.live import Answer, LiveServer, environment_of, free_port, is_ready, live_server
 from tests.people import Tenant
@@ -78,7 +78,7 @@ def _workers(server: LiveServer) -> list[psutil.Process]:
 # A process that counts one run, has one connection open, and waits.
 _PROCESS = """
 import os, sys
-from app.shared_metrics import share
+from app.monitoring.shared_metrics import share
 share(sys.argv[1], os.environ)
 from app import metrics
 metrics.ARGON2_RUNS.labels("prove").inc()

@@ -12,7 +12,6 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from app import upkeep
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
@@ -21,10 +20,11 @@ from app.factory import create_app
 from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
 from app.maintenance.usage import fold_usage
+from app.monitoring import upkeep
+from app.monitoring.troubles import troubles_of
+from app.monitoring.upkeep import Upkeep, read_upkeep
 from app.owner import Owner
 from app.schema import migrate
-from app.troubles import troubles_of
-from app.upkeep import Upkeep, read_upkeep
 from tests.conftest import copied_database, fresh_database
 from tests.live import live_server
 from tests.people import Tenant, execute, make_tenant

@@ -21,7 +21,7 @@ _MAY_SEE_EVERYWHERE = {
     "app.management.key_report": "the same: its report on the keys of all workspaces",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",
-    "app.upkeep": "the state of the installation is of no workspace",
+    "app.monitoring.upkeep": "the state of the installation is of no workspace",
     "app.embedded.demo": "makes the demo workspace, as the operator's shell would",
 }
 

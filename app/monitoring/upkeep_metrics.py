@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.config import Settings
 from app.database import Database
 from app.errors import StorageUnavailable
-from app.upkeep import TaskUpkeep, Upkeep, read_upkeep
+from app.monitoring.upkeep import TaskUpkeep, Upkeep, read_upkeep
 
 _log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from app.config import Settings
-from app.troubles import Trouble
-from app.upkeep import ROWS_MAX, TaskUpkeep, Upkeep
+from app.monitoring.troubles import Trouble
+from app.monitoring.upkeep import ROWS_MAX, TaskUpkeep, Upkeep
 
 _Row = tuple[str, ...]
 

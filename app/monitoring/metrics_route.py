@@ -12,8 +12,8 @@ from prometheus_client.metrics_core import Metric
 from app import contract, metrics
 from app.context import EXTENSION, Context, context
 from app.errors import InvalidMetricsToken
-from app.shared_metrics import SharedMetrics
-from app.upkeep_metrics import UpkeepMetrics
+from app.monitoring.shared_metrics import SharedMetrics
+from app.monitoring.upkeep_metrics import UpkeepMetrics
 
 METRICS: Final = "lariba.metrics"
 _PLAIN: Final = "text/plain"

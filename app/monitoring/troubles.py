@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from app.config import Settings
-from app.upkeep import TaskUpkeep, Upkeep
+from app.monitoring.upkeep import TaskUpkeep, Upkeep
 
 _DAY_SECONDS: Final = 86_400
 
