@@ -25,6 +25,8 @@ blueprint = ManagementBlueprint("usage", __name__, description="How much was sen
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+# A count of nothing would look like a count.
+_UNKNOWN: Final = "one that nobody has answers 404"
 
 
 class _Bound(StatedMoment):
@@ -62,9 +64,9 @@ class UsageQuerySchema(UsageOfOneQuerySchema):
     """Which usage of the workspace an answer shows."""
 
     group_by = choice_field(Grouping, load_default=Grouping.NONE)
-    project_id = id_field()
-    source_id = id_field()
-    key_id = id_field()
+    project_id = id_field(_UNKNOWN)
+    source_id = id_field(_UNKNOWN)
+    key_id = id_field(_UNKNOWN)
 
 
 class CountsSchema(AnswerSchema):
