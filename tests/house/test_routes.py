@@ -7,6 +7,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.management.operators import Role
+from app.management.routes.operation import Operation
 from app.problems import STATUSES
 
 # What opens without a credential, each with its reason.
@@ -18,6 +20,15 @@ _OPEN = {
 }
 # Proves its key on the road itself, by authentication.py.
 _SOURCE_KEY = {"ingest.ingest_event", "ingest.ingest_batch"}
+_STATUSES = {refusal.code: str(status) for refusal, status in STATUSES.items()}
+# What can stand in the way of a change, beside its own shape: a name that is taken, a state that does not allow it, or
+# a repeated request for what is archived by now.
+_CAN_CONFLICT = re.compile(
+    r"POST /v1/(projects|projects/<project_id>/environments|environments/<environment_id>/sources)"
+    r"|POST .*/(restore|rotate)|PATCH /v1/(projects|environments|sources|keys)/.*"
+)
+_ACTS = re.compile(r"POST .*/(enable|disable|revoke|restore|rotate)")
+_ISSUES_A_CREDENTIAL = re.compile(r"POST (/v1/tokens|.*/sources|.*/keys|.*/rotate)")
 
 
 @pytest.fixture(scope="module", name="document")
@@ -48,6 +59,42 @@ def test_every_guarded_route_refuses_a_caller_without_a_token(app: Flask, client
             response = client.open(path, method=method)
             assert response.status_code == 401, (method, path)
             assert response.headers["WWW-Authenticate"] == 'Bearer realm="lariba"'
+
+
+def _refusals_of(operation: Operation) -> set[str]:
+    """The codes with which an operation of the control plane may refuse, by what it does: said here once more."""
+    name = f"{operation.method} {operation.rule}"
+    is_of = {
+        "not_found": "<" in operation.rule or name == "GET /v1/usage",
+        "insufficient_scope": operation.role is not Role.AUDITOR or operation.is_for_whole_workspace,
+        "precondition_required": operation.method == "PATCH",
+        "precondition_failed": operation.method in ("PATCH", "DELETE") or _ACTS.fullmatch(name),
+        "conflict": _CAN_CONFLICT.fullmatch(name),
+        "credential_already_shown": _ISSUES_A_CREDENTIAL.fullmatch(name),
+    }
+    is_of |= dict.fromkeys(("bad_request", "payload_too_large", "unsupported_media_type"), operation.method != "GET")
+    is_of |= dict.fromkeys(("idempotency_key_reused", "idempotency_in_progress"), operation.method == "POST")
+    is_of |= dict.fromkeys(("invalid_management_token", "schema_validation_failed", "storage_unavailable"), True)
+    return {code for code, is_so in is_of.items() if is_so}
+
+
+def test_every_guarded_route_declares_its_role_and_every_code_with_which_it_may_refuse(
+    app: Flask, document: dict[str, Any]
+) -> None:
+    guarded = [view for view in app.view_functions.values() if hasattr(view, "guard")]
+    assert len(guarded) >= 35
+    for operation in (getattr(view, "operation", None) for view in guarded):
+        assert isinstance(operation, Operation)
+        path = operation.rule.replace("<", "{").replace(">", "}")
+        documented = document["paths"][path][operation.method.lower()]
+        assert documented["x-required-role"] == Role(operation.role), path
+        codes = {
+            (code, status)
+            for status, answer in documented["responses"].items()
+            if status >= "400"
+            for code in answer["content"]["application/json"]["examples"]
+        }
+        assert codes == {(code, _STATUSES[code]) for code in _refusals_of(operation)}, (operation.method, path)
 
 
 def test_every_operation_has_an_id_a_summary_and_a_credential(document: dict[str, Any]) -> None:
