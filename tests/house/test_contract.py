@@ -130,7 +130,8 @@ def test_every_text_that_a_caller_may_send_is_bounded_in_some_way(document: Desc
         f"{name}.{member}"
         for name, schema in requests.items()
         for member, described in schema["properties"].items()
-        if "string" in described.get("type", ()) and not {"maxLength", "pattern", "enum", "format"} & set(described)
+        for text in (described, described.get("items", {}))
+        if "string" in text.get("type", ()) and not {"maxLength", "pattern", "enum", "format"} & set(text)
     ]
 
     assert len(requests) > 8

@@ -206,11 +206,19 @@ class PageQuerySchema(Schema):
         return PageRequest(data["limit"], data.get("cursor"), context().settings.secret_key)
 
 
+def flag_field(description: str) -> fields.Boolean:
+    """Yes or no in a query, in one spelling."""
+    return fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        error_messages={"invalid": "Must be true or false."},
+        metadata={"description": description},
+    )
+
+
 def archived_field() -> fields.Boolean:
     """Whether a list shows what is archived, instead of what is in use."""
-    return fields.Boolean(
-        truthy={"true"}, falsy={"false"}, metadata={"description": "true: those that are archived, and no others."}
-    )
+    return flag_field("true: those that are archived, and no others.")
 
 
 class ArchivedQuerySchema(RequestSchema):
