@@ -10,6 +10,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import requests
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import AuthContext, Case, CheckContext, HookContext, Response, SerializationContext
@@ -78,6 +79,18 @@ def error_code_conformance(_: CheckContext, response: Response, case: Case[Any])
         code = response.json()["error"]["code"]
         if code not in known:
             raise AssertionError(f"{response.status_code} {code} is not documented: only {', '.join(known)}")
+
+
+@schemathesis.check
+def archived_is_gone(_: CheckContext, response: Response, case: Case[Any]) -> None:
+    """What was archived cannot be read any more, at once: the links seldom happen to lead there."""
+    if case.method.upper() != "DELETE" or response.status_code >= 300:
+        return
+    read = response.request.copy()
+    read.method = "GET"
+    status = requests.Session().send(read, timeout=10).status_code
+    if status < 300:
+        raise AssertionError(f"GET {case.formatted_path} is answered {status} after it was archived")
 
 
 @schemathesis.hook

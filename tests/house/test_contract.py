@@ -210,5 +210,17 @@ def test_what_is_made_leads_to_what_can_be_done_with_it(described: dict[str, Des
             assert set(link["parameters"]) <= parameters, (name, link)
 
 
+def test_a_list_leads_to_what_can_be_done_with_its_first_item(described: dict[str, Described]) -> None:
+    leading = 0
+    for name, operation in described.items():
+        answer = operation["responses"].get("200", {})
+        shape = str(answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", ""))
+        if shape.endswith("Page"):
+            reading = f"read{shape.rpartition('/')[2].removesuffix('Page')}"
+            assert set(answer["links"][reading]["parameters"].values()) == {"$response.body#/data/0/id"}, name
+            leading += 1
+    assert leading >= 8
+
+
 def test_a_shape_stands_once(document: Described) -> None:
     assert json.dumps(document).count('"pointer": {"type"') == 1

@@ -61,6 +61,29 @@ def test_every_guarded_route_refuses_a_caller_without_a_token(app: Flask, client
             assert response.headers["WWW-Authenticate"] == 'Bearer realm="lariba"'
 
 
+# What docs/management.md promises to nobody below an admin. All else that changes something is a developer's.
+_FOR_ADMINS = {
+    "PATCH /v1/workspace",
+    "POST /v1/projects",
+    "PATCH /v1/projects/<project_id>",
+    "DELETE /v1/projects/<project_id>",
+    "POST /v1/projects/<project_id>/restore",
+    "DELETE /v1/environments/<environment_id>",
+    "POST /v1/environments/<environment_id>/restore",
+    "POST /v1/tokens",
+    "POST /v1/tokens/<token_id>/revoke",
+}
+_FOR_THE_WHOLE_WORKSPACE = {"PATCH /v1/workspace", "POST /v1/projects"}
+
+
+def _operations(app: Flask) -> list[Operation]:
+    found = [getattr(view, "operation", None) for view in app.view_functions.values() if hasattr(view, "guard")]
+    assert len(found) >= 35
+    operations = [operation for operation in found if isinstance(operation, Operation)]
+    assert len(operations) == len(found), "a guarded view declares nothing of itself"
+    return operations
+
+
 def _refusals_of(operation: Operation) -> set[str]:
     """The codes with which an operation of the control plane may refuse, by what it does: said here once more."""
     name = f"{operation.method} {operation.rule}"
@@ -78,13 +101,21 @@ def _refusals_of(operation: Operation) -> set[str]:
     return {code for code, is_so in is_of.items() if is_so}
 
 
+def test_every_guarded_route_takes_the_role_that_is_promised(app: Flask) -> None:
+    """A role that is lowered by mistake would pass every test that asks the route itself what it takes."""
+    roles = {f"{operation.method} {operation.rule}": operation.role for operation in _operations(app)}
+    whole = {f"{each.method} {each.rule}" for each in _operations(app) if each.is_for_whole_workspace}
+
+    assert {name for name, role in roles.items() if role is Role.ADMIN} == _FOR_ADMINS
+    assert {name for name, role in roles.items() if role is Role.AUDITOR} == {it for it in roles if it[:4] == "GET "}
+    assert set(roles.values()) == {Role.AUDITOR, Role.DEVELOPER, Role.ADMIN}
+    assert whole == _FOR_THE_WHOLE_WORKSPACE
+
+
 def test_every_guarded_route_declares_its_role_and_every_code_with_which_it_may_refuse(
     app: Flask, document: dict[str, Any]
 ) -> None:
-    guarded = [view for view in app.view_functions.values() if hasattr(view, "guard")]
-    assert len(guarded) >= 35
-    for operation in (getattr(view, "operation", None) for view in guarded):
-        assert isinstance(operation, Operation)
+    for operation in _operations(app):
         path = operation.rule.replace("<", "{").replace(">", "}")
         documented = document["paths"][path][operation.method.lower()]
         assert documented["x-required-role"] == Role(operation.role), path
