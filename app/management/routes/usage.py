@@ -112,7 +112,10 @@ class UsageSchema(AnswerSchema):
 @blueprint.arguments(UsageQuerySchema, location="query")
 @blueprint.response(200, UsageSchema)
 def read_usage(operator: Operator, query: UsageQuery) -> Usage:
-    """Count the workspace's events per hour or day, by key, source or project."""
+    """Count the workspace's events per hour or day, by key, source or project.
+
+    Up to 2,000 counts, one per interval and group in which something happened; a question for more is refused with 422.
+    """
     return usage.read_usage(context().database, operator, query)
 
 
