@@ -174,7 +174,7 @@ class PreconditionRequired(Refusal):
 
 
 class PreconditionFailed(Refusal):
-    """The object has changed since the ETag in If-Match was read. Read it again, then repeat the change."""
+    """If-Match does not name the object's present state: it has changed, or the tag is weak (W/…). Read it again."""
 
     code = "precondition_failed"
 

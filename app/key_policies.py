@@ -9,18 +9,18 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
 POLICY_ENTRIES_MAX: Final = 50
+EVENT_TYPE_CHARACTERS_MAX: Final = 200
+# What a browser sends is never longer: 253 characters of host at the most.
+ORIGIN_CHARACTERS_MAX: Final = 300
 EVENT_TYPE_PATTERN: Final = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?"
 
 _EVENT_TYPE_PATTERN = re.compile(EVENT_TYPE_PATTERN)
-_EVENT_TYPE_CHARACTERS_MAX: Final = 200
 # Not urllib's reader, which drops line breaks and tabs without a word.
 _ORIGIN = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s/?#@:\[\]\\%*]+))(?::(?P<port>[0-9]{1,5}))?",
     re.IGNORECASE,
 )
-# What a browser sends is never longer: 253 characters of host at the most.
-_ORIGIN_CHARACTERS_MAX: Final = 300
-_SENT_ORIGIN = re.compile(rf"https?://[!-~]{{1,{_ORIGIN_CHARACTERS_MAX}}}")
+_SENT_ORIGIN = re.compile(rf"https?://[!-~]{{1,{ORIGIN_CHARACTERS_MAX}}}")
 _HOST_CHARACTERS_MAX: Final = 253
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -33,8 +33,8 @@ _OPAQUE: Final = "null"
 
 def read_event_type_pattern(text: str) -> str:
     """A whole event type, or `payment.*` for all below `payment`."""
-    if len(text) > _EVENT_TYPE_CHARACTERS_MAX:
-        raise ValueError(f"Must be at most {_EVENT_TYPE_CHARACTERS_MAX} characters.")
+    if len(text) > EVENT_TYPE_CHARACTERS_MAX:
+        raise ValueError(f"Must be at most {EVENT_TYPE_CHARACTERS_MAX} characters.")
     if not _EVENT_TYPE_PATTERN.fullmatch(text):
         raise ValueError("Must be an event type such as payment.failed, or a prefix of whole segments: payment.*")
     return text
@@ -42,7 +42,7 @@ def read_event_type_pattern(text: str) -> str:
 
 def read_origin(text: str) -> str:
     """An origin as browsers send it: scheme, host in lower case and in IDNA's ASCII form, port if it is not default."""
-    parts = _ORIGIN.fullmatch(text) if len(text) <= _ORIGIN_CHARACTERS_MAX else None
+    parts = _ORIGIN.fullmatch(text) if len(text) <= ORIGIN_CHARACTERS_MAX else None
     if parts is None:
         raise ValueError("Must be an origin such as https://shop.example: no path, no user, no wildcard.")
     scheme = parts["scheme"].lower()

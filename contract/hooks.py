@@ -10,11 +10,15 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import requests
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import AuthContext, Case, CheckContext, HookContext, Response, SerializationContext
+from schemathesis.core.failures import Failure
+from schemathesis.openapi.checks import UseAfterFree
 
 from app.management.names import read_label
+from contract.archived import Archived
 from contract.tenant import FuzzedTenant
 
 TENANT: Final = FuzzedTenant()
@@ -40,6 +44,7 @@ schemathesis.openapi.format("binary", st.lists(_values.map(json.dumps), min_size
 
 # The cursors that lists have given, by the list and its filters.
 _cursors: Final[dict[tuple[str, str], str]] = {}
+_archived: Final = Archived()
 
 
 @schemathesis.serializer("application/x-ndjson")
@@ -76,6 +81,18 @@ def error_code_conformance(_: CheckContext, response: Response, case: Case[Any])
             raise AssertionError(f"{response.status_code} {code} is not documented: only {', '.join(known)}")
 
 
+@schemathesis.check
+def archived_is_gone(_: CheckContext, response: Response, case: Case[Any]) -> None:
+    """What was archived cannot be read any more, at once: the links seldom happen to lead there."""
+    if case.method.upper() != "DELETE" or response.status_code >= 300:
+        return
+    read = response.request.copy()
+    read.method = "GET"
+    status = requests.Session().send(read, timeout=10).status_code
+    if status < 300:
+        raise AssertionError(f"GET {case.formatted_path} is answered {status} after it was archived")
+
+
 @schemathesis.hook
 def before_call(_: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
     """Make a positive case right in what its schema cannot say."""
@@ -89,8 +106,19 @@ def before_call(_: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> Non
 
 
 @schemathesis.hook
+def filter_failure(_: HookContext, failure: Failure, case: Case[Any], _response: Response) -> bool:
+    """Keep every failure, but "it was deleted before" of what was restored since, or of the usage that outlives it."""
+    if not isinstance(failure, UseAfterFree):
+        return True
+    deleted = failure.free.partition(" ")[2]
+    return _archived.forbids(case.method.upper(), case.formatted_path, deleted=deleted)
+
+
+@schemathesis.hook
 def after_call(_: HookContext, case: Case[Any], response: Response) -> None:
-    """Remember the cursors that lists give."""
+    """Remember what is archived, and the cursors that lists give."""
+    is_replayed = "idempotent-replayed" in response.headers
+    _archived.note(case.method.upper(), case.formatted_path, response.status_code, is_replayed=is_replayed)
     if case.method.upper() == "GET" and response.status_code == 200 and b'"next_cursor":"' in response.content:
         _cursors[_list_of(case)] = response.json()["next_cursor"]
 

@@ -13,6 +13,13 @@ from app import logs
 from app.context import Context
 from app.ingest.door import Door
 from app.ingest.envelope import Envelope
+from app.management.authentication import authenticate
+from app.management.keys import NewKey
+from app.management.new_sources import create_source
+from app.management.operators import Role
+from app.management.sources import NewSource
+from app.management.tokens import NewToken, issue_token
+from app.models import SourceType
 from tests.people import Tenant, execute
 from tests.sending import event_for, send
 from tests.waiting import wait_until
@@ -168,3 +175,16 @@ def test_a_path_of_any_length_is_logged_short_and_at_once(
 
     _, line = _lines(capsys)
     assert len(str(line["path"])) == 500
+
+
+def test_a_credential_in_the_answer_that_issues_it_stands_in_no_repr(house: Context, alice: Tenant) -> None:
+    """A crash on the way out would write it into a traceback."""
+    operator = authenticate(f"Bearer {alice.token}", house.credentials, house.database)
+    new = NewSource(name="ERP", type=SourceType.ERP)
+
+    source = create_source(house.database, house.credentials, operator, alice.environment_id, new, NewKey())
+    token = issue_token(house.database, house.credentials, operator, NewToken(role=Role.AUDITOR))
+
+    assert source.key is not None
+    assert source.key.key.startswith("lrb_sk_")
+    assert "lrb_" not in f"{source!r} {source.key!r} {token!r}"

@@ -38,6 +38,8 @@ _TAKEN: Final = {
     ENVIRONMENT_NAME_UNIQUE: "This project already has an environment named {name}.",
     SOURCE_NAME_UNIQUE: "This environment already has a source named {name}.",
 }
+# The second half is for who restores: what is archived cannot be renamed.
+_WAY_OUT: Final = "Choose another name, or rename that one."
 
 
 def mentioned(change: Any) -> dict[str, Any]:
@@ -116,5 +118,5 @@ def _flush(session: Session, row: Any) -> None:
         if cause.diag.constraint_name not in _TAKEN:
             # Somebody was there first, whatever it was about: the caller's matter, and the log's to look at.
             raise Conflict from error
-        message = _TAKEN[cause.diag.constraint_name].format(name=f'"{name}"')
-        raise Conflict(message, faults=(Fault("/name", "This name is taken."),)) from None
+        taken = _TAKEN[cause.diag.constraint_name].format(name=f'"{name}"')
+        raise Conflict(f"{taken} {_WAY_OUT}", faults=(Fault("/name", "This name is taken."),)) from None

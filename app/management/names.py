@@ -20,8 +20,14 @@ _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\ufff9-\
 # Chooses between the forms of a symbol; after a letter or a digit it changes nothing that one could see, but in a
 # keycap.
 _VARIATION = re.compile("(.?)[\ufe00-\ufe0f](?!\u20e3)", re.DOTALL)
-# Scripts whose letters look alike by the dozen; a word holds letters of one of them.
-_ALIKE_SCRIPTS: Final = frozenset({"LATIN", "CYRILLIC", "GREEK"})
+# Scripts with letters that look like another one's, by the first word of their letters' names; a word holds letters of
+# one of them. Scripts that are written without spaces, and Latin words among them, have no such letters.
+_ALIKE_SCRIPTS: Final = frozenset(
+    [
+        *("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CANADIAN", "CHEROKEE", "COPTIC", "DESERET"),
+        *("GEORGIAN", "GLAGOLITIC", "GOTHIC", "LISU", "OLD", "OSAGE", "RUNIC", "TIFINAGH"),
+    ]
+)
 # Control characters but the line breaks, halves of surrogate pairs, and what turns the direction of writing.
 _REFUSED_IN_DESCRIPTIONS = re.compile(
     "[\0-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -48,6 +54,9 @@ def read_label(text: str) -> str:
         raise ValueError(f"Must be at most {NAME_CHARACTERS_MAX} characters.")
     if label != label.strip():
         raise ValueError("Must not begin or end with white space.")
+    # Whoever reads a page sees one space for two.
+    if "  " in label:
+        raise ValueError("Must hold one space at a time.")
     # Refuses control and formatting characters (invisible ones, what turns the direction of writing), white space
     # other than a plain space, and code points that stand for nothing.
     if not label.isprintable():
@@ -65,7 +74,7 @@ def _refuse_look_alikes(label: str) -> None:
     if unicodedata.normalize("NFKC", taken_apart) != unicodedata.normalize("NFC", taken_apart):
         raise ValueError("Must hold plain characters: no full-width letters, ligatures or other variants.")
     if any(len(_alike_scripts_of(word)) > 1 for word in _words(label)):
-        raise ValueError("Must not mix Latin, Cyrillic and Greek letters in one word.")
+        raise ValueError("Must not mix letters of scripts that look alike (Latin, Cyrillic, Greek …) in one word.")
 
 
 def _words(label: str) -> list[str]:

@@ -32,6 +32,9 @@ _CLAIM: Final = text("""
         WHERE request.expires_at <= excluded.created_at
     RETURNING 1
 """)
+# Ingest's patience is for producers, who come again by themselves. Of many who change one row, or ask for one name, the
+# last waits for all before it and shall be told what became of it; and who hangs shall not keep the pool for long.
+_PATIENCE: Final = text("SELECT set_config('lock_timeout', '3s', true)")
 
 
 class AlreadyDoneError(Exception):
@@ -57,6 +60,7 @@ def changing(database: Database, operator: Operator) -> Iterator[Session]:
         hold_standing(session, operator)
         if operator.request is not None:
             _claim(session, operator, operator.request)
+        session.execute(_PATIENCE)
         yield session
 
 

@@ -164,7 +164,7 @@ def _project_rows(session: Session, operator: Operator, public_ids: tuple[str, .
     ]
     if faults:
         raise SchemaValidationFailed(faults=tuple(faults))
-    return sorted(rows.values())
+    return [rows[public_id] for public_id in public_ids]
 
 
 def _project_ids(session: Session, operator: Operator) -> dict[int, str]:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Row, Select, Subquery, case, func, null, s
 from sqlalchemy.orm import Session
 
 from app.database import Database
-from app.errors import Fault, SchemaValidationFailed
+from app.errors import Fault, NotFound, SchemaValidationFailed
 from app.management.lookup import find
 from app.management.operators import Operator
 from app.models import Project, Source, SourceKey, UsageHour, UsageOutbox
@@ -155,7 +155,11 @@ def _only(session: Session, operator: Operator, query: UsageQuery) -> dict[str, 
     for column, model, project_row, public_id in named:
         if public_id is not None:
             within = model.within(operator.workspace_id).where(operator.reaches(project_row))
-            (found,) = find(session, within, model, public_id)
+            try:
+                (found,) = find(session, within, model, public_id)
+            except NotFound:
+                parameter = column.replace("source_key", "key")
+                raise NotFound(faults=(Fault(f"/{parameter}", "There is nothing with this id."),)) from None
             rows[column] = found.id
     return rows
 

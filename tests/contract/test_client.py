@@ -25,9 +25,6 @@ class Caller:
         modules = (Path(str(package.__file__)).parent / "api").glob("*/*.py")
         self._modules = {path.stem: f"{package.__name__}.api.{path.parent.name}.{path.stem}" for path in modules}
 
-    def knows(self, operation: str) -> bool:
-        return operation in self._modules
-
     def model(self, name: str, /, **members: Any) -> Any:
         return getattr(self._models, name).from_dict(members)
 
@@ -89,17 +86,24 @@ def test_a_whole_life_goes_through_the_generated_client(
     assert (receipt.accepted, receipt.event_id, receipt.status) == (True, "evt_1", "stored")
     assert [verdict.status for verdict in answer.verdicts] == ["duplicate", "rejected"]
 
-    if operator.knows("read_usage_of_key"):
-        operator.call("read_usage_of_key", key.id)
-    if operator.knows("rotate_key"):
-        key = operator.call("rotate_key", key.id, status=201)
-    with _producer(package, server, key.key) as producer:
-        producer.call("ingest_event", status=201, body=_event(producer, source.id, "evt_2"))
-        operator.call("revoke_key", key.id)
-        refused = producer.call("ingest_event", status=401, body=_event(producer, source.id, "evt_3"))
+    usage = operator.call("read_usage_of_key", key.id)
+    assert (usage.total.stored, usage.total.duplicate) == (1, 1)
+    assert [counts.key_id for counts in usage.data] == [key.id]
+
+    rotation = operator.model("Rotation", grace_seconds=600)
+    successor = operator.call("rotate_key", key.id, status=201, body=rotation)
+    assert (successor.replaces, operator.call("read_key", key.id).replaced_by) == (key.id, successor.id)
+    for plain_text, event_id in ((key.key, "evt_2"), (successor.key, "evt_3")):
+        with _producer(package, server, plain_text) as producer:
+            producer.call("ingest_event", status=201, body=_event(producer, source.id, event_id))
+
+    assert operator.call("revoke_key", successor.id).revoked_at is not None
+    with _producer(package, server, successor.key) as producer:
+        refused = producer.call("ingest_event", status=401, body=_event(producer, source.id, "evt_4"))
     assert refused.error.code == "invalid_source_key"
-    if operator.knows("list_entries"):
-        assert operator.call("list_entries").data
+    assert operator.call("read_usage_of_source", source.id).total.stored == 3
+    told = operator.call("list_audit_entries", action="source_key.*").data
+    assert [entry.action.partition(".")[2] for entry in told] == ["revoke", "rotate", "issue", "issue"]
 
 
 def test_pages_follow_one_another_through_the_generated_client(operator: Caller) -> None:

@@ -130,7 +130,8 @@ def test_every_text_that_a_caller_may_send_is_bounded_in_some_way(document: Desc
         f"{name}.{member}"
         for name, schema in requests.items()
         for member, described in schema["properties"].items()
-        if "string" in described.get("type", ()) and not {"maxLength", "pattern", "enum", "format"} & set(described)
+        for text in (described, described.get("items", {}))
+        if "string" in text.get("type", ()) and not {"maxLength", "pattern", "enum", "format"} & set(text)
     ]
 
     assert len(requests) > 8
@@ -207,6 +208,18 @@ def test_what_is_made_leads_to_what_can_be_done_with_it(described: dict[str, Des
             parameters = {each["name"] for each in described[link["operationId"]]["path_parameters"]}
             parameters |= {each["name"] for each in described[link["operationId"]].get("parameters", [])}
             assert set(link["parameters"]) <= parameters, (name, link)
+
+
+def test_a_list_leads_to_what_can_be_done_with_its_first_item(described: dict[str, Described]) -> None:
+    leading = 0
+    for name, operation in described.items():
+        answer = operation["responses"].get("200", {})
+        shape = str(answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", ""))
+        if shape.endswith("Page"):
+            reading = f"read{shape.rpartition('/')[2].removesuffix('Page')}"
+            assert set(answer["links"][reading]["parameters"].values()) == {"$response.body#/data/0/id"}, name
+            leading += 1
+    assert leading >= 8
 
 
 def test_a_shape_stands_once(document: Described) -> None:

@@ -7,6 +7,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.management.operators import Role
+from app.management.routes.operation import Operation
 from app.problems import STATUSES
 
 # What opens without a credential, each with its reason.
@@ -19,6 +21,15 @@ _OPEN = {
 }
 # Proves its key on the road itself, by authentication.py.
 _SOURCE_KEY = {"ingest.ingest_event", "ingest.ingest_batch"}
+_STATUSES = {refusal.code: str(status) for refusal, status in STATUSES.items()}
+# What can stand in the way of a change, beside its own shape: a name that is taken, a state that does not allow it, or
+# a repeated request for what is archived by now.
+_CAN_CONFLICT = re.compile(
+    r"POST /v1/(projects|projects/<project_id>/environments|environments/<environment_id>/sources)"
+    r"|POST .*/(restore|rotate)|PATCH /v1/(projects|environments|sources|keys)/.*"
+)
+_ACTS = re.compile(r"POST .*/(enable|disable|revoke|restore|rotate)")
+_ISSUES_A_CREDENTIAL = re.compile(r"POST (/v1/tokens|.*/sources|.*/keys|.*/rotate)")
 
 
 @pytest.fixture(scope="module", name="document")
@@ -49,6 +60,73 @@ def test_every_guarded_route_refuses_a_caller_without_a_token(app: Flask, client
             response = client.open(path, method=method)
             assert response.status_code == 401, (method, path)
             assert response.headers["WWW-Authenticate"] == 'Bearer realm="lariba"'
+
+
+# What docs/management.md promises to nobody below an admin. All else that changes something is a developer's.
+_FOR_ADMINS = {
+    "PATCH /v1/workspace",
+    "POST /v1/projects",
+    "PATCH /v1/projects/<project_id>",
+    "DELETE /v1/projects/<project_id>",
+    "POST /v1/projects/<project_id>/restore",
+    "DELETE /v1/environments/<environment_id>",
+    "POST /v1/environments/<environment_id>/restore",
+    "POST /v1/tokens",
+    "POST /v1/tokens/<token_id>/revoke",
+}
+_FOR_THE_WHOLE_WORKSPACE = {"PATCH /v1/workspace", "POST /v1/projects"}
+
+
+def _operations(app: Flask) -> list[Operation]:
+    found = [getattr(view, "operation", None) for view in app.view_functions.values() if hasattr(view, "guard")]
+    assert len(found) >= 35
+    operations = [operation for operation in found if isinstance(operation, Operation)]
+    assert len(operations) == len(found), "a guarded view declares nothing of itself"
+    return operations
+
+
+def _refusals_of(operation: Operation) -> set[str]:
+    """The codes with which an operation of the control plane may refuse, by what it does: said here once more."""
+    name = f"{operation.method} {operation.rule}"
+    is_of = {
+        "not_found": "<" in operation.rule or name == "GET /v1/usage",
+        "insufficient_scope": operation.role is not Role.AUDITOR or operation.is_for_whole_workspace,
+        "precondition_required": operation.method == "PATCH",
+        "precondition_failed": operation.method in ("PATCH", "DELETE") or _ACTS.fullmatch(name),
+        "conflict": _CAN_CONFLICT.fullmatch(name),
+        "credential_already_shown": _ISSUES_A_CREDENTIAL.fullmatch(name),
+    }
+    is_of |= dict.fromkeys(("bad_request", "payload_too_large", "unsupported_media_type"), operation.method != "GET")
+    is_of |= dict.fromkeys(("idempotency_key_reused", "idempotency_in_progress"), operation.method == "POST")
+    is_of |= dict.fromkeys(("invalid_management_token", "schema_validation_failed", "storage_unavailable"), True)
+    return {code for code, is_so in is_of.items() if is_so}
+
+
+def test_every_guarded_route_takes_the_role_that_is_promised(app: Flask) -> None:
+    """A role that is lowered by mistake would pass every test that asks the route itself what it takes."""
+    roles = {f"{operation.method} {operation.rule}": operation.role for operation in _operations(app)}
+    whole = {f"{each.method} {each.rule}" for each in _operations(app) if each.is_for_whole_workspace}
+
+    assert {name for name, role in roles.items() if role is Role.ADMIN} == _FOR_ADMINS
+    assert {name for name, role in roles.items() if role is Role.AUDITOR} == {it for it in roles if it[:4] == "GET "}
+    assert set(roles.values()) == {Role.AUDITOR, Role.DEVELOPER, Role.ADMIN}
+    assert whole == _FOR_THE_WHOLE_WORKSPACE
+
+
+def test_every_guarded_route_declares_its_role_and_every_code_with_which_it_may_refuse(
+    app: Flask, document: dict[str, Any]
+) -> None:
+    for operation in _operations(app):
+        path = operation.rule.replace("<", "{").replace(">", "}")
+        documented = document["paths"][path][operation.method.lower()]
+        assert documented["x-required-role"] == Role(operation.role), path
+        codes = {
+            (code, status)
+            for status, answer in documented["responses"].items()
+            if status >= "400"
+            for code in answer["content"]["application/json"]["examples"]
+        }
+        assert codes == {(code, _STATUSES[code]) for code in _refusals_of(operation)}, (operation.method, path)
 
 
 def test_every_operation_has_an_id_a_summary_and_a_credential(document: dict[str, Any]) -> None:

@@ -35,6 +35,21 @@ def test_what_is_restored_is_there_again_with_all_below_it_and_no_key_lives(
     assert error_of(send(client, alice))["code"] == "invalid_source_key"
 
 
+def test_what_is_restored_ends_no_key_that_lies_elsewhere(
+    desk: Desk, stranger: Desk, alice: Tenant, charlie: Tenant, path_of: Callable[[Tenant], str]
+) -> None:
+    elsewhere = desk.made("/v1/projects", {"name": "elsewhere"})["id"]
+    lane = desk.all_of(f"/v1/projects/{elsewhere}/environments")[0]["id"]
+    new = {"name": "other", "type": "erp", "key": {}}
+    key_id = desk.made(f"/v1/environments/{lane}/sources", new)["key"]["id"]
+    desk.delete(path_of(alice))
+
+    assert desk.post(f"{path_of(alice)}/restore").status_code == 200
+
+    assert desk.get(f"/v1/keys/{key_id}").json["revoked_at"] is None  # type: ignore[index]
+    assert stranger.get(f"/v1/keys/{charlie.key_id}").json["revoked_at"] is None  # type: ignore[index]
+
+
 def test_restoring_what_is_in_use_changes_nothing(
     desk: Desk, client: FlaskClient, alice: Tenant, path_of: Callable[[Tenant], str]
 ) -> None:
@@ -86,7 +101,8 @@ def test_the_archived_ones_have_a_list_of_their_own(desk: Desk, alice: Tenant) -
         (shown,) = desk.all_of(path, archived="true")
         assert shown["archived_at"] is not None
         assert desk.post(f"{archived}/restore").json == shown | {"archived_at": None, "updated_at": ANY}
-    assert desk.get("/v1/projects", archived="yes").status_code == 422
+    refused = desk.get("/v1/projects", archived="yes")
+    assert error_of(refused)["details"] == [{"pointer": "/archived", "message": "Must be true or false."}]
 
 
 def test_each_key_that_ended_has_an_entry_of_its_own(desk: Desk, house: Context, alice: Tenant) -> None:

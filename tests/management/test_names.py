@@ -21,7 +21,7 @@ def test_what_people_can_read_is_a_name(name: str) -> None:
     assert read_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", " ", " a", "a ", "\u00a0a", "a\u2003b", "x" * 201, "x" * 1_000_000])
+@pytest.mark.parametrize("name", ["", " ", " a", "a ", "a  b", "\u00a0a", "a\u2003b", "x" * 201, "x" * 1_000_000])
 def test_nothing_too_much_or_white_space_around_is_no_name(name: str) -> None:
     with pytest.raises(ValueError, match=r"^Must "):
         read_name(name)
@@ -40,10 +40,24 @@ _ORDINARY = [
     *("Магазин", "Їжак", "Καφές", "Ἀθῆναι", "Երևան և", "თბილისი", "שלום", "العربية", "فارسی", "हिन्दी", "தமிழ்"),
     *("น้ำแข็ง", "ນ້ຳ", "ໜັງສື", "မြန်မာ", "ខ្មែរ", "བོད་ཡིག", "አማርኛ", "日本語", "カタカナ", "简体中文", "한국어", "ᏣᎳᎩ"),
     *("IT-отдел", "1С Bitrix", "USB кабель", "Alpha α", "10 °C", "50 %", "C++", "R&D / QA", "a_b", "“x”", "x – y"),
-    *("❤️ Shop", "1️⃣", "👍🏽", "🇩🇪", "★", "→"),
+    *("❤️ Shop", "1️⃣", "👍🏽", "🇩🇪", "★", "→", "ร้านshop", "東京Tokyo", "Shopサイト"),
 ]
 _VARIANTS = ["Ｓhop", "ﬁsh", "𝐒hop", "Ⓢhop", "m²", "H₂O", "Ⅳ", "½", "№ 1", "™", "…", "ｶﾀｶﾅ", "ﷺ", "µm", "ǆ", "ﻼ"]
 _MIXED = ["Pаypal", "раypal", "Αlpha", "Aλ", "μService", "Оzon", "αлфа", "e\u0301а", "10kΩ", "pр"]
+# Armenian, Canadian Aboriginal, Cherokee, Coptic, Deseret, Georgian, Gothic, Lisu, Old Italic, Osage, Runic, Tifinagh.
+_MIXED += [
+    "Shօp",
+    "ᕼome",
+    "Ꮪhop",
+    "Ⲟzon",
+    "Sh\U0001042cp",
+    "ოzon",
+    "\U00010339os",
+    "ꓢhop",
+    "\U00010304xit",
+    "\U000104c2zon",
+]
+_MIXED += ["ᛕey", "ⵔzon"]
 _UNSEEN = [
     "a\ufe0f",
     "1\ufe0f",

@@ -133,6 +133,14 @@ class TestIssuing:
 
         assert made["project_ids"] == [alice.project_id]
 
+    def test_names_its_projects_in_the_order_in_which_they_were_given(self, desk: Desk, alice: Tenant) -> None:
+        newer = desk.made("/v1/projects", {"name": "newer"})["id"]
+        made = desk.made(PATH, {"role": "auditor", "project_ids": [newer, alice.project_id]})
+
+        read = desk.get(f"{PATH}/{made['id']}").json or {}
+
+        assert made["project_ids"] == read["project_ids"] == [newer, alice.project_id]
+
     def test_and_archiving_its_project_never_leave_a_token_for_an_archived_one(
         self, desk: Desk, house: Context, alice: Tenant
     ) -> None:

@@ -301,6 +301,7 @@ class TestReach:
                 desk.get("/v1/usage", **{name: NOBODYS_ID}),
             ):
                 assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
+                assert pointers_of(response) == {f"/{name}"}
 
 
 class TestBounds:

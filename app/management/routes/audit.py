@@ -43,7 +43,7 @@ class EntryQuerySchema(RequestSchema):
     """Which entries are meant."""
 
     object_id = id_field()
-    actor = id_field()
+    actor = id_field("a token's, or `cli` for the operator's shell")
     action = fields.String(
         validate=validate.Regexp(
             rf"\A{_ACTION}\Z", error="Must be an action such as source_key.revoke, or all of an object: source_key.*."

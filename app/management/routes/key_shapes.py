@@ -6,7 +6,14 @@ from typing import Any
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
 from app.client_address import read_network
-from app.key_policies import EVENT_TYPE_PATTERN, POLICY_ENTRIES_MAX, read_event_type_pattern, read_origin
+from app.key_policies import (
+    EVENT_TYPE_CHARACTERS_MAX,
+    EVENT_TYPE_PATTERN,
+    ORIGIN_CHARACTERS_MAX,
+    POLICY_ENTRIES_MAX,
+    read_event_type_pattern,
+    read_origin,
+)
 from app.management.keys import NO_EVENT_TYPES, KeyChange, NewKey
 from app.management.lifetimes import CredentialState
 from app.management.routes.shapes import (
@@ -24,6 +31,9 @@ from app.management.routes.shapes import (
 _EVENT_TYPES = "Event types that it may send, whole or as payment.* for all below payment; null: all."
 _ORIGINS = "Makes it a browser key: origins (https://shop.example) of the web pages that may use it; null: none."
 _NETWORKS = "Networks in CIDR, or addresses, from which it may be used; null: from everywhere."
+
+# The longest is an IPv6 address that ends as an IPv4 one, with its prefix.
+_NETWORK_PATTERN = "^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$"
 
 
 class _Policy(fields.List[str]):
@@ -52,9 +62,14 @@ class _PoliciesSchema(RequestSchema):
     label = label_field()
     expires_at = expiry_field()
     events_per_second = rate_field()
-    allowed_event_types = _policy_field(read_event_type_pattern, _EVENT_TYPES, pattern=f"^{EVENT_TYPE_PATTERN}$")
-    allowed_origins = _policy_field(read_origin, _ORIGINS)
-    allowed_networks = _policy_field(lambda text: str(read_network(text)), _NETWORKS)
+    allowed_event_types = _policy_field(
+        read_event_type_pattern,
+        _EVENT_TYPES,
+        pattern=f"^{EVENT_TYPE_PATTERN}$",
+        maxLength=EVENT_TYPE_CHARACTERS_MAX,
+    )
+    allowed_origins = _policy_field(read_origin, _ORIGINS, maxLength=ORIGIN_CHARACTERS_MAX)
+    allowed_networks = _policy_field(lambda text: str(read_network(text)), _NETWORKS, pattern=_NETWORK_PATTERN)
 
 
 class NewKeySchema(_PoliciesSchema):

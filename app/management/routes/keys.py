@@ -25,6 +25,7 @@ from app.management.routes.shapes import (
     choice_field,
     expires_within_field,
     expiry_field,
+    flag_field,
     id_field,
     page_schema,
 )
@@ -56,11 +57,7 @@ class KeyQuerySchema(RequestSchema):
     project_id = id_field()
     source_id = id_field()
     state = choice_field(CredentialState)
-    never_used = fields.Boolean(
-        truthy={"true"},
-        falsy={"false"},
-        metadata={"description": "true: keys that have never brought an event; false: those that have."},
-    )
+    never_used = flag_field("true: keys that have never brought an event; false: those that have.")
     unused_for_days = DigitsField(
         DAYS_MAX,
         metadata={"description": "Not used for this long; one that was never used, not since it was issued."},

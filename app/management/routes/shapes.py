@@ -19,8 +19,9 @@ _MOMENT = {"description": "RFC 3339, UTC."}
 _LINE = {
     "maxLength": names.NAME_CHARACTERS_MAX,
     "format": "line",
-    "description": "Visible characters and plain spaces between them, compared in Unicode's form NFC.",
+    "description": "Words of visible characters with one plain space between them, compared in Unicode's form NFC.",
 }
+_WORDS = r"\S+(?: \S+)*"
 # The last year is kept free: a session in another time zone would read its end as the year 10000, and fail.
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -54,7 +55,7 @@ def text_field(read: Callable[[str], str], **arguments: Any) -> fields.String:
 
 def name_field(*, required: bool) -> fields.String:
     """A name that people choose."""
-    described = _LINE | {"minLength": 1, "pattern": r"^\S(?:.*\S)?$"}
+    described = _LINE | {"minLength": 1, "pattern": f"^{_WORDS}$"}
     return _ReadText(names.read_name, required=required, metadata=described)
 
 
@@ -69,7 +70,7 @@ def environment_name_field(*, required: bool) -> fields.String:
 
 def label_field() -> fields.String:
     """A name that may be empty."""
-    return _ReadText(names.read_label, metadata=_LINE | {"pattern": r"^(?:\S(?:.*\S)?)?$"})
+    return _ReadText(names.read_label, metadata=_LINE | {"pattern": f"^(?:{_WORDS})?$"})
 
 
 def description_field() -> fields.String:
@@ -82,9 +83,9 @@ def description_field() -> fields.String:
     return _ReadText(names.read_description, metadata=described)
 
 
-def id_field() -> fields.String:
-    """A public id to filter by; one that nobody has shows nothing."""
-    described = {"pattern": f"^{PUBLIC_ID}$", "description": "The id of an object; one that nobody has shows nothing."}
+def id_field(told: str = "one that nobody has shows nothing") -> fields.String:
+    """A public id of some object; `told` says what becomes of one that nobody has."""
+    described = {"pattern": f"^{PUBLIC_ID}$", "description": f"The id of an object; {told}."}
     return _ReadText(_read_id, metadata=described)
 
 
@@ -211,11 +212,19 @@ class PageQuerySchema(Schema):
         return PageRequest(data["limit"], data.get("cursor"), context().settings.secret_key)
 
 
+def flag_field(description: str) -> fields.Boolean:
+    """Yes or no in a query, in one spelling."""
+    return fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        error_messages={"invalid": "Must be true or false."},
+        metadata={"description": description},
+    )
+
+
 def archived_field() -> fields.Boolean:
     """Whether a list shows what is archived, instead of what is in use."""
-    return fields.Boolean(
-        truthy={"true"}, falsy={"false"}, metadata={"description": "true: those that are archived, and no others."}
-    )
+    return flag_field("true: those that are archived, and no others.")
 
 
 class ArchivedQuerySchema(RequestSchema):

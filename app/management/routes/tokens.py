@@ -39,7 +39,7 @@ class NewTokenSchema(RequestSchema):
     label = label_field()
     role = choice_field(Role, required=True)
     project_ids = fields.List(
-        id_field(),
+        id_field("one that nobody has is refused by its place"),
         allow_none=True,
         validate=validate.Length(1, _PROJECTS_MAX),
         metadata={"description": "The projects that it reaches; null: the whole workspace."},

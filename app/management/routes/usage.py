@@ -25,6 +25,8 @@ blueprint = ManagementBlueprint("usage", __name__, description="How much was sen
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+# A count of nothing would look like a count.
+_UNKNOWN: Final = "one that nobody has answers 404"
 
 
 class _Bound(StatedMoment):
@@ -62,9 +64,9 @@ class UsageQuerySchema(UsageOfOneQuerySchema):
     """Which usage of the workspace an answer shows."""
 
     group_by = choice_field(Grouping, load_default=Grouping.NONE)
-    project_id = id_field()
-    source_id = id_field()
-    key_id = id_field()
+    project_id = id_field(_UNKNOWN)
+    source_id = id_field(_UNKNOWN)
+    key_id = id_field(_UNKNOWN)
 
 
 class CountsSchema(AnswerSchema):
@@ -110,7 +112,10 @@ class UsageSchema(AnswerSchema):
 @blueprint.arguments(UsageQuerySchema, location="query")
 @blueprint.response(200, UsageSchema)
 def read_usage(operator: Operator, query: UsageQuery) -> Usage:
-    """Count the workspace's events per hour or day, by key, source or project."""
+    """Count the workspace's events per hour or day, by key, source or project.
+
+    Up to 2,000 counts, one per interval and group in which something happened; a question for more is refused with 422.
+    """
     return usage.read_usage(context().database, operator, query)
 
 

@@ -19,7 +19,6 @@ from app.models import WorkspaceStatus
 blueprint = ManagementBlueprint("workspace", __name__, description="The tenant itself")
 
 _RETENTION_DAYS_MAX = 36_500
-_DEFAULT = {"description": "null: the installation's default."}
 
 
 class WorkspaceChangeSchema(RequestSchema):
@@ -44,9 +43,13 @@ class WorkspaceSchema(ObjectSchema):
 
     name = fields.String(required=True)
     status = choice_field(WorkspaceStatus, required=True)
-    retention_days = fields.Integer(required=True, allow_none=True, metadata=_DEFAULT)
+    retention_days = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "null: as long as the installation keeps events."}
+    )
     key_events_per_second = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "For keys without a limit of their own."} | _DEFAULT
+        required=True,
+        allow_none=True,
+        metadata={"description": "Of each key without a limit of its own; null: the installation's default."},
     )
     events_per_second = fields.Integer(
         required=True,
