@@ -22,7 +22,10 @@ run: $(VENV)/run.installed ## Run the whole product here: PORT=8000 VAR_DIR=./va
 
 .PHONY: test
 test: $(VENV)/test.installed ## Run the tests; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(IN_PARALLEL))
+
+# Much of a test is waiting for servers. A file stays in one process, for its tests share what they have started.
+IN_PARALLEL := -n 3 --dist loadfile
 
 .PHONY: fuzz
 fuzz: $(VENV)/test.installed ## Look for lies in the OpenAPI document; FUZZ_ARGS="--max-time 600" is the default

@@ -74,7 +74,7 @@ class TestWindows:
 @pytest.mark.parametrize(
     ("empty", "name"),
     [
-        (gzip.compress(b""), "gzip"),
+        (gzip.compress(b"", mtime=0), "gzip"),
         (zstd.compress(b""), "zstd"),
         (b"\x50\x2a\x4d\x18\x00\x00\x00\x00", "zstd"),
     ],
@@ -147,7 +147,7 @@ _BOMBS: dict[str, Callable[[], tuple[bytes, bytes]]] = {
 }
 _EMPTY_STORED_BLOCK = b"\x00\x00\x00\xff\xff"
 _NOTHINGS = {
-    "gzip": (gzip.compress(b"")[:10], _EMPTY_STORED_BLOCK),
+    "gzip": (gzip.compress(b"", mtime=0)[:10], _EMPTY_STORED_BLOCK),
     "deflate": (b"", _EMPTY_STORED_BLOCK),
     "zstd": (_zstd_with_window(17)[:6], b"\x00\x00\x00"),
     # A window of 16 bits, then metadata blocks without content, a byte each.

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -406,11 +407,15 @@ class TestSeveralProcesses:
         assert is_admitted(theirs, someone(), 10)
 
     def test_real_processes_with_real_threads_keep_to_one_rate(self, server: EmbeddedRedis, checkout: Path) -> None:
-        begin, seconds, limit = time.time() + 1.5, 4, 100
-        command = [sys.executable, "-c", _SENDER, server.url, random_text(8), str(begin), str(seconds), str(limit)]
-        senders = [subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        seconds, limit = 4, 100
+        command = [sys.executable, "-c", _SENDER, server.url, random_text(8), str(seconds), str(limit)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        senders = [subprocess.Popen(command, cwd=checkout, **pipes) for _ in range(3)]
+        # However long a start takes, they begin at one moment.
+        assert [sender.stdout.readline() for sender in senders if sender.stdout] == ["ready\n"] * 3
+        begin = f"{time.time() + 0.1}\n"
 
-        admitted = sum(int(sender.communicate(timeout=30)[0]) for sender in senders)
+        admitted = sum(int(sender.communicate(begin, timeout=30)[0]) for sender in senders)
 
         assert abs(admitted - limit * seconds) <= 0.1 * limit * seconds
 
@@ -421,9 +426,11 @@ from app.credentials import Identity
 from app.errors import RateLimitExceeded
 from app.rate_limits import RateLimiter, Rates, Sharing
 
-url, namespace, begin, seconds, limit = sys.argv[1:]
+url, namespace, seconds, limit = sys.argv[1:]
 limiter = RateLimiter(Rates(int(limit), None), sharing=Sharing(url, namespace))
 admitted = []
+print("ready", flush=True)
+begin = sys.stdin.readline()
 
 def send():
     time.sleep(max(0, float(begin) - time.time()))
