@@ -9,7 +9,8 @@ from flask_smorest import Blueprint
 from app import metrics
 from app.context import now
 from app.credentials import Identity
-from app.errors import BadRequest, Refusal
+from app.errors import BadRequest, Fault, Refusal, SchemaValidationFailed
+from app.exact_json import pointer_token
 from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
 from app.ingest.batch.acceptance import BatchSubmission, accept_batch
 from app.ingest.batch.body import NDJSON
@@ -110,6 +111,12 @@ def _read_body() -> bytes:
 
 
 def _flag(name: str) -> bool:
+    """The one parameter that a query may hold: a typing error must not leave it unset in silence."""
+    faults = [Fault(f"/{pointer_token(each)}", "This parameter is not known.") for each in request.args if each != name]
+    if len(request.args.getlist(name)) > 1:
+        faults.append(Fault(f"/{name}", "This parameter is given more than once."))
+    if faults:
+        raise SchemaValidationFailed(faults=tuple(faults))
     given = request.args.get(name, "false").lower()
     if given not in ("true", "false", "1", "0"):
         raise BadRequest(f"{name} must be true or false.")

@@ -72,6 +72,22 @@ class Test400:
         closed = b'{"events": [' + b"[" * 100_000 + b"]" * 100_000 + b"]}"
         assert _refused(send_batch(client, alice, closed)) == (400, "bad_request")
 
+    @pytest.mark.parametrize(
+        ("query", "pointers"),
+        [
+            ("?atomc=true", {"/atomc"}),
+            ("?atomic=true&atomic=false", {"/atomic"}),
+            ("?atomic=true&dry%2Frun=1&=x", {"/dry~1run", "/"}),
+        ],
+    )
+    def test_a_parameter_that_is_not_known_or_given_twice_is_refused(
+        self, client: FlaskClient, alice: Tenant, query: str, pointers: set[str]
+    ) -> None:
+        response = send_batch(client, alice, [event_for(alice)], query=query)
+
+        assert response.status_code == 422
+        assert pointers_of(response) == pointers
+
     @pytest.mark.parametrize("given", ["maybe", "", "yes", "2", "true "])
     def test_atomic_is_true_or_false(self, client: FlaskClient, alice: Tenant, given: str) -> None:
         response = send_batch(client, alice, [event_for(alice)], query=f"?atomic={given}")
