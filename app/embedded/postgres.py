@@ -33,13 +33,6 @@ _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 _OPTIONS: Mapping[str, str] = MappingProxyType(
     {"listen_addresses": "", "unix_socket_permissions": "0700", "timezone": "UTC", "log_timezone": "UTC"}
 )
-# PostgreSQL's own defaults are for the smallest machine. Random ids touch a page of each claim index per event: what
-# does not stay in memory is read and written again, and each page is logged whole after each checkpoint, so few of
-# them. Memory that is not used is not taken, and the log shrinks again when it is quiet (docs/sizing.md).
-_BUFFERS_MIB_MIN = 128
-_BUFFERS_MIB_MAX = 1024
-_SHARE_OF_MEMORY = 8
-_LOG = MappingProxyType({"max_wal_size": "4GB"})
 _ORPHAN_SECONDS = 30.0
 _STRAY_SECONDS = 5.0
 
@@ -88,7 +81,7 @@ class EmbeddedPostgres(EmbeddedServer):
         self._find_socket()
         # "." is the data folder, where the server stands: no character of its path needs quoting.
         socket = "." if self._socket_directory == self.directory else str(self._socket_directory)
-        options = {**_OPTIONS, **_LOG, "shared_buffers": f"{_buffers_mib()}MB", **self._options}
+        options = {**_OPTIONS, **self._options}
         settings = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
         command = ("postgres", "-D", self._data_argument(self.directory), "-k", socket, *settings)
         return replace(
@@ -221,8 +214,3 @@ def _processes_named(name: str) -> list[int]:
             if (process / "comm").read_text().strip() == name:
                 found.append(int(process.name))
     return found
-
-
-def _buffers_mib() -> int:
-    memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    return max(_BUFFERS_MIB_MIN, min(_BUFFERS_MIB_MAX, memory_mib // _SHARE_OF_MEMORY))
