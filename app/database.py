@@ -41,6 +41,13 @@ _SESSION = {
     "timezone": "UTC",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "10s",
+    # An idle connection may hold a task's turn (app/locks.py) for as long as the task takes.
+    "idle_session_timeout": "0",
+    # PostgreSQL notices within a minute that a machine has gone without a word, and frees what it held; by Linux's own
+    # measure it would take two hours. Unix sockets know it at once.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
     # Whoever names no workspace sees none.
     "lariba.workspace": "",
     "lariba.everywhere": "",

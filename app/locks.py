@@ -45,8 +45,9 @@ def exclude_workspace(session: Session, workspace_id: int) -> None:
 def alone(database: Database, name: str) -> Iterator[bool]:
     """Whether nobody else has the turn called `name`; if so, nobody gets it until the block ends.
 
-    A process that is killed gives its turn back when PostgreSQL notices that its connection is gone. A connection that
-    is lost before the block ends gives it back too: whoever needs it has to be safe to run twice.
+    A process that is killed gives its turn back when PostgreSQL notices that its connection is gone: at once, or within
+    a minute if its whole machine is gone (app/database.py). A connection that is lost before the block ends gives it
+    back too, and the block does not hear of it: whoever needs it has to be safe to run twice.
     Raises StorageUnavailable.
     """
     lane = database.lane()

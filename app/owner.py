@@ -4,6 +4,7 @@ No row level security binds it, and it may drop what it likes. So only `migrate`
 server that somebody has taken over can neither delete an event nor drop a day of them.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,8 +33,18 @@ _OWNS = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regc
 _NOT_THE_OWNER = "the upkeep of partitions takes the tables' owner: the worker needs LARIBA_ADMIN_DATABASE_URL"
 
 
+# Any number that nothing else locks.
+_TURN = 0x6C617269_62610002
+_TURN_SECONDS_MAX = 60.0
+_TURN_PAUSE_SECONDS = 0.1
+
+
 class NotTheOwnerError(Exception):
     """The URL is that of a role which does not own the tables; the message says what to set."""
+
+
+class OwnerBusyError(Exception):
+    """Another process is at work on the partitions, and was still so after a minute."""
 
 
 class Owner:
@@ -59,6 +70,22 @@ class Owner:
         with connection:
             if connection.execute(_OWNS).fetchone() != (True,):
                 raise NotTheOwnerError(_NOT_THE_OWNER)
+            yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """As connection(), for whoever makes, moves, indexes or drops: never two of them at once.
+
+        The turn lies on the very connection that does the work, so it cannot be lost while the work goes on. Asked for
+        again and again: who waits in a statement holds a snapshot, for whose end CREATE INDEX CONCURRENTLY would wait.
+        Raises OwnerBusyError too.
+        """
+        give_up = time.monotonic() + _TURN_SECONDS_MAX
+        with self.connection() as connection:
+            while connection.execute("SELECT pg_try_advisory_lock(%s)", [_TURN]).fetchone() != (True,):
+                if time.monotonic() > give_up:
+                    raise OwnerBusyError
+                time.sleep(_TURN_PAUSE_SECONDS)
             yield connection
 
 

@@ -3,27 +3,19 @@
 Runs on the embedded servers, or on those that TEST_DATABASE_URL and TEST_BROKER_URL name.
 """
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from celery import Celery
 
 from app.config import Settings
-from app.maintenance.schedule import TASKS
-from app.worker import create_celery
+from tests.celery_processes import beat, worker
 from tests.conftest import fresh_database
 from tests.live import Answer, LiveServer, environment_of, live_server
 from tests.sending import PATH
@@ -31,7 +23,6 @@ from tests.waiting import wait_until
 
 # The app's role sees a workspace at a time, or all if it says so.
 _EVERYWHERE = "-c lariba.everywhere=on"
-_RING_SECONDS = 2.0
 pytestmark = [pytest.mark.wiring, pytest.mark.broker]
 
 
@@ -50,16 +41,14 @@ def _web(production: Settings, checkout: Path) -> Iterator[LiveServer]:
         yield server
 
 
-def test_from_an_empty_database_to_a_counted_event(
-    production: Settings, web: LiveServer, checkout: Path, tmp_path: Path
-) -> None:
+def test_from_an_empty_database_to_a_counted_event(production: Settings, web: LiveServer, checkout: Path) -> None:
     """The operator makes a workspace, a script its project, source and key; the key sends; the worker counts."""
     script = _Script(web, production, checkout)
     source, key = script.make_source()
 
     assert script.send(source, key).status == 201
     assert script.send(source, key).headers["idempotent-replayed"] == "true"
-    with _process(production, checkout, "worker", "--concurrency", "1"), _beat(production, checkout, tmp_path):
+    with worker(production, checkout), beat(production, checkout):
         wait_until(lambda: script.manage("GET", f"/v1/keys/{key['id']}")["last_used_at"], 60)
     with psycopg.connect(production.database_url, options=_EVERYWHERE) as connection:
         counted = connection.execute(_COUNTED, (source["id"],)).fetchall()
@@ -67,46 +56,6 @@ def test_from_an_empty_database_to_a_counted_event(
 
     assert script.manage("POST", f"/v1/keys/{key['id']}/revoke")["revoked_at"]
     assert script.send(source, key).status == 401
-
-
-def test_the_worker_does_each_task_when_it_is_rung(production: Settings, checkout: Path) -> None:
-    with psycopg.connect(production.database_url, autocommit=True, options=_EVERYWHERE) as connection:
-        connection.execute(
-            "INSERT INTO idempotency_records VALUES (1, 1, 'old', '', gen_random_uuid(), 201, '', now(), %s)",
-            (datetime.now(UTC) - timedelta(days=1),),
-        )
-        connection.execute(
-            "INSERT INTO usage_outbox VALUES (7, gen_random_uuid(), 7, 7, 'stored', 1, now()),"
-            " (7, gen_random_uuid(), 7, 7, 'stored', 1, now())"
-        )
-        celery = create_celery(production)
-        with _process(production, checkout, "worker", "--concurrency", "1"):
-            _ring_until(celery, lambda: not connection.execute(_LEFT_TO_DO).fetchall())
-        counted = connection.execute("SELECT events FROM usage_hours WHERE project_id = 7").fetchall()
-    celery.close()
-    assert counted == [(2,)]
-
-
-def test_a_worker_killed_in_the_middle_of_a_task_loses_and_doubles_nothing(
-    production: Settings, checkout: Path
-) -> None:
-    """The outbox row is locked, so the fold that is killed stands before it; the next worker does the work."""
-    celery = create_celery(production)
-    with psycopg.connect(production.database_url, autocommit=True, options=_EVERYWHERE) as connection:
-        connection.execute(
-            "INSERT INTO usage_outbox SELECT 8, gen_random_uuid(), 8, 8, 'stored', 1, now() FROM generate_series(1, 50)"
-        )
-        with psycopg.connect(production.admin_database_url) as blocker:
-            blocker.execute("LOCK TABLE usage_hours IN EXCLUSIVE MODE")
-            with _process(production, checkout, "worker", "--concurrency", "1") as worker:
-                _ring_until(celery, lambda: connection.execute(_WAITING_WORKER).fetchall())
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait()
-        with _process(production, checkout, "worker", "--concurrency", "1"):
-            _ring_until(celery, lambda: not connection.execute(_LEFT_TO_FOLD).fetchall())
-        counted = connection.execute("SELECT events FROM usage_hours WHERE project_id = 8").fetchall()
-    celery.close()
-    assert counted == [(50,)]
 
 
 def test_a_web_server_without_a_broker_serves_like_any_other(production: Settings, checkout: Path) -> None:
@@ -152,12 +101,6 @@ class _Script:
 _COUNTED = (
     "SELECT outcome, events FROM usage_hours JOIN sources ON sources.id = source_id WHERE public_id = %s ORDER BY 1"
 )
-_LEFT_TO_DO = (
-    "SELECT FROM idempotency_records WHERE idempotency_key = 'old'"
-    " UNION ALL SELECT FROM usage_outbox WHERE project_id = 7"
-)
-_LEFT_TO_FOLD = "SELECT FROM usage_outbox WHERE project_id = 8"
-_WAITING_WORKER = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'lariba-worker' AND wait_event_type = 'Lock'"
 
 
 def _flask(settings: Settings, checkout: Path, *command: str) -> str:
@@ -172,39 +115,3 @@ def _flask(settings: Settings, checkout: Path, *command: str) -> str:
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
-
-
-def _ring_until(celery: Celery, condition: Callable[[], object]) -> None:
-    """Ring every bell as beat does, again and again: a task that ran a moment ago is not due yet."""
-    rung_at = -inf
-
-    def is_done() -> object:
-        nonlocal rung_at
-        if time.monotonic() > rung_at + _RING_SECONDS:
-            for task in TASKS:
-                celery.send_task(task.bell, queue="maintenance", expires=_RING_SECONDS)
-            rung_at = time.monotonic()
-        return condition()
-
-    wait_until(is_done, 60)
-
-
-def _beat(settings: Settings, checkout: Path, folder: Path) -> contextlib.AbstractContextManager[object]:
-    return _process(settings, checkout, "beat", "-s", str(folder / "schedule"), "--pidfile=")
-
-
-@contextlib.contextmanager
-def _process(settings: Settings, checkout: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "wsgi.celery", *arguments],
-        cwd=checkout,
-        env=environment_of(settings),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

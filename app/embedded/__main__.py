@@ -64,7 +64,7 @@ def run(port: int, var_dir: VarDir) -> None:
         credentials = prepare_data(Settings.from_environment(variables), var_dir)
         url = f"http://{HOST}:{port}"
         demo_env.write(var_dir.demo_env, demo_variables(url, variables, credentials))
-        start_product(supervisor, Product(settings=variables, logs=logs), port, var_dir)
+        start_product(supervisor, Product(settings=variables, logs=logs), port)
         say(welcome(url, credentials, var_dir.demo_env, logs))
         supervisor.watch()
 
@@ -124,10 +124,10 @@ def demo_variables(url: str, settings: dict[str, str], credentials: DemoCredenti
     }
 
 
-def start_product(supervisor: Supervisor, programs: Product, port: int, var_dir: VarDir) -> None:
+def start_product(supervisor: Supervisor, programs: Product, port: int) -> None:
     say("Starting worker, beat and web …")
     supervisor.start(programs.worker())
-    supervisor.start(programs.beat(var_dir.folder("beat")))
+    supervisor.start(programs.beat())
     web = programs.web(port)
     supervisor.start(web)
     supervisor.wait_for(lambda: product.is_ready(port), web)

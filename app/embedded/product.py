@@ -32,8 +32,8 @@ class Product:
         command = (*_CELERY, "worker", "--concurrency", "2", "--loglevel", "INFO")
         return self._program("worker", *command, "--without-mingle", "--without-gossip")
 
-    def beat(self, folder: Path) -> Program:
-        return self._program("beat", *_CELERY, "beat", "-s", str(folder / "schedule"), "--pidfile=")
+    def beat(self) -> Program:
+        return self._program("beat", *_CELERY, "beat", "--pidfile=")
 
     def web(self, port: int, application: str = "wsgi:app") -> Program:
         """Another `application` is for bench/, which compares what the same server makes of it."""

@@ -75,7 +75,7 @@ def settle_stranded_events(owner: Owner, *, now: datetime) -> int:
     Those of a day that is still open stay: its partition could not be attached while more of them come in.
     """
     moved = 0
-    with owner.connection() as connection:
+    with owner.alone() as connection:
         for (day,) in connection.execute(_STRANDED, [first_open_day(now)]).fetchall():
             moved += _settle(connection, Partition(day))
     return moved

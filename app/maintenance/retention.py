@@ -44,7 +44,7 @@ def drop_old_partitions(
     dropped = 0
     if days is None:
         return Done(0)
-    with owner.connection() as connection:
+    with owner.alone() as connection:
         old = [each for each in attached_partitions(connection) if each.day < first_kept_day(now, days)]
         for partition in old:
             if is_over():
@@ -74,7 +74,7 @@ def _drop(connection: Connection, partition: Partition, export_folder: Path | No
 def delete_expired_events(owner: Owner, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS) -> Done:
     """Delete the events of workspaces that keep theirs shorter than the installation does; returns how many."""
     deleted = 0
-    with owner.connection() as connection:
+    with owner.alone() as connection:
         for partition in attached_partitions(connection):
             age = (now.date() - partition.day).days
             (projects,) = connection.execute(_SHORT_LIVED, [age]).fetchone() or ([],)

@@ -45,16 +45,19 @@ _BEGIN = text("""
         error = CASE WHEN :cut_off THEN :error ELSE task.error END,
         failures = task.failures + CAST(:cut_off AS integer),
         failures_in_a_row = task.failures_in_a_row + CAST(:cut_off AS integer)
+    RETURNING runs
 """)
+# By its number: a run that has lost its turn with the connection may come to its end after another one has begun, and
+# been counted as cut off. It must not end that one in the table.
 _SUCCEED = text("""
     UPDATE maintenance_tasks SET succeeded_at = greatest(:now, started_at), failures_in_a_row = 0, has_more = :has_more,
         rows_done = rows_done + :rows, seconds = :seconds, seconds_total = seconds_total + :seconds
-    WHERE name = :name
+    WHERE name = :name AND runs = :run
 """)
 _FAIL = text("""
     UPDATE maintenance_tasks SET failed_at = greatest(:now, started_at), error = :error, failures = failures + 1,
         failures_in_a_row = failures_in_a_row + 1, seconds = :seconds, seconds_total = seconds_total + :seconds
-    WHERE name = :name
+    WHERE name = :name AND runs = :run
 """)
 
 
@@ -103,22 +106,42 @@ class Task:
         return f"maintenance.{self.name}"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """A run that has begun."""
+
+    task: Task
+    number: int
+    shift: Shift
+    began: float = field(default_factory=time.monotonic)
+
+    def note(self, statement: TextClause, **outcome: object) -> None:
+        seconds = time.monotonic() - self.began
+        now = self.shift.now + timedelta(seconds=seconds)
+        values = {"name": self.task.name, "run": self.number, "now": now, "seconds": seconds, **outcome}
+        with self.shift.database.transaction(EVERYWHERE) as session:
+            is_noted = session.execute(statement, values).rowcount  # type: ignore[attr-defined]
+        if not is_noted:
+            _log.warning("maintenance_overtaken", task=self.task.name)
+
+
 def run_if_due(task: Task, shift: Shift) -> Done | None:
     """Run `task` unless it is running or not due yet; None if so, or if it failed, which the table and the log say.
 
     Raises StorageUnavailable if PostgreSQL is away: then there is nothing to be done, and nowhere to write it down.
     """
     with alone(shift.database, task.turn or task.bell) as is_alone:
-        if not is_alone or not _begin(task, shift):
+        if not is_alone or (number := _begin(task, shift)) is None:
             return None
-        began = time.monotonic()
+        run = _Run(task=task, number=number, shift=shift)
         try:
             done = task.work(shift)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be seen and tried again
-            _note(task, shift, _FAIL, began, error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS_MAX])
+            # First the log: what has failed may be the very database that it is noted in.
             _log.exception("maintenance_failed", task=task.name)
+            run.note(_FAIL, error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS_MAX])
             return None
-        _note(task, shift, _SUCCEED, began, rows=done.rows, has_more=done.has_more)
+        run.note(_SUCCEED, rows=done.rows, has_more=done.has_more)
         _log.info("maintenance_done", task=task.name, rows=done.rows, has_more=done.has_more)
         return done
 
@@ -154,16 +177,17 @@ def pause_after(every: timedelta, failures_in_a_row: int) -> timedelta:
     return min(doubled, max(every, _PAUSE_MAX))
 
 
-def _begin(task: Task, shift: Shift) -> bool:
-    """Whether it is due; then it has begun."""
+def _begin(task: Task, shift: Shift) -> int | None:
+    """The number of the run that has begun; None if it is not due."""
     with shift.database.transaction(EVERYWHERE) as session:
         state = session.execute(_STATE, {"name": task.name}).one_or_none()
         if state is not None and not _is_due(task, state, shift.now):
-            return False
+            return None
         # Nobody else runs it, and it has no end: whoever ran it last is gone.
         was_cut_off = state is not None and state.is_open
-        session.execute(_BEGIN, {"name": task.name, "now": shift.now, "cut_off": was_cut_off, "error": _CUT_OFF})
-        return True
+        values = {"name": task.name, "now": shift.now, "cut_off": was_cut_off, "error": _CUT_OFF}
+        number: int = session.execute(_BEGIN, values).scalar_one()
+        return number
 
 
 def _is_due(task: Task, state: Row[tuple[datetime, int, bool, bool]], now: datetime) -> bool:
@@ -172,10 +196,3 @@ def _is_due(task: Task, state: Row[tuple[datetime, int, bool, bool]], now: datet
         return True
     # Rings do not come to the millisecond. A start in the future was written by a clock that has been set back since.
     return bool(now >= state.started_at + 0.9 * pause or state.started_at > now + _SKEW)
-
-
-def _note(task: Task, shift: Shift, statement: TextClause, began: float, **outcome: object) -> None:
-    seconds = time.monotonic() - began
-    values = {"name": task.name, "now": shift.now + timedelta(seconds=seconds), "seconds": seconds, **outcome}
-    with shift.database.transaction(EVERYWHERE) as session:
-        session.execute(statement, values)

@@ -12,8 +12,7 @@ from app.maintenance.runs import Done, Shift, Task
 from app.maintenance.search_indexes import index_closed_partitions
 from app.maintenance.usage import fold_usage
 
-# An index or an export of a day of a hundred million events takes minutes, and cannot be taken up in its middle. Under
-# the hour after which Redis would give the bell to a second worker (its visibility timeout).
+# An index or an export of a day of a hundred million events takes minutes, and cannot be taken up in its middle.
 _LONG_SECONDS: Final = 1_800
 
 

@@ -38,7 +38,7 @@ def index_closed_partitions(owner: Owner, *, now: datetime, is_over: Clock = nev
     Stops between two indexes; one takes some seconds per million events.
     """
     built = 0
-    with owner.connection() as connection:
+    with owner.alone() as connection:
         closed = [each for each in attached_partitions(connection) if each.day < first_open_day(now)]
         for partition in reversed(closed):
             missing = _missing(connection, partition)

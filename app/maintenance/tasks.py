@@ -1,34 +1,52 @@
 """The doorbells: each runs its task of the schedule, if it is due."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
 from celery import Celery
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
 from app.database import Database
+from app.errors import StorageUnavailable
+from app.maintenance.readiness import Readiness
 from app.maintenance.runs import Shift, Task, run_if_due
 from app.maintenance.schedule import TASKS
 from app.owner import Owner
+from app.schema import SchemaBehindError, WallMissingError
 
 # A run comes to an end by itself. One that does not is asked to, and then killed.
 _SOFT_SECONDS: Final = 20
 _HARD_SECONDS: Final = 35
+# What is in the way of all tasks alike. The next ring tries again.
+_OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, WallMissingError, SQLAlchemyError)
 
 
 def register(celery: Celery, database: Database, settings: Settings) -> None:
     """Hang a bell for each task on `celery`."""
     owner = Owner(settings.admin_database_url)
+    readiness = Readiness(database, is_wall_needed=settings.allow_rls_bypass == "off")
+
+    def work(task: Task) -> None:
+        ends_at, now = time.monotonic() + task.seconds, datetime.now(UTC)
+        shift = Shift(database=database, owner=owner, settings=settings, now=now, ends_at=ends_at)
+        try:
+            readiness.require()
+            run_if_due(task, shift)
+        except _OBSTACLES as error:
+            readiness.tell(error)
+        else:
+            readiness.tell(None)
+
     for task in TASKS:
-        _hang(celery, task, database, owner, settings)
+        _hang(celery, task, work)
 
 
-def _hang(celery: Celery, task: Task, database: Database, owner: Owner, settings: Settings) -> None:
+def _hang(celery: Celery, task: Task, work: Callable[[Task], None]) -> None:
     soft, hard = task.seconds + _SOFT_SECONDS, task.seconds + _HARD_SECONDS
 
     @celery.task(name=task.bell, shared=False, soft_time_limit=soft, time_limit=hard)
     def ring() -> None:
-        ends_at = time.monotonic() + task.seconds
-        now = datetime.now(UTC)
-        run_if_due(task, Shift(database=database, owner=owner, settings=settings, now=now, ends_at=ends_at))
+        work(task)

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy import Row
 
 from app.context import Context
+from app.database import Database
+from app.errors import StorageUnavailable
 from app.identifiers import random_text
 from app.locks import alone
 from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
@@ -237,3 +239,49 @@ def test_tasks_with_one_turn_never_run_at_once(house: Context, task: Task, run: 
 def test_a_run_knows_when_its_time_is_over(house: Context) -> None:
     assert not _shift(house, _NOON, ends_at=float("inf")).is_over()
     assert _shift(house, _NOON, ends_at=0.0).is_over()
+
+
+def test_a_run_that_has_lost_its_turn_does_not_end_the_one_that_took_it(
+    run: Run, work: _Work, house: Context, task: Task
+) -> None:
+    def lose_the_turn(_: Shift) -> Done:
+        execute(house, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1")
+        work.then = lambda _: Done(rows=7)
+        run(_seconds(1))
+        return Done(rows=5)
+
+    work.then = lose_the_turn
+    run()
+
+    state = _state(house, task)
+    assert (work.runs, state.runs, state.rows_done, state.failures) == (2, 2, 7, 1)
+    assert state.error.startswith("cut off")
+
+
+def test_a_server_that_ends_idle_sessions_takes_no_turn_away(house: Context) -> None:
+    lane = house.database.lane()
+
+    assert lane.run("SHOW idle_session_timeout", [], float("inf")) == [("0",)]
+    lane.close()
+
+
+def test_a_failure_that_cannot_be_noted_is_told_by_the_log(
+    house: Context, task: Task, work: _Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(house.settings.database_url, pool_size=1)
+
+    def go_away(*_: object, **__: object) -> NoReturn:
+        raise StorageUnavailable
+
+    def fail(_: Shift) -> Done:
+        monkeypatch.setattr(database, "transaction", go_away)
+        raise ValueError("disk full")
+
+    work.then = fail
+    with pytest.raises(StorageUnavailable):
+        run_if_due(task, replace(_shift(house, _NOON), database=database))
+    database.engine.dispose()
+
+    lines: list[Any] = [record.msg for record in caplog.records]
+    assert [(line["event"], line["task"]) for line in lines] == [("maintenance_failed", task.name)]
+    assert _state(house, task).succeeded_at is None

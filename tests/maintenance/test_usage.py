@@ -126,6 +126,19 @@ def test_first_used_never_moves_forward_and_finds_what_was_folded_late(house: Co
     assert (_key(house, alice).first_used_at.hour, _key(house, alice).last_used_at.hour) == (9, 12)
 
 
+def test_a_fold_goes_past_what_another_one_is_folding(house: Context, alice: Tenant) -> None:
+    for hour in (9, 10):
+        _note(house, alice, f"2024-02-29T{hour:02}:00:00Z")
+    with house.database.transaction(EVERYWHERE) as session:
+        taken = "SELECT FROM usage_outbox WHERE project_id = :id AND received_at = '2024-02-29T09:00:00Z' FOR UPDATE"
+        session.execute(text(taken), {"id": alice.project_row})
+        fold_usage(house.database)
+        assert _counts(house, alice) == {"stored": 1}
+
+    fold_usage(house.database)
+    assert _counts(house, alice) == {"stored": 2}
+
+
 @pytest.mark.parametrize("outcome", ["duplicate", "replayed"])
 def test_what_was_accepted_without_being_stored_is_a_use_of_the_key_and_no_event(
     house: Context, alice: Tenant, outcome: str

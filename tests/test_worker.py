@@ -1,0 +1,21 @@
+"""The Celery app's own rules: what beat goes by."""
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+from celery.beat import Scheduler
+
+from app.config import Settings
+from app.worker import create_celery
+
+
+def test_a_machine_whose_clock_is_set_back_rings_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    celery = create_celery(settings)
+    entries = Scheduler(celery).schedule.values()
+    monkeypatch.setattr(celery, "now", lambda: datetime(2000, 1, 1, tzinfo=UTC))
+    later = time.monotonic() + 11
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+
+    assert [entry.name for entry in entries if not entry.is_due()[0]] == []
+    celery.close()
