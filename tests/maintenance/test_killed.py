@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.wiring, pytest.mark.broker]
 
 _KILLS = 3
 _AT_ONCE = 4
-_BACKENDS = "FROM pg_stat_activity WHERE application_name = 'lariba-worker' AND datname = current_database()"
+_BACKENDS = "FROM pg_stat_activity WHERE application_name LIKE 'lariba-%' AND datname = current_database()"
 _LATER = """
     UPDATE maintenance_tasks SET started_at = started_at - interval '1 minute',
         failed_at = failed_at - interval '1 minute', succeeded_at = succeeded_at - interval '1 minute' WHERE name = %s
