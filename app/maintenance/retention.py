@@ -12,6 +12,7 @@ from psycopg import errors, sql
 
 from app.maintenance.export import ExportError, content_of, export_partition
 from app.maintenance.partitions import Partition, attached_partitions
+from app.maintenance.purge import BATCH_ROWS, RESTS
 from app.maintenance.runs import Clock, Done, in_batches, never
 from app.owner import Connection, Owner
 
@@ -19,7 +20,6 @@ _log = structlog.get_logger()
 
 # Detaching waits for all who read events, and who want to read or write them wait behind it: not for long.
 _DETACH_WAIT: Final = "SET LOCAL lock_timeout = '200ms'"
-BATCH_ROWS: Final = 5_000
 # Of workspaces whose own retention is over for a day. Few have one, and the primary key begins with the project.
 _SHORT_LIVED: Final = """
     SELECT coalesce(array_agg(projects.id), '{}')
@@ -93,7 +93,9 @@ def _delete(connection: Connection, partition: Partition, projects: list[int], b
         "DELETE FROM {0} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {0} WHERE project_id = ANY (%s) LIMIT %s))"
     ).format(partition.table)
     try:
-        return in_batches(lambda: connection.execute(statement, [projects, batch_rows]).rowcount, batch_rows, is_over)
+        return in_batches(
+            lambda: connection.execute(statement, [projects, batch_rows]).rowcount, batch_rows, is_over, rests=RESTS
+        )
     except errors.UndefinedTable:
         # Dropped meanwhile, and all of it with it.
         return Done(0)
