@@ -42,12 +42,15 @@ _EVENTS_PER_ROUND = 100
 # A worker that folds without a pause, a few rows at a time, so that most moments to kill it are in the middle.
 _FOLD_ON = """
 import sys
+from contextlib import suppress
 from app.database import Database
+from app.errors import StorageUnavailable
 from app.maintenance.usage import fold_usage
 
 database = Database(sys.argv[1], pool_size=1, application_name="lariba-worker")
 while True:
-    fold_usage(database, batch_rows=7)
+    with suppress(StorageUnavailable):  # it waited too long for the other one's rows, and is tried again
+        fold_usage(database, batch_rows=7)
 """
 
 

@@ -56,9 +56,10 @@ class TestLink:
 
 
 def test_head_answers_as_get_without_a_body_everywhere(app: Flask, desk: Desk, alice: Tenant) -> None:
-    changing = {"X-Request-ID", "Date"}
     for rule in _rules(app, "GET"):
         path = _path(rule, alice)
+        # Being asked is counted, so the next page of metrics may be longer.
+        changing = {"X-Request-ID", "Date", *(["Content-Length"] if path == "/metrics" else [])}
         get, head = desk.call("GET", path), desk.call("HEAD", path)
         assert head.status_code == get.status_code, path
         assert head.data == b"", path
