@@ -1,10 +1,13 @@
-"""Addresses of servers under test."""
+"""Addresses of servers under test, and what concerns our database of a server that has others."""
 
 from urllib.parse import quote
 
 from sqlalchemy import make_url
 
 from app.database import conninfo_of
+
+OUR_LOCKS = "pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND"
+"""Stands between FROM and a condition: pg_locks shows those of all databases."""
 
 
 def database_url(server_url: str, role: str, database: str) -> str:

@@ -20,10 +20,11 @@ from app.thread_reserve import ThreadReserve
 from tests.live import LiveServer, live_server
 from tests.people import Tenant, rows
 from tests.sending import PATH, event_for
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 _THREADS = 12
-_WAITING = "SELECT 1 FROM pg_locks WHERE relation = 'projects'::regclass AND NOT granted"
+_WAITING = f"SELECT 1 FROM {OUR_LOCKS} relation = 'projects'::regclass AND NOT granted"
 
 
 @pytest.fixture(name="reserve")

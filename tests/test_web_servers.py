@@ -20,11 +20,12 @@ from app.locks import exclude_workspace
 from tests.live import LiveServer, environment_of, free_port, is_ready, live_server
 from tests.people import Tenant, events_of, rows
 from tests.sending import PATH, event_for
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.wiring
 
-_WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+_WAITING = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted"
 
 
 def test_granian_still_has_what_answers_later_is_built_on() -> None:

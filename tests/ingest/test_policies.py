@@ -29,6 +29,7 @@ from tests.ingest.test_batch import BATCH_PATH, body_of, send_batch, statuses_of
 from tests.live import LiveServer, read
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import PATH, error_of, event_for, send
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 _SHOP = "https://shop.example"
@@ -332,7 +333,7 @@ def test_a_change_of_rights_waits_for_every_ingest_that_may_not_have_seen_it(
             changing = pool.submit(change)
             wait_until(
                 lambda: (
-                    changing.done() or rows(house, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+                    changing.done() or rows(house, f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted")
                 )
             )
             assert not changing.done()

@@ -16,6 +16,7 @@ from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, Verdict, store
 from app.locks import exclude_workspace
 from tests.people import Tenant, events_of, rows
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 _NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -118,8 +119,8 @@ def test_an_event_without_a_partition_of_its_day_is_stored_all_the_same(house: C
     assert [row.name for row in partition] == ["events_default"]
 
 
-_WAITING_FOR_ADVISORY_LOCK = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-_WAITING_FOR_A_ROW = "SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+_WAITING_FOR_ADVISORY_LOCK = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted"
+_WAITING_FOR_A_ROW = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'transactionid' AND NOT granted"
 
 
 def _attempt(

@@ -15,6 +15,7 @@ from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.maintenance.conftest import Installation, noon
 from tests.people import rows
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 # The app's role sees a workspace at a time, or all if it says so.
@@ -156,7 +157,7 @@ class TestStrandedEvents:
         with psycopg.connect(installation.settings.admin_database_url) as writer, ThreadPoolExecutor(1) as pool:
             writer.execute(late, [yesterday])
             settling = pool.submit(settle_stranded_events, installation.owner, now=noon(_DAY))
-            wait_until(lambda: installation.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+            wait_until(lambda: installation.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
             writer.commit()
             assert settling.result() == 0
         assert installation.stored_on(yesterday.date()) == 2

@@ -17,6 +17,7 @@ from app.locks import alone
 from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
 from app.owner import Owner
 from tests.people import execute, rows
+from tests.servers import OUR_LOCKS
 
 _NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 _EVERY = timedelta(minutes=10)
@@ -208,7 +209,7 @@ def test_a_turn_ends_with_its_connection(house: Context, task: Task, run: Run) -
     with alone(house.database, task.bell) as is_alone:
         assert is_alone
         assert not run()
-        execute(house, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1")
+        execute(house, f"SELECT pg_terminate_backend(pid) FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
     assert run()
 
 
@@ -245,7 +246,7 @@ def test_a_run_that_has_lost_its_turn_does_not_end_the_one_that_took_it(
     run: Run, work: _Work, house: Context, task: Task
 ) -> None:
     def lose_the_turn(_: Shift) -> Done:
-        execute(house, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1")
+        execute(house, f"SELECT pg_terminate_backend(pid) FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
         work.then = lambda _: Done(rows=7)
         run(_seconds(1))
         return Done(rows=5)

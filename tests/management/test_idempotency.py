@@ -36,6 +36,7 @@ from tests.live import live_server
 from tests.management.operating import Desk, at_once, desk_of, desk_with
 from tests.people import Tenant, execute, make_tenant, rows
 from tests.sending import error_of
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 PATH = "/v1/projects"
@@ -350,7 +351,7 @@ class TestHeader:
         assert _claims(house, alice) == 0
 
 
-_WAITING_FOR_TABLE = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'projects'::regclass"
+_WAITING_FOR_TABLE = f"SELECT 1 FROM {OUR_LOCKS} NOT granted AND relation = 'projects'::regclass"
 # Of the server that was killed: PostgreSQL finds out when it next speaks to it.
 _WEB_AT_WORK = """
     SELECT 1 FROM pg_stat_activity

@@ -24,6 +24,7 @@ from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_w
 from tests.people import Tenant, execute, rows
 from tests.sending import PATH as INGEST
 from tests.sending import error_of, event_for, pointers_of
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 PATH = "/v1/tokens"
@@ -292,7 +293,7 @@ class TestRevoking:
             changed = pool.submit(change)
             assert held.wait(10)
             revoked = pool.submit(bob.post, f"{PATH}/{alice.token_id}/revoke")
-            wait_until(lambda: rows(house, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+            wait_until(lambda: rows(house, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
             assert not revoked.done()
             release.set()
             changed.result(timeout=10)
