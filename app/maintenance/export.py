@@ -121,15 +121,19 @@ def read_export(file: Path) -> Content:
 def _write(connection: Connection, partition: Partition, folder: Path, stem: str) -> Content:
     file = folder / f"{stem}.ndjson.zst"
     draft = folder / f".{stem}.{uuid4().hex}.draft"
+    rows = total = 0
     try:
         with draft.open("xb") as raw:
             with zstd.open(raw, "wb") as compressed:
                 compressed.write(b"")  # or a day without events would be a file without even a beginning
                 for line in _lines_of(connection, partition):
                     compressed.write(line + b"\n")
+                    rows, total = rows + 1, total + _digest(line)
             raw.flush()
             os.fsync(raw.fileno())
         content = read_export(draft)
+        if content != Content(rows, str(total)):
+            raise ExportError(f"{draft} does not hold what was written into it")
         draft.rename(file)
     finally:
         draft.unlink(missing_ok=True)
