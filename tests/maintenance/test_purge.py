@@ -2,6 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -59,6 +61,20 @@ def test_a_purge_stops_when_its_time_is_over_and_the_next_one_goes_on(
     assert first == Done(rows=2, has_more=True)
     assert purge_expired_records(house.database, now=_NOW, batch_rows=2) == Done(rows=3)
     assert _keys(house, alice) == set()
+
+
+def test_a_purge_rests_longer_than_it_works_between_two_batches(
+    client: FlaskClient, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purge_expired_records(house.database, now=_NOW)
+    _expired(client, house, alice, list("abc"))
+    rests: list[float] = []
+    # Each look at this clock is two seconds after the one before.
+    clock = SimpleNamespace(monotonic=count(step=2).__next__, sleep=rests.append)
+    monkeypatch.setattr("app.maintenance.runs.time", clock)
+
+    assert purge_expired_records(house.database, now=_NOW, batch_rows=2) == Done(rows=3)
+    assert rests == [3.0]
 
 
 def test_purges_that_run_at_once_share_the_work(client: FlaskClient, house: Context, alice: Tenant) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from app.maintenance.export import Content, ExportError, export_partition, read_
 from app.maintenance.partitions import Partition
 from app.maintenance.retention import delete_expired_events, drop_old_partitions, first_kept_day
 from app.maintenance.runs import Done
-from app.owner import NotTheOwnerError, Owner
+from app.owner import Connection, NotTheOwnerError, Owner
 from tests.maintenance.conftest import Installation, noon
 from tests.people import execute
 
@@ -96,6 +97,17 @@ class TestDroppingDays:
 
         assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == Done(2)
 
+    def test_it_waits_for_readers_no_longer_than_ingest_can_wait_behind_it(self, ten_days: Installation) -> None:
+        """Whatever the owner's connections are otherwise told to wait."""
+        patient = Owner(ten_days.settings.admin_database_url)
+        options = patient._arguments["options"]  # noqa: SLF001
+        patient._arguments["options"] = options.replace("lock_timeout=2s", "lock_timeout=60s")  # noqa: SLF001
+        with ThreadPoolExecutor(1) as pool, psycopg.connect(ten_days.settings.admin_database_url) as reader:
+            reader.execute("SELECT count(*) FROM events")
+            dropping = pool.submit(drop_old_partitions, patient, now=_NOW, days=7)
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                dropping.result(timeout=15)
+
     def test_a_role_that_does_not_own_the_tables_is_told_what_to_set(self, ten_days: Installation) -> None:
         with pytest.raises(NotTheOwnerError, match="LARIBA_ADMIN_DATABASE_URL"):
             drop_old_partitions(Owner(ten_days.settings.database_url), now=_NOW, days=7)
@@ -159,6 +171,36 @@ class TestExport:
 
         assert len(_ages(ten_days)) == 10
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_that_reads_as_something_else_gets_no_name(
+        self, ten_days: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A turned bit need not break the compression."""
+        monkeypatch.setattr(export, "read_export", lambda file: read_export(file)._replace(checksum="another"))
+        with ten_days.owner.connection() as connection, pytest.raises(ExportError):
+            export_partition(connection, Partition(_day(9)), tmp_path)
+
+        assert list(tmp_path.iterdir()) == []
+
+    def test_nobody_writes_to_a_day_between_its_last_reckoning_and_its_drop(
+        self, ten_days: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
+        kept_out = []
+
+        def reckon_beside_a_writer(connection: Connection, partition: Partition) -> Content:
+            content = export.content_of(connection, partition)
+            url = ten_days.settings.admin_database_url
+            with psycopg.connect(url, options="-c lock_timeout=100ms") as writer:
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    writer.execute(late, [noon(partition.day)])
+                writer.rollback()
+            kept_out.append(partition.day)
+            return content
+
+        monkeypatch.setattr(retention, "content_of", reckon_beside_a_writer)
+        drop_old_partitions(ten_days.owner, now=_NOW, days=8, export_folder=tmp_path)
+        assert kept_out == [_day(9)]
 
     def test_a_day_that_changes_between_export_and_drop_stays_and_is_exported_again(
         self, ten_days: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """Search indexes: on each closed day, on no open one, whole, and at nobody's expense."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
@@ -9,6 +10,8 @@ from app.maintenance.partitions import Partition
 from app.maintenance.runs import Done
 from app.maintenance.search_indexes import INDEXES, index_closed_partitions, index_name
 from tests.maintenance.conftest import Installation, noon
+from tests.servers import OUR_LOCKS
+from tests.waiting import wait_until
 
 _TODAY = date(2031, 3, 30)
 _YESTERDAY = Partition(_TODAY - timedelta(days=1))
@@ -86,6 +89,20 @@ def test_an_event_of_a_late_clock_is_stored_while_they_are_built(two_days: Insta
 
     assert len(stored) == len(INDEXES)
     assert two_days.stored_on(_YESTERDAY.day) == 20 + len(INDEXES)
+
+
+def test_a_build_that_waits_for_one_writer_makes_no_other_wait(two_days: Installation) -> None:
+    late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
+    url = two_days.settings.admin_database_url
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as writer:
+        writer.execute(late, [noon(_YESTERDAY.day)])
+        building = pool.submit(index_closed_partitions, two_days.owner, now=noon(_TODAY))
+        wait_until(lambda: two_days.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
+        with psycopg.connect(url, options="-c lock_timeout=100ms") as other:
+            other.execute(late, [noon(_YESTERDAY.day)])
+        writer.commit()
+        assert building.result() == Done(len(INDEXES))
+    assert two_days.stored_on(_YESTERDAY.day) == 22
 
 
 def test_a_search_uses_them(two_days: Installation) -> None:
