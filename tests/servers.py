@@ -9,6 +9,9 @@ from app.database import conninfo_of
 OUR_LOCKS = "pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND"
 """Stands between FROM and a condition: pg_locks shows those of all databases."""
 
+ENDED = "pg_terminate_backend(pid, 30000)"
+"""Ends a session and waits until it is gone. Without the time-out it only sends a signal and returns."""
+
 
 def database_url(server_url: str, role: str, database: str) -> str:
     """`server_url` with another role and database; works for sockets and for TCP."""

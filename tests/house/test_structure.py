@@ -183,3 +183,11 @@ def test_the_readme_and_the_docs_link_to_files_that_exist() -> None:
     ]
 
     assert broken == []
+
+
+def test_a_session_that_a_test_ends_is_waited_for() -> None:
+    """Else it sends a signal and returns: on a busy machine the test would run on before its effect."""
+    ends_another = re.compile(r"pg_terminate_backend\((?!pg_backend_pid\(\))(?!pid, [0-9]+\))")
+    files = [path for path in (_CHECKOUT / "tests").rglob("*.py") if path != Path(__file__)]
+
+    assert [str(path) for path in files if ends_another.search(path.read_text())] == []

@@ -25,6 +25,7 @@ from tests.conftest import SECRET_KEY
 from tests.live import LiveServer, live_server
 from tests.people import Tenant, make_tenant
 from tests.sending import PATH
+from tests.servers import ENDED
 from tests.waiting import wait_until
 
 # The app's role sees a workspace at a time, or all if it says so.
@@ -163,7 +164,7 @@ def test_sessions_killed_under_load(server: LiveServer, app: Flask, dana: Tenant
     with _load(server, dana) as load:
         for _ in range(5):
             with psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True) as superuser:
-                superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'lariba_app'")
+                superuser.execute(f"SELECT {ENDED} FROM pg_stat_activity WHERE usename = 'lariba_app'")
             load.go_on()
 
     _audit(app, load)

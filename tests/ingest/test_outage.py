@@ -26,7 +26,7 @@ from app.schema import migrate
 from tests.conftest import SECRET_KEY
 from tests.people import Tenant, events_of, make_tenant
 from tests.sending import error_of, send
-from tests.waiting import wait_until
+from tests.servers import ENDED
 
 
 @pytest.fixture(scope="module", name="server")
@@ -129,9 +129,7 @@ def test_a_database_that_has_become_read_only_means_503_and_not_ready(
 
 
 def _hang_up(superuser: psycopg.Connection[Any]) -> None:
-    ours = "FROM pg_stat_activity WHERE usename = 'lariba_app'"
-    superuser.execute(f"SELECT pg_terminate_backend(pid) {ours}")
-    wait_until(lambda: not superuser.execute(f"SELECT 1 {ours}").fetchall())
+    superuser.execute(f"SELECT {ENDED} FROM pg_stat_activity WHERE usename = 'lariba_app'")
 
 
 @pytest.mark.parametrize("body", [None, "not json"])

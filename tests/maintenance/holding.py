@@ -8,6 +8,7 @@ import psycopg
 
 from app.config import Settings
 from app.database import conninfo_of
+from tests.servers import ENDED
 
 Root = psycopg.Connection[Any]
 """A superuser's connection, whom no wall binds."""
@@ -54,4 +55,4 @@ def is_held(root: Root) -> bool:
 
 def end_orphans(root: Root) -> None:
     """PostgreSQL would notice that a held run's process is gone only when it is let go."""
-    root.execute(f"SELECT pg_terminate_backend(pid) {_HELD}")
+    root.execute(f"SELECT {ENDED} {_HELD}")

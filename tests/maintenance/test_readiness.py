@@ -16,6 +16,7 @@ from app.maintenance.schedule import TASKS
 from app.maintenance.tasks import register
 from app.schema import migrate
 from tests.conftest import fresh_database
+from tests.servers import ENDED
 
 pytestmark = pytest.mark.wiring
 
@@ -105,7 +106,7 @@ def test_a_database_that_goes_away_is_told_with_its_cause_and_waited_for(
     with psycopg.connect(server_url, autocommit=True) as root:
         name = conninfo_of(empty.database_url)["dbname"]
         root.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        root.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        root.execute(f"SELECT {ENDED} FROM pg_stat_activity WHERE datname = %s", (name,))
         ring(empty)
         root.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     (line,) = told()

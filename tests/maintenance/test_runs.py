@@ -16,8 +16,8 @@ from app.identifiers import random_text
 from app.locks import alone
 from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
 from app.owner import Owner
-from tests.people import execute, rows
-from tests.servers import OUR_LOCKS
+from tests.people import rows
+from tests.servers import ENDED, OUR_LOCKS
 
 _NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 _EVERY = timedelta(minutes=10)
@@ -209,7 +209,7 @@ def test_a_turn_ends_with_its_connection(house: Context, task: Task, run: Run) -
     with alone(house.database, task.bell) as is_alone:
         assert is_alone
         assert not run()
-        execute(house, f"SELECT pg_terminate_backend(pid) FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
+        rows(house, f"SELECT {ENDED} FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
     assert run()
 
 
@@ -246,7 +246,7 @@ def test_a_run_that_has_lost_its_turn_does_not_end_the_one_that_took_it(
     run: Run, work: _Work, house: Context, task: Task
 ) -> None:
     def lose_the_turn(_: Shift) -> Done:
-        execute(house, f"SELECT pg_terminate_backend(pid) FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
+        rows(house, f"SELECT {ENDED} FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
         work.then = lambda _: Done(rows=7)
         run(_seconds(1))
         return Done(rows=5)
