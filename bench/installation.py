@@ -75,14 +75,14 @@ class Installation:
 
 
 @contextmanager
-def installation(folder: Path) -> Iterator[Installation]:
-    """The product, ready to serve; stopped with everything it started after the block."""
+def installation(folder: Path, checkout: Path = _CHECKOUT) -> Iterator[Installation]:
+    """The product of `checkout`, ready to serve; stopped with everything it started after the block."""
     port = free_port()
     log = folder / "run.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.embedded"],
-            cwd=_CHECKOUT,
+            cwd=checkout,
             env={**os.environ, **SETTINGS, "PORT": str(port), "VAR_DIR": str(folder / "var")},
             stdout=output,
             stderr=subprocess.STDOUT,
