@@ -150,7 +150,7 @@ class InsufficientScope(Refusal):
 
 
 class NotFound(Refusal):
-    """There is nothing under this address."""
+    """There is nothing under this address, or not for this credential. /docs lists all addresses."""
 
     code = "not_found"
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import structlog
 from flask import Flask, Response, json, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.routing import RequestRedirect
 
 from app import errors
 from app.errors import Fault, Refusal
@@ -68,9 +69,16 @@ _POINTERS_MAX: Final = 100
 
 def register(app: Flask) -> None:
     """Let every error of `app`, Flask's own included, leave by this door."""
+    app.before_request(_refuse_to_redirect)
     app.register_error_handler(Refusal, _refused)
     app.register_error_handler(HTTPException, _refused_by_framework)
     app.register_error_handler(Exception, _crashed)
+
+
+def _refuse_to_redirect() -> None:
+    """A path has one spelling. Flask's redirect to it would be HTML, and lead to whatever host the caller names."""
+    if isinstance(request.routing_exception, RequestRedirect):
+        raise errors.NotFound
 
 
 def _refused(refusal: Refusal) -> Response:
@@ -98,15 +106,13 @@ def _refused_by_framework(error: HTTPException) -> Response:
     status = error.code or 500
     if status >= 500:
         return _crashed(error)
-    if status < 400:
-        return Response(status=status, headers={"Location": error.get_response().headers["Location"]})
     # Webargs sorts its messages by where the fault was: {"json": {"name": ["Too long."]}}.
     by_place = getattr(error, "data", {}).get("messages", {})
     message = _framework_message(error)
     faults = tuple(fault for messages in by_place.values() for fault in _faults_of(messages))
     response = answer(status, FRAMEWORK_CODES.get(status, errors.BadRequest.code), message, faults=faults)
-    if (allowed := getattr(error, "valid_methods", None)) is not None:
-        response.headers["Allow"] = ", ".join(sorted(allowed))
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = _allowed(error)
     return response
 
 
@@ -149,11 +155,17 @@ def _wants_problem_details() -> bool:
 def _framework_message(error: HTTPException) -> str:
     if isinstance(error, RequestEntityTooLarge):
         return errors.PayloadTooLarge().message
+    if isinstance(error, MethodNotAllowed):
+        return f"This address takes {_allowed(error)}. /docs says what each is for."
     if error.code == 404:
         return errors.NotFound().message
     if error.code == 422:
         return errors.SchemaValidationFailed().message
     return str(error.description or error.name)
+
+
+def _allowed(error: MethodNotAllowed) -> str:
+    return ", ".join(sorted(error.valid_methods or ()))
 
 
 def _faults_of(messages: Any, pointer: str = "") -> list[Fault]:

@@ -17,6 +17,7 @@ _MAY_IMPORT_ROOF = {"wsgi", *_ROOF}
 _MAY_IMPORT_FLASK = re.compile(
     r"wsgi|app\.(factory|api|problems|health|context|request_log|request_body|commands)"
     r"|app\.ingest\.routes|app\.management\.routes\..*|app\.management\.routes|app\.monitoring\.metrics_route"
+    r"|app\.web\.pages"
 )
 # The road of an event, top to bottom: each may import only those below it, and what lies below the road.
 _ROAD = [

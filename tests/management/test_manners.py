@@ -70,8 +70,6 @@ def test_head_answers_as_get_without_a_body_everywhere(app: Flask, desk: Desk, a
 
 def test_options_lists_the_methods_and_says_nothing_more(app: Flask, client: FlaskClient, alice: Tenant) -> None:
     for rule in app.url_map.iter_rules():
-        if rule.endpoint.startswith("swagger_ui"):
-            continue
         answer = client.open(_path(rule, alice), method="OPTIONS")
         assert (answer.status_code, answer.data) == (204, b""), rule
         assert not {"Content-Type", "Content-Length"} & set(answer.headers.keys()), rule
@@ -93,8 +91,8 @@ def test_a_method_that_a_path_does_not_have_is_a_405_with_those_it_has(desk: Des
 def test_nearly_right_addresses_are_not_there(app: Flask, desk: Desk, alice: Tenant) -> None:
     for rule in _rules(app, "GET"):
         path = _path(rule, alice)
-        if rule.endpoint.startswith("swagger_ui"):
-            continue
+        if rule.endpoint in ("pages.front", "pages.docs"):
+            continue  # served with and without a slash
         wrong = [f"{path}/", f"/{path}", f"{path}//", path.replace("/v1/", "/v1//"), path.replace("/v1/", "/V1/")]
         for address in set(wrong) - {path}:
             assert desk.call("GET", address).status_code == 404, address
