@@ -11,6 +11,7 @@ import click
 from alembic.util import CommandError
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
+from psycopg import Error as PsycopgError
 from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
@@ -54,7 +55,7 @@ def _failing_in_one_line() -> Iterator[None]:
     except ProgrammingError as error:
         says_missing = isinstance(error.orig, UndefinedTable | UndefinedColumn)
         raise click.ClickException(_SCHEMA_BEHIND if says_missing else _first_line(error)) from error
-    except (SQLAlchemyError, CommandError, ValueError, OSError) as error:
+    except (SQLAlchemyError, PsycopgError, CommandError, ValueError, OSError) as error:
         raise click.ClickException(_first_line(error)) from error
 
 

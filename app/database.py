@@ -5,27 +5,24 @@ frozen server or a dead network delays a request no longer than a stopped server
 """
 
 import os
-import select
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import psycopg
-from psycopg.abc import PQGen
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app import metrics
+from app.connections import ImpatientConnection, Lane, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
-
-Result = TypeVar("Result")
 
 # The lowest that psycopg takes; a refused connection fails at once whatever this says.
 _CONNECT_TIMEOUT_SECONDS = 2
@@ -74,27 +71,6 @@ EVERYWHERE: Final = Reach.EVERYWHERE
 NOWHERE: Final = Reach.NOWHERE
 
 
-class ImpatientConnection(psycopg.Connection[Any]):
-    """A connection that stops waiting at `deadline` (time.monotonic() seconds), whatever the server does.
-
-    The server's own timeouts do not help against a server that is frozen or unreachable. A connection that ran into
-    its deadline is closed: nobody knows what it would answer next.
-    """
-
-    deadline: float | None = None
-
-    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """As psycopg's own; raises psycopg.OperationalError at the deadline."""
-        if self.deadline is not None and timeout is None:
-            timeout = max(0.0, self.deadline - time.monotonic())
-        try:
-            return super().wait(gen, interval, timeout)
-        except psycopg.OperationalError:
-            if self.deadline is not None and time.monotonic() >= self.deadline:
-                self.pgconn.finish()
-            raise
-
-
 class Database:
     """One process's way to PostgreSQL."""
 
@@ -111,7 +87,7 @@ class Database:
         self._arguments = arguments
         self._engine = create_engine(
             "postgresql+psycopg://",
-            creator=lambda: ImpatientConnection.connect(**arguments),
+            creator=self._connect,
             pool_size=pool_size,
             max_overflow=0,
             # The connection used last is the one whose statements PostgreSQL has planned and cached.
@@ -143,69 +119,64 @@ class Database:
         OutcomeUnknown if the connection was lost during the commit itself.
         """
         deadline = time.monotonic() + deadline_seconds
-        with Session(self._engine, expire_on_commit=False) as session:
-            connection = None
-            try:
-                connection = session.connection().connection.dbapi_connection
-                _set_deadline(connection, deadline)
-                if reach is not NOWHERE:
-                    session.execute(_REACH, _settings_of(reach))
-                yield session
-                session.flush()
-            except BaseException as error:
-                # The rollback that follows has a moment of its own, or it would fail for the deadline just missed.
-                _set_deadline(connection, time.monotonic() + _ROLLBACK_SECONDS)
-                if isinstance(error, PoolTimeoutError):
-                    metrics.POOL_TIMEOUTS.labels(self._program).inc()
-                if (unavailable := _unavailable(error)) is not None:
-                    raise unavailable from error
-                raise
-            try:
-                session.commit()
-            except DBAPIError as error:
-                # Anything that the server itself said is a rollback. Silence is not: it may have committed.
-                raise (OutcomeUnknown if error.connection_invalidated else StorageUnavailable) from error
-
-
-class Lane:
-    """A connection of its own on which each statement is a transaction: one exchange, one wait. For one thread.
-
-    Waiting is what costs a busy process: each time a thread comes back from the network it queues for the interpreter.
-    """
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._connection: ImpatientConnection | None = None
-
-    def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
-        """The rows of `statement`, committed; waits until `deadline` (time.monotonic() seconds).
-
-        Raises StorageUnavailable if nothing was sent or PostgreSQL takes no writes, OutcomeUnknown if the connection
-        was lost before the answer, and psycopg.Error for what the server itself refused, and so rolled back.
-        """
-        connection = self._connect()
-        connection.deadline = deadline
+        session = Session(self._engine, expire_on_commit=False)
+        connection: Connection | None = None
         try:
-            return connection.execute(statement, parameters, prepare=True).fetchall()
-        except ReadOnlySqlTransaction as error:
-            raise StorageUnavailable from error
-        except psycopg.Error as error:
-            if connection.closed:
-                raise OutcomeUnknown from error
+            connection = _connected(session)
+            _set_deadline(connection, deadline)
+            if reach is not NOWHERE:
+                session.execute(_REACH, _settings_of(reach))
+            yield session
+            session.flush()
+        except BaseException as error:
+            lost = _roll_back(session, connection)
+            if isinstance(error, PoolTimeoutError):
+                metrics.POOL_TIMEOUTS.labels(self._program).inc()
+            if (refusal := unavailable(error)) is not None:
+                raise refusal from error
+            if lost is not None and isinstance(error, Exception) and not isinstance(error, StorageUnavailable):
+                # Whatever was to be said: nothing was written, and a repetition hears it.
+                raise StorageUnavailable from lost
             raise
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        try:
+            session.commit()
+        except (DBAPIError, psycopg.Error) as error:
+            # Anything that the server itself said is a rollback. Silence is not: it may have committed.
+            is_said = isinstance(error, DBAPIError) and not error.connection_invalidated
+            raise (StorageUnavailable if is_said else OutcomeUnknown) from error
+        finally:
+            _roll_back(session, connection)
 
     def _connect(self) -> ImpatientConnection:
-        if self._connection is None or self._connection.closed or _has_hung_up(self._connection):
-            self.close()
-            try:
-                self._connection = ImpatientConnection.connect(**self._arguments, autocommit=True)
-            except psycopg.Error as error:
-                raise StorageUnavailable from error
-        return self._connection
+        connection = ImpatientConnection.connect(**self._arguments)
+        # SQLAlchemy asks the first connection a few things before anybody else can give it a deadline.
+        connection.deadline = time.monotonic() + _CONNECT_TIMEOUT_SECONDS
+        return connection
+
+
+def _connected(session: Session) -> Connection:
+    try:
+        return session.connection()
+    except InvalidRequestError as error:
+        # SQLAlchemy's word for a server that hangs up on new connections, too.
+        raise StorageUnavailable from error
+
+
+def _roll_back(session: Session, connection: Connection | None) -> Exception | None:
+    """End the session and, if it is open, its transaction; what went wrong on the way.
+
+    Then the connection is given up, whatever it was: PostgreSQL rolls back what it hears no commit of.
+    """
+    # A moment of its own, or it would fail for the deadline just missed.
+    _set_deadline(connection, time.monotonic() + _ROLLBACK_SECONDS)
+    try:
+        session.close()
+    except (SQLAlchemyError, psycopg.Error) as error:
+        if connection is not None and not connection.closed:
+            connection.invalidate()
+            connection.close()
+        return error
+    return None
 
 
 def _settings_of(reach: int | Reach) -> dict[str, str]:
@@ -228,19 +199,21 @@ def conninfo_of(url: str) -> dict[str, Any]:
     return keywords | {name: value for name, value in named.items() if value is not None}
 
 
-def _unavailable(error: BaseException) -> StorageUnavailable | None:
+def unavailable(error: BaseException) -> StorageUnavailable | None:
     """StorageUnavailable if `error` says that PostgreSQL is away, too slow or too busy."""
+    said = error.orig if isinstance(error, DBAPIError) else error
     is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    is_away = isinstance(said, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeoutError)
     # What a standby says, or a database whose provider has found its disk full: it will be written to again.
-    is_read_only = isinstance(error, DBAPIError) and isinstance(error.orig, ReadOnlySqlTransaction)
-    if is_lost or is_read_only or isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
-        return StorageUnavailable()
-    return None
+    return StorageUnavailable() if is_lost or is_away or isinstance(said, ReadOnlySqlTransaction) else None
 
 
-def _set_deadline(connection: object, deadline: float) -> None:
-    if isinstance(connection, ImpatientConnection):
-        connection.deadline = deadline
+def _set_deadline(connection: Connection | None, deadline: float) -> None:
+    if connection is None or connection.closed or connection.invalidated:
+        return
+    raw: object = connection.connection.dbapi_connection
+    if isinstance(raw, ImpatientConnection):
+        raw.deadline = deadline
 
 
 def _abandon_after_fork(engine_reference: weakref.ref[Engine]) -> None:
@@ -283,11 +256,5 @@ def _refuse_if_hung_up(connection: psycopg.Connection[Any], _entry: ConnectionPo
     A server that stops says so on each idle connection, which makes its socket readable. Asking it with a query
     (SQLAlchemy's pre-ping) would cost a round trip on the ingest road; not asking would cost a 503 after a restart.
     """
-    if connection.closed or _has_hung_up(connection):
+    if connection.closed or has_hung_up(connection):
         raise DisconnectionError
-
-
-def _has_hung_up(connection: psycopg.Connection[Any]) -> bool:
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poller.poll(0))

@@ -61,16 +61,21 @@ class Owner:
     def connection(self) -> Iterator[Connection]:
         """A connection on which each statement, or each block of `connection.transaction()`, is a transaction.
 
-        Raises StorageUnavailable if PostgreSQL is away, and NotTheOwnerError.
+        Raises StorageUnavailable if PostgreSQL is away, or lost before the block ends, and NotTheOwnerError.
         """
         try:
             connection = psycopg.connect(**self._arguments, autocommit=True)
         except psycopg.OperationalError as error:
             raise StorageUnavailable from error
         with connection:
-            if connection.execute(_OWNS).fetchone() != (True,):
-                raise NotTheOwnerError(_NOT_THE_OWNER)
-            yield connection
+            try:
+                if connection.execute(_OWNS).fetchone() != (True,):
+                    raise NotTheOwnerError(_NOT_THE_OWNER)
+                yield connection
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise StorageUnavailable from error
+                raise
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:

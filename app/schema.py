@@ -11,9 +11,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
+from app.database import unavailable
 from app.models import Base
 from app.owner import owner_engine
 
@@ -130,7 +131,9 @@ def require_head(engine: Engine) -> None:
     try:
         with engine.connect() as connection:
             missing = behind(connection)
-    except OperationalError:
+    except SQLAlchemyError as error:
+        if unavailable(error) is None:
+            raise
         return
     finally:
         engine.dispose()
@@ -143,7 +146,9 @@ def require_walls(engine: Engine) -> None:
     try:
         with engine.connect() as connection:
             missing = wall_missing(connection)
-    except OperationalError:
+    except SQLAlchemyError as error:
+        if unavailable(error) is None:
+            raise
         return
     finally:
         engine.dispose()

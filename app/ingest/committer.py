@@ -20,8 +20,9 @@ import structlog
 
 from app import metrics
 from app.config import Settings
+from app.connections import Lane
 from app.credentials import Identity
-from app.database import Database, Lane
+from app.database import Database
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.ingest.contested import Contested
 from app.ingest.envelope import Attempt

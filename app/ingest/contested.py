@@ -14,7 +14,8 @@ import psycopg
 from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from app.config import Settings
-from app.database import Database, Lane
+from app.connections import Lane
+from app.database import Database
 from app.errors import Fault, IdempotencyInProgress, OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
 from app.ingest.storage import Outcome, has_waited_for_a_claim, store
 from app.ingest.ticket import Decision, Ticket

@@ -137,7 +137,7 @@ def test_only_the_database_commits() -> None:
 
     # The embedded server's provisioning runs CREATE DATABASE, and the owner CREATE INDEX CONCURRENTLY, which no
     # transaction allows.
-    assert guilty - {"app.embedded.roles"} == {"app.database", "app.owner"}
+    assert guilty - {"app.embedded.roles"} == {"app.connections", "app.database", "app.owner"}
 
 
 def test_only_the_entry_points_read_the_environment() -> None:

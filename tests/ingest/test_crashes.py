@@ -13,8 +13,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.config import Settings
+from app.connections import Lane
 from app.context import Context
-from app.database import Lane
 from app.errors import OutcomeUnknown
 from tests.live import environment_of
 from tests.people import Tenant, events_of, execute, rows
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.wiring
 # A web process that runs its statement and then never commits; the test kills it there.
 _HANG_BEFORE_COMMIT = """
 import sys
-from app.database import Lane
+from app.connections import Lane
 from tests.sending import PATH
 from wsgi import app
 

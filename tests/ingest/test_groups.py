@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
+from app.connections import Lane
 from app.context import Context
 from app.credentials import Identity
-from app.database import EVERYWHERE, Database, Lane
+from app.database import EVERYWHERE, Database
 from app.errors import OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
 from app.exact_json import read_object
 from app.identifiers import uuid7

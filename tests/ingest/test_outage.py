@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from app.config import Settings
+from app.connections import Lane
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
-from app.database import Database, Lane, Reach
+from app.database import Database, Reach
 from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.schema import migrate

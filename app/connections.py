@@ -1,0 +1,84 @@
+"""Connections to PostgreSQL whose every wait has an end, and one that a thread has for itself. Knows no table."""
+
+import select
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.pq import TransactionStatus
+
+from app.errors import OutcomeUnknown, StorageUnavailable
+
+Result = TypeVar("Result")
+
+
+class ImpatientConnection(psycopg.Connection[Any]):
+    """A connection that stops waiting at `deadline` (time.monotonic() seconds), whatever the server does.
+
+    The server's own timeouts do not help against a server that is frozen or unreachable. A connection that ran into
+    its deadline is closed: nobody knows what it would answer next.
+    """
+
+    deadline: float | None = None
+
+    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
+        """As psycopg's own; raises psycopg.OperationalError at the deadline."""
+        if self.deadline is not None and timeout is None:
+            timeout = max(0.0, self.deadline - time.monotonic())
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError:
+            is_late = self.deadline is not None and time.monotonic() >= self.deadline
+            if is_late or self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+            raise
+
+
+class Lane:
+    """A connection of its own on which each statement is a transaction: one exchange, one wait. For one thread.
+
+    Waiting is what costs a busy process: each time a thread comes back from the network it queues for the interpreter.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._connection: ImpatientConnection | None = None
+
+    def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        """The rows of `statement`, committed; waits until `deadline` (time.monotonic() seconds).
+
+        Raises StorageUnavailable if nothing was sent or PostgreSQL takes no writes, OutcomeUnknown if the connection
+        was lost before the answer, and psycopg.Error for what the server itself refused, and so rolled back.
+        """
+        connection = self._connect()
+        connection.deadline = deadline
+        try:
+            return connection.execute(statement, parameters, prepare=True).fetchall()
+        except ReadOnlySqlTransaction as error:
+            raise StorageUnavailable from error
+        except psycopg.Error as error:
+            if connection.closed:
+                raise OutcomeUnknown from error
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _connect(self) -> ImpatientConnection:
+        if self._connection is None or self._connection.closed or has_hung_up(self._connection):
+            self.close()
+            try:
+                self._connection = ImpatientConnection.connect(**self._arguments, autocommit=True)
+            except psycopg.Error as error:
+                raise StorageUnavailable from error
+        return self._connection
+
+
+def has_hung_up(connection: psycopg.Connection[Any]) -> bool:
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poller.poll(0))

@@ -1,0 +1,151 @@
+"""However PostgreSQL gets lost, and whatever was being said: a transaction ends with StorageUnavailable."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+from sqlalchemy import text
+
+from app import metrics
+from app.config import Settings
+from app.connections import ImpatientConnection
+from app.context import Context
+from app.database import EVERYWHERE, Database
+from app.errors import NotFound, OutcomeUnknown, Refusal, StorageUnavailable
+from app.owner import Owner
+from tests.lost_backends import Wire, end_backend, losing_backend, wired
+from tests.people import rows
+from tests.waiting import wait_until
+
+_FAULTS = {"silent": Wire.fall_silent, "broken": Wire.break_now}
+
+
+class _ControlError(Exception):
+    """Leaves a transaction, as AlreadyDoneError does: neither a refusal nor a fault."""
+
+
+@pytest.fixture(name="wire", params=_FAULTS)
+def _wire(settings: Settings, request: pytest.FixtureRequest) -> Iterator[tuple[Database, Callable[[], None]]]:
+    """A Database with an open connection, and what cuts it off."""
+    with wired(settings.database_url) as (database, wire):
+        with database.transaction(EVERYWHERE) as session:
+            session.execute(text("SELECT 1"))
+        yield database, lambda: _FAULTS[request.param](wire)
+
+
+@pytest.mark.parametrize("said", [NotFound, _ControlError, StorageUnavailable])
+def test_what_is_raised_when_the_wire_fails_means_unavailable(
+    wire: tuple[Database, Callable[[], None]], said: type[Exception]
+) -> None:
+    database, fail = wire
+    with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE) as session:  # noqa: PT012 - the block is the subject
+        session.execute(text("SELECT 1"))
+        fail()
+        raise said
+
+
+def test_what_is_unknown_stays_unknown_when_the_wire_fails(wire: tuple[Database, Callable[[], None]]) -> None:
+    database, fail = wire
+    with pytest.raises(OutcomeUnknown), database.transaction(EVERYWHERE) as session:  # noqa: PT012 - the block is the subject
+        session.execute(text("SELECT 1"))
+        fail()
+        raise OutcomeUnknown
+
+
+def test_a_commit_into_a_failed_wire_is_unknown(wire: tuple[Database, Callable[[], None]]) -> None:
+    database, fail = wire
+    with pytest.raises(OutcomeUnknown), database.transaction(EVERYWHERE, deadline_seconds=0.3) as session:  # noqa: PT012 - the block is the subject
+        session.execute(text("SELECT 1"))
+        fail()
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_a_first_connection_that_fails_means_unavailable_in_time(settings: Settings, fault: str) -> None:
+    """SQLAlchemy asks it a few things of its own, before a transaction begins."""
+    with wired(settings.database_url) as (database, wire), pytest.MonkeyPatch.context() as patch:
+        connect = ImpatientConnection.connect
+
+        def connect_and_fail(**arguments: object) -> object:
+            connection = connect(**arguments)  # type: ignore[arg-type]
+            _FAULTS[fault](wire)
+            return connection
+
+        patch.setattr(ImpatientConnection, "connect", connect_and_fail)
+        with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE):
+            pass
+
+
+@pytest.mark.parametrize("end", ["refusal", "commit"])
+def test_a_backend_may_end_at_any_moment_of_a_transaction(house: Context, settings: Settings, end: str) -> None:
+    with losing_backend(house.database.engine, settings.database_url, at=999) as loss:
+        assert type(_outcome_of(house.database, end)) is (NotFound if end == "refusal" else type(None))
+    assert loss.moments == 4
+    for at in range(loss.moments):
+        with losing_backend(house.database.engine, settings.database_url, at):
+            raised = _outcome_of(house.database, end)
+        is_commit = end == "commit" and at == loss.moments - 1
+        assert type(raised) is (OutcomeUnknown if is_commit else StorageUnavailable), at
+
+
+def test_a_lost_connection_gives_its_place_in_the_pool_back(settings: Settings) -> None:
+    database = Database(settings.database_url, pool_size=1, application_name="lossy")
+    in_use = metrics.POOL_IN_USE.labels("lossy")
+    for at in range(5):
+        with losing_backend(database.engine, settings.database_url, at), suppress(Refusal):
+            _run(database, "refusal")
+        assert in_use._value.get() == 0  # noqa: SLF001 - prometheus_client has no other way
+        with database.transaction(EVERYWHERE) as session:
+            assert session.execute(text("SELECT 1")).scalar_one() == 1
+    database.engine.dispose()
+
+
+def test_a_server_that_hangs_up_on_whom_it_lets_in_is_unavailable(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(settings.database_url, pool_size=1)
+    _run(database, "commit")
+    monkeypatch.setattr("app.database.has_hung_up", lambda _: True)
+    with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE):
+        pass
+    database.engine.dispose()
+
+
+def test_a_lane_that_loses_its_backend_between_two_statements_goes_on(house: Context, settings: Settings) -> None:
+    lane = house.database.lane()
+    ((pid,),) = lane.run("SELECT pg_backend_pid()", (), _soon())
+    end_backend(settings.database_url, pid)
+    wait_until(lambda: not rows(house, "SELECT 1 FROM pg_stat_activity WHERE pid = :pid", pid=pid))
+
+    assert lane.run("SELECT 1", (), _soon()) == [(1,)]
+    lane.close()
+
+
+def test_the_owner_s_connection_that_is_lost_means_unavailable(settings: Settings) -> None:
+    owner = Owner(settings.admin_database_url)
+    with pytest.raises(StorageUnavailable), owner.connection() as connection:  # noqa: PT012 - the block is the subject
+        end_backend(settings.admin_database_url, connection.info.backend_pid)
+        connection.execute("SELECT 1")
+    with pytest.raises(StorageUnavailable), owner.connection() as connection, connection.transaction():  # noqa: PT012
+        connection.execute("SELECT 1")
+        end_backend(settings.admin_database_url, connection.info.backend_pid)
+
+
+def _outcome_of(database: Database, end: str) -> Exception | None:
+    try:
+        _run(database, end)
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+def _run(database: Database, end: str) -> None:
+    with database.transaction(EVERYWHERE) as session:
+        session.execute(text("SELECT 1"))
+        session.execute(text("SELECT count(*) FROM workspaces"))
+        if end == "refusal":
+            raise NotFound
+
+
+def _soon() -> float:
+    return time.monotonic() + 10
