@@ -174,7 +174,7 @@ class PreconditionRequired(Refusal):
 
 
 class PreconditionFailed(Refusal):
-    """If-Match does not name the object's present state: it has changed, or the tag is weak (W/…). Read it again."""
+    """If-Match does not name the object's present state: it has changed since. Read it again."""
 
     code = "precondition_failed"
 

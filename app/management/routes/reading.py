@@ -1,5 +1,6 @@
 """Reads what a request brings: JSON as exactly as ingest does, and the condition in If-Match."""
 
+import re
 from typing import Any
 
 from flask import Request, g, request
@@ -10,6 +11,12 @@ from app.errors import Fault, PreconditionRequired, SchemaValidationFailed
 from app.exact_json import Number, pointer_token, read_object
 from app.management.revisions import UNCONDITIONAL, Condition, Target
 from app.request_body import check_media_type, read_bytes
+
+# RFC 9110 §13.1.1 asks for the strong comparison, under which a weak tag never matches. But the bytes of an answer are
+# not what our tags name: they name a version of the row, and we send none of them weak. One that comes back weak, or
+# with a coding at its end, was changed by a proxy that compressed the answer (nginx writes W/"5f1d…", Apache
+# "5f1d…-gzip", Jetty "5f1d…--gzip"), and it still names the one version that its sender has read.
+_CODING = re.compile(r"--?(?:gzip|deflate|br|zstd)\Z")
 
 
 class JsonParser(FlaskParser):
@@ -57,9 +64,10 @@ def stated_condition() -> Condition:
     """The condition in If-Match; raises PreconditionRequired if there is none, so that no update is lost unseen."""
     if "If-Match" not in request.headers:
         raise PreconditionRequired
-    # Weak tags never match: RFC 9110 §13.1.1 asks for the strong comparison.
     etags = request.if_match
-    return UNCONDITIONAL if etags.star_tag else Condition(frozenset(etags.as_set()))
+    if etags.star_tag:
+        return UNCONDITIONAL
+    return Condition(frozenset(_CODING.sub("", tag) for tag in etags.as_set(include_weak=True)))
 
 
 def _members(body: bytes) -> dict[str, Any]:
