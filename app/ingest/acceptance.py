@@ -6,6 +6,7 @@ Steps and their price on a warm road (bench/prices.py): prove the key (1 µs), k
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,7 +17,7 @@ from app import errors
 from app.config import Settings
 from app.credentials import Credentials, Identity
 from app.database import Database
-from app.errors import Refusal
+from app.errors import Refusal, StorageUnavailable
 from app.exact_json import read_object
 from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
@@ -25,6 +26,7 @@ from app.ingest.committer import Committer
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.cors import Origins
 from app.ingest.envelope import Attempt, read_envelope
+from app.ingest.mismatch import MISMATCHES, named_refusals
 from app.ingest.places import Places
 from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
@@ -44,6 +46,8 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.IDEMPOTENCY_KEY_REUSED: errors.IdempotencyKeyReused,
     Outcome.DUPLICATE_EVENT: errors.DuplicateEvent,
 }
+# A refusal is known already; its words are not worth a longer wait.
+_NAMING_SECONDS: Final = 1.0
 _IS_LIVE = text(
     "SELECT revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :at) FROM source_keys"
     " WHERE public_id = :public_id"
@@ -127,16 +131,36 @@ def _accept(submission: Submission, identity: Identity, counter: Counter) -> tup
         require_live(identity, submission.received_at, counter)
         raise
     # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
-    return accepted(counter.committer.store(identity, attempt)), allowance
+    decision = counter.committer.store(identity, attempt)
+    return accepted(decision, identity, submission.caller, counter.database), allowance
 
 
-def accepted(decision: Decision) -> Verdict:
+def accepted(decision: Decision, identity: Identity, caller: Caller, database: Database) -> Verdict:
     """The verdict, if it accepts. Raises the Refusal that any other one means, or what is wrong with us."""
     if isinstance(decision, Exception):
         raise decision
+    if decision.outcome in MISMATCHES:
+        raise _named(decision.outcome, identity, caller, database)
     if decision.outcome in REFUSALS:
         raise REFUSALS[decision.outcome]
     return decision
+
+
+def _named(outcome: Outcome, identity: Identity, caller: Caller, database: Database) -> Refusal:
+    """The refusal with the right name in it; without it, if the database has gone away meanwhile."""
+    named: dict[Outcome, Refusal] = {}
+    with (
+        suppress(StorageUnavailable),
+        database.transaction(identity.workspace_id, deadline_seconds=_NAMING_SECONDS) as session,
+    ):
+        connection = session.connection()
+        named = named_refusals(
+            lambda statement, parameters: connection.exec_driver_sql(statement, tuple(parameters)).all(),
+            identity,
+            address=caller.address,
+            origin=caller.origin,
+        )
+    return named.get(outcome) or REFUSALS[outcome]()
 
 
 def identify(caller: Caller, counter: Counter) -> Identity:

@@ -127,7 +127,7 @@ def _decided(decided: Decided) -> Response:
     metrics.KEY_LOOKUPS.labels("memory").inc()
     structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
     try:
-        verdict = accepted(decided.decision)
+        verdict = accepted(decided.decision, decided.identity, _caller(), counter().database)
     except Refusal as refusal:
         counter().refusals.count(decided.identity, refusal)
         raise

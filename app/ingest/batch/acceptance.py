@@ -22,6 +22,7 @@ from app.ingest.batch.body import Batch, read_batch
 from app.ingest.batch.record import BatchRecord, Place
 from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executing, store_all, store_apart
 from app.ingest.envelope import Attempt, Envelope, Receipt
+from app.ingest.mismatch import MISMATCHES, named_refusals
 from app.ingest.storage import Execute, Outcome
 from app.rate_limits import Allowance
 
@@ -202,10 +203,14 @@ def _store(
                 claim.count_replay(sizes, attempt.received_at, caller.address)
             return answered
     store = store_apart if progress.is_poisoned else store_all
-    judged = _judged(attempt, store(execute, identity, attempt.attempts, settings))
+    stored = store(execute, identity, attempt.attempts, settings)
+    judged = _judged(attempt, stored)
+    named: answer.Named = {}
+    if any(not isinstance(it, Refusal) and it[1].outcome in MISMATCHES for it in stored):
+        named = named_refusals(execute, identity, address=caller.address, origin=caller.origin)
     if attempt.is_atomic:
-        answer.require_all(judged)
-    body, progress.totals, progress.rejected = answer.answer(judged)
+        answer.require_all(judged, named)
+    body, progress.totals, progress.rejected = answer.answer(judged, named)
     if claim is not None:
         claim.answer(body)
     return Receipt(200, body)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from app.errors import BatchRejected, Fault, Refusal
@@ -19,16 +19,18 @@ _STATUSES: Final = {Outcome.STORED: "stored", Outcome.RESUMED: "stored", Outcome
 
 Judged = Refusal | tuple[Attempt, Verdict]
 """An event: what was wrong with its text, or the attempt to store it and what became of that."""
+Named = Mapping[Outcome, Refusal]
+"""Refusals with more in them than their class says, by outcome (mismatch.py)."""
 
 
-def answer(events: Sequence[Judged]) -> tuple[str, dict[str, int], Counter[str]]:
+def answer(events: Sequence[Judged], named: Named) -> tuple[str, dict[str, int], Counter[str]]:
     """The JSON text of the answer, how many events have which verdict, and how many it rejects, by code."""
     totals = {"stored": 0, "duplicate": 0, "rejected": 0}
     verdicts = []
     rejected: Counter[str] = Counter()
     unreadable = sum(isinstance(event, Refusal) for event in events)
     for event in events:
-        if (refusal := refusal_of(event)) is not None:
+        if (refusal := refusal_of(event, named)) is not None:
             totals["rejected"] += 1
             rejected[refusal.code] += 1
             verdicts.append(json.dumps(_rejection(event, refusal, _FAULTS_MAX // max(1, unreadable))))
@@ -47,17 +49,20 @@ def accepted(body: str, events: Sequence[Envelope | Refusal]) -> list[Envelope]:
     return [event for event, it in pairs if isinstance(event, Envelope) and it["status"] != "rejected"]
 
 
-def refusal_of(event: Judged) -> Refusal | None:
+def refusal_of(event: Judged, named: Named) -> Refusal | None:
     """Why the event was rejected, or None if it was not."""
     if isinstance(event, Refusal):
         return event
-    refusal = REFUSALS.get(event[1].outcome)
+    outcome = event[1].outcome
+    if outcome in named:
+        return named[outcome]
+    refusal = REFUSALS.get(outcome)
     return refusal() if refusal else None
 
 
-def require_all(events: Sequence[Judged]) -> None:
+def require_all(events: Sequence[Judged], named: Named) -> None:
     """Raise BatchRejected, naming each culprit by its place, if any event was rejected."""
-    rejected = [(n, refusal) for n, event in enumerate(events) if (refusal := refusal_of(event)) is not None]
+    rejected = [(n, refusal) for n, event in enumerate(events) if (refusal := refusal_of(event, named)) is not None]
     if rejected:
         raise BatchRejected(
             f"Nothing was stored: {len(rejected)} of {len(events)} events would have been rejected; see details.",
