@@ -15,9 +15,12 @@ from typing import Any
 
 import msgspec
 
-from app.errors import BadRequest, Fault
+from app.errors import BadRequest, Fault, SchemaValidationFailed
+from app.json_depth import cut_deeper, nests_deeper
 
 DEPTH_MAX = 32
+# The object that a request's body is stands around what may nest so deep.
+LEVELS_MAX = DEPTH_MAX + 1
 # PostgreSQL's numeric, which jsonb keeps numbers in: 131,072 digits before the point and 16,383 after it
 # (postgresql.org/docs/15/datatype-numeric.html). We promise less, the same on both sides.
 DIGITS_MAX = 16_383
@@ -64,24 +67,51 @@ class JsonObject:
 def read_object(body: bytes) -> JsonObject:
     """Parse `body`, which must be one JSON object in UTF-8.
 
-    Raises BadRequest with the position if it is not JSON. What JSON allows and we do not (a member twice, U+0000,
-    lone surrogates, numbers and nesting beyond measure) is reported as faults, so that all can be told at once.
+    Raises BadRequest with the position if it is not JSON, and SchemaValidationFailed if it nests too deep: no parser
+    may go there. All else that JSON allows and we do not (a member twice, U+0000, lone surrogates, numbers beyond
+    measure) is reported as faults, so that all can be told at once.
     """
+    if nests_deeper(body, LEVELS_MAX):
+        raise _too_deep(body)
+    text = read_text(body)
+    values, texts, twice = read_members(text)
+    faults = [Fault(f"/{pointer_token(name)}", "This member is given twice.") for name in twice]
+    return JsonObject(values, texts, (*faults, *(_faults(values) if _is_suspicious(text) else ())))
+
+
+def read_text(body: bytes) -> str:
+    """What `body` says in UTF-8. Raises BadRequest."""
     try:
-        text = body.decode("utf-8")
+        return body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8: byte {error.start} does not belong there.") from None
+
+
+def read_members(text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The members of the object in `text`, which must not nest too deep: their values, their texts, and which come
+    twice. Raises BadRequest with the position if it is no JSON object.
+    """
     try:
-        values, texts, twice = _members(text)
+        return _members(text)
     except json.JSONDecodeError as error:
         raise _not_json(error) from None
     except _ConstantError as error:
         raise _not_json(json.JSONDecodeError(f"{error} is not JSON", text, _position_of_constant(text))) from None
-    except RecursionError:
-        fault = Fault("", f"Nested deeper than {DEPTH_MAX} levels.")
-        raise BadRequest(f"The body nests deeper than {DEPTH_MAX} levels.", faults=(fault,)) from None
-    faults = [Fault(f"/{pointer_token(name)}", "This member is given twice.") for name in twice]
-    return JsonObject(values, texts, (*faults, *(_faults(values) if _is_suspicious(text) else ())))
+
+
+def _too_deep(body: bytes) -> BadRequest | SchemaValidationFailed:
+    """What is wrong first: where it ceases to be JSON, or where it nests too deep."""
+    text = cut_deeper(body, LEVELS_MAX)
+    try:
+        read_members(read_text(text))
+    except BadRequest as refusal:
+        return refusal
+    pointer, value = "", _OUTLINE.decode(text.decode())
+    # The null in the place of what is too deep is the last value in the text; objects are tuples of pairs here.
+    while isinstance(value, tuple | list):
+        name, value = value[-1] if isinstance(value, tuple) else (len(value) - 1, value[-1])
+        pointer += f"/{pointer_token(name)}"
+    return SchemaValidationFailed(faults=(Fault(pointer, f"Nested deeper than {DEPTH_MAX} levels."),))
 
 
 def fingerprint(value: Any) -> bytes:
@@ -145,6 +175,7 @@ def number(literal: str) -> Number:
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=number, parse_constant=_refuse_constant)
+_OUTLINE = json.JSONDecoder(parse_int=len, parse_float=len, object_pairs_hook=tuple)
 
 
 def _members(text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
@@ -193,7 +224,7 @@ def _is_suspicious(text: str) -> bool:
 
     U+0000 and lone surrogates can only come as escapes, a number too long only with an exponent or as long text.
     """
-    return "\\u" in text or text.count("{") + text.count("[") > DEPTH_MAX or _LONG_NUMBER.search(text) is not None
+    return "\\u" in text or _LONG_NUMBER.search(text) is not None
 
 
 def _faults(values: dict[str, Any]) -> tuple[Fault, ...]:
@@ -206,8 +237,8 @@ def _faults(values: dict[str, Any]) -> tuple[Fault, ...]:
 
 def _all_faults(values: dict[str, Any]) -> Iterator[Fault]:
     for name, value in values.items():
-        yield from _faults_below(name, "", "A member's name", 0)
-        yield from _faults_below(value, f"/{pointer_token(name)}", "The text", 0)
+        yield from _faults_below(name, "", "A member's name")
+        yield from _faults_below(value, f"/{pointer_token(name)}", "The text")
 
 
 def _digits_written_out(value: Any) -> int:
@@ -218,8 +249,7 @@ def _digits_written_out(value: Any) -> int:
     return sum(map(_digits_written_out, value)) if isinstance(value, list) else 0
 
 
-def _faults_below(value: Any, pointer: str, what: str, depth: int) -> Iterator[Fault]:
-    """All faults of `value`; `depth` counts the containers around it, the outermost object not included."""
+def _faults_below(value: Any, pointer: str, what: str) -> Iterator[Fault]:
     if isinstance(value, str):
         if "\0" in value:
             yield Fault(pointer, f"{what} contains U+0000, which cannot be stored.")
@@ -229,12 +259,9 @@ def _faults_below(value: Any, pointer: str, what: str, depth: int) -> Iterator[F
         if max(value.digits_before, value.digits_after) > DIGITS_MAX:
             yield Fault(pointer, f"The number needs more than {DIGITS_MAX} digits before or after its point.")
     elif isinstance(value, dict | list):
-        if depth == DEPTH_MAX:
-            yield Fault(pointer, f"Nested deeper than {DEPTH_MAX} levels.")
-            return
         names = value if isinstance(value, dict) else range(len(value))
         for name in names:
             below = f"{pointer}/{pointer_token(name)}"
             if isinstance(name, str):
-                yield from _faults_below(name, pointer, "A member's name", depth)
-            yield from _faults_below(value[name], below, "The text", depth + 1)
+                yield from _faults_below(name, pointer, "A member's name")
+            yield from _faults_below(value[name], below, "The text")

@@ -80,7 +80,7 @@ class Decided:
 
 
 DECIDED: Final = "lariba.decided"
-"""Where a Decided stands in the WSGI environment."""
+"""Where a Decided stands in the WSGI environment, or an exception that the door met before it had an attempt."""
 
 
 @dataclass(frozen=True, slots=True)

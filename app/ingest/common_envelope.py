@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.exact_json import DEPTH_MAX, Number, fingerprint, number
+from app.exact_json import LEVELS_MAX, Number, fingerprint, number
 from app.ingest.envelope import EVENT_TYPE, PAYLOAD_BYTES_MAX, SEVERITIES, Envelope, read_moment
+from app.json_depth import nests_deeper
 
 _EVENT_ID = re.compile(r"[!-~]{1,128}")
 _EVENT_TYPE_CHARACTERS_MAX: Final = 200
@@ -52,6 +53,8 @@ _PAYLOADS: Final = msgspec.json.Decoder(dict[str, Any], float_hook=_decimal)
 
 def read_common_envelope(body: bytes) -> Envelope | None:
     """The envelope in `body`, or None if the exact reader must look at it. Never raises."""
+    if nests_deeper(body, LEVELS_MAX):
+        return None
     try:
         wire = _ENVELOPES.decode(body)
         payload = bytes(wire.payload)
@@ -66,8 +69,8 @@ def read_common_envelope(body: bytes) -> Envelope | None:
             values["timestamp"] = wire.timestamp
         if not _is_plain(body, payload, len(values)):
             return None
-        values["payload"] = content = _PAYLOADS.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, _UncommonError):
+        values["payload"] = _PAYLOADS.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, _UncommonError):
         return None
     occurred_at = None if wire.timestamp is UNSET else read_moment(wire.timestamp)
     if (
@@ -76,7 +79,6 @@ def read_common_envelope(body: bytes) -> Envelope | None:
         or (wire.event_id is not UNSET and not _EVENT_ID.fullmatch(wire.event_id))
         or (wire.severity is not UNSET and wire.severity not in SEVERITIES)
         or (wire.timestamp is not UNSET and occurred_at is None)
-        or _is_deep(payload, content)
     ):
         return None
     return Envelope(
@@ -103,16 +105,3 @@ def _is_plain(body: bytes, payload: bytes, texts: int) -> bool:
         and (b"\\" not in body or (body.count(b"\\") == payload.count(b"\\") and b"\\u" not in payload))
         and _MANY_DIGITS not in body.translate(_DIGITS)
     )
-
-
-def _is_deep(payload: bytes, content: dict[str, Any]) -> bool:
-    return payload.count(b"{") + payload.count(b"[") > DEPTH_MAX and _depth(content) > DEPTH_MAX
-
-
-def _depth(value: Any) -> int:
-    """How many containers stand around the innermost value; msgspec has bounded the recursion."""
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return 0
-    return 1 + max(map(_depth, value), default=0)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
+import structlog
 from msgspec import Struct
 
 from app import metrics
@@ -34,6 +35,9 @@ Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 Respond = Callable[[int, list[tuple[str, str]], bytes], None]
+Answer = tuple[int, list[tuple[str, str]], bytes]
+
+_log = structlog.get_logger()
 
 PATH: Final = "/v1/events/ingest"
 _REASONS: Final = {200: "200 OK", 201: "201 CREATED"}
@@ -78,11 +82,10 @@ class Door:
             decision = self._counter.committer.store(visit.identity, visit.attempt)
         except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
             decision = error
-        if not isinstance(decision, Verdict) or decision.receipt is None:
-            environ[DECIDED] = Decided(visit.identity, visit.allowance, decision)
+        if (answer := self._accepted(environ, visit, decision)) is None:
             return self._application(environ, start_response)
-        headers, body = self._answer(visit, decision.outcome, decision.receipt)
-        start_response(_REASONS[decision.receipt.status], headers)
+        status, headers, body = answer
+        start_response(_REASONS[status], headers)
         return [body]
 
     def take(self, environ: Environ, respond: Respond, fall_back: Callable[[], object]) -> bool:
@@ -94,22 +97,28 @@ class Door:
             return False
 
         def settle(decision: Decision) -> None:
-            if isinstance(decision, Verdict) and decision.receipt is not None:
-                headers, body = self._answer(visit, decision.outcome, decision.receipt)
-                respond(decision.receipt.status, headers, body)
-            else:
-                environ[DECIDED] = Decided(visit.identity, visit.allowance, decision)
+            if (answer := self._accepted(environ, visit, decision)) is None:
                 fall_back()
+            else:
+                respond(*answer)
 
         try:
             self._counter.committer.submit(visit.identity, visit.attempt, settle)
-        except Refusal as refusal:
-            environ[DECIDED] = Decided(visit.identity, visit.allowance, refusal)
+        except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
+            environ[DECIDED] = Decided(visit.identity, visit.allowance, error)
             return False
         return True
 
     def _visit(self, environ: Environ) -> _Visit | None:
-        """What a common request asks for, or None; then nothing has happened, and the body can be read again."""
+        """What a common request asks for, or None; then nothing has happened, and Flask answers."""
+        try:
+            return self._common_request(environ)
+        except Exception as error:  # noqa: BLE001 - Flask's handlers answer, log and count it
+            environ[DECIDED] = error
+            return None
+
+    def _common_request(self, environ: Environ) -> _Visit | None:
+        """As _visit; after a None the body can be read again."""
         if not self.is_open or environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != _METHOD:
             return None
         began = time.perf_counter()
@@ -157,6 +166,16 @@ class Door:
         ):
             return None
         return int(length) if int(length) <= self._counter.settings.request_bytes_max else None
+
+    def _accepted(self, environ: Environ, visit: _Visit, decision: Decision) -> Answer | None:
+        """The answer to what was accepted, or None; then Flask finds the decision and answers."""
+        if isinstance(decision, Verdict) and decision.receipt is not None:
+            try:
+                return decision.receipt.status, *self._answer(visit, decision.outcome, decision.receipt)
+            except Exception:  # noqa: BLE001 - the event is stored, and its producer must hear that
+                _log.exception("answer_crashed")
+        environ[DECIDED] = Decided(visit.identity, visit.allowance, decision)
+        return None
 
     def _answer(self, visit: _Visit, outcome: Outcome, receipt: Receipt) -> tuple[list[tuple[str, str]], bytes]:
         body = receipt.body.encode()

@@ -123,7 +123,9 @@ def _flag(name: str) -> bool:
     return given in ("true", "1")
 
 
-def _decided(decided: Decided) -> Response:
+def _decided(decided: Decided | Exception) -> Response:
+    if isinstance(decided, Exception):
+        raise decided
     metrics.KEY_LOOKUPS.labels("memory").inc()
     structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
     try:

@@ -69,8 +69,6 @@ class Test400:
     @pytest.mark.parametrize("opening", [b"[", b'{"events": ', b'{"events": [{"payload": ', b'{"events": [1], "x": '])
     def test_a_hundred_thousand_brackets_are_refused(self, client: FlaskClient, alice: Tenant, opening: bytes) -> None:
         assert _refused(send_batch(client, alice, opening + b"[" * 100_000)) == (400, "bad_request")
-        closed = b'{"events": [' + b"[" * 100_000 + b"]" * 100_000 + b"]}"
-        assert _refused(send_batch(client, alice, closed)) == (400, "bad_request")
 
     @pytest.mark.parametrize(
         ("query", "pointers"),

@@ -57,8 +57,6 @@ _UNREADABLE: dict[str, bytes] = {
     "Latin-1": '{"name": "é"}'.encode("latin-1"),
     "a byte order mark": b'\xef\xbb\xbf{"name": "x"}',
     "100,000 brackets": b"[" * 100_000,
-    "100,000 nested arrays": b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "100,000 nested objects": b'{"a":' * 100_000,
 }
 
 
@@ -76,6 +74,9 @@ _WRONG: dict[str, bytes] = {
     "half a surrogate pair as a name": b'{"\\ud800": 1}',
     "a number of 5,000 digits": b'{"name": ' + b"9" * 5_000 + b', "label": 1}',
     "a number beyond all numbers": b'{"name": 1e400000, "label": 1e400000}',
+    "100,000 nested arrays": b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "100,000 nested objects": b'{"a":' * 100_000,
+    "33 levels": b'{"name": ' + b"[" * 33 + b"]" * 33 + b', "label": []}',
     "32 levels": b'{"name": ' + b"[" * 32 + b"]" * 32 + b', "label": []}',
     "an unknown member": b'{"nmae": "x"}',
     "members called json and query": b'{"json": 1, "query": 1}',
@@ -88,6 +89,16 @@ def test_what_can_be_read_but_is_wrong_is_a_422_with_its_place(desk: Desk, write
         refused = desk.call(method, path, data=_WRONG[kind], **_JSON)
         assert refused.status_code == 422, path
         assert pointers_of(refused)
+
+
+@pytest.mark.parametrize("levels", [33, 490, 1_000, 7_000, 9_990])
+def test_what_nests_too_deep_is_a_422_that_says_where(desk: Desk, levels: int) -> None:
+    body = b'{"name": "x", "description": ' + b"[" * levels + b"]" * levels + b"}"
+
+    refused = desk.call("POST", "/v1/projects", data=body, **_JSON, headers={"Idempotency-Key": "deep"})
+
+    assert refused.status_code == 422
+    assert pointers_of(refused) == {"/description" + "/0" * 32}
 
 
 def test_members_called_like_places_are_told_apart_from_them(desk: Desk) -> None:

@@ -13,9 +13,10 @@ import msgspec
 
 from app.errors import Fault, PayloadTooLarge, Refusal, SchemaValidationFailed
 from app.exact_json import read_object
-from app.ingest.batch.outline import outline
+from app.ingest.batch.outline import BATCH_LEVELS_MAX, outline
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Envelope, read_envelope
+from app.json_depth import nests_deeper
 
 NDJSON: Final = "application/x-ndjson"
 EVENTS_MAX: Final = 1000
@@ -80,11 +81,13 @@ def _lines(body: bytes) -> list[bytes]:
 
 
 def _elements(body: bytes) -> list[bytes]:
+    if nests_deeper(body, BATCH_LEVELS_MAX):
+        return outline(body, EVENTS_MAX)
     try:
         elements = msgspec.structs.astuple(_BATCHES.decode(body).events)
         # Msgspec does not look into what it passes over.
         str(body, "utf-8")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return outline(body, EVENTS_MAX)
     texts = [text for element in elements if (text := bytes(element))]
     # msgspec keeps the last of two members of one name, and says nothing. Around the elements stand the two quotes of

@@ -1,8 +1,8 @@
 """Finds where the events of a batch begin and end, for the bodies that msgspec does not take, and says what is wrong.
 
-Such are: no JSON, members unknown or given twice or written with escapes, and half a surrogate pair in any event, which
-is JSON all the same and the matter of that event alone. Looks at one element at a time and keeps no value, so that
-whatever a body holds costs no more than its largest event.
+Such are: no JSON, members unknown or given twice or written with escapes, and half a surrogate pair or too many levels
+in any event, which is JSON all the same and the matter of that event alone. Looks at one element at a time and keeps
+no value, so that whatever a body holds costs no more than its largest event.
 """
 
 import json
@@ -11,11 +11,16 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from app.errors import BadRequest, Fault, SchemaValidationFailed
-from app.exact_json import pointer_token, read_object
+from app.exact_json import LEVELS_MAX, pointer_token, read_members, read_text
+from app.json_depth import flatten_deeper, nests_deeper
 
-_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_SPACES: Final = " \t\n\r"
+_SPACE: Final = re.compile(f"[{_SPACES}]*")
 _UNKNOWN: Final = "This member is not known; a batch has events."
 _FAULTS_MAX: Final = 100
+# Around an event stand a list and an object; what the list holds, or any member beside it, is on level 3.
+BATCH_LEVELS_MAX: Final = LEVELS_MAX + 2
+_EVENT_LEVEL: Final = 3
 
 
 class _UnreadableError(Exception):
@@ -39,20 +44,23 @@ def outline(body: bytes, events_max: int) -> list[bytes]:
 
     Raises BadRequest if `body` is no JSON object, SchemaValidationFailed if it is no batch.
     """
+    text = shallow = read_text(body)
+    if nests_deeper(body, BATCH_LEVELS_MAX):
+        shallow = flatten_deeper(text, BATCH_LEVELS_MAX, _EVENT_LEVEL)
+    walk = _Walk(shallow, events_max)
     try:
-        walk = _Walk(body.decode(), events_max)
         with suppress(_EnoughError):
             walk.members()
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, _UnreadableError):
+    except (json.JSONDecodeError, _UnreadableError):
         # The exact reader, slow as it is, knows best how to say where.
-        read_object(body)
+        read_members(shallow)
         raise BadRequest("The body is not JSON.") from None
     faults = walk.faults
-    if walk.texts is None:
+    if walk.elements is None:
         faults["/events"] = faults.get("/events", "Must be a list of events.")
-    if faults or walk.texts is None:
+    if faults or walk.elements is None:
         raise SchemaValidationFailed(faults=tuple(Fault(*fault) for fault in faults.items()))
-    return [text.encode() for text in walk.texts]
+    return [text[place].rstrip(_SPACES).encode() for place in walk.elements]
 
 
 class _Walk:
@@ -62,8 +70,8 @@ class _Walk:
         self._text = text
         self._events_max = events_max
         self._at = 0
-        self.texts: list[str] | None = None
-        """Of the events, if there is a list of them."""
+        self.elements: list[slice] | None = None
+        """Where the events stand, with the space behind each, if there is a list of them."""
         self.faults: dict[str, str] = {}
         """What is wrong with a member, by its pointer."""
 
@@ -94,13 +102,13 @@ class _Walk:
 
     def _elements(self) -> None:
         self._take("[")
-        self.texts = []
+        self.elements = []
         is_first = True
         while self._has_more("]", is_first=is_first):
             begin = self._skip()
             self._value()
-            self.texts.append(self._text[begin : self._at])
-            if len(self.texts) > self._events_max:
+            self.elements.append(slice(begin, self._skip()))
+            if len(self.elements) > self._events_max:
                 raise _EnoughError
             is_first = False
 

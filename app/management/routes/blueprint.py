@@ -13,7 +13,6 @@ from marshmallow import Schema
 
 from app.context import context
 from app.errors import (
-    BadRequest,
     Conflict,
     CredentialAlreadyShown,
     Fault,
@@ -177,7 +176,7 @@ def _content_of(body: bytes) -> bytes:
     """The same for the same content, as on ingest: neither order nor white space of a body make it another one."""
     try:
         document = read_object(body or b"{}")
-    except BadRequest:
+    except Refusal:
         return body  # whatever cannot be read is refused further on, before its key is claimed
     return body if document.faults else fingerprint(document.values)
 
