@@ -28,7 +28,7 @@ _EXCLUDE = text("SELECT set_config('lock_timeout', '8s', true), pg_advisory_xact
 
 
 def workspace_lock(workspace_id: int) -> int:
-    """The number of a workspace's lock; store_events_2 takes it shared, sorted by number."""
+    """The number of a workspace's lock; store_events_3 takes it shared, sorted by number."""
     return _SPACE | workspace_id
 
 

@@ -20,7 +20,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from app import metrics
-from app.context import EXTENSION, Context, now
+from app.context import EXTENSION, Context
 from app.credentials import Credentials, Identity, Known
 from app.database import EVERYWHERE
 from app.embedded.postgres import EmbeddedPostgres
@@ -140,7 +140,6 @@ def prices_in_the_database(house: Context, tenant: Tenant, body: bytes) -> Itera
         attempt = Attempt(
             envelope=read_envelope(read_object(body)),
             idempotency_key=str(uuid7()),
-            received_at=now(),
             event_uid=uuid7(),
         )
         store(

@@ -287,6 +287,7 @@ class TestWaysAround:
             "make_event_partitions",
             "store_events",
             "store_events_2",
+            "store_events_3",
         ]
         assert all("search_path=public, pg_temp" in configured for _, configured in found)
 

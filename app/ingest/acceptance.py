@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from sqlalchemy import text
@@ -49,8 +48,8 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
 # A refusal is known already; its words are not worth a longer wait.
 _NAMING_SECONDS: Final = 1.0
 _IS_LIVE = text(
-    "SELECT revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :at) FROM source_keys"
-    " WHERE public_id = :public_id"
+    "SELECT revoked_at IS NULL AND (expires_at <= now() OR expires_at = expired_at) IS NOT TRUE"
+    " FROM source_keys WHERE public_id = :public_id"
 )
 
 
@@ -106,7 +105,6 @@ class Submission:
     idempotency_header: str | None
     read_body: Callable[[], bytes]
     """Reads the body, bounded; called only for a proven key. May raise PayloadTooLarge, UnsupportedMediaType."""
-    received_at: datetime
 
 
 def accept(submission: Submission, counter: Counter) -> tuple[Verdict, Allowance]:
@@ -128,7 +126,7 @@ def _accept(submission: Submission, identity: Identity, counter: Counter) -> tup
     try:
         attempt = _read(submission, identity, counter)
     except Refusal:
-        require_live(identity, submission.received_at, counter)
+        require_live(identity, counter)
         raise
     # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
     decision = counter.committer.store(identity, attempt)
@@ -179,16 +177,15 @@ def _read(submission: Submission, identity: Identity, counter: Counter) -> Attem
     return Attempt(
         envelope=envelope,
         idempotency_key=idempotency_key,
-        received_at=submission.received_at,
         event_uid=uuid7(),
         address=submission.caller.address,
         origin=submission.caller.origin,
     )
 
 
-def require_live(identity: Identity, at: datetime, counter: Counter) -> None:
+def require_live(identity: Identity, counter: Counter) -> None:
     """A revoked key learns that it is revoked, not what is wrong with its event. Raises InvalidSourceKey."""
     deadline_seconds = counter.settings.storage_deadline_seconds
     with counter.database.transaction(identity.workspace_id, deadline_seconds=deadline_seconds) as session:
-        if not session.execute(_IS_LIVE, {"public_id": identity.public_id, "at": at}).scalar_one_or_none():
+        if not session.execute(_IS_LIVE, {"public_id": identity.public_id}).scalar_one_or_none():
             raise errors.InvalidSourceKey

@@ -17,6 +17,7 @@ from typing import Final
 
 import psycopg
 import structlog
+from psycopg.errors import LockNotAvailable
 
 from app import metrics
 from app.config import Settings
@@ -195,6 +196,7 @@ class Committer:
                 [(ticket.identity, ticket.attempt) for ticket in group],
                 idempotency_ttl_seconds=self._settings.idempotency_ttl_seconds,
                 lock_wait_seconds=lock_wait,
+                waits=False,
             )
         finally:
             came = group[0].deadline - self._settings.storage_deadline_seconds
@@ -204,6 +206,8 @@ class Committer:
         for ticket, verdict in zip(group, verdicts, strict=True):
             if verdict.outcome is Outcome.RACED:
                 self._held.append(ticket)
+            elif verdict.outcome is Outcome.HELD:
+                self._contested.add(ticket, LockNotAvailable())
             else:
                 ticket.settle(verdict)
 

@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from app import metrics
 from app.client_address import client_address
-from app.context import now
 from app.credentials import Identity
 from app.errors import Refusal
 from app.idempotency_keys import read_idempotency_key
@@ -141,7 +140,6 @@ class Door:
                     Attempt(
                         envelope=envelope,
                         idempotency_key=idempotency_key,
-                        received_at=now(),
                         event_uid=uuid7(),
                         address=address,
                     ),

@@ -45,18 +45,19 @@ class Envelope(Struct, frozen=True, kw_only=True, gc=False):
         return f"Envelope(event_type={self.event_type!r}, source_id={self.source_id!r}, event_id={self.event_id!r})"
 
 
-class Attempt(Struct, frozen=True, kw_only=True, gc=False):
+class Attempt(Struct, kw_only=True, gc=False):
     """One request to store one event: the envelope, the caller's name for the attempt, and our own marks."""
 
     envelope: Envelope
     idempotency_key: str | None
-    received_at: datetime
     event_uid: UUID
     """Names this attempt and, if it succeeds, the event. Repeating the attempt with the same uid is safe."""
     address: str = ""
     """Where it comes from (client_address.py); "" if that is not known."""
     origin: str | None = None
     """The web page's that it comes from, if a browser says so (key_policies.origin_of)."""
+    counted_under: UUID | None = None
+    """The attempt under which usage counts this one, should it store nothing; set when it is first made."""
 
     @property
     def event_id(self) -> str:

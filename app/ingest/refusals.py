@@ -2,13 +2,14 @@
 
 A refusal writes nothing, so there is no transaction that could carry its count, as there is for what is accepted. What
 a process has counted since its last flush is lost if it is killed; at an orderly end it is flushed. Nothing is counted
-twice: a flush whose commit went unanswered is looked up in PostgreSQL before it is made again.
+twice: a flush whose commit went unanswered is looked up in PostgreSQL before it is made again. The hour is that of
+PostgreSQL's clock: the process knows how long ago it was, and not when.
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from multiprocessing.util import Finalize
 from typing import Final, NamedTuple
 from weakref import WeakMethod
@@ -19,7 +20,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError
 
 from app.background import Background, in_every_child
-from app.context import now
 from app.credentials import Identity
 from app.database import EVERYWHERE, Database
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
@@ -31,15 +31,19 @@ _FLUSH_SECONDS: Final = 2.0
 # About 300 bytes each. Reached by ten thousand keys that are all refused, or by some hundred while PostgreSQL is away
 # for days.
 _COUNTS_MAX: Final = 10_000
+# What is refused within this time counts as refused at its beginning. A flush ends it, so it is this long, and a count
+# this far from its hour, only while PostgreSQL is away.
+_SPAN_SECONDS: Final = 900.0
 _DEADLINE_SECONDS: Final = 3.0
 # A key is named by its row and by its public id: after a restore a row number may belong to another one.
 _WRITE = text("""
     WITH written AS (
         INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,
             received_at)
-        SELECT key.project_id, refused.usage_uid, key.source_id, key.id, refused.code, refused.events, 0, refused.hour
+        SELECT key.project_id, refused.usage_uid, key.source_id, key.id, refused.code, refused.events, 0,
+            date_trunc('hour', clock_timestamp() - refused.seconds_ago * interval '1 second', 'UTC')
         FROM jsonb_to_recordset(CAST(:refused AS jsonb)) AS refused (
-            key_row bigint, key_id text, usage_uid uuid, code text, events bigint, hour timestamptz)
+            key_row bigint, key_id text, usage_uid uuid, code text, events bigint, seconds_ago float8)
         JOIN source_keys AS key ON key.id = refused.key_row AND key.public_id = refused.key_id
     )
     SELECT pg_current_xact_id()::text
@@ -52,7 +56,8 @@ class _Kind(NamedTuple):
 
     identity: Identity
     code: str
-    hour: datetime
+    since: float
+    """In time.monotonic() seconds."""
 
 
 class _Flush(NamedTuple):
@@ -80,6 +85,7 @@ class Refusals:
         self._mutex = threading.Lock()
         self._flushing = threading.Lock()
         self._counts: Counter[_Kind] = Counter()
+        self._since = 0.0
         self._unanswered: _Flush | None = None
 
     def count(self, identity: Identity, refusal: Refusal) -> None:
@@ -92,10 +98,12 @@ class Refusals:
 
     def count_events(self, identity: Identity, codes: Mapping[str, int]) -> None:
         """Count events that were refused one by one, by code."""
-        hour = now().replace(minute=0, second=0, microsecond=0)
+        now = time.monotonic()
         with self._mutex:
+            if not self._counts or now - self._since > _SPAN_SECONDS:
+                self._since = now
             for code, events in codes.items():
-                self._add(_Kind(identity, code, hour), events)
+                self._add(_Kind(identity, code, self._since), events)
         if self.flushes_by_itself and not self._background.is_running:
             # Not atexit, which a server's forked worker never comes to; for this process only, so not in __init__.
             Finalize(None, _call, args=(WeakMethod(self.flush),), exitpriority=0)
@@ -160,6 +168,7 @@ def _call(reference: WeakMethod[Callable[[], None]]) -> None:
 
 
 def _json(counts: Counter[_Kind]) -> str:
+    now = time.monotonic()
     rows = [
         {
             "key_row": kind.identity.row_id,
@@ -167,7 +176,7 @@ def _json(counts: Counter[_Kind]) -> str:
             "usage_uid": uuid7(),
             "code": kind.code,
             "events": events,
-            "hour": kind.hour,
+            "seconds_ago": now - kind.since,
         }
         for kind, events in counts.items()
     ]

@@ -7,7 +7,6 @@ from flask import Response, current_app, g, request
 from flask_smorest import Blueprint
 
 from app import metrics
-from app.context import now
 from app.credentials import Identity
 from app.errors import BadRequest, Fault, Refusal, SchemaValidationFailed
 from app.exact_json import pointer_token
@@ -59,7 +58,6 @@ def ingest_event() -> Response:
         caller=_caller(),
         idempotency_header=request.headers.get("Idempotency-Key"),
         read_body=_read_body,
-        received_at=now(),
     )
     return _answer(*accept(submission, counter()))
 
@@ -75,7 +73,6 @@ def ingest_batch() -> Response:
         is_atomic=lambda: _flag("atomic"),
         media_type=lambda: check_media_type("application/json", NDJSON),
         read_body=lambda: read_bytes(counter().settings.batch_bytes_max),
-        received_at=now(),
     )
     receipt, allowance = accept_batch(submission, counter())
     structlog.contextvars.bind_contextvars(outcome="batch_replayed" if receipt.is_replay else "batch_accepted")

@@ -1,7 +1,7 @@
 """One narrow function: a group of attempts goes in, one verdict each comes out, in one statement.
 
-The statement is the database function store_events_2 (migrations/versions/0007_key_policies.py; 0004_store_events.py
-says how it keeps its promises): correctness rests on unique keys and on nothing else. Here is how to speak with it.
+The statement is the database function store_events_3 (migrations/versions/0012_database_clock.py; 0004_store_events.py
+says how it keeps its promises): correctness rests on unique keys, time is PostgreSQL's. Here is how to speak with it.
 """
 
 from binascii import b2a_base64
@@ -33,6 +33,8 @@ class Outcome(StrEnum):
     """Already committed by this very attempt, whose first commit went unanswered."""
     RACED = "raced"
     """What stood in the way has vanished meanwhile; nothing was written: make the attempt again."""
+    HELD = "held"
+    """A change of its workspace is under way; nothing was written: make the attempt again, and wait."""
     INVALID_SOURCE_KEY = "invalid_source_key"
     WORKSPACE_SUSPENDED = "workspace_suspended"
     SOURCE_DISABLED = "source_disabled"
@@ -61,7 +63,7 @@ LOG_EVENTS: Final = {
 }
 _STORE: Final = (
     "SELECT n, verdict, response_status, response_body"
-    " FROM store_events_2(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
+    " FROM store_events_3(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
 )
 _ACCEPTED: Final = frozenset((Outcome.STORED, Outcome.DUPLICATE, Outcome.REPLAYED, Outcome.RESUMED))
 _ENCODER: Final = msgspec.json.Encoder()
@@ -73,20 +75,23 @@ def store(
     *,
     idempotency_ttl_seconds: int,
     lock_wait_seconds: float,
+    waits: bool = True,
 ) -> list[Verdict]:
     """Store a group of attempts, each with the identity of its source key; one verdict each, in order.
 
     No two attempts of a group may share an Idempotency-Key of one source; event ids may repeat, the first one in order
-    of the group is stored. Raises what `execute` raises: psycopg's LockNotAvailable when another transaction holds a
-    claim or a workspace for longer than `lock_wait_seconds`.
+    of the group is stored. With `waits=False` attempts of a workspace that is being changed are HELD and all others
+    stored. Raises what `execute` raises: psycopg's LockNotAvailable when another transaction holds a claim or, if it
+    `waits`, a workspace for longer than `lock_wait_seconds`.
     """
     callers: dict[tuple[Identity, str, str | None], int] = {}
     items: list[_Item] = []
+    counted_under = attempts[0][1].event_uid
     for identity, attempt in attempts:
+        # For good: in whatever company it is repeated, the row of its first group counts it once.
+        attempt.counted_under = attempt.counted_under or counted_under
         caller = (identity, attempt.envelope.source_id, attempt.envelope.environment)
         items.append(_item(len(items), callers.setdefault(caller, len(callers)), attempt))
-    # One moment for the whole group: the newest of its attempts' own.
-    received_at = max(attempt.received_at for _, attempt in attempts)
     rows = execute(
         _STORE,
         (
@@ -94,9 +99,9 @@ def store(
             _ENCODER.encode(items).decode(),
             # Sorted, so that two groups cannot wait for each other in a circle.
             sorted({workspace_lock(identity.workspace_id) for identity, _, _ in callers}),
-            received_at,
-            received_at + timedelta(seconds=idempotency_ttl_seconds),
+            timedelta(seconds=idempotency_ttl_seconds),
             f"{max(1, int(lock_wait_seconds * 1000))}ms",
+            waits,
         ),
     )
     # Only what is not simply stored comes back.
@@ -113,11 +118,12 @@ def has_waited_for_a_claim(error: LockNotAvailable) -> bool:
 
 
 class _Item(msgspec.Struct, gc=False):
-    """One attempt as store_events_2 reads it; the names are the function's."""
+    """One attempt as store_events_3 reads it; the names are the function's."""
 
     n: int
     caller: int
     event_uid: UUID
+    counted_under: UUID | None
     event_id: str
     idempotency_key: str | None
     fingerprint: str
@@ -136,6 +142,7 @@ def _caller(n: int, identity: Identity, source: str, environment: str | None) ->
         "caller": n,
         "key_row": identity.row_id,
         "key_id": identity.public_id,
+        "barrier": workspace_lock(identity.workspace_id),
         "source": source,
         "environment": environment,
     }
@@ -147,6 +154,7 @@ def _item(n: int, caller: int, attempt: Attempt) -> _Item:
         n,
         caller,
         attempt.event_uid,
+        attempt.counted_under,
         attempt.event_id,
         attempt.idempotency_key,
         b2a_base64(envelope.fingerprint, newline=False).decode(),

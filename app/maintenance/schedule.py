@@ -10,7 +10,7 @@ from app.maintenance.purge import purge_expired_records, purge_expired_requests,
 from app.maintenance.retention import delete_expired_events, drop_old_partitions
 from app.maintenance.runs import Done, Shift, Task
 from app.maintenance.search_indexes import index_closed_partitions
-from app.maintenance.usage import fold_usage
+from app.maintenance.usage import REPEATABLE, fold_usage
 
 # An index or an export of a day of a hundred million events takes minutes, and cannot be taken up in its middle.
 _LONG_SECONDS: Final = 1_800
@@ -22,7 +22,7 @@ def _answer(_: Shift) -> Done:
 
 
 def _fold_usage(shift: Shift) -> Done:
-    return fold_usage(shift.database, is_over=shift.is_over)
+    return fold_usage(shift.database, repeatable=REPEATABLE, is_over=shift.is_over)
 
 
 def _purge_idempotency_records(shift: Shift) -> Done:

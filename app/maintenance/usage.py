@@ -4,6 +4,9 @@ A row leaves the outbox in the transaction that counts it, so it is counted exac
 often or in parallel this runs. Refusals are counted too, and are no use of a key.
 """
 
+from datetime import timedelta
+from typing import Final
+
 from sqlalchemy import text
 
 from app.database import EVERYWHERE, Database
@@ -12,6 +15,9 @@ from app.maintenance.runs import Clock, Done, in_batches, never
 _BATCH_ROWS = 5_000
 _ADDRESSES_MAX = 10
 """How many addresses are kept of a key."""
+REPEATABLE: Final = timedelta(minutes=2)
+"""For how long an attempt whose commit went unanswered may come again: what it has counted is known by its row in the
+outbox. A web process repeats it until its deadline (1.8 seconds), and PostgreSQL ends a statement after 30."""
 
 # Rows come sorted by key, so that two folds update counts in the same order and never deadlock. SKIP LOCKED lets them
 # share the outbox. LEAST and GREATEST keep the moments from ever moving the wrong way. A busy key's row is written once
@@ -20,7 +26,9 @@ _ADDRESSES_MAX = 10
 # outbox row have one moment, so no more of them are looked at than are kept.
 _FOLD = text("""
 WITH next AS (
-    SELECT project_id, usage_uid FROM usage_outbox LIMIT :rows FOR UPDATE SKIP LOCKED
+    SELECT project_id, usage_uid FROM usage_outbox
+    WHERE outcome NOT IN ('duplicate', 'replayed') OR received_at <= clock_timestamp() - :repeatable
+    LIMIT :rows FOR UPDATE SKIP LOCKED
 ),
 taken AS (
     DELETE FROM usage_outbox USING next
@@ -83,12 +91,19 @@ SELECT count(*) FROM taken
 """)
 
 
-def fold_usage(database: Database, *, is_over: Clock = never, batch_rows: int = _BATCH_ROWS) -> Done:
-    """Fold what the outbox holds."""
+def fold_usage(
+    database: Database,
+    *,
+    repeatable: timedelta = timedelta(0),
+    is_over: Clock = never,
+    batch_rows: int = _BATCH_ROWS,
+) -> Done:
+    """Fold what the outbox holds, but for the duplicates and replays of the last `repeatable`."""
+    parameters = {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX, "repeatable": repeatable}
 
     def fold_batch() -> int:
         with database.transaction(EVERYWHERE) as session:
-            folded: int = session.execute(_FOLD, {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX}).scalar_one()
+            folded: int = session.execute(_FOLD, parameters).scalar_one()
         return folded
 
     return in_batches(fold_batch, batch_rows, is_over)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Index, Text, text
+from sqlalchemy import Index, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -16,7 +16,6 @@ class UsageOutbox(Base):
     __tablename__ = "usage_outbox"
     project_id: Mapped[int] = mapped_column(primary_key=True)
     usage_uid: Mapped[UUID] = mapped_column(primary_key=True)
-    """A UUIDv7, so that the worker folds the oldest first."""
     source_id: Mapped[int]
     source_key_id: Mapped[int]
     outcome: Mapped[str]
@@ -27,6 +26,8 @@ class UsageOutbox(Base):
     received_at: Mapped[datetime]
     addresses: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     """Where they came from, each once."""
+    attempts: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
+    """Of duplicates and replays: the attempts that are counted, so that none is counted twice."""
 
 
 class UsageHour(Base):

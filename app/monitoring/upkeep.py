@@ -25,12 +25,13 @@ _OVERDUE_MIN: Final = timedelta(minutes=5)
 
 # The outbox has no index by time. Its rows are folded in about the order in which they were written, so those that come
 # first are the oldest; in a longer one the age is a lower bound. Refusals bear the beginning of their hour as their
-# time, which would look like a lag. The expired come by ix_idempotency_records_expires_at.
+# time, and duplicates and replays stay for a while (app/maintenance/usage.py): both would look like a lag. The expired
+# come by ix_idempotency_records_expires_at.
 _BACKLOGS = text("""
     SELECT outbox_rows, outbox_oldest, expired_rows, expired_oldest, detached_partitions
     FROM (
         SELECT count(*) AS outbox_rows,
-            min(received_at) FILTER (WHERE outcome IN ('stored', 'duplicate', 'replayed')) AS outbox_oldest
+            min(received_at) FILTER (WHERE outcome = 'stored') AS outbox_oldest
         FROM (SELECT received_at, outcome FROM usage_outbox LIMIT :rows_max) AS first
     ) AS outbox, (
         SELECT count(*) AS expired_rows, min(expires_at) AS expired_oldest
@@ -86,7 +87,7 @@ class Upkeep:
     read_at: datetime
     outbox_rows: int
     outbox_lag_seconds: float
-    """How long the oldest accepted event has waited to be folded."""
+    """How long the oldest stored event has waited to be folded."""
     expired_rows: int
     """Idempotency records past their time."""
     expired_lag_seconds: float

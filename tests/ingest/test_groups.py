@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
@@ -310,7 +309,7 @@ def _attempt(
     named = f'"event_id": "{event_id}", ' if event_id else ""
     body = f'{{{named}"event_type": "a", "source_id": "{source_id or tenant.source_id}", "payload": {payload}}}'
     envelope = read_envelope(read_object(body.encode()))
-    return Attempt(envelope=envelope, idempotency_key=key, received_at=datetime.now(UTC), event_uid=uuid7())
+    return Attempt(envelope=envelope, idempotency_key=key, event_uid=uuid7())
 
 
 def _identity(tenant: Tenant) -> Identity:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from itertools import count
 from threading import Event
@@ -217,8 +216,7 @@ class TestBatches:
         execute(house, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
 
         with house.database.transaction(alice.workspace_row) as session:
-            before = datetime.now(UTC) - timedelta(minutes=1)
-            refusal = record.begin(executing(session), _identity(alice), Place("", None), before, 1.0)
+            refusal = record.begin(executing(session), _identity(alice), Place("", None), 1.0)
 
         assert refusal is Outcome.INVALID_SOURCE_KEY
 
@@ -439,12 +437,10 @@ def _identity(tenant: Tenant) -> Identity:
 
 
 def _attempt(tenant: Tenant, event_type: str = "a", *, address: str = "", origin: str | None = None) -> Attempt:
-    """One that came in a minute ago."""
     body = f'{{"event_type": "{event_type}", "source_id": "{tenant.source_id}", "payload": {{}}}}'
     return Attempt(
         envelope=read_envelope(read_object(body.encode())),
         idempotency_key=None,
-        received_at=datetime.now(UTC) - timedelta(minutes=1),
         event_uid=uuid7(),
         address=address,
         origin=origin,

@@ -34,9 +34,10 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.wiring
 
 _REFUSED = (
-    "SELECT outcome, sum(events)::bigint AS events FROM (SELECT * FROM usage_outbox UNION ALL"
-    " SELECT project_id, gen_random_uuid(), source_id, source_key_id, outcome, payload_bytes, hour, events, NULL"
-    " FROM usage_hours) AS used WHERE source_key_id = :key AND outcome NOT IN ('stored', 'duplicate', 'replayed')"
+    "SELECT outcome, sum(events)::bigint AS events FROM ("
+    " SELECT outcome, events, source_key_id FROM usage_outbox UNION ALL"
+    " SELECT outcome, events, source_key_id FROM usage_hours) AS used"
+    " WHERE source_key_id = :key AND outcome NOT IN ('stored', 'duplicate', 'replayed')"
     " GROUP BY 1"
 )
 

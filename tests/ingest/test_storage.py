@@ -1,10 +1,10 @@
 """The one statement, and the barrier around it, seen from two sessions that meet at a chosen moment."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from msgspec import structs
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.context import Context
@@ -15,7 +15,8 @@ from app.identifiers import uuid7
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, Verdict, store
 from app.locks import exclude_workspace
-from tests.people import Tenant, events_of, rows
+from app.maintenance.usage import REPEATABLE, fold_usage
+from tests.people import Tenant, events_of, execute, rows
 from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
@@ -107,18 +108,162 @@ def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice:
     assert {event.event_id for event in events_of(house, alice)} == {"known", "z", "a"}
 
 
-def test_an_event_without_a_partition_of_its_day_is_stored_all_the_same(house: Context, alice: Tenant) -> None:
-    with house.database.transaction(EVERYWHERE) as session:
-        _store(session, alice, structs.replace(_attempt(alice), received_at=datetime(2001, 1, 1, tzinfo=UTC)))
+class TestReceipt:
+    """The moment of receipt is PostgreSQL's, read behind the barrier."""
 
-    partition = rows(
-        house,
-        "SELECT tableoid::regclass::text AS name FROM events WHERE source_id = :id",
-        id=alice.source_row,
-    )
-    assert [row.name for row in partition] == ["events_default"]
+    def test_an_event_that_waited_for_the_barrier_was_received_after_what_was_committed_under_it(
+        self, house: Context, alice: Tenant
+    ) -> None:
+        def ingest() -> Outcome:
+            with house.database.transaction(EVERYWHERE) as session:
+                return _store(session, alice, _attempt(alice, key="k"))[0].outcome
+
+        with ThreadPoolExecutor(1) as pool:
+            with house.database.transaction(EVERYWHERE) as session:
+                exclude_workspace(session, alice.workspace_row)
+                waiting = pool.submit(ingest)
+                wait_until(lambda: rows(house, _WAITING_FOR_ADVISORY_LOCK))
+                committed_at = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+            assert waiting.result() is Outcome.STORED
+
+        (event,) = events_of(house, alice)
+        (record,) = rows(house, "SELECT * FROM idempotency_records WHERE source_id = :id", id=alice.source_row)
+        assert event.received_at > committed_at
+        assert (record.created_at, record.expires_at) == (event.received_at, event.received_at + timedelta(hours=1))
+
+    def test_an_attempt_that_is_repeated_later_is_recognised_by_its_uid(self, house: Context, alice: Tenant) -> None:
+        attempt = _attempt(alice, key="k")
+        outcomes = []
+        for _ in range(2):
+            with house.database.transaction(EVERYWHERE) as session:
+                outcomes.append(_store(session, alice, attempt)[0].outcome)
+
+        assert outcomes == [Outcome.STORED, Outcome.RESUMED]
+        assert len(events_of(house, alice)) == 1
+
+    def test_a_key_that_the_worker_has_seen_expire_stays_expired_when_the_databases_clock_is_set_back(
+        self, house: Context, alice: Tenant
+    ) -> None:
+        expire = "UPDATE source_keys SET expires_at = now() + interval '30 s', expired_at = now() + interval '30 s'"
+        execute(house, f"{expire} WHERE id = :id", id=alice.key_row)
+
+        with house.database.transaction(EVERYWHERE) as session:
+            assert _store(session, alice, _attempt(alice))[0].outcome is Outcome.INVALID_SOURCE_KEY
 
 
+class TestHeld:
+    """A group that waits for no workspace."""
+
+    def test_attempts_of_a_workspace_under_change_come_back_and_all_others_are_stored(
+        self, house: Context, alice: Tenant, charlie: Tenant
+    ) -> None:
+        group = [(alice, _attempt(alice, key="k")), (charlie, _attempt(charlie)), (alice, _attempt(alice))]
+
+        with house.database.transaction(EVERYWHERE) as change:
+            exclude_workspace(change, alice.workspace_row)
+            with house.database.transaction(EVERYWHERE) as session:
+                outcomes = _store_for(session, group, waits=False)
+
+        assert outcomes == [Outcome.HELD, Outcome.STORED, Outcome.HELD]
+        assert (len(events_of(house, alice)), len(events_of(house, charlie))) == (0, 1)
+        for table in ("idempotency_records", "event_ledger", "usage_outbox"):
+            assert not rows(house, f"SELECT FROM {table} WHERE project_id = :id", id=alice.project_row)
+
+    def test_what_an_attempt_has_stored_before_counts_though_its_workspace_is_held(
+        self, house: Context, alice: Tenant
+    ) -> None:
+        attempt = _attempt(alice, key="k")
+        with house.database.transaction(EVERYWHERE) as session:
+            _store(session, alice, attempt)
+
+        with house.database.transaction(EVERYWHERE) as change:
+            exclude_workspace(change, alice.workspace_row)
+            with house.database.transaction(EVERYWHERE) as session:
+                assert _store_for(session, [(alice, attempt)], waits=False) == [Outcome.RESUMED]
+
+    def test_without_a_change_nothing_is_held(self, house: Context, alice: Tenant, charlie: Tenant) -> None:
+        with house.database.transaction(EVERYWHERE) as session:
+            outcomes = _store_for(session, [(alice, _attempt(alice)), (charlie, _attempt(charlie))], waits=False)
+
+        assert outcomes == [Outcome.STORED, Outcome.STORED]
+
+
+class TestUsageOfWhatIsRepeated:
+    """A group that stores nothing leaves its usage, and an attempt is counted once however often it is made."""
+
+    @pytest.fixture(name="group", params=[Outcome.REPLAYED, Outcome.DUPLICATE])
+    def _group(self, request: pytest.FixtureRequest, house: Context, alice: Tenant) -> list[Attempt]:
+        """Three attempts that will each come to that outcome."""
+        names: list[dict[str, str]] = [
+            {"event_id": f"e{n}"} | ({"key": f"k{n}"} if request.param is Outcome.REPLAYED else {}) for n in range(3)
+        ]
+        with house.database.transaction(EVERYWHERE) as session:
+            _store(session, alice, *(_attempt(alice, **named) for named in names))
+        return [_attempt(alice, **named) for named in names]
+
+    def test_repeated_in_other_company_and_after_a_fold(
+        self, house: Context, alice: Tenant, group: list[Attempt]
+    ) -> None:
+        first, second, third = group
+        for company in ([first, second, third], [third], [second, first], [second], [third, first]):
+            with house.database.transaction(EVERYWHERE) as session:
+                _store(session, alice, *company)
+            fold_usage(house.database, repeatable=REPEATABLE)
+
+        assert _counted(house, alice) == 3
+
+    def test_repeated_while_the_first_try_still_runs(self, house: Context, alice: Tenant, group: list[Attempt]) -> None:
+        def repeat() -> None:
+            with house.database.transaction(EVERYWHERE) as session:
+                _store(session, alice, group[1])
+
+        with ThreadPoolExecutor(1) as pool:
+            with house.database.transaction(EVERYWHERE) as session:
+                _store(session, alice, *group)
+                repeated = pool.submit(repeat)
+                wait_until(lambda: rows(house, _WAITING_FOR_A_ROW))
+            repeated.result()
+
+        assert _counted(house, alice) == 3
+
+    def test_repeated_before_the_first_try_comes_to_its_end(
+        self, house: Context, alice: Tenant, group: list[Attempt]
+    ) -> None:
+        lost = house.database.engine.connect()
+        try:
+            # It has been made, so that its attempts know it, and its rows are gone with its connection.
+            _store(Session(lost), alice, *group)
+            lost.rollback()
+            for company in ([group[2]], [group[0]], group):
+                with house.database.transaction(EVERYWHERE) as session:
+                    _store(session, alice, *company)
+        finally:
+            lost.close()
+
+        assert _counted(house, alice) == 3
+
+    def test_once_nothing_can_be_repeated_any_more_it_is_folded(
+        self, house: Context, alice: Tenant, group: list[Attempt]
+    ) -> None:
+        with house.database.transaction(EVERYWHERE) as session:
+            _store(session, alice, *group)
+        execute(
+            house,
+            "UPDATE usage_outbox SET received_at = received_at - interval '2 minutes' WHERE project_id = :id",
+            id=alice.project_row,
+        )
+        fold_usage(house.database, repeatable=REPEATABLE)
+
+        assert not rows(house, "SELECT FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
+        assert _counted(house, alice) == 3
+
+
+_COUNTED = """
+    SELECT coalesce(sum(events), 0)::integer AS events FROM (
+        SELECT events, outcome FROM usage_outbox WHERE project_id = :id
+        UNION ALL SELECT events, outcome FROM usage_hours WHERE project_id = :id
+    ) AS used WHERE outcome <> 'stored'
+"""
 _WAITING_FOR_ADVISORY_LOCK = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted"
 _WAITING_FOR_A_ROW = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'transactionid' AND NOT granted"
 
@@ -135,13 +280,28 @@ def _attempt(
     source = source_id or tenant.source_id
     body = f'{{{named}"event_type": "a", "source_id": "{source}", "payload": {payload}}}'
     envelope = read_envelope(read_object(body.encode()))
-    return Attempt(envelope=envelope, idempotency_key=key, received_at=_NOW, event_uid=uuid7())
+    return Attempt(envelope=envelope, idempotency_key=key, event_uid=uuid7())
+
+
+def _counted(house: Context, tenant: Tenant) -> int:
+    """How many duplicates and replays usage shows."""
+    (row,) = rows(house, _COUNTED, id=tenant.project_row)
+    return int(row.events)
 
 
 def _store(session: Session, tenant: Tenant, *attempts: Attempt) -> list[Verdict]:
+    return _store_all(session, [(tenant, attempt) for attempt in attempts], waits=True)
+
+
+def _store_for(session: Session, attempts: list[tuple[Tenant, Attempt]], *, waits: bool) -> list[Outcome]:
+    return [verdict.outcome for verdict in _store_all(session, attempts, waits=waits)]
+
+
+def _store_all(session: Session, attempts: list[tuple[Tenant, Attempt]], *, waits: bool) -> list[Verdict]:
     return store(
         lambda statement, parameters: session.connection().exec_driver_sql(statement, tuple(parameters)).all(),
-        [(Identity(tenant.key_id, tenant.key_row, tenant.workspace_row), attempt) for attempt in attempts],
+        [(Identity(tenant.key_id, tenant.key_row, tenant.workspace_row), attempt) for tenant, attempt in attempts],
         idempotency_ttl_seconds=3600,
         lock_wait_seconds=5,
+        waits=waits,
     )

@@ -14,6 +14,7 @@ from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store
 from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
+from tests.database_clock import make_clock_settable, set_clock
 from tests.maintenance.conftest import Installation, noon
 from tests.people import Tenant, execute
 from tests.sending import event_for
@@ -56,13 +57,14 @@ class _Month:
             for hour in range(0, 24, 6):
                 at = datetime.combine(day, datetime.min.time(), UTC) + timedelta(hours=hour)
                 count = _EVENTS_A_DAY // 4
-                attempts = [_attempt(tenant, f"{day}-{hour}-{n}", at) for n in range(count)]
-                outcomes |= self._store(tenant, attempts)
+                attempts = [_attempt(tenant, f"{day}-{hour}-{n}") for n in range(count)]
+                outcomes |= self._store(tenant, attempts, at)
         return outcomes
 
-    def _store(self, tenant: Tenant, attempts: list[Attempt]) -> set[Outcome]:
+    def _store(self, tenant: Tenant, attempts: list[Attempt], at: datetime) -> set[Outcome]:
         identity = Identity(row_id=tenant.key_row, workspace_id=tenant.workspace_row, public_id=tenant.key_id)
         with self.installation.database.transaction(EVERYWHERE) as session:
+            set_clock(session, at)
             verdicts = store(
                 lambda statement, parameters: session.connection().exec_driver_sql(statement, tuple(parameters)).all(),
                 [(identity, attempt) for attempt in attempts],
@@ -88,6 +90,7 @@ class _Month:
 
 @pytest.fixture(name="month")
 def _month(installation: Installation) -> _Month:
+    make_clock_settable(installation.sql)
     month = _Month(installation, installation.tenant(), installation.tenant())
     shorter = "UPDATE workspaces SET retention_days = :days WHERE id = :id"
     execute(installation.house, shorter, days=_SHORTER, id=month.charlie.workspace_row)
@@ -132,11 +135,10 @@ def _check(month: _Month, today: date) -> None:
     assert month.count("idempotency_records", month.alice) == _EVENTS_A_DAY // 4
 
 
-def _attempt(tenant: Tenant, name: str, at: datetime) -> Attempt:
+def _attempt(tenant: Tenant, name: str) -> Attempt:
     event = event_for(tenant, event_id=name)
     return Attempt(
         envelope=read_envelope(read_object(json.dumps(event).encode())),
         idempotency_key=name,
-        received_at=at,
         event_uid=uuid7(),
     )

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from uuid import UUID
 
 from app import metrics
@@ -39,7 +38,6 @@ class BatchSubmission:
     """Says which form the body has. May raise UnsupportedMediaType."""
     read_body: Callable[[], bytes]
     """Reads the body, bounded; called only for a proven key. May raise PayloadTooLarge, UnsupportedMediaType."""
-    received_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,6 @@ class _BatchAttempt:
     caller: Caller
     is_atomic: bool
     idempotency_key: str | None
-    received_at: datetime
     batch_uid: UUID
     attempts: tuple[Attempt, ...]
     """Of the events that could be read, in order. Repeating them with the same uids is safe."""
@@ -86,7 +83,7 @@ def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt
 def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Counter) -> tuple[Receipt, Allowance]:
     # Whoever has nothing left is told before 5 MiB of it are read; how many events there are is known after that.
     counter.rate_limiter.admit(identity, 0)
-    with _telling_only_the_living(identity, submission, counter):
+    with _telling_only_the_living(identity, counter):
         idempotency_key = read_idempotency_key(submission.idempotency_header)
         is_atomic = submission.is_atomic()
         media_type = submission.media_type()
@@ -94,7 +91,7 @@ def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Coun
             body = submission.read_body()
     # Not earlier: who is slow to send must not take a place from who has sent.
     with counter.batch_places.taken(identity.row_id):
-        with _telling_only_the_living(identity, submission, counter):
+        with _telling_only_the_living(identity, counter):
             batch = read_batch(
                 body,
                 media_type,
@@ -111,30 +108,28 @@ def _deadline(counter: Counter) -> float:
 
 
 @contextmanager
-def _telling_only_the_living(identity: Identity, submission: BatchSubmission, counter: Counter) -> Iterator[None]:
+def _telling_only_the_living(identity: Identity, counter: Counter) -> Iterator[None]:
     try:
         yield
     except Refusal:
-        require_live(identity, submission.received_at, counter)
+        require_live(identity, counter)
         raise
 
 
 def _attempt(
     batch: Batch, submission: BatchSubmission, idempotency_key: str | None, *, is_atomic: bool
 ) -> _BatchAttempt:
-    caller, received_at = submission.caller, submission.received_at
+    caller = submission.caller
     return _BatchAttempt(
         batch=batch,
         caller=caller,
         is_atomic=is_atomic,
         idempotency_key=idempotency_key,
-        received_at=received_at,
         batch_uid=uuid7(),
         attempts=tuple(
             Attempt(
                 envelope=event,
                 idempotency_key=None,
-                received_at=received_at,
                 event_uid=uuid7(),
                 address=caller.address,
                 origin=caller.origin,
@@ -185,7 +180,7 @@ def _store(
     settings = counter.settings
     caller = attempt.caller
     place = Place(caller.address, caller.origin)
-    refusal = record.begin(execute, identity, place, attempt.received_at, settings.idempotency_wait_seconds)
+    refusal = record.begin(execute, identity, place, settings.idempotency_wait_seconds)
     claim = None
     if attempt.idempotency_key is not None:
         claim = BatchRecord(execute, identity, attempt.idempotency_key, attempt.batch_uid)
@@ -195,12 +190,12 @@ def _store(
             return progress.latest
         raise REFUSALS[refusal]
     if claim is not None:
-        answered = claim.claim(attempt.batch.fingerprint, attempt.received_at, settings.idempotency_ttl_seconds)
+        answered = claim.claim(attempt.batch.fingerprint, settings.idempotency_ttl_seconds)
         if answered is not None:
             if answered.is_replay:
                 those = answer.accepted(answered.body, attempt.batch.events)
                 sizes = [len(envelope.payload) for envelope in those]
-                claim.count_replay(sizes, attempt.received_at, caller.address)
+                claim.count_replay(sizes, caller.address)
             return answered
     store = store_apart if progress.is_poisoned else store_all
     stored = store(execute, identity, attempt.attempts, settings)

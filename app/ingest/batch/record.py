@@ -5,7 +5,7 @@ kind.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -18,20 +18,22 @@ from app.ingest.storage import Execute, Outcome
 from app.locks import workspace_lock
 
 _BEGIN: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock_shared(%s)"
-# What is asked of each event (migrations/versions/0007_key_policies.py), but for what only the event itself tells.
+# What is asked of each event (migrations/versions/0012_database_clock.py), but for what only the event itself tells.
 _JUDGE: Final = """
     SELECT coalesce(refusal, refuse_place(allowed_origins, allowed_networks, %s, %s))
-    FROM judge_callers_2(%s::jsonb, greatest(%s, clock_timestamp()))
+    FROM judge_callers_3(%s::jsonb, statement_timestamp(), NULL)
 """
 _SOURCE: Final = """
     SELECT source.project_id, source.id AS source_id
     FROM source_keys AS key JOIN sources AS source ON source.id = key.source_id WHERE key.id = %s
 """
-# An expired record that nobody has purged yet is overwritten.
+# An expired record that nobody has purged yet is overwritten. Time is PostgreSQL's, and the statement begins behind the
+# barrier: what was committed under it lies before.
 _CLAIM: Final = f"""
     INSERT INTO idempotency_records AS record (project_id, source_id, idempotency_key, fingerprint, event_uid,
         response_status, response_body, created_at, expires_at)
-    SELECT project_id, source_id, %s, %s, %s, 200, '', %s, %s FROM ({_SOURCE}) AS source
+    SELECT project_id, source_id, %s, %s, %s, 200, '', statement_timestamp(), statement_timestamp() + %s
+    FROM ({_SOURCE}) AS source
     ON CONFLICT (project_id, source_id, idempotency_key) DO UPDATE SET
         fingerprint = excluded.fingerprint, event_uid = excluded.event_uid,
         response_status = excluded.response_status, response_body = excluded.response_body,
@@ -53,7 +55,8 @@ _ANSWER: Final = f"""
 _COUNT: Final = f"""
     INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,
         received_at, addresses)
-    SELECT project_id, %s, source_id, %s, 'replayed', %s, %s, %s, %s::text[] FROM ({_SOURCE}) AS source
+    SELECT project_id, %s, source_id, %s, 'replayed', %s, %s, statement_timestamp(), %s::text[]
+    FROM ({_SOURCE}) AS source
     ON CONFLICT DO NOTHING
 """
 
@@ -65,14 +68,12 @@ class Place(NamedTuple):
     origin: str | None
 
 
-def begin(
-    execute: Execute, identity: Identity, place: Place, received_at: datetime, lock_wait_seconds: float
-) -> Outcome | None:
+def begin(execute: Execute, identity: Identity, place: Place, lock_wait_seconds: float) -> Outcome | None:
     """Hold the workspace's barrier for this transaction; why the key may not send from there, or None if it may."""
     execute(_BEGIN, (f"{max(1, int(lock_wait_seconds * 1000))}ms", workspace_lock(identity.workspace_id)))
     caller = {"caller": 0, "key_row": identity.row_id, "key_id": identity.public_id}
     callers = msgspec.json.encode([caller]).decode()
-    ((refusal,),) = execute(_JUDGE, (place.address or None, place.origin, callers, received_at))
+    ((refusal,),) = execute(_JUDGE, (place.address or None, place.origin, callers))
     return Outcome(refusal) if refusal else None
 
 
@@ -85,15 +86,14 @@ class BatchRecord:
         self._idempotency_key = idempotency_key
         self._batch_uid = batch_uid
 
-    def claim(self, fingerprint: bytes, received_at: datetime, ttl_seconds: int) -> Receipt | None:
+    def claim(self, fingerprint: bytes, ttl_seconds: int) -> Receipt | None:
         """Claim the key; or the answer on record: a replay, unless this very batch wrote it.
 
         Raises IdempotencyKeyReused, and psycopg's LockNotAvailable as long as another transaction holds the claim.
         """
-        expires_at = received_at + timedelta(seconds=ttl_seconds)
         claimed = self._execute(
             _CLAIM,
-            (self._idempotency_key, fingerprint, self._batch_uid, received_at, expires_at, self._key_row),
+            (self._idempotency_key, fingerprint, self._batch_uid, timedelta(seconds=ttl_seconds), self._key_row),
         )
         if claimed:
             return None
@@ -102,7 +102,7 @@ class BatchRecord:
             if bytes(found) != fingerprint:
                 raise IdempotencyKeyReused
             return Receipt(200, body, is_replay=uid != self._batch_uid)
-        return self.claim(fingerprint, received_at, ttl_seconds)
+        return self.claim(fingerprint, ttl_seconds)
 
     def is_ours(self) -> bool:
         """Whether this very batch has committed its record."""
@@ -113,9 +113,9 @@ class BatchRecord:
         """Record what the batch is answered."""
         self._execute(_ANSWER, (body, self._key_row, self._idempotency_key))
 
-    def count_replay(self, payload_bytes: Sequence[int], received_at: datetime, address: str) -> None:
+    def count_replay(self, payload_bytes: Sequence[int], address: str) -> None:
         """Leave the usage of a replay: of each event that was accepted the first time, its payload's size."""
         if payload_bytes:
             counts = (len(payload_bytes), sum(payload_bytes))
             addresses = [address] if address else None
-            self._execute(_COUNT, (self._batch_uid, self._key_row, *counts, received_at, addresses, self._key_row))
+            self._execute(_COUNT, (self._batch_uid, self._key_row, *counts, addresses, self._key_row))
