@@ -10,9 +10,11 @@ import sys
 
 from app.embedded.console import say
 from app.embedded.errors import EmbeddedError
+from app.embedded.guard import wait_until
 from app.embedded.program import Account
 
 ACCOUNT_NAME = "lariba-postgres"
+_LOCKED_SECONDS = 5.0
 _USE_ANOTHER_USER = "PostgreSQL does not run as root: start as an ordinary user"
 
 
@@ -43,13 +45,20 @@ def _known_account() -> Account | None:
 def _created_account() -> Account:
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
     command += ["--shell", "/usr/sbin/nologin", ACCOUNT_NAME]
-    try:
+    errors: list[str] = []
+
+    def is_there() -> bool:
         added = subprocess.run(command, capture_output=True, text=True, check=False)
+        errors.append(" ".join(added.stderr.split()))
+        return _known_account() is not None
+
+    try:
+        # Of two first runs at once the second finds the user database locked, and a moment later the account.
+        wait_until(is_there, _LOCKED_SECONDS)
     except FileNotFoundError:
         raise EmbeddedError(f"{_USE_ANOTHER_USER} (useradd, which would make one, is missing)") from None
-    # Two first runs at once both call useradd: the loser finds the winner's account.
     account = _known_account()
     if account is None:
-        raise EmbeddedError(f"{_USE_ANOTHER_USER} (useradd: {' '.join(added.stderr.split())})")
+        raise EmbeddedError(f"{_USE_ANOTHER_USER} (useradd: {errors[-1]})")
     say(f"Created the system user {ACCOUNT_NAME}: PostgreSQL refuses to run as root.")
     return account
