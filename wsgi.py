@@ -15,6 +15,7 @@ import sys
 import click
 from flask.cli import FlaskGroup
 
+from app import logs
 from app.config import Settings, SettingsError
 from app.monitoring.shared_metrics import share
 
@@ -31,6 +32,7 @@ def _is_operator_command() -> bool:
 try:
     settings = Settings.from_environment(os.environ)
     if settings.metrics_dir and not _is_operator_command():
+        logs.configure(settings.log_level)
         share(settings.metrics_dir, os.environ)  # before the imports below make the metrics
 except SettingsError as error:
     sys.exit(f"lariba: {error}")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -75,6 +76,22 @@ def _workers(server: LiveServer) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children(recursive=True)
 
 
+# A process that may make no file longer than some bytes, counts in as many series as it is told, and says how it went.
+_CRAMPED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+from app import logs
+logs.configure("INFO")
+from app.monitoring.shared_metrics import share
+share(sys.argv[1], os.environ)
+from app import metrics
+for n in range(int(sys.argv[3])):
+    metrics.KEY_LOOKUPS.labels(f"place {n}").inc()
+    metrics.QUEUE_EVENTS.set(n)
+print("counted", flush=True)
+"""
+
+
 # A process that counts one run, has one connection open, and waits.
 _PROCESS = """
 import os, sys
@@ -98,9 +115,13 @@ def _process(folder: Path, checkout: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
+def _collector(folder: Path) -> CollectorRegistry:
+    return cast("CollectorRegistry", SharedMetrics(str(folder)))
+
+
 def _told(folder: Path) -> tuple[float, float]:
     """Runs of argon2, and connections in use."""
-    counts = counts_of_page(generate_latest(cast("CollectorRegistry", SharedMetrics(str(folder)))).decode())
+    counts = counts_of_page(generate_latest(_collector(folder)).decode())
     return sum_of(counts, "lariba_argon2_runs_total"), sum_of(counts, "lariba_pool_connections_in_use")
 
 
@@ -226,3 +247,52 @@ def test_a_folder_that_cannot_be_used_ends_the_start_with_one_line(
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("lariba: LARIBA_METRICS_DIR cannot be used: ")
+
+
+def _cramped(folder: Path, checkout: Path, *, file_bytes: int, series: int) -> list[str]:
+    """The lines of its log."""
+    arguments = [str(folder), str(file_bytes), str(series)]
+    ended = subprocess.run(
+        [sys.executable, "-c", _CRAMPED, *arguments], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "counted\n"), ended.stderr
+    return ended.stderr.splitlines()
+
+
+@pytest.mark.parametrize("series", [1, 2000])
+def test_what_is_mapped_has_its_room_on_the_disk(checkout: Path, tmp_path: Path, series: int) -> None:
+    """The kernel answers a write into a page for which there is none with SIGBUS."""
+    assert _cramped(tmp_path, checkout, file_bytes=2**30, series=series) == []
+
+    files = [file.stat() for file in tmp_path.glob("*.db")]
+    assert files
+    assert [file for file in files if file.st_blocks * 512 < file.st_size] == []
+
+
+@pytest.mark.parametrize(("file_bytes", "series"), [(1000, 1), (1 << 16, 2000)])
+def test_a_process_that_finds_no_room_counts_no_more_and_says_so_once(
+    checkout: Path, tmp_path: Path, file_bytes: int, series: int
+) -> None:
+    """At its start, or when a file is to grow."""
+    (line,) = _cramped(tmp_path, checkout, file_bytes=file_bytes, series=series)
+
+    assert "metrics_switched_off" in line
+    assert "File too large" in line
+    assert sum_of(counts_of_page(generate_latest(_collector(tmp_path)).decode()), "lariba_key_lookups_total") < series
+
+
+def test_events_are_stored_by_web_processes_that_find_no_room_for_their_counts(
+    shared: Settings, checkout: Path, alice: Tenant
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        server_without_room = live_server(shared, checkout, workers=2)
+        server = server_without_room.__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with contextlib.ExitStack() as stack:
+        stack.push(server_without_room)
+        for _ in range(20):
+            _send(server, alice)
+        _scrape(server)

@@ -5,6 +5,8 @@ more of them with every process that was ever started, and whoever merged those 
 a process takes a place instead: the lowest number whose lock nobody holds. It goes on counting where the place's last
 holder stopped, so that counters never fall; there are as many files as there ever were processes at once; and a place
 is free the moment its holder ends, however it ends, because the kernel lets go of the lock.
+
+A folder without room costs the counts and nothing else (app/monitoring/reserved.py).
 """
 
 import fcntl
@@ -20,21 +22,26 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from app.config import SettingsError, variable_of
+from app.monitoring import reserved
 
 _LIBRARY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_TURN: Final = "turn"
 
 
 def share(path: str, environ: MutableMapping[str, str]) -> None:
     """Keep what this process and its children count in the folder `path`; to be called before app.metrics is imported.
 
-    Raises SettingsError if the folder cannot be used.
+    Without room there, it counts for itself alone. Raises SettingsError if the folder cannot be used.
     """
     # The library's files find the folder here and nowhere else.
     environ[_LIBRARY_VARIABLE] = path
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        values.ValueClass = values.MultiProcessValue(_Place(Path(path)).number)
+        values.ValueClass = reserved.value_class(_Place(Path(path)).number)
     except OSError as error:
+        if reserved.is_lack_of_room(error):
+            reserved.switch_off(error)
+            return
         raise SettingsError(f"{variable_of('metrics_dir')} cannot be used: {error.strerror}: {path}") from error
 
 
@@ -46,7 +53,7 @@ class SharedMetrics:
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of all processes that ever shared the folder; what is open or in use, of those that live."""
-        if not self._path.is_dir():
+        if not (self._path / _TURN).exists():
             return ()
         with _turn(self._path):
             for lock in self._path.glob("*.lock"):
@@ -109,7 +116,7 @@ def _try_lock(lock: Path) -> int | None:
 @contextmanager
 def _turn(path: Path) -> Iterator[None]:
     """One at a time takes or tries locks: who only looks whether a place is held would keep another one from it."""
-    descriptor = os.open(path / "turn", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path / _TURN, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -1,0 +1,111 @@
+"""Values of prometheus_client in files whose room on the disk is reserved before it is mapped into memory.
+
+The library makes its files longer and maps what is not there yet. When the disk is full, the first write into such a
+page is answered with SIGBUS, which ends the process. A file that is reserved has its pages; where they cannot be had,
+the process counts no more and says so once. An event is stored all the same.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
+
+_log = structlog.get_logger()
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# As the library begins a file; it doubles one that is full.
+_FIRST_BYTES: Final = 1 << 16
+# What an entry takes beside its key: two numbers, its length, and padding.
+_ENTRY_BYTES: Final = 64
+
+_is_off = False
+
+
+def is_lack_of_room(error: OSError) -> bool:
+    """Whether `error` says that the disk, or this user's part of it, is full."""
+    return error.errno in _NO_ROOM
+
+
+def switch_off(error: OSError) -> None:
+    """Count no more in this process, and say why."""
+    global _is_off  # noqa: PLW0603 - of the process, as the values are
+    if not _is_off:
+        _is_off = True
+        _log.error("metrics_switched_off", reason=f"no room in LARIBA_METRICS_DIR: {error.strerror}")
+
+
+def value_class(number: Callable[[], int]) -> type:
+    """What stands in for prometheus_client.values.ValueClass in the process whose number `number()` tells."""
+    values.MmapedDict = _ReservedFile  # type: ignore[attr-defined]
+
+    class Value(_Value):
+        _map = staticmethod(values.MultiProcessValue(number))
+
+    return Value
+
+
+class _Value:
+    """A number in a file; nothing at all once there was no room."""
+
+    _multiprocess = True
+    _map: Callable[..., Any]
+
+    def __init__(self, *description: Any, **more: Any) -> None:
+        try:
+            self._mapped = self._map(*description, **more)
+        except OSError as error:
+            switch_off(error)
+
+    def inc(self, amount: float) -> None:
+        if not _is_off:
+            try:
+                self._mapped.inc(amount)
+            except OSError as error:  # a forked child opens its own files at the first thing that it counts
+                switch_off(error)
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        if not _is_off:
+            try:
+                self._mapped.set(value, timestamp)
+            except OSError as error:
+                switch_off(error)
+
+    def get(self) -> float:
+        return 0.0 if _is_off else float(self._mapped.get())
+
+    def set_exemplar(self, _exemplar: object) -> None:
+        """The files hold none."""
+
+    def get_exemplar(self) -> None:
+        """The files hold none."""
+
+
+class _ReservedFile(MmapedDict):
+    """The library's file; raises OSError where there is no room for what it is about to map."""
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's own
+        if not read_mode:
+            _reserve(filename, _FIRST_BYTES)
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        if self._used + len(key.encode()) + _ENTRY_BYTES > self._capacity:
+            _reserve(self._fname, self._capacity * 2)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+def _reserve(path: str, size: int) -> None:
+    """Make the file `size` bytes long, if it is shorter, with room on the disk for each of them."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        size = max(size, os.fstat(descriptor).st_size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:  # macOS: what is not reserved there can still fail
+            os.truncate(descriptor, size)
+    finally:
+        os.close(descriptor)
