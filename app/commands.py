@@ -20,7 +20,7 @@ from app import schema
 from app.context import context
 from app.database import NOWHERE
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
-from app.management import key_report, workspaces
+from app.management import key_report, shell, workspaces
 from app.management.key_report import StaleKey, Staleness
 from app.management.lifetimes import DAYS_MAX
 from app.management.operators import Role
@@ -145,7 +145,7 @@ def limit(workspace_id: str, *, events_per_second: int | None, is_default: bool)
     click.echo(f"{changed.id} may send {f'{rate} events per second' if rate else 'what the default says'}")
 
 
-token = AppGroup("token", help="Issue management tokens.")
+token = AppGroup("token", help="Issue and revoke management tokens.")
 
 
 @token.command("issue")
@@ -161,7 +161,15 @@ def issue(workspace_id: str, label: str, role: str, *, as_json: bool) -> None:
     _show({"token_id": issued.id, "management_token": issued.token}, as_json=as_json)
 
 
-key = AppGroup("key", help="Report on source keys.")
+@token.command("revoke")
+@click.argument("token_id")
+@_failing_in_one_line()
+def revoke_token(token_id: str) -> None:
+    """Revoke a management token of any workspace: once this returns, it opens and changes nothing."""
+    click.echo(f"{shell.revoke_any_token(context().database, token_id).id} is revoked")
+
+
+key = AppGroup("key", help="Revoke and report on source keys.")
 
 _UNUSED_FOR_DAYS: Final = 90
 _EXPIRES_WITHIN_DAYS: Final = 30
@@ -178,6 +186,14 @@ _REPORT: Final = {
     "EXPIRES": 10,
     "STATE": 7,
 }
+
+
+@key.command("revoke")
+@click.argument("key_id")
+@_failing_in_one_line()
+def revoke_key(key_id: str) -> None:
+    """Revoke a source key of any workspace: once this returns, nothing more is stored with it."""
+    click.echo(f"{shell.revoke_any_key(context().database, key_id).id} is revoked")
 
 
 @key.command("report")

@@ -10,14 +10,15 @@ Cost (bench/prices.py): 1 Âµs for a credential that is warm in this process; 5 Â
 
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
 from app import metrics
+from app.concurrency import ConcurrencyLimit
 from app.identifiers import random_text
 from app.shared_digests import Entries, SharedDigests
 from app.signers import CHECK_CHARACTERS, Signer
@@ -38,6 +39,12 @@ _FORM = re.compile(
 # OWASP's minimum for argon2id (19 MiB, t=2, p=1): about 20 ms on the machines this runs on, while the library's
 # default takes 110 ms and 64 MiB. The secret has 196 random bits, so the parameters guard against little.
 OWASP = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
+# A run takes 20 ms: of more that wait, the last would not have its turn within the second that it waits.
+_WAIT_SECONDS: Final = 1.0
+_WAITING_PER_WORKSPACE: Final = 32
+_BUSY: Final = (
+    "Nothing was stored: too many keys are being issued or proven at this moment. Repeat the same request later."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +75,28 @@ class Credentials:
         profile = f"{hasher.type.name},m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
         self._signers = tuple(Signer(secret, profile=profile) for secret in secret_keys)
         self._hasher = hasher
-        self._warm: WarmDigests[_Proven] = WarmDigests(runs_max=argon2_runs_max)
+        self._warm: WarmDigests[_Proven] = WarmDigests()
+        self._argon2 = ConcurrencyLimit(
+            argon2_runs_max,
+            at_once_per_client=max(1, argon2_runs_max - 1),
+            waiting_per_client=_WAITING_PER_WORKSPACE,
+            wait_seconds=_WAIT_SECONDS,
+            busy=_BUSY,
+        )
         self._shared = shared
         if shared is not None:
             shared.renew_from(self._renewable)
 
-    def mint(self, kind: Kind) -> tuple[str, str, str]:
-        """A new credential: (key id, plain text, argon2 hash). The plain text is seen this once."""
+    def mint(self, kind: Kind, workspace: Hashable = None) -> "Minted":
+        """A new credential for a workspace (its row). Waits for its turn: call it outside any transaction.
+
+        Raises StorageUnavailable when argon2 is busy with as many others as it may.
+        """
         key_id, secret = random_text(_KEY_ID_CHARACTERS), random_text(_SECRET_CHARACTERS)
         body = f"lrb_{kind}_{key_id}_{secret}"
-        return key_id, body + self._signers[0].check(body), self._hash(secret, purpose="issue")
+        with self._argon2.held(workspace):
+            secret_hash = self._hash(secret, purpose="issue")
+        return Minted(key_id, body + self._signers[0].check(body), secret_hash)
 
     def recognise(self, text: str, kind: Kind) -> "Identity | None":
         """Whose credential `text` is, if this process knows it already: memory alone, and never an exception.
@@ -123,13 +142,17 @@ class Credentials:
                 metrics.KEY_LOOKUPS.labels("memory" if meanwhile else "shared").inc()
                 return Proof(proven.identity, new_hash=None)
             metrics.KEY_LOOKUPS.labels("nowhere").inc()
-            with self._warm.turn():
-                known = look_up(credential.key_id)
-                if known is None or not self._matches(known.secret_hash, credential.secret):
+            # Before its turn: a database that is slow keeps no turn busy, and now it is known whose turn it is.
+            known = look_up(credential.key_id)
+            if known is None:
+                return None
+            with self._argon2.held(known.identity.workspace_id):
+                if not self._matches(known.secret_hash, credential.secret):
                     return None
+                stale = self._hasher.check_needs_rehash(known.secret_hash)
+                new_hash = self._hash(credential.secret, purpose="renew") if stale else None
             self._remember(credential, known.identity)
-        stale = self._hasher.check_needs_rehash(known.secret_hash)
-        return Proof(known.identity, new_hash=self._hash(credential.secret, purpose="renew") if stale else None)
+        return Proof(known.identity, new_hash=new_hash)
 
     def _hash(self, secret: str, *, purpose: str) -> str:
         metrics.ARGON2_RUNS.labels(purpose).inc()
@@ -173,6 +196,17 @@ class Credentials:
     def _renewable(self) -> Entries:
         """What this process has used: the keeper of the second tier keeps it alive there."""
         return ((digest, proven.sealed) for digest, proven in self._warm.snapshot())
+
+
+class Minted(NamedTuple):
+    """A new credential in the one moment in which its plain text is known."""
+
+    key_id: str
+    text: str
+    secret_hash: str
+
+    def __repr__(self) -> str:
+        return f"Minted(key_id={self.key_id!r})"
 
 
 @dataclass(frozen=True, slots=True)

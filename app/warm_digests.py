@@ -1,7 +1,7 @@
 """Remembers what has been proven at a price (argon2), so that the price is paid once per process.
 
 Single-flight: of many threads that bring the same unproven digest, one pays and the others wait for its result.
-Bounded: in entries, in runs at a time, and in how long a thread waits for its turn.
+Bounded: in entries, and in how long a thread waits for another one's result.
 """
 
 import threading
@@ -19,8 +19,8 @@ Value = TypeVar("Value")
 ENTRIES_MAX = 100_000
 # How many used entries one eviction passes over: what it costs is bounded even when everything is in use.
 _CHANCES_MAX = 64
-# A run takes 20 ms; whoever has not had a turn after a second is better told to come back.
-_TURN_WAIT_SECONDS = 1.0
+# A run takes 20 ms; whoever has no result after a second is better told to come back.
+_WAIT_SECONDS = 1.0
 _BUSY = "Nothing was stored: too many keys are being proven at this moment. Repeat the same request later."
 
 
@@ -43,7 +43,7 @@ class WarmDigests(Generic[Value]):
     there is no list of who was used last; what is used has a mark, and a mark is a second chance when room is made.
     """
 
-    def __init__(self, *, runs_max: int, entries_max: int = ENTRIES_MAX) -> None:
+    def __init__(self, *, entries_max: int = ENTRIES_MAX) -> None:
         self._entries: dict[bytes, _Entry[Value]] = {}
         # The digests in the order in which they will be looked at when room is made. Guarded by the mutex, as is every
         # change of the entries; an entry never leaves them for a moment, so a reader finds it or it is gone.
@@ -51,7 +51,6 @@ class WarmDigests(Generic[Value]):
         self._entries_max = entries_max
         self._flights: dict[bytes, _Flight] = {}
         self._mutex = threading.Lock()
-        self._turns = threading.BoundedSemaphore(runs_max)
 
     def get(self, digest: bytes) -> Value | None:
         entry = self._entries.get(digest)
@@ -85,7 +84,7 @@ class WarmDigests(Generic[Value]):
             flight = self._flights.setdefault(digest, _Flight())
             flight.passengers += 1
         try:
-            if not flight.lock.acquire(timeout=_TURN_WAIT_SECONDS):
+            if not flight.lock.acquire(timeout=_WAIT_SECONDS):
                 raise StorageUnavailable(_BUSY)
             try:
                 yield self.get(digest)
@@ -96,16 +95,6 @@ class WarmDigests(Generic[Value]):
                 flight.passengers -= 1
                 if not flight.passengers:
                     self._flights.pop(digest, None)
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Be one of the `runs_max` that may pay at a time; raises StorageUnavailable when none comes free in time."""
-        if not self._turns.acquire(timeout=_TURN_WAIT_SECONDS):
-            raise StorageUnavailable(_BUSY)
-        try:
-            yield
-        finally:
-            self._turns.release()
 
     def _evict(self) -> None:
         digest = self._ring.popleft()

@@ -1,12 +1,13 @@
 """Makes the sources and keys that a load is sent by, through the product's own functions."""
 
+from collections.abc import Hashable
 from pathlib import Path
 
 import psycopg
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.credentials import Credentials, Kind
+from app.credentials import Credentials, Kind, Minted
 from app.database import EVERYWHERE, Database
 from app.identifiers import new_public_id, random_text
 from app.management.keys import NewKey, add_key
@@ -27,19 +28,19 @@ class OneSecret(Credentials):
     use, with the product's own parameters, as if its secret were its own.
     """
 
-    _model: tuple[str, str, str] | None = None
+    _model: Minted | None = None
 
-    def mint(self, kind: Kind) -> tuple[str, str, str]:
+    def mint(self, kind: Kind, workspace: Hashable = None) -> Minted:
         """As Credentials.mint()."""
         if self._model is None:
-            self._model = super().mint(kind)
+            self._model = super().mint(kind, workspace)
         key_id, key, secret_hash = self._model
         proven = self.parse(key, kind)
         if proven is None:  # pragma: no cover - it was minted some lines ago
             raise ValueError(kind)
         fresh = random_text(len(key_id))
         body = f"lrb_{kind}_{fresh}_{proven.secret}"
-        return fresh, body + proven.signer.check(body), secret_hash
+        return Minted(fresh, body + proven.signer.check(body), secret_hash)
 
 
 def make_senders(product: Installation, folder: Path, *, sources: int, keys: int, workspaces: int) -> tuple[Path, Path]:
@@ -99,7 +100,9 @@ def _fill_workspace(session: Session, credentials: Credentials, keys: list[int])
     for n, how_many in enumerate(keys):
         new = NewSource(name=f"source {n}", type=SourceType.BACKEND)
         source = add_source(session, operator, environment, new, new_public_id("src"))
-        plain_texts = [add_key(session, credentials, operator, source, NewKey()).key for _ in range(how_many)]
+        plain_texts = [
+            add_key(session, credentials.mint("sk"), operator, source, NewKey()).key for _ in range(how_many)
+        ]
         issued.append((source.public_id, plain_texts))
     return issued
 

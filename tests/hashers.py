@@ -10,7 +10,7 @@ class CountingHasher(PasswordHasher):
 
     def __init__(self, *, time_cost: int = profiles.CHEAPEST.time_cost) -> None:
         super().__init__(time_cost, profiles.CHEAPEST.memory_cost, profiles.CHEAPEST.parallelism)
-        self.runs = 0
+        self.runs = self.hashes = 0
         self.may_finish = threading.Event()
         self.may_finish.set()
 
@@ -18,3 +18,8 @@ class CountingHasher(PasswordHasher):
         self.runs += 1
         assert self.may_finish.wait(10)
         return super().verify(hash, password)
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        self.hashes += 1
+        assert self.may_finish.wait(10)
+        return super().hash(password, salt=salt)

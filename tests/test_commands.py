@@ -183,6 +183,32 @@ class TestTokenIssue:
         assert "Must " in _refused(shell("token", "issue", alice.workspace_id, "--label", "a\tb"))
 
 
+class TestRevoke:
+    def test_it_ends_a_token_of_any_workspace(
+        self, shell: Shell, client: FlaskClient, house: Context, alice: Tenant
+    ) -> None:
+        assert _said(shell("token", "revoke", alice.token_id)) == f"{alice.token_id} is revoked\n"
+
+        assert client.get("/v1/workspace", headers=alice.bearer).status_code == 401
+        assert _said(shell("token", "revoke", alice.token_id)) == f"{alice.token_id} is revoked\n"
+        trail = rows(house, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.token_id)
+        assert trail == [("cli", "management_token.revoke")]
+
+    def test_it_ends_a_key_of_any_workspace(
+        self, shell: Shell, client: FlaskClient, house: Context, alice: Tenant
+    ) -> None:
+        assert _said(shell("key", "revoke", alice.key_id)) == f"{alice.key_id} is revoked\n"
+
+        assert send(client, alice).status_code == 401
+        trail = rows(house, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.key_id)
+        assert trail == [("cli", "source_key.revoke")]
+
+    def test_it_says_how_an_id_is_found_in_what_has_leaked(self, shell: Shell, alice: Tenant) -> None:
+        for wrong in (alice.key, "key_nobody", "\0", ""):
+            assert "lrb_sk_<id>_" in _refused(shell("key", "revoke", wrong))
+            assert "lrb_mt_<id>_" in _refused(shell("token", "revoke", wrong))
+
+
 class TestKeyReport:
     @staticmethod
     def _age(house: Context, tenant: Tenant, days: int) -> None:

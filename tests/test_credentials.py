@@ -36,10 +36,11 @@ def test_a_credential_is_one_word_that_names_its_kind_and_key_id(kind: Kind) -> 
 
 def test_the_secret_stands_in_no_repr(hasher: CountingHasher) -> None:
     credentials = Credentials((_SECRET,), argon2_runs_max=1, hasher=hasher)
-    _, text, secret_hash = credentials.mint("sk")
+    minted = credentials.mint("sk")
+    _, text, secret_hash = minted
     credential = credentials.parse(text, "sk")
 
-    shown = repr(credential) + repr(Known(secret_hash, _IDENTITY)) + repr(credentials)
+    shown = repr(minted) + repr(credential) + repr(Known(secret_hash, _IDENTITY)) + repr(credentials)
     assert text[24:] not in shown
     assert text[24:57] not in shown
     assert secret_hash not in shown
@@ -183,6 +184,19 @@ def test_when_every_argon2_turn_is_taken_the_next_key_is_told_to_come_back(hashe
         hasher.may_finish.set()
         assert first.result() is not None
     assert refusal.value.retryable
+
+
+def test_issuing_waits_for_its_turn_too_and_leaves_other_workspaces_theirs(hasher: CountingHasher) -> None:
+    credentials = Credentials((_SECRET,), argon2_runs_max=2, hasher=hasher)
+    hasher.may_finish.clear()
+
+    with ThreadPoolExecutor(2) as pool:
+        first, other = (pool.submit(credentials.mint, "sk", workspace) for workspace in (1, 2))
+        wait_until(lambda: hasher.hashes == 2)
+        with pytest.raises(StorageUnavailable):
+            credentials.mint("sk", 1)
+        hasher.may_finish.set()
+        assert first.result().text != other.result().text
 
 
 def test_a_hash_of_other_parameters_is_replaced_when_its_key_is_proven() -> None:

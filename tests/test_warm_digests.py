@@ -8,7 +8,7 @@ from app.warm_digests import WarmDigests
 
 
 def test_it_remembers_no_more_than_its_bound_even_when_all_of_it_is_in_use() -> None:
-    warm: WarmDigests[int] = WarmDigests(runs_max=1, entries_max=100)
+    warm: WarmDigests[int] = WarmDigests(entries_max=100)
 
     for number in range(1000):
         warm.put(_digest(number), number)
@@ -19,7 +19,7 @@ def test_it_remembers_no_more_than_its_bound_even_when_all_of_it_is_in_use() -> 
 
 
 def test_what_was_used_outlives_what_was_not() -> None:
-    warm: WarmDigests[int] = WarmDigests(runs_max=1, entries_max=10)
+    warm: WarmDigests[int] = WarmDigests(entries_max=10)
     for number in range(10):
         warm.put(_digest(number), number)
 
@@ -32,7 +32,7 @@ def test_what_was_used_outlives_what_was_not() -> None:
 
 
 def test_what_is_put_twice_is_there_once() -> None:
-    warm: WarmDigests[int] = WarmDigests(runs_max=1, entries_max=2)
+    warm: WarmDigests[int] = WarmDigests(entries_max=2)
 
     for number in (0, 0, 0, 1):
         warm.put(_digest(number), number)
@@ -41,7 +41,7 @@ def test_what_is_put_twice_is_there_once() -> None:
 
 
 def test_threads_that_read_while_room_is_made_find_the_right_value_or_none() -> None:
-    warm: WarmDigests[int] = WarmDigests(runs_max=1, entries_max=50)
+    warm: WarmDigests[int] = WarmDigests(entries_max=50)
 
     def use(first: int) -> bool:
         for number in range(first, first + 2000):
@@ -57,12 +57,12 @@ def test_threads_that_read_while_room_is_made_find_the_right_value_or_none() -> 
 
 
 def test_a_flight_that_fails_leaves_nothing_behind() -> None:
-    warm: WarmDigests[int] = WarmDigests(runs_max=1)
+    warm: WarmDigests[int] = WarmDigests()
 
-    with pytest.raises(ZeroDivisionError), warm.flight(_digest(1)), warm.turn():
+    with pytest.raises(ZeroDivisionError), warm.flight(_digest(1)):
         raise ZeroDivisionError
 
-    with warm.flight(_digest(1)) as meanwhile, warm.turn():
+    with warm.flight(_digest(1)) as meanwhile:
         assert meanwhile is None
 
 

@@ -101,12 +101,14 @@ def _opens_workspace(token: str, source: Source, credentials: Credentials, datab
 
 
 def _issue_key(source: Source, credentials: Credentials, database: Database) -> str:
+    minted = credentials.mint("sk")
     with database.transaction(source.workspace_id) as session:
         operator = at_the_shell(source.workspace_id)
-        return add_key(session, credentials, operator, source, NewKey(label=_LABEL)).key
+        return add_key(session, minted, operator, source, NewKey(label=_LABEL)).key
 
 
 def _issue_token(source: Source, credentials: Credentials, database: Database) -> str:
+    minted = credentials.mint("mt")
     with database.transaction(source.workspace_id) as session:
         operator = at_the_shell(source.workspace_id)
-        return add_token(session, credentials, operator, NewToken(role=Role.OWNER, label=_LABEL)).token
+        return add_token(session, minted, operator, NewToken(role=Role.OWNER, label=_LABEL)).token

@@ -8,10 +8,9 @@ from sqlalchemy import Select
 
 from app.database import Database
 from app.identifiers import new_public_id
-from app.locks import exclude_workspace
 from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
-from app.management.lookup import find, find_parent, find_to_change
+from app.management.lookup import find, find_parent, find_to_change, find_to_withhold
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
 from app.management.projects import live_projects
@@ -66,7 +65,7 @@ def create_environment(
 ) -> EnvironmentFacts:
     """A new environment of a project. Raises Conflict if the name is taken."""
     with changing(database, operator) as session:
-        (project,) = find_parent(session, live_projects(operator), Project, project_id)
+        (project,) = find_parent(session, operator, live_projects(operator), Project, project_id)
         environment = Environment(
             public_id=new_public_id("env"),
             workspace_id=operator.workspace_id,
@@ -103,11 +102,10 @@ def change_environment(
 ) -> EnvironmentFacts:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
     with changing(database, operator) as session:
-        if change.name is not ABSENT:
-            # An event that names the old environment is refused once this has returned.
-            exclude_workspace(session, operator.workspace_id)
+        # An event that names the old environment is refused once this has returned.
+        find_it = find_to_change if change.name is ABSENT else find_to_withhold
         live = live_environments(operator)
-        environment, project_id = find_to_change(session, live, Environment, target)
+        environment, project_id = find_it(session, operator, live, Environment, target)
         update(session, operator, environment, "environment.update", mentioned(change))
         return _facts(environment, project_id)
 
@@ -115,9 +113,8 @@ def change_environment(
 def archive_environment(database: Database, operator: Operator, target: Target) -> None:
     """Take the environment and its sources out of use: after this has returned, none of their keys stores."""
     with changing(database, operator) as session:
-        exclude_workspace(session, operator.workspace_id)
         live = live_environments(operator)
-        environment, _ = find_to_change(session, live, Environment, target)
+        environment, _ = find_to_withhold(session, operator, live, Environment, target)
         update(session, operator, environment, "environment.archive", {"archived_at": moment(session)})
 
 
@@ -127,7 +124,8 @@ def restore_environment(database: Database, operator: Operator, target: Target) 
     Does nothing to a live one. Raises Conflict if its name is taken.
     """
     with changing(database, operator) as session:
-        environment, project_id = find_to_change(session, environments_within(operator), Environment, target)
+        within = environments_within(operator)
+        environment, project_id = find_to_change(session, operator, within, Environment, target)
         if environment.archived_at is not None:
             below = Source.within(operator.workspace_id).where(Source.environment_id == environment.id)
             revoke_keys_below(session, operator, SourceKey.source_id.in_(below.with_only_columns(Source.id)))

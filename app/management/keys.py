@@ -7,13 +7,12 @@ from typing import Any, Final
 from sqlalchemy import Select, func
 from sqlalchemy.orm import Session, aliased
 
-from app.credentials import Credentials
+from app.credentials import Credentials, Minted
 from app.database import Database
 from app.errors import Conflict, Fault, SchemaValidationFailed
-from app.locks import exclude_workspace
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.lifetimes import CredentialState, state_at
-from app.management.lookup import find, find_parent, find_to_change
+from app.management.lookup import find, find_parent, find_to_change, find_to_withhold
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
 from app.management.requests import changing
@@ -129,14 +128,16 @@ def issue_key(
     database: Database, credentials: Credentials, operator: Operator, source_id: str, new: NewKey
 ) -> IssuedKey:
     """A new key of a source; the answer carries its plain text, and nobody can ask for it again."""
+    require_event_types(new.allowed_event_types, new.allowed_origins)
+    minted = credentials.mint("sk", operator.workspace_id)
     with changing(database, operator) as session:
-        source, *_ = find_parent(session, live_sources(operator), Source, source_id)
-        return add_key(session, credentials, operator, source, new)
+        source, *_ = find_parent(session, operator, live_sources(operator), Source, source_id)
+        return add_key(session, minted, operator, source, new)
 
 
 def add_key(
     session: Session,
-    credentials: Credentials,
+    minted: Minted,
     operator: Operator,
     source: Source,
     new: NewKey,
@@ -144,20 +145,19 @@ def add_key(
 ) -> IssuedKey:
     """As issue_key(), as a part of something larger."""
     require_event_types(new.allowed_event_types, new.allowed_origins)
-    key_id, plain_text, secret_hash = credentials.mint("sk")
     row = SourceKey(
-        public_id=f"key_{key_id}",
+        public_id=f"key_{minted.key_id}",
         workspace_id=operator.workspace_id,
         project_id=source.project_id,
         source_id=source.id,
         replaces_id=None if replaces is None else replaces.id,
-        secret_hash=secret_hash,
+        secret_hash=minted.secret_hash,
         **asdict(new),
     )
     named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}
     insert(session, operator, row, "source_key.issue", named | asdict(new))
     facts = facts_of(row, source.public_id, named["replaces"], None, row.created_at)
-    return IssuedKey(**asdict(facts), key=plain_text)
+    return IssuedKey(**asdict(facts), key=minted.text)
 
 
 def list_keys(database: Database, operator: Operator, source_id: str, request: PageRequest) -> Page[KeyFacts]:
@@ -181,9 +181,8 @@ def change_key(database: Database, operator: Operator, target: Target, change: K
     Raises Conflict for a new expiry of a revoked key, and SchemaValidationFailed for a browser key without event types.
     """
     with changing(database, operator) as session:
-        if change.takes_rights_away:
-            exclude_workspace(session, operator.workspace_id)
-        row, *others = find_to_change(session, shown_keys(operator), SourceKey, target)
+        find_it = find_to_withhold if change.takes_rights_away else find_to_change
+        row, *others = find_it(session, operator, shown_keys(operator), SourceKey, target)
         if row.revoked_at is not None and change.expires_at is not ABSENT:
             raise Conflict(_STAYS_REVOKED, faults=(Fault("/expires_at", "The key is revoked."),))
         values = mentioned(change)
@@ -198,8 +197,7 @@ def change_key(database: Database, operator: Operator, target: Target, change: K
 def revoke_key(database: Database, operator: Operator, target: Target) -> KeyFacts:
     """End a key: after this has returned, it never stores again; does nothing to a revoked one."""
     with changing(database, operator) as session:
-        exclude_workspace(session, operator.workspace_id)
-        row, *others = find_to_change(session, shown_keys(operator), SourceKey, target)
+        row, *others = find_to_withhold(session, operator, shown_keys(operator), SourceKey, target)
         update(session, operator, row, "source_key.revoke", {"revoked_at": row.revoked_at or moment(session)})
         return facts_of(row, *others)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from app.credentials import Credentials
 from app.database import Database
 from app.management.environments import live_environments
-from app.management.keys import IssuedKey, NewKey, add_key
+from app.management.keys import IssuedKey, NewKey, add_key, require_event_types
 from app.management.lookup import find_parent
 from app.management.operators import Operator
 from app.management.requests import changing
@@ -29,9 +29,12 @@ def create_source(
     new_key: NewKey | None,
 ) -> CreatedSource:
     """A new source in an environment. Raises Conflict if the name is taken, and what issue_key() raises."""
+    if new_key is not None:
+        require_event_types(new_key.allowed_event_types, new_key.allowed_origins)
+    minted = None if new_key is None else credentials.mint("sk", operator.workspace_id)
     with changing(database, operator) as session:
         live = live_environments(operator)
-        environment, project_id = find_parent(session, live, Environment, environment_id)
+        environment, project_id = find_parent(session, operator, live, Environment, environment_id)
         source = add_source(session, operator, environment, new)
-        key = None if new_key is None else add_key(session, credentials, operator, source, new_key)
+        key = add_key(session, minted, operator, source, new_key) if minted and new_key else None
         return CreatedSource(**asdict(facts_of(source, project_id, environment_id)), key=key)

@@ -9,10 +9,9 @@ from sqlalchemy.orm import Session
 
 from app.database import Database
 from app.identifiers import new_public_id
-from app.locks import exclude_workspace
 from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
-from app.management.lookup import find, find_to_change
+from app.management.lookup import find, find_to_change, find_to_withhold
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
 from app.management.requests import changing
@@ -99,7 +98,7 @@ def read_project(database: Database, operator: Operator, project_id: str) -> Pro
 def change_project(database: Database, operator: Operator, target: Target, change: ProjectChange) -> ProjectFacts:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
     with changing(database, operator) as session:
-        (project,) = find_to_change(session, live_projects(operator), Project, target)
+        (project,) = find_to_change(session, operator, live_projects(operator), Project, target)
         update(session, operator, project, "project.update", mentioned(change))
         return _facts(project)
 
@@ -107,8 +106,7 @@ def change_project(database: Database, operator: Operator, target: Target, chang
 def archive_project(database: Database, operator: Operator, target: Target) -> None:
     """Take the project and all below it out of use: after this has returned, none of its keys stores."""
     with changing(database, operator) as session:
-        exclude_workspace(session, operator.workspace_id)
-        (project,) = find_to_change(session, live_projects(operator), Project, target)
+        (project,) = find_to_withhold(session, operator, live_projects(operator), Project, target)
         update(session, operator, project, "project.archive", {"archived_at": moment(session)})
 
 
@@ -118,7 +116,7 @@ def restore_project(database: Database, operator: Operator, target: Target) -> P
     Raises Conflict if its name is taken.
     """
     with changing(database, operator) as session:
-        (project,) = find_to_change(session, projects_within(operator), Project, target)
+        (project,) = find_to_change(session, operator, projects_within(operator), Project, target)
         if project.archived_at is not None:
             revoke_keys_below(session, operator, SourceKey.project_id == project.id)
         update(session, operator, project, "project.restore", {"archived_at": None})

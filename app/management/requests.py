@@ -52,16 +52,17 @@ class AlreadyDoneError(Exception):
 def changing(database: Database, operator: Operator) -> Iterator[Session]:
     """The transaction of one change.
 
-    Raises InvalidManagementToken if the caller's token was revoked on the way; AlreadyDoneError for a request that was
-    carried out before, IdempotencyKeyReused if its key stands for another one, and IdempotencyInProgress while it is
-    being carried out.
+    Raises InvalidManagementToken if the caller's token was revoked before the commit; AlreadyDoneError for a request
+    that was carried out before, IdempotencyKeyReused if its key stands for another one, and IdempotencyInProgress while
+    it is being carried out.
     """
     with database.transaction(operator.workspace_id) as session:
-        hold_standing(session, operator)
         if operator.request is not None:
             _claim(session, operator, operator.request)
         session.execute(_PATIENCE)
         yield session
+        session.flush()  # what can wait, or be refused, comes before the lock that a revocation waits for
+        hold_standing(session, operator)
 
 
 def note_created(session: Session, operator: Operator, public_id: str, *, is_credential: bool) -> None:

@@ -7,10 +7,9 @@ from typing import Final
 from app.credentials import Credentials
 from app.database import Database
 from app.errors import Conflict
-from app.locks import exclude_workspace
 from app.management.changes import moment, update
 from app.management.keys import IssuedKey, NewKey, add_key, shown_keys
-from app.management.lookup import find_parent, find_to_change
+from app.management.lookup import find, find_parent, find_to_withhold
 from app.management.operators import Operator
 from app.management.requests import changing
 from app.management.revisions import Target
@@ -38,14 +37,16 @@ def rotate_key(
 
     Raises Conflict for a key that has a successor already, is revoked or has expired.
     """
+    minted = credentials.mint("sk", operator.workspace_id)
     with changing(database, operator) as session:
-        # Before the key is looked at: of two rotations the second one sees what the first has made.
-        exclude_workspace(session, operator.workspace_id)
-        old, source_id, _, replaced_by, _ = find_to_change(session, shown_keys(operator), SourceKey, target)
+        keys = shown_keys(operator)
+        # The parents before the key, as whoever restores a source takes them.
+        _, source_id, *_ = find(session, keys, SourceKey, target.public_id)
+        source, *_ = find_parent(session, operator, live_sources(operator), Source, source_id)
+        old, _, _, replaced_by, _ = find_to_withhold(session, operator, keys, SourceKey, target)
         now = moment(session)
         _require_rotatable(old, replaced_by, now)
-        source, *_ = find_parent(session, live_sources(operator), Source, source_id)
-        successor = add_key(session, credentials, operator, source, _like(old, rotation.expires_at), replaces=old)
+        successor = add_key(session, minted, operator, source, _like(old, rotation.expires_at), replaces=old)
         ends = now + timedelta(seconds=rotation.grace_seconds)
         values = {"expires_at": ends if old.expires_at is None else min(old.expires_at, ends)}
         update(session, operator, old, "source_key.rotate", values, told={"replaced_by": successor.id})

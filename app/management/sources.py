@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.database import Database
 from app.identifiers import new_public_id
-from app.locks import exclude_workspace
 from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.environments import live_environments
-from app.management.lookup import find, find_to_change
+from app.management.lookup import find, find_to_change, find_to_withhold
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
 from app.management.requests import changing
@@ -140,7 +139,7 @@ def read_source(database: Database, operator: Operator, source_id: str) -> Sourc
 def change_source(database: Database, operator: Operator, target: Target, change: SourceChange) -> SourceFacts:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
     with changing(database, operator) as session:
-        source, *parents = find_to_change(session, live_sources(operator), Source, target)
+        source, *parents = find_to_change(session, operator, live_sources(operator), Source, target)
         update(session, operator, source, "source.update", mentioned(change))
         return facts_of(source, *parents)
 
@@ -148,7 +147,7 @@ def change_source(database: Database, operator: Operator, target: Target, change
 def enable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
     """Let the source's keys send events; does nothing to an enabled one."""
     with changing(database, operator) as session:
-        source, *parents = find_to_change(session, live_sources(operator), Source, target)
+        source, *parents = find_to_change(session, operator, live_sources(operator), Source, target)
         update(session, operator, source, "source.enable", {"disabled_at": None})
         return facts_of(source, *parents)
 
@@ -156,8 +155,7 @@ def enable_source(database: Database, operator: Operator, target: Target) -> Sou
 def disable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
     """After this has returned, none of the source's keys stores; does nothing to a disabled one."""
     with changing(database, operator) as session:
-        exclude_workspace(session, operator.workspace_id)
-        source, *parents = find_to_change(session, live_sources(operator), Source, target)
+        source, *parents = find_to_withhold(session, operator, live_sources(operator), Source, target)
         update(
             session,
             operator,
@@ -171,8 +169,7 @@ def disable_source(database: Database, operator: Operator, target: Target) -> So
 def archive_source(database: Database, operator: Operator, target: Target) -> None:
     """Take the source out of use: after this has returned, none of its keys stores."""
     with changing(database, operator) as session:
-        exclude_workspace(session, operator.workspace_id)
-        source, *_ = find_to_change(session, live_sources(operator), Source, target)
+        source, *_ = find_to_withhold(session, operator, live_sources(operator), Source, target)
         update(session, operator, source, "source.archive", {"archived_at": moment(session)})
 
 
@@ -182,7 +179,7 @@ def restore_source(database: Database, operator: Operator, target: Target) -> So
     Raises Conflict if its name is taken.
     """
     with changing(database, operator) as session:
-        source, *parents = find_to_change(session, sources_within(operator), Source, target)
+        source, *parents = find_to_change(session, operator, sources_within(operator), Source, target)
         if source.archived_at is not None:
             revoke_keys_below(session, operator, SourceKey.source_id == source.id)
         update(session, operator, source, "source.restore", {"archived_at": None})

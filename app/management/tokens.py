@@ -4,23 +4,23 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, or_, text
+from sqlalchemy import Select, func, or_
 from sqlalchemy.orm import Session
 
-from app.credentials import Credentials
+from app.credentials import Credentials, Minted
 from app.database import Database
-from app.errors import Fault, InsufficientScope, SchemaValidationFailed
+from app.errors import Fault, InsufficientScope, NotFound, SchemaValidationFailed
+from app.locks import share_parents
 from app.management.changes import insert, moment, update
 from app.management.lifetimes import CredentialState, expires_within, is_in, state_at
-from app.management.lookup import find, find_to_change
+from app.management.lookup import find, find_to_change, is_public_id
 from app.management.operators import Operator, Role
 from app.management.pages import Listing, Page, PageRequest
 from app.management.projects import live_projects
 from app.management.requests import changing
 from app.management.revisions import Facts, Target
+from app.management.standing import hold_standing_to_revoke
 from app.models import ManagementToken, Project
-
-_PATIENCE = text("SELECT set_config('lock_timeout', '8s', true)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,24 +79,24 @@ def issue_token(database: Database, credentials: Credentials, operator: Operator
     Raises InsufficientScope for a token that could do more than the caller's, and SchemaValidationFailed for projects
     that the caller does not see.
     """
-    with changing(database, operator) as session:
-        return add_token(session, credentials, operator, new)
-
-
-def add_token(session: Session, credentials: Credentials, operator: Operator, new: NewToken) -> IssuedToken:
-    """As issue_token(), as a part of something larger."""
     operator.require(new.role, whole_workspace=new.project_ids is None)
     if operator.expires_at is not None and (new.expires_at is None or new.expires_at > operator.expires_at):
         raise InsufficientScope("A token cannot outlive the one that issues it: give it an earlier expires_at.")
-    key_id, plain_text, secret_hash = credentials.mint("mt")
+    minted = credentials.mint("mt", operator.workspace_id)
+    with changing(database, operator) as session:
+        return add_token(session, minted, operator, new)
+
+
+def add_token(session: Session, minted: Minted, operator: Operator, new: NewToken) -> IssuedToken:
+    """As issue_token(), as a part of something larger, for an operator who may issue it."""
     row = ManagementToken(
-        public_id=f"tok_{key_id}",
+        public_id=f"tok_{minted.key_id}",
         workspace_id=operator.workspace_id,
         label=new.label,
         role=new.role,
         project_ids=_project_rows(session, operator, new.project_ids),
         expires_at=new.expires_at,
-        secret_hash=secret_hash,
+        secret_hash=minted.secret_hash,
     )
     shown = {
         "label": new.label,
@@ -105,7 +105,7 @@ def add_token(session: Session, credentials: Credentials, operator: Operator, ne
         "expires_at": new.expires_at,
     }
     insert(session, operator, row, "management_token.issue", shown)
-    return IssuedToken(**_columns(row, row.created_at), project_ids=new.project_ids, token=plain_text)
+    return IssuedToken(**_columns(row, row.created_at), project_ids=new.project_ids, token=minted.text)
 
 
 def list_tokens(database: Database, operator: Operator, only: TokenFilter, request: PageRequest) -> Page[TokenFacts]:
@@ -134,9 +134,10 @@ def revoke_token(database: Database, operator: Operator, target: Target) -> Toke
     Raises InsufficientScope for a token with a higher role than the caller's.
     """
     with changing(database, operator) as session:
-        # It waits for the changes that the token has under way; those may be waiting themselves (app/locks.py).
-        session.execute(_PATIENCE)
-        row, asked_at = find_to_change(session, visible_tokens(operator), ManagementToken, target)
+        if not is_public_id(target.public_id):
+            raise NotFound
+        hold_standing_to_revoke(session, operator, target.public_id)
+        row, asked_at = find_to_change(session, operator, visible_tokens(operator), ManagementToken, target)
         operator.require(Role(row.role))
         values = {"revoked_at": row.revoked_at or moment(session)}
         update(session, operator, row, "management_token.revoke", values)
@@ -155,8 +156,9 @@ def _filtered(operator: Operator, only: TokenFilter) -> Select[Any]:
 def _project_rows(session: Session, operator: Operator, public_ids: tuple[str, ...] | None) -> list[int] | None:
     if public_ids is None:
         return None
+    share_parents(session, operator.workspace_id)
     wanted = live_projects(operator).where(or_(*(Project.public_id == public_id for public_id in public_ids)))
-    rows = {project.public_id: project.id for project in session.scalars(wanted.with_for_update(read=True))}
+    rows = {project.public_id: project.id for project in session.scalars(wanted)}
     faults = [
         Fault(f"/project_ids/{n}", "There is no such project.")
         for n, public_id in enumerate(public_ids)

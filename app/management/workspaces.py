@@ -45,9 +45,10 @@ class WorkspaceChange:
 
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceFacts, IssuedToken]:
     """A new workspace and its first management token. Raises ValueError for a name that cannot be one."""
+    minted = credentials.mint("mt")
     with database.transaction(EVERYWHERE) as session:
         workspace, operator = add_workspace(session, name)
-        token = add_token(session, credentials, operator, NewToken(role=Role.OWNER, label="first"))
+        token = add_token(session, minted, operator, NewToken(role=Role.OWNER, label="first"))
         return _facts(workspace), token
 
 
@@ -77,9 +78,9 @@ def set_workspace_status(database: Database, workspace_id: str, status: Workspac
     verb = "suspend" if status is WorkspaceStatus.SUSPENDED else "resume"
     with database.transaction(EVERYWHERE) as session:
         workspace = _find(session, workspace_id)
+        session.refresh(workspace, with_for_update={"key_share": True})
         if status is WorkspaceStatus.SUSPENDED:
             exclude_workspace(session, workspace.id)
-        session.refresh(workspace, with_for_update={"key_share": True})
         update(session, at_the_shell(workspace.id), workspace, f"workspace.{verb}", {"status": status})
         return _facts(workspace)
 
@@ -119,10 +120,11 @@ def issue_workspace_token(
     database: Database, credentials: Credentials, workspace_id: str, label: str, role: Role
 ) -> IssuedToken:
     """A further token of a workspace. Raises NotFound, and ValueError for a label that cannot be one."""
+    new = NewToken(role=role, label=read_label(label))
+    minted = credentials.mint("mt")
     with database.transaction(EVERYWHERE) as session:
         workspace = _find(session, workspace_id)
-        new = NewToken(role=role, label=read_label(label))
-        return add_token(session, credentials, at_the_shell(workspace.id), new)
+        return add_token(session, minted, at_the_shell(workspace.id), new)
 
 
 def _own(operator: Operator) -> Select[Workspace]:

@@ -18,6 +18,7 @@ _MAY_SEE_EVERYWHERE = {
     "app.ingest.refusals": "writes the counts of all keys that a process has refused",
     "app.management.authentication": "finds out whose management token it is; nobody knows its workspace before",
     "app.management.workspaces": "the operator's shell, which stands above all workspaces",
+    "app.management.shell": "the same: a key or token of any workspace",
     "app.management.key_report": "the same: its report on the keys of all workspaces",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",

@@ -1,5 +1,6 @@
 """/v1/sources/{id}/keys and /v1/keys: issue, list, read, change, revoke."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -7,11 +8,23 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from app.config import Settings
 from app.context import Context
+from app.credentials import Credentials
+from app.database import NOWHERE, Database
 from app.maintenance.usage import fold_usage
+from app.management.authentication import authenticate
+from app.management.keys import NewKey, issue_key
+from app.management.operators import Role
+from app.management.revisions import Target
+from app.management.rotation import Rotation, rotate_key
+from app.management.tokens import NewToken, issue_token
+from tests.conftest import SECRET_KEY
+from tests.hashers import CountingHasher
 from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once
 from tests.people import Tenant, execute, rows
 from tests.sending import error_of, pointers_of, send
+from tests.waiting import wait_until
 
 _SHOWN = {
     "id",
@@ -36,6 +49,33 @@ _SHOWN = {
 
 def _issue(desk: Desk, tenant: Tenant, **told: Any) -> dict[str, Any]:
     return desk.made(f"/v1/sources/{tenant.source_id}/keys", told)
+
+
+def test_issuing_holds_no_connection_while_it_waits_for_argon2(
+    settings: Settings, house: Context, alice: Tenant
+) -> None:
+    hasher = CountingHasher()
+    slow = Credentials((SECRET_KEY,), argon2_runs_max=1, hasher=hasher)
+    operator = authenticate(f"Bearer {alice.token}", house.credentials, house.database)
+    database = Database(settings.database_url, pool_size=1)
+    source = (alice.source_id, NewKey())
+    issues = (
+        lambda: issue_key(database, slow, operator, *source),
+        lambda: rotate_key(database, slow, operator, Target(alice.key_id), Rotation()),
+        lambda: issue_token(database, slow, operator, NewToken(role=Role.AUDITOR)),
+    )
+    try:
+        for place, issue in enumerate(issues, start=1):
+            hasher.may_finish.clear()
+            with ThreadPoolExecutor(1) as pool:
+                pending = pool.submit(issue)
+                wait_until(lambda place=place: hasher.hashes == place)  # type: ignore[misc]
+                with database.transaction(NOWHERE):  # the only connection
+                    hasher.may_finish.set()
+                pending.result(timeout=10)
+    finally:
+        hasher.may_finish.set()
+        database.engine.dispose()
 
 
 class TestIssue:

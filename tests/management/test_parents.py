@@ -7,14 +7,13 @@ from sqlalchemy import text
 
 from app.context import Context
 from app.database import EVERYWHERE
+from app.locks import exclude_parents
 from tests.management.operating import Desk
 from tests.people import Tenant, rows
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
-_WAITING = """
-    SELECT 1 FROM pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FOR SHARE'
-"""
+_WAITING = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND mode = 'ShareLock' AND NOT granted"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +39,7 @@ def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
 
     with ThreadPoolExecutor(1) as pool:
         with house.database.transaction(EVERYWHERE) as session:
+            exclude_parents(session, alice.workspace_row)  # as what archives does
             session.execute(archive, {"id": alice.workspace_row})
             pending = pool.submit(desk.post, path, body)
             wait_until(lambda: pending.done() or rows(house, _WAITING))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from flask.testing import FlaskClient
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
@@ -17,6 +18,8 @@ from app.management.workspaces import set_workspace_status
 from app.models import WorkspaceStatus
 from tests.management.operating import Desk
 from tests.people import Tenant, rows
+from tests.sending import send
+from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
 
 _WAITING = """
@@ -74,6 +77,51 @@ def test_taking_a_right_away_waits_for_the_events_under_way(
         answers: list[int] = []
         _waits(house, alice, lambda call=call, answers=answers: answers.append(call().status_code))  # type: ignore[misc]
         assert answers[0] in (200, 201, 204), name
+
+
+_WAITS_FOR_A_ROW = f"SELECT 1 FROM {OUR_LOCKS} locktype IN ('transactionid', 'tuple') AND NOT granted"
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("an earlier expiry", "source_keys"),
+        ("a rotation without grace", "source_keys"),
+        ("revoking", "source_keys"),
+        ("a new environment name", "environments"),
+        ("disabling", "sources"),
+        ("archiving a source", "sources"),
+        ("archiving an environment", "environments"),
+        ("archiving a project", "projects"),
+    ],
+)
+def test_what_waits_for_a_row_keeps_no_event_waiting(
+    house: Context, client: FlaskClient, alice: Tenant, taking: dict[str, Call], name: str, table: str
+) -> None:
+    held = text(f"SELECT 1 FROM {table} WHERE workspace_id = :id FOR UPDATE")
+    with ThreadPoolExecutor(1) as pool:
+        with house.database.transaction(EVERYWHERE) as session:
+            session.execute(held, {"id": alice.workspace_row})
+            pending = pool.submit(taking[name])
+            wait_until(lambda: rows(house, _WAITS_FOR_A_ROW))
+
+            assert send(client, alice).status_code == 201
+            assert not pending.done()
+        assert pending.result(timeout=10).status_code in (200, 201, 204)
+
+
+def test_suspending_a_workspace_waits_for_its_row_before_it_keeps_events_waiting(
+    house: Context, client: FlaskClient, alice: Tenant
+) -> None:
+    suspend = partial(set_workspace_status, house.database, alice.workspace_id, WorkspaceStatus.SUSPENDED)
+    with ThreadPoolExecutor(1) as pool:
+        with house.database.transaction(EVERYWHERE) as session:
+            session.execute(text("SELECT 1 FROM workspaces WHERE id = :id FOR UPDATE"), {"id": alice.workspace_row})
+            pending = pool.submit(suspend)
+            wait_until(lambda: rows(house, _WAITS_FOR_A_ROW))
+
+            assert send(client, alice).status_code == 201
+        assert pending.result(timeout=10).status is WorkspaceStatus.SUSPENDED
 
 
 def test_suspending_a_workspace_waits_for_the_events_under_way(house: Context, alice: Tenant) -> None:

@@ -18,6 +18,7 @@ from app.management.operators import Operator, Role
 from app.management.projects import NewProject, create_project
 from app.management.requests import changing
 from app.management.revisions import Target
+from app.management.standing import hold_standing
 from app.management.tokens import NewToken, issue_token, revoke_token
 from tests.live import LiveServer
 from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_with
@@ -280,12 +281,26 @@ class TestRevoking:
         with pytest.raises(InvalidManagementToken):
             issue_token(house.database, house.credentials, operator, NewToken(role=Role.OWNER))
 
-    def test_waits_for_what_the_token_has_begun_to_change(self, house: Context, bob: Desk, alice: Tenant) -> None:
+    def test_waits_for_nothing_that_a_change_of_the_token_waits_for_and_that_change_is_undone(
+        self, house: Context, bob: Desk, alice: Tenant
+    ) -> None:
+        with (  # noqa: PT012 - what is raised is raised at the end of the block, which is the point
+            pytest.raises(InvalidManagementToken),
+            changing(house.database, _operator(house, alice)) as session,
+        ):
+            session.execute(text("UPDATE source_keys SET label = 'late' WHERE id = :id"), {"id": alice.key_row})
+
+            assert bob.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
+
+        assert rows(house, "SELECT label FROM source_keys WHERE id = :id", id=alice.key_row) == [("",)]
+
+    def test_waits_for_what_the_token_is_about_to_commit(self, house: Context, bob: Desk, alice: Tenant) -> None:
         held, release = threading.Event(), threading.Event()
+        operator = _operator(house, alice)
 
         def change() -> None:
-            with changing(house.database, _operator(house, alice)) as session:
-                session.execute(text("SELECT 1"))
+            with house.database.transaction(alice.workspace_row) as session:
+                hold_standing(session, operator)
                 held.set()
                 assert release.wait(10)
 

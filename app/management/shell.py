@@ -1,0 +1,43 @@
+"""What the operator of the installation does with one key or token of any workspace, from the shell."""
+
+from typing import Final
+
+from sqlalchemy import TextClause, text
+
+from app.database import EVERYWHERE, Database
+from app.errors import NotFound
+from app.management.keys import KeyFacts, revoke_key
+from app.management.lookup import is_public_id
+from app.management.operators import Operator, at_the_shell
+from app.management.revisions import Target
+from app.management.tokens import TokenFacts, revoke_token
+
+# They begin in no workspace, since they find out which one it is: a public id is unique in the installation.
+_WORKSPACE_OF_KEY: Final = text("SELECT workspace_id FROM source_keys WHERE public_id = :public_id")
+_WORKSPACE_OF_TOKEN: Final = text("SELECT workspace_id FROM management_tokens WHERE public_id = :public_id")
+
+
+def revoke_any_key(database: Database, key_id: str) -> KeyFacts:
+    """As revoke_key(). Raises NotFound, also for a key below what is archived: it stores nothing and never will."""
+    try:
+        return revoke_key(database, _owner_of(database, _WORKSPACE_OF_KEY, key_id), Target(key_id))
+    except NotFound:
+        raise NotFound("There is no source key in use with this id. The id of lrb_sk_<id>_… is key_<id>.") from None
+
+
+def revoke_any_token(database: Database, token_id: str) -> TokenFacts:
+    """As revoke_token(). Raises NotFound."""
+    try:
+        return revoke_token(database, _owner_of(database, _WORKSPACE_OF_TOKEN, token_id), Target(token_id))
+    except NotFound:
+        raise NotFound("There is no management token with this id. The id of lrb_mt_<id>_… is tok_<id>.") from None
+
+
+def _owner_of(database: Database, statement: TextClause, public_id: str) -> Operator:
+    if not is_public_id(public_id):
+        raise NotFound
+    with database.transaction(EVERYWHERE) as session:
+        workspace_row = session.execute(statement, {"public_id": public_id}).scalar_one_or_none()
+    if workspace_row is None:
+        raise NotFound
+    return at_the_shell(workspace_row)
