@@ -20,8 +20,9 @@ from app.management.operators import Role
 from app.management.sources import NewSource
 from app.management.tokens import NewToken, issue_token
 from app.models import SourceType
+from tests.ingest.test_policies import limit
 from tests.people import Tenant, execute
-from tests.sending import event_for, send
+from tests.sending import PATH, event_for, send
 from tests.waiting import wait_until
 
 
@@ -72,6 +73,27 @@ def test_no_credential_reaches_the_log_however_a_request_goes_wrong(
         assert secret not in captured.err + captured.out
     assert "pass-word" not in captured.err
     assert f"lrb_sk_{alice.key_id[4:]}_[redacted]" in captured.err
+
+
+def test_a_key_in_the_query_reaches_the_log_on_no_way(
+    client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("DEBUG")
+    page = {"Origin": "https://shop.example", "Content-Type": "text/plain"}
+    limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=[page["Origin"]])
+    for key in (alice.key, charlie.key, alice.token, f"{alice.key}x"):
+        for path in (PATH, f"{PATH}/batch", f"{PATH}/nothing", "/v1/projects"):
+            for query in ("", "&kye=1"):
+                client.post(f"{path}?key={key}{query}", data=json.dumps(event_for(alice)), headers=page)
+        client.post(f"{PATH}?key={key}", data="{", headers=page | {"Origin": "https://evil.example"})
+        client.get(f"{PATH}?key={key}")
+        client.options(f"{PATH}?key={key}", headers=page | {"Access-Control-Request-Method": "POST"})
+
+    captured = capsys.readouterr()
+    written = captured.err + captured.out
+    assert written.count("event_accepted") == 1
+    for credential in (alice.key, charlie.key, alice.token):
+        assert credential.rsplit("_", 1)[1] not in written
 
 
 def test_each_request_leaves_one_wide_line(

@@ -86,14 +86,15 @@ DECIDED: Final = "lariba.decided"
 class Caller:
     """Who stands at the counter: the key that is shown, and where it is shown from."""
 
-    key_header: str | None
+    key: str | None
     address: str
     """Of the client, see client_address.py."""
     origin: str | None
     """Of the web page, see key_policies.origin_of."""
     greet: Callable[[Identity, float], None]
     """Called once the key is proven, whatever becomes of the request, with the moment (time.monotonic() seconds) until
-    which it may wait. May raise StorageUnavailable.
+    which it may wait. May raise OriginNotAllowed, if the key is shown in a way that it is not for, and
+    StorageUnavailable.
     """
 
 
@@ -162,9 +163,9 @@ def _named(outcome: Outcome, identity: Identity, caller: Caller, database: Datab
 
 
 def identify(caller: Caller, counter: Counter) -> Identity:
-    """Whose key the caller shows. Raises InvalidSourceKey and StorageUnavailable."""
+    """Whose key the caller shows. Raises InvalidSourceKey, OriginNotAllowed and StorageUnavailable."""
     deadline = time.monotonic() + counter.settings.storage_deadline_seconds
-    identity = authenticate(caller.key_header, counter.credentials, counter.database, deadline)
+    identity = authenticate(caller.key, counter.credentials, counter.database, deadline)
     caller.greet(identity, deadline)
     return identity
 

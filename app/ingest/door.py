@@ -159,6 +159,7 @@ class Door:
             or not length.isdecimal()
             or "HTTP_CONTENT_ENCODING" in environ
             or "HTTP_TRANSFER_ENCODING" in environ
+            or environ.get("QUERY_STRING")
             # A web page's: its answer needs headers that only Flask's blueprint gives (cors.py).
             or "HTTP_ORIGIN" in environ
         ):

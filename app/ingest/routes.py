@@ -8,9 +8,9 @@ from flask_smorest import Blueprint
 
 from app import metrics
 from app.credentials import Identity
-from app.errors import BadRequest, Fault, Refusal, SchemaValidationFailed
+from app.errors import BadRequest, Fault, OriginNotAllowed, Refusal, SchemaValidationFailed
 from app.exact_json import pointer_token
-from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
+from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted, require_live
 from app.ingest.batch.acceptance import BatchSubmission, accept_batch
 from app.ingest.batch.body import NDJSON
 from app.ingest.cors import ANSWER_HEADERS, PREFLIGHT_HEADERS, allowing
@@ -23,6 +23,15 @@ from app.request_body import check_media_type, read_bytes
 from app.request_log import remote_address
 
 COUNTER: Final = "lariba.ingest"
+# A page that is being left can send only what needs no preflight, so it shows its key in the query and calls its JSON
+# text (docs/decisions/0015). Only browser keys may stand there: a server's would end up in the logs of proxies.
+_KEY: Final = "key"
+_TEXT: Final = "text/plain"
+_JSON: Final = "application/json"
+_NO_BROWSER_KEY: Final = (
+    "In the query only a browser key is taken, and only from the pages that it is for. Send any other key in X-API-Key,"
+    " and rotate it if it has stood in an address: proxies log those."
+)
 
 blueprint = Blueprint("ingest", __name__, description="Send events (source key in X-API-Key)")
 
@@ -44,6 +53,9 @@ def let_the_page_read(response: Response) -> Response:
     """The answer and every refusal, if the key is for the page's origin."""
     if (origin := g.get("allowed_origin")) is not None:
         response.headers.update(allowing(origin) | ANSWER_HEADERS)
+    if _is_key_in_query():
+        # A form that is sent makes the answer a page, whose links would tell the address with the key.
+        response.headers["Referrer-Policy"] = "no-referrer"
     return response
 
 
@@ -71,7 +83,7 @@ def ingest_batch() -> Response:
         caller=_caller(),
         idempotency_header=request.headers.get("Idempotency-Key"),
         is_atomic=lambda: _flag("atomic"),
-        media_type=lambda: check_media_type("application/json", NDJSON),
+        media_type=lambda: _media_type(_JSON, NDJSON),
         read_body=lambda: read_bytes(counter().settings.batch_bytes_max),
     )
     receipt, allowance = accept_batch(submission, counter())
@@ -81,7 +93,7 @@ def ingest_batch() -> Response:
 
 def _caller() -> Caller:
     return Caller(
-        key_header=request.headers.get("X-API-Key"),
+        key=request.args.get(_KEY) if _is_key_in_query() else request.headers.get("X-API-Key"),
         address=remote_address(),
         origin=origin_of(request.headers.get("Origin")),
         greet=_greet,
@@ -92,6 +104,15 @@ def _greet(identity: Identity, deadline: float) -> None:
     origin = origin_of(request.headers.get("Origin"))
     if origin is not None and counter().origins.is_allowed(identity, origin, deadline):
         g.allowed_origin = origin
+    elif _is_key_in_query():
+        require_live(identity, counter())
+        refusal = OriginNotAllowed(_NO_BROWSER_KEY)
+        counter().refusals.count(identity, refusal)
+        raise refusal
+
+
+def _is_key_in_query() -> bool:
+    return _KEY in request.args and "X-API-Key" not in request.headers
 
 
 def counter() -> Counter:
@@ -103,17 +124,34 @@ def counter() -> Counter:
 
 
 def _read_body() -> bytes:
-    check_media_type()
+    _check_query()
+    _media_type(_JSON)
     return read_bytes()
 
 
-def _flag(name: str) -> bool:
-    """The one parameter that a query may hold: a typing error must not leave it unset in silence."""
-    faults = [Fault(f"/{pointer_token(each)}", "This parameter is not known.") for each in request.args if each != name]
-    if len(request.args.getlist(name)) > 1:
-        faults.append(Fault(f"/{name}", "This parameter is given more than once."))
+def _media_type(*accepted: str) -> str:
+    """Which of `accepted` the headers announce; text, if a page may call its JSON so."""
+    announced = check_media_type(*accepted, *([_TEXT] if _is_key_in_query() else []))
+    return _JSON if announced == _TEXT else announced
+
+
+def _check_query(*known: str) -> None:
+    """A parameter that is unknown or came twice would be ignored in silence."""
+    faults = []
+    for name in request.args:
+        if name not in (_KEY, *known):
+            faults.append(Fault(f"/{pointer_token(name)}", "This parameter is not known."))
+        elif len(request.args.getlist(name)) > 1:
+            faults.append(Fault(f"/{name}", "This parameter is given more than once."))
+    if _KEY in request.args and not _is_key_in_query():
+        faults.append(Fault(f"/{_KEY}", "The key is in X-API-Key already; it is taken from one place only."))
     if faults:
         raise SchemaValidationFailed(faults=tuple(faults))
+
+
+def _flag(name: str) -> bool:
+    """Whether a parameter of the query is set; there may be no unknown one beside it."""
+    _check_query(name)
     given = request.args.get(name, "false").lower()
     if given not in ("true", "false", "1", "0"):
         raise BadRequest(f"{name} must be true or false.")
