@@ -4,6 +4,8 @@
 \set app_password `cat "${SECRETS:-/run/secrets}/app_password"`
 
 CREATE ROLE lariba_owner LOGIN PASSWORD :'owner_password';
+-- So that a task which waits for a transaction can say for how long that has been open.
+GRANT pg_read_all_stats TO lariba_owner;
 -- A member of no other role: row level security binds this one, and keeps workspaces apart (docs/decisions/0011).
 CREATE ROLE lariba_app LOGIN PASSWORD :'app_password' NOSUPERUSER NOBYPASSRLS;
 -- Text in the order of its code points: under any other locale an upgrade of the C library can change the order that the

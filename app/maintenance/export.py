@@ -8,6 +8,7 @@ from its first byte to its last.
 import hashlib
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ else:
 # A chunk is about a megabyte of events.
 _FETCH_ROWS: Final = 2_000
 _DRAFT_SECONDS_MAX: Final = 3_600
+_FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
 # Public ids, for whoever reads it when this database is no more. A line's text is made by PostgreSQL, numbers of any
 # size in the payload included.
 _LINES: Final = """
@@ -68,6 +71,7 @@ def export_partition(connection: Connection, partition: Partition, folder: Path)
     Makes `events_YYYYMMDD.ndjson.zst` and, last, `events_YYYYMMDD.json`, which tells of it. A day that gets events
     again after its first export gets a further file (`events_YYYYMMDD.2…`). Raises OSError and ExportError.
     """
+    _close_to_others(folder)
     _sweep(folder, partition)
     held: Content | None = None
     for number in count(1):
@@ -89,6 +93,20 @@ def _holds(folder: Path, stem: str, held: Content) -> bool:
         return read_export(folder / f"{stem}.ndjson.zst") == held
     except (OSError, ExportError):
         return False
+
+
+def _close_to_others(folder: Path) -> None:
+    """What lies in it is every workspace's events. A folder of another user's is that user's to close."""
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != _FOLDER_MODE:
+        folder.chmod(_FOLDER_MODE)
+
+
+def _open_for_us(path: str, flags: int) -> int:
+    """Readable for our own user alone, whatever the umask."""
+    descriptor = os.open(path, flags, _FILE_MODE)
+    os.fchmod(descriptor, _FILE_MODE)
+    return descriptor
 
 
 def _sweep(folder: Path, partition: Partition) -> None:
@@ -123,7 +141,7 @@ def _write(connection: Connection, partition: Partition, folder: Path, stem: str
     draft = folder / f".{stem}.{uuid4().hex}.draft"
     rows = total = 0
     try:
-        with draft.open("xb") as raw:
+        with open(draft, "xb", opener=_open_for_us) as raw:
             with zstd.open(raw, "wb") as compressed:
                 compressed.write(b"")  # or a day without events would be a file without even a beginning
                 for line in _lines_of(connection, partition):
@@ -158,7 +176,8 @@ def _write_note(note: Path, partition: Partition, file: Path, content: Content) 
         "sha256": _sha256(file),
     }
     draft = note.with_name(f".{note.name}.{uuid4().hex}.draft")
-    draft.write_text(json.dumps(facts, indent=2) + "\n")
+    with open(draft, "x", opener=_open_for_us) as raw:
+        raw.write(json.dumps(facts, indent=2) + "\n")
     _flush(draft)
     draft.rename(note)
     _flush(note.parent)

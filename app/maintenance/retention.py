@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 from psycopg import errors, sql
 
+from app.maintenance.blockers import in_short_tries
 from app.maintenance.export import ExportError, content_of, export_partition
 from app.maintenance.partitions import Partition, attached_partitions
 from app.maintenance.purge import BATCH_ROWS, RESTS
@@ -18,8 +19,6 @@ from app.owner import Connection, Owner
 
 _log = structlog.get_logger()
 
-# Detaching waits for all who read events, and who want to read or write them wait behind it: not for long.
-_DETACH_WAIT: Final = "SET LOCAL lock_timeout = '200ms'"
 # Of workspaces whose own retention is over for a day. Few have one, and the primary key begins with the project.
 _SHORT_LIVED: Final = """
     SELECT coalesce(array_agg(projects.id), '{}')
@@ -62,13 +61,17 @@ def _drop(connection: Connection, partition: Partition, export_folder: Path | No
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(partition.table))
             if exported is not None and content_of(connection, partition) != exported:
                 raise ExportError(f"{partition.name} is not what was exported: it has changed meanwhile")
-            connection.execute(_DETACH_WAIT)
-            connection.execute(sql.SQL("ALTER TABLE events DETACH PARTITION {}").format(partition.table))
-            connection.execute(sql.SQL("DROP TABLE {}").format(partition.table))
+            in_short_tries(connection, ["events", partition.name], lambda: _detach_and_drop(connection, partition))
     except errors.UndefinedTable:
         return 0
     _log.info("events_dropped", partition=partition.name, exported=None if exported is None else exported.rows)
     return 1
+
+
+def _detach_and_drop(connection: Connection, partition: Partition) -> None:
+    """Waits for all who read events, and those who want to read or write them wait behind it."""
+    connection.execute(sql.SQL("ALTER TABLE events DETACH PARTITION {}").format(partition.table))
+    connection.execute(sql.SQL("DROP TABLE {}").format(partition.table))
 
 
 def delete_expired_events(owner: Owner, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS) -> Done:

@@ -17,6 +17,7 @@ from sqlalchemy import Row, TextClause, text
 from app.config import Settings
 from app.database import EVERYWHERE, Database
 from app.locks import alone
+from app.maintenance.failures import in_one_line, is_of_the_world
 from app.owner import Owner
 
 _log = structlog.get_logger()
@@ -138,8 +139,9 @@ def run_if_due(task: Task, shift: Shift) -> Done | None:
             done = task.work(shift)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must be seen and tried again
             # First the log: what has failed may be the very database that it is noted in.
-            _log.exception("maintenance_failed", task=task.name)
-            run.note(_FAIL, error=f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS_MAX])
+            reason = in_one_line(error)
+            _log.error("maintenance_failed", task=task.name, reason=reason, exc_info=not is_of_the_world(error))
+            run.note(_FAIL, error=reason[:_ERROR_CHARACTERS_MAX])
             return None
         run.note(_SUCCEED, rows=done.rows, has_more=done.has_more)
         _log.info("maintenance_done", task=task.name, rows=done.rows, has_more=done.has_more)

@@ -1,15 +1,19 @@
 """Gives each closed day of events the indexes that searching needs, and looks through it once for good.
 
 While a day is open it has its primary key alone: each further index would be paid by every event. Built CONCURRENTLY,
-so that an event of a late clock need not wait for it.
+so that an event of a late clock need not wait for it. Such a build ends by waiting for every transaction that is older
+than it, whatever table that is about, and nobody waits behind it. So its waits have no short end: one that was given
+up would leave an index of no use, and an hour of building to do again. Instead it begins when none of the transactions
+of before is left.
 """
 
 from datetime import datetime
 from typing import Final
 
 import structlog
-from psycopg import sql
+from psycopg import errors, sql
 
+from app.maintenance.blockers import current_transaction, named, older_snapshots, wait_for_older_snapshots
 from app.maintenance.partitions import Partition, attached_partitions, first_open_day
 from app.maintenance.runs import Clock, Done, never
 from app.owner import Connection, Owner
@@ -32,10 +36,17 @@ _FOUND: Final = """
 """
 
 
+# Indexes are wanted, not urgent; but a run must end before Celery ends it (app/maintenance/schedule.py).
+_BEGIN_WAIT_SECONDS: Final = 10.0
+_PATIENCE: Final = "SET lock_timeout = 0; SET statement_timeout = '25min'"
+_AS_BEFORE: Final = "RESET lock_timeout; RESET statement_timeout"
+
+
 def index_closed_partitions(owner: Owner, *, now: datetime, is_over: Clock = never) -> Done:
     """Build what is missing, the newest day first: it is what people search. Returns how many indexes were built.
 
-    Stops between two indexes; one takes some seconds per million events.
+    Stops between two indexes; one takes some seconds per million events. Raises LockNotAvailable, which names the
+    transactions that are too old to wait for.
     """
     built = 0
     with owner.alone() as connection:
@@ -63,10 +74,19 @@ def _missing(connection: Connection, partition: Partition) -> list[str]:
 
 
 def _build(connection: Connection, partition: Partition, name: str) -> None:
+    if blockers := wait_for_older_snapshots(connection, _BEGIN_WAIT_SECONDS):
+        raise errors.LockNotAvailable(f"{index_name(partition, name)} is not begun while {named(blockers)} is open")
     index = sql.Identifier(index_name(partition, name))
-    connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(index))
-    create = sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} {}")
-    connection.execute(create.format(index, partition.table, sql.SQL(INDEXES[name])))
+    connection.execute(_PATIENCE)
+    began = current_transaction(connection)
+    try:
+        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(index))
+        create = sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} {}")
+        connection.execute(create.format(index, partition.table, sql.SQL(INDEXES[name])))
+    except errors.QueryCanceled as error:
+        waited_for = named(older_snapshots(connection, began))
+        raise errors.LockNotAvailable(f"{index_name(partition, name)} waited in vain for {waited_for}") from error
+    connection.execute(_AS_BEFORE)
     _log.info("search_index_built", partition=partition.name, index=name)
 
 

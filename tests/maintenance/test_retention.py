@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from app.maintenance import export, retention
+from app.maintenance.blockers import LOCK_WAIT_MILLISECONDS, in_short_tries
 from app.maintenance.export import Content, ExportError, export_partition, read_export
 from app.maintenance.partitions import Partition
 from app.maintenance.retention import delete_expired_events, drop_old_partitions, first_kept_day
@@ -20,6 +22,8 @@ from app.maintenance.runs import Done
 from app.owner import Connection, NotTheOwnerError, Owner
 from tests.maintenance.conftest import Installation, noon
 from tests.people import execute
+from tests.servers import OUR_LOCKS
+from tests.waiting import wait_until
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -86,27 +90,52 @@ class TestDroppingDays:
         drop_old_partitions(ten_days.owner, now=_NOW, days=7)
         assert ten_days.sql("SELECT to_regclass('of_before') IS NOT NULL") == [(True,)]
 
-    def test_whoever_reads_for_long_makes_it_wait_for_another_run_and_holds_up_no_event(
-        self, ten_days: Installation
-    ) -> None:
-        with psycopg.connect(ten_days.settings.admin_database_url) as reader:
+    def test_whoever_reads_for_long_makes_it_wait_for_another_run_and_is_named(self, ten_days: Installation) -> None:
+        with psycopg.connect(ten_days.settings.admin_database_url, application_name="nightly-report") as reader:
             reader.execute("SELECT count(*) FROM events")
-            with pytest.raises(psycopg.errors.LockNotAvailable):
+            with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {reader.info.backend_pid} \(nightly-rep"):
                 drop_old_partitions(ten_days.owner, now=_NOW, days=7)
         assert len(_ages(ten_days)) == 10
 
         assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == Done(2)
 
-    def test_it_waits_for_readers_no_longer_than_ingest_can_wait_behind_it(self, ten_days: Installation) -> None:
-        """Whatever the owner's connections are otherwise told to wait."""
+    def test_a_reader_who_ends_meanwhile_is_waited_for(self, ten_days: Installation) -> None:
+        with ThreadPoolExecutor(1) as pool, psycopg.connect(ten_days.settings.admin_database_url) as reader:
+            reader.execute("SELECT count(*) FROM events")
+            dropping = pool.submit(drop_old_partitions, ten_days.owner, now=_NOW, days=7)
+            wait_until(lambda: ten_days.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
+            reader.rollback()
+            assert dropping.result() == Done(2)
+
+    def test_no_event_waits_behind_it_for_longer_than_a_try_takes(self, ten_days: Installation) -> None:
+        """Whatever the owner's connections are otherwise told to wait, and for as long as it tries."""
         patient = Owner(ten_days.settings.admin_database_url)
         options = patient._arguments["options"]  # noqa: SLF001
         patient._arguments["options"] = options.replace("lock_timeout=2s", "lock_timeout=60s")  # noqa: SLF001
-        with ThreadPoolExecutor(1) as pool, psycopg.connect(ten_days.settings.admin_database_url) as reader:
+        event = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
+        bound = f"-c lock_timeout={20 * LOCK_WAIT_MILLISECONDS}ms"  # a try, on a machine that has other things to do
+        url = ten_days.settings.admin_database_url
+        with (
+            ThreadPoolExecutor(1) as pool,
+            psycopg.connect(url) as reader,
+            psycopg.connect(url, options=bound, autocommit=True) as writer,
+        ):
             reader.execute("SELECT count(*) FROM events")
             dropping = pool.submit(drop_old_partitions, patient, now=_NOW, days=7)
+            stored = 0
+            while not dropping.done():
+                writer.execute(event, [_NOW])
+                stored += 1
             with pytest.raises(psycopg.errors.LockNotAvailable):
-                dropping.result(timeout=15)
+                dropping.result()
+        assert ten_days.stored_on(_TODAY) == 2 + stored
+
+    def test_a_try_is_as_short_as_is_promised(self, ten_days: Installation, checkout: Path) -> None:
+        with ten_days.owner.connection() as connection:
+            shown = in_short_tries(connection, ["events"], lambda: connection.execute("SHOW lock_timeout").fetchone())
+
+        assert shown == (f"{LOCK_WAIT_MILLISECONDS}ms",)
+        assert f"{LOCK_WAIT_MILLISECONDS} ms" in (checkout / "docs" / "maintenance.md").read_text()
 
     def test_a_role_that_does_not_own_the_tables_is_told_what_to_set(self, ten_days: Installation) -> None:
         with pytest.raises(NotTheOwnerError, match="LARIBA_ADMIN_DATABASE_URL"):
@@ -147,6 +176,21 @@ class TestExport:
         drop_old_partitions(ten_days.owner, now=_NOW, days=9, export_folder=tmp_path)
         assert read_export(tmp_path / f"events_{_day(10):%Y%m%d}.ndjson.zst") == Content(0, "0")
         assert _ages(ten_days) == list(range(10))
+
+    @pytest.mark.parametrize("umask", [0o000, 0o777 & ~0o700, 0o777 & ~0o500])
+    def test_nobody_else_can_read_it_whatever_the_umask(
+        self, ten_days: Installation, tmp_path: Path, umask: int
+    ) -> None:
+        folder = tmp_path / "exports"
+        folder.mkdir(mode=0o755)
+        before = os.umask(umask)
+        try:
+            drop_old_partitions(ten_days.owner, now=_NOW, days=8, export_folder=folder)
+        finally:
+            os.umask(before)
+
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert [stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()] == [0o600, 0o600]
 
     def test_a_folder_that_is_not_there_keeps_the_day(self, ten_days: Installation, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):

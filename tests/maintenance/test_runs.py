@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import pytest
-from sqlalchemy import Row
+from sqlalchemy import Row, text
 
 from app.context import Context
-from app.database import Database
+from app.database import NOWHERE, Database
 from app.errors import StorageUnavailable
 from app.identifiers import random_text
 from app.locks import alone
@@ -286,3 +286,49 @@ def test_a_failure_that_cannot_be_noted_is_told_by_the_log(
     lines: list[Any] = [record.msg for record in caplog.records]
     assert [(line["event"], line["task"]) for line in lines] == [("maintenance_failed", task.name)]
     assert _state(house, task).succeeded_at is None
+
+
+class TestFailuresThatAreNoFaultOfOurs:
+    """One line says it all: the place in our code at which the database was lost tells nobody anything."""
+
+    def _failed(self, run: Run, caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+        assert run()
+        lines: list[Any] = [record.msg for record in caplog.records]
+        (line,) = (line for line in lines if line["event"] == "maintenance_failed")
+        return dict(line)
+
+    def test_a_lost_database(
+        self, run: Run, work: _Work, house: Context, task: Task, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def lose(shift: Shift) -> Done:
+            with shift.owner.connection() as connection:
+                connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            raise AssertionError
+
+        work.then = lose
+        line = self._failed(run, caplog)
+
+        assert not line["exc_info"]
+        assert line["reason"].startswith("AdminShutdown (57P01): terminating connection")
+        assert _state(house, task).error == line["reason"]
+
+    def test_a_database_that_was_lost_behind_a_refusal(
+        self, run: Run, work: _Work, house: Context, task: Task, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def wait_in_vain(shift: Shift) -> Done:
+            with shift.database.transaction(NOWHERE) as session:
+                session.execute(text("SET LOCAL statement_timeout = '1ms'"))
+                session.execute(text("SELECT pg_sleep(60)"))
+            raise AssertionError
+
+        work.then = wait_in_vain
+        line = self._failed(run, caplog)
+
+        assert not line["exc_info"]
+        assert line["reason"].startswith("QueryCanceled (57014): canceling statement")
+        assert _state(house, task).error == line["reason"]
+
+    def test_our_own_faults_show_where_they_are(self, run: Run, work: _Work, caplog: pytest.LogCaptureFixture) -> None:
+        work.then = _fail
+
+        assert self._failed(run, caplog)["exc_info"]

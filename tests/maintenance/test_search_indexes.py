@@ -1,11 +1,15 @@
 """Search indexes: on each closed day, on no open one, whole, and at nobody's expense."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
+from app.maintenance import search_indexes
+from app.maintenance.blockers import Blocker, wait_for_older_snapshots
 from app.maintenance.partitions import Partition
 from app.maintenance.runs import Done
 from app.maintenance.search_indexes import INDEXES, index_closed_partitions, index_name
@@ -91,11 +95,16 @@ def test_an_event_of_a_late_clock_is_stored_while_they_are_built(two_days: Insta
     assert two_days.stored_on(_YESTERDAY.day) == 20 + len(INDEXES)
 
 
-def test_a_build_that_waits_for_one_writer_makes_no_other_wait(two_days: Installation) -> None:
+def test_a_build_that_waits_for_one_writer_makes_no_other_wait(
+    two_days: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
     url = two_days.settings.admin_database_url
+    # However short the owner's other waits are.
+    arguments = two_days.owner._arguments  # noqa: SLF001
+    monkeypatch.setitem(arguments, "options", arguments["options"].replace("lock_timeout=2s", "lock_timeout=1ms"))
     with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as writer:
-        writer.execute(late, [noon(_YESTERDAY.day)])
+        _begin_after_the_look_for_older_ones(monkeypatch, writer, late, [noon(_YESTERDAY.day)])
         building = pool.submit(index_closed_partitions, two_days.owner, now=noon(_TODAY))
         wait_until(lambda: two_days.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
         with psycopg.connect(url, options="-c lock_timeout=100ms") as other:
@@ -103,6 +112,61 @@ def test_a_build_that_waits_for_one_writer_makes_no_other_wait(two_days: Install
         writer.commit()
         assert building.result() == Done(len(INDEXES))
     assert two_days.stored_on(_YESTERDAY.day) == 22
+
+
+class TestOldTransactions:
+    """A build ends when all of them have; so it begins only then, and says for whom it waits."""
+
+    @pytest.fixture(name="old")
+    def _old(self, two_days: Installation) -> Iterator[psycopg.Connection]:
+        """It has looked at nothing that indexes are about."""
+        with psycopg.connect(two_days.settings.database_url, application_name="nightly-report") as reader:
+            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            reader.execute("SELECT 1")
+            yield reader
+
+    def test_nothing_is_begun_that_would_wait_for_one(
+        self, two_days: Installation, old: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(search_indexes, "_BEGIN_WAIT_SECONDS", 0)
+
+        with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {old.info.backend_pid} \(nightly-report"):
+            index_closed_partitions(two_days.owner, now=noon(_TODAY))
+
+        assert two_days.sql("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+        assert _indexed(two_days) == set()
+
+    def test_it_begins_when_they_have_ended(self, two_days: Installation, old: psycopg.Connection) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            building = pool.submit(index_closed_partitions, two_days.owner, now=noon(_TODAY))
+            looks = "SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%backend_xmin%'"
+            wait_until(lambda: two_days.sql(looks))
+            old.rollback()
+            assert building.result() == Done(len(INDEXES))
+
+    def test_one_that_came_later_and_stays_for_too_long_is_named(
+        self, two_days: Installation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(search_indexes, "_PATIENCE", "SET lock_timeout = 0; SET statement_timeout = '300ms'")
+        with psycopg.connect(two_days.settings.database_url, application_name="nightly-report") as reader:
+            reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            _begin_after_the_look_for_older_ones(monkeypatch, reader, "SELECT count(*) FROM projects")
+            with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {reader.info.backend_pid} \(nightly-"):
+                index_closed_partitions(two_days.owner, now=noon(_TODAY))
+
+
+def _begin_after_the_look_for_older_ones(
+    monkeypatch: pytest.MonkeyPatch, connection: psycopg.Connection, statement: str, *parameters: list[Any]
+) -> None:
+    """Open a transaction on `connection` in the moment in which the first build begins."""
+
+    def look(*arguments: Any) -> list[Blocker]:
+        found = wait_for_older_snapshots(*arguments)
+        monkeypatch.setattr(search_indexes, "wait_for_older_snapshots", wait_for_older_snapshots)
+        connection.execute(statement, *parameters)
+        return found
+
+    monkeypatch.setattr(search_indexes, "wait_for_older_snapshots", look)
 
 
 def test_a_search_uses_them(two_days: Installation) -> None:

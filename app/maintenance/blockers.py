@@ -1,0 +1,105 @@
+"""Who is in the way of upkeep, and how upkeep waits without standing in the way of ingest.
+
+A lock that conflicts with ingest is asked for in short tries: behind a request for it all later ones wait, whatever
+they ask for. And what has to wait for old transactions waits outside of any lock, and says for whom.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Final, NamedTuple, TypeVar
+
+from psycopg import errors, sql
+
+from app.owner import Connection
+
+Result = TypeVar("Result")
+
+LOCK_WAIT_MILLISECONDS: Final = 50
+"""How long ingest waits at the most behind one try; docs/maintenance.md promises it."""
+_TRIES: Final = 10
+# Five sixths of the time nobody waits. The task's next run goes on trying.
+_REST_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 0.1
+_NAMED_MAX: Final = 5
+
+# PostgreSQL shows the age of a foreign transaction to members of pg_read_all_stats, and of its own role, only.
+_HOLDERS: Final = """
+    SELECT DISTINCT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'relation' AND datname = current_database() AND pid <> pg_backend_pid() AND granted
+        AND relation IN (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name) ORDER BY pid
+"""
+# Vacuums of the server's own (they have no user) never look at rows with old eyes.
+_OLDER_SNAPSHOTS: Final = """
+    SELECT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
+        AND age(coalesce(backend_xmin, backend_xid)) >= age(%s::text::xid)
+    ORDER BY pid
+"""
+
+
+class Blocker(NamedTuple):
+    """A session of PostgreSQL that something waits for."""
+
+    pid: int
+    program: str
+    age: timedelta | None
+    """Of its transaction; None if the owner may not know."""
+
+    def __str__(self) -> str:
+        age = "" if self.age is None else f", in a transaction for {self.age}"
+        return f"pid {self.pid} ({self.program or 'no application_name'}{age})"
+
+
+def in_short_tries(connection: Connection, tables: Sequence[str], step: Callable[[], Result]) -> Result:
+    """Do `step` in a transaction (or a savepoint of the one that is open) that waits for each lock for a moment only.
+
+    Raises LockNotAvailable, which names who held `tables` through all tries.
+    """
+    held: list[Blocker] | None = None
+    tries = 0
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(LOCK_WAIT_MILLISECONDS))
+                return step()
+        except errors.LockNotAvailable as error:
+            found = _blockers(connection, _HOLDERS, list(tables))
+            held = found if held is None else [each for each in held if each.pid in {now.pid for now in found}]
+            tries += 1
+            if tries == _TRIES:
+                raise errors.LockNotAvailable(f"{', '.join(tables)}: held by {named(held)}") from error
+        time.sleep(_REST_SECONDS)
+
+
+def current_transaction(connection: Connection) -> str:
+    """The xid of a transaction that has begun and ended with this call: what comes before it is older."""
+    (transaction,) = connection.execute("SELECT pg_current_xact_id()::xid::text").fetchone() or ("",)
+    return str(transaction)
+
+
+def older_snapshots(connection: Connection, transaction: str) -> list[Blocker]:
+    """Who may still look at the tables as they were before `transaction` (its xid)."""
+    return _blockers(connection, _OLDER_SNAPSHOTS, transaction)
+
+
+def wait_for_older_snapshots(connection: Connection, seconds: float) -> list[Blocker]:
+    """Wait until nobody looks at the tables as they were before this call; returns who still does after `seconds`."""
+    transaction = current_transaction(connection)
+    give_up = time.monotonic() + seconds
+    while (blockers := older_snapshots(connection, transaction)) and time.monotonic() < give_up:
+        time.sleep(_LOOK_SECONDS)
+    return blockers
+
+
+def named(blockers: Iterable[Blocker]) -> str:
+    """For a log or an error."""
+    names = [str(each) for each in blockers]
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return ", ".join(names[:_NAMED_MAX]) + more if names else "many, each for a moment"
+
+
+def _blockers(connection: Connection, statement: str, parameter: object) -> list[Blocker]:
+    return [Blocker(*row) for row in connection.execute(statement, [parameter]).fetchall()]
