@@ -18,28 +18,53 @@ from app.database import unavailable
 from app.models import Base
 from app.owner import owner_engine
 
-# Whom row level security does not bind, or who can become somebody whom it does not bind: superusers, BYPASSRLS, and
-# the tables' owner. And a table without it binds nobody.
-_SEES_EVERYTHING = text("""
-    WITH ours AS (
+# Our tables, and each of their partitions: a policy binds who asks by the name of the table.
+_OURS = """
+    WITH RECURSIVE ours AS (
         SELECT oid, relowner FROM pg_class
         WHERE oid IN (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
+        UNION
+        SELECT partition.oid, partition.relowner
+        FROM ours JOIN pg_inherits ON inhparent = ours.oid JOIN pg_class AS partition ON partition.oid = inhrelid
     )
-    SELECT EXISTS (SELECT FROM ours WHERE NOT row_security_active(oid)) OR EXISTS (
+"""
+# Whom row level security does not bind, or who can become somebody whom it does not bind: superusers, BYPASSRLS, and
+# the tables' owner. And a table without it binds nobody.
+_SEES_EVERYTHING = text(f"""
+    {_OURS}
+    SELECT EXISTS (
         SELECT FROM pg_roles
         WHERE (rolsuper OR rolbypassrls OR oid IN (SELECT relowner FROM ours))
             AND pg_has_role(session_user, oid, 'MEMBER')
-    )
+    ) AS by_role, (SELECT min(oid::regclass::text) FROM ours WHERE NOT row_security_active(oid)) AS open_table
 """)
-_NO_WALL = (
+_WAY_OUT = "or set LARIBA_ALLOW_RLS_BYPASS=on"
+_UNBOUND_ROLE = (
     "the role in LARIBA_DATABASE_URL is a superuser, has BYPASSRLS, or owns the tables (or is a member of such a role),"
-    " so row level security does not keep workspaces apart: use a role of its own (docs/operations.md), or set"
-    " LARIBA_ALLOW_RLS_BYPASS=on"
+    f" so row level security does not keep workspaces apart: use a role of its own (docs/operations.md), {_WAY_OUT}"
 )
+_OPEN_TABLE = (
+    "the table {} has no row level security, so it does not keep workspaces apart: run `flask --app wsgi migrate`,"
+    f" which puts policies on every partition (docs/operations.md), {_WAY_OUT}"
+)
+# What opens by a setting, opens for one role: anybody can SET. Migrations make these policies for PUBLIC, because they
+# do not know the role.
+_POLICIES_FOR_OTHERS = text("""
+    SELECT polrelid::regclass::text AS relation, polname FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
+    WHERE polname IN ('within_workspace', 'everywhere') AND relnamespace = current_schema()::text::regnamespace
+        AND polroles <> ARRAY(SELECT oid FROM pg_roles WHERE rolname = :role)
+""")
+# One that was hung in by hand, or stood there before.
+_OPEN_PARTITIONS = text("""
+    SELECT wall_event_partition(inhrelid) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = to_regclass('events') AND NOT relrowsecurity
+""")
 # Any number that nothing else locks.
 _TURN = 0x6C617269_62610001
 _TURN_PAUSE_SECONDS = 0.2
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
+_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '4s'")  # as migrations have: who waits makes all behind it wait
+_RELATIONS = text("SELECT relname FROM pg_class WHERE relnamespace = current_schema()::text::regnamespace")
 # Nobody may DELETE events or change the trail; the worker purges and folds, the API changes control rows.
 _GRANTS = {
     "SELECT, INSERT, UPDATE": (
@@ -59,7 +84,7 @@ _GRANTS = {
         "usage_hours",
         "management_requests",
     ),
-    "SELECT": ("alembic_version",),
+    "SELECT": ("alembic_version", "readable_events"),
 }
 
 
@@ -72,7 +97,7 @@ class SchemaBehindError(Exception):
 
 
 def migrate(settings: Settings, revision: str = "head") -> None:
-    """Take the schema to `revision` as the owner, then grant the app's role what it needs.
+    """Take the schema to `revision` as the owner, then give the app's role what it needs, and policies to it alone.
 
     Safe to run twice and concurrently: one deploy at a time has its turn. Raises SQLAlchemy's errors.
     """
@@ -80,7 +105,10 @@ def migrate(settings: Settings, revision: str = "head") -> None:
         with engine.connect() as connection:
             command.upgrade(_configuration(connection), revision)
         with engine.begin() as connection:
-            _grant(connection, str(make_url(settings.database_url).username))
+            connection.execute(_LOCK_TIMEOUT)
+            app_role = str(make_url(settings.database_url).username)
+            _grant(connection, app_role)
+            _wall(connection, app_role)
 
 
 def downgrade(settings: Settings, revision: str) -> None:
@@ -158,8 +186,10 @@ def require_walls(engine: Engine) -> None:
 
 def wall_missing(connection: Connection) -> str | None:
     """Why row level security does not bind the connection's role, in one line; None if it does."""
-    named = {"tables": list(Base.metadata.tables)}
-    return _NO_WALL if connection.execute(_SEES_EVERYTHING, named).scalar_one() else None
+    found = connection.execute(_SEES_EVERYTHING, {"tables": list(Base.metadata.tables)}).one()
+    if found.by_role:
+        return _UNBOUND_ROLE
+    return _OPEN_TABLE.format(found.open_table) if found.open_table else None
 
 
 def _configuration(connection: Connection | None = None) -> Config:
@@ -170,14 +200,21 @@ def _configuration(connection: Connection | None = None) -> Config:
     return configuration
 
 
+def _wall(connection: Connection, app_role: str) -> None:
+    """Policies that open by a setting are the app's role's alone, and stand on every partition."""
+    quote = connection.dialect.identifier_preparer.quote
+    for relation, policy in connection.execute(_POLICIES_FOR_OTHERS, {"role": app_role}).all():
+        connection.execute(text(f"ALTER POLICY {quote(policy)} ON {relation} TO {quote(app_role)}"))
+    if connection.execute(text("SELECT to_regprocedure('wall_event_partition(regclass)') IS NOT NULL")).scalar_one():
+        connection.execute(_OPEN_PARTITIONS)
+
+
 def _grant(connection: Connection, app_role: str) -> None:
     owner = connection.execute(text("SELECT current_user")).scalar_one()
     if app_role == owner:
         return
     role = connection.dialect.identifier_preparer.quote(app_role)
-    existing = set(
-        connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")).scalars()
-    )
+    existing = set(connection.execute(_RELATIONS).scalars())
     for privileges, tables in _GRANTS.items():
         for table in existing.intersection(tables):
             connection.execute(text(f"GRANT {privileges} ON {table} TO {role}"))

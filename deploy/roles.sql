@@ -11,3 +11,4 @@ CREATE ROLE lariba_app LOGIN PASSWORD :'app_password' NOSUPERUSER NOBYPASSRLS;
 -- Text in the order of its code points: under any other locale an upgrade of the C library can change the order that the
 -- unique indexes rely on, and doubles get in.
 CREATE DATABASE lariba OWNER lariba_owner ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0;
+-- A role for reports sees one workspace, and is made when it is wanted: docs/operations.md.

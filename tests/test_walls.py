@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import (
     ForeignKeyViolation,
     InsufficientPrivilege,
+    UndefinedColumn,
     UniqueViolation,
 )
 from sqlalchemy import text
@@ -35,6 +36,8 @@ from tests.servers import database_url
 
 # What the app's role may read without row level security, each with its reason.
 _OPEN = {"alembic_version": "one row, the schema's revision"}
+# No policy can stand on a view. It carries the condition itself, and the tests below ask it.
+_VIEWS = {"readable_events"}
 # Closed to everybody who has named a workspace.
 _OF_NO_WORKSPACE = {"maintenance_tasks"}
 TABLES = sorted(set(Base.metadata.tables) - _OF_NO_WORKSPACE)
@@ -102,8 +105,8 @@ def test_every_table_has_row_level_security_and_a_policy(settings: Settings) -> 
             " AND has_table_privilege(%s, c.oid, 'SELECT, INSERT, UPDATE, DELETE')",
             [conninfo_to_dict(settings.database_url)["user"]],
         ).fetchall()
-    assert {name for name, _, _ in readable} == {*TABLES, *_OF_NO_WORKSPACE, *_OPEN}
-    assert {name for name, *is_walled in readable if not all(is_walled)} == set(_OPEN)
+    assert {name for name, _, _ in readable} == {*TABLES, *_OF_NO_WORKSPACE, *_OPEN, *_VIEWS}
+    assert {name for name, *is_walled in readable if not all(is_walled)} == {*_OPEN, *_VIEWS}
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -179,6 +182,31 @@ def test_what_belongs_to_no_workspace_is_shown_to_none(
         assert _seen(connect(tenant), table) == set()
         with pytest.raises(InsufficientPrivilege, match="row-level security"):
             connect(tenant).execute(f"INSERT INTO {table} (name) VALUES ('other')")
+
+
+class TestTheViewThatEventsAreReadThrough:
+    def test_without_a_workspace_shows_nothing(self, full: tuple[Tenant, Tenant], connect: Connect) -> None:
+        assert _seen(connect(None), "readable_events") == set()
+
+    def test_within_a_workspace_shows_its_events_and_no_others(
+        self, house: Context, full: tuple[Tenant, Tenant], connect: Connect
+    ) -> None:
+        for tenant in full:
+            assert _seen(connect(tenant), "readable_events") == _Rows(house).of("events", tenant)
+
+    def test_shows_no_more_to_who_sees_everything(self, full: tuple[Tenant, Tenant], connect: Connect) -> None:
+        connection = connect(None)
+        connection.execute("SET lariba.everywhere = 'on'")
+
+        assert _seen(connection, "readable_events") == set()
+
+    @pytest.mark.parametrize(
+        "statement",
+        ["INSERT INTO readable_events DEFAULT VALUES", "DELETE FROM readable_events", "UPDATE {} SET x = 1"],
+    )
+    def test_takes_nothing(self, alice: Tenant, connect: Connect, statement: str) -> None:
+        with pytest.raises((InsufficientPrivilege, UndefinedColumn)):
+            connect(alice).execute(statement.replace("{}", "readable_events").replace("x =", "severity = 'info', x ="))
 
 
 class TestWaysAround:

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from app.maintenance import search_indexes
 from app.maintenance.blockers import Blocker, wait_for_older_snapshots
@@ -169,9 +170,19 @@ def _begin_after_the_look_for_older_ones(
     monkeypatch.setattr(search_indexes, "wait_for_older_snapshots", look)
 
 
-def test_a_search_uses_them(two_days: Installation) -> None:
-    two_days.store(two_days.tenant(), noon(_YESTERDAY.day), count=2_000, payload='{"order": {"id": 7}}')
+def test_a_search_by_the_apps_role_uses_that_of_the_payload(two_days: Installation) -> None:
+    """As the reading side asks: below row level security, through the parent, within two days."""
+    alice = two_days.tenant()
+    two_days.store(alice, noon(_YESTERDAY.day), count=2_000, payload='{"order": {"id": 7}}')
+    two_days.store(alice, noon(_YESTERDAY.day), payload='{"order": {"id": 8}}')
+    two_days.store(two_days.tenant(), noon(_YESTERDAY.day), payload='{"order": {"id": 8}}')
     index_closed_partitions(two_days.owner, now=noon(_TODAY))
+    query = (
+        "SELECT workspace_id FROM readable_events WHERE received_at >= '2031-03-29Z' AND received_at < '2031-03-31Z'"
+        """ AND payload @> '{"order": {"id": 8}}'"""
+    )
 
-    query = f'EXPLAIN SELECT * FROM {_YESTERDAY.name} WHERE payload @> \'{{"order": {{"id": 8}}}}\''
-    assert index_name(_YESTERDAY, "payload") in str(two_days.sql(query))
+    with two_days.database.transaction(alice.workspace_row) as session:
+        plan = "\n".join(session.execute(text(f"EXPLAIN {query}")).scalars())
+        assert f"Bitmap Index Scan on {index_name(_YESTERDAY, 'payload')}" in plan
+        assert session.execute(text(query)).scalars().all() == [alice.workspace_row]
