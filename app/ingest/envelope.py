@@ -161,7 +161,10 @@ class EnvelopeSchema(Schema):
     payload = fields.Dict(
         keys=fields.String(),
         required=True,
-        metadata={"description": "Any JSON object of at most 256 KiB and 32 levels, without U+0000; stored exactly."},
+        metadata={
+            "description": "Any JSON object of at most 256 KiB and 32 levels, without U+0000 and without numbers beyond"
+            " a double (1.8e308) or of more than 1,000 characters; stored exactly."
+        },
         error_messages={"invalid": "Must be a JSON object.", "null": "Must be a JSON object."},
     )
 

@@ -3,12 +3,13 @@
 import re
 from typing import Any
 
+import msgspec
 from flask import Request, g, request
 from marshmallow import Schema
 from webargs.flaskparser import FlaskParser
 
 from app.errors import Fault, PreconditionRequired, SchemaValidationFailed
-from app.exact_json import Number, pointer_token, read_object
+from app.exact_json import pointer_token, read_object
 from app.management.revisions import UNCONDITIONAL, Condition, Target
 from app.request_body import check_media_type, read_bytes
 
@@ -79,8 +80,9 @@ def _members(body: bytes) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A number that is whole is an integer however it is written: to JSON Schema, and to JavaScript, 5.0 is 5."""
-    if isinstance(value, Number):
-        return int(value.canonical) if value.canonical.removeprefix("-").isdecimal() else value
+    if isinstance(value, msgspec.Raw):
+        text = bytes(value).decode()
+        return int(text) if text.removeprefix("-").isdecimal() else float(text)
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
