@@ -50,7 +50,7 @@ class Settings:
     door: str = "on"
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
-    """Connections per process, for all but single events: those have the committer's own."""
+    """Connections per process, for all but single events: those have the committer's own. Management has a third."""
     storage_deadline_seconds: float = 1.8
     """How long one ingest may wait for PostgreSQL in all; under the two seconds that the contract promises."""
     idempotency_wait_seconds: float = 1.0
@@ -86,6 +86,10 @@ class Settings:
     """What one key may send; more than two web processes carry on two cores, so that only a runaway meets it."""
     workspace_events_per_second: int | None = 100_000
     """What all keys of a workspace may send together."""
+    management_token_requests_per_second: int | None = 50
+    """What one management token may ask for; a dashboard asks for some, a loop that has gone wrong for thousands."""
+    management_workspace_requests_per_second: int | None = 200
+    """What all management tokens of a workspace may ask for together."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:

@@ -14,6 +14,17 @@ EXTENSION = "lariba"
 
 
 @dataclass(frozen=True, slots=True)
+class ManagementContext:
+    """What the management API has of its own, so that it takes nothing from ingest, nor one workspace from another."""
+
+    database: Database
+    """A share of the pool."""
+    urgent_database: Database
+    """Another one, for what takes a right away: what else a workspace does keeps it waiting for no connection."""
+    rate_limiter: RateLimiter
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """The parts that live as long as the process."""
 
@@ -21,6 +32,7 @@ class Context:
     database: Database
     credentials: Credentials
     rate_limiter: RateLimiter
+    management: ManagementContext
 
 
 def context() -> Context:

@@ -92,10 +92,14 @@ _HEADERS: Final[Mapping[str, tuple[bool, str, Document]]] = {
     ),
     "RateLimit-Policy": (
         False,
-        "The limits of the key and of its workspace: q events in w seconds.",
+        "The limits of the key or token and of its workspace: q events, or requests, in w seconds.",
         {"type": "string"},
     ),
-    "RateLimit": (False, "What is left of the nearer limit: r events, for t seconds.", {"type": "string"}),
+    "RateLimit": (
+        False,
+        "What is left of them: r events, or requests; after t seconds without one all are.",
+        {"type": "string"},
+    ),
     "Accept-Encoding": (False, "There if the Content-Encoding was the reason: what is taken.", {"type": "string"}),
 }
 

@@ -4,11 +4,12 @@ No wait for PostgreSQL is without an end: each transaction has a deadline that t
 frozen server or a dead network delays a request no longer than a stopped server does.
 """
 
+import copy
 import os
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -21,6 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app import metrics
+from app.concurrency import ConcurrencyLimit
 from app.connections import ImpatientConnection, Lane, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
 
@@ -99,12 +101,19 @@ class Database:
         event.listen(self._engine, "checkout", _refuse_if_hung_up)
         _count_use(self._engine, application_name, pool_size)
         self._program = application_name
+        self._limit: ConcurrencyLimit | None = None
         _abandon_after_fork(weakref.ref(self._engine))
 
     @property
     def engine(self) -> Engine:
         """For the entry points, which look at the schema before they serve."""
         return self._engine
+
+    def share(self, limit: ConcurrencyLimit) -> "Database":
+        """The same database and the same pool, of which no more is used than `limit` lets through, by reach."""
+        other = copy.copy(self)
+        other._limit = limit  # noqa: SLF001 - it is our own
+        return other
 
     def lane(self) -> "Lane":
         """A further connection, beside the pool, for one thread that has statements all the time."""
@@ -118,6 +127,10 @@ class Database:
         Raises StorageUnavailable if PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass
         OutcomeUnknown if the connection was lost during the commit itself.
         """
+        with self._limit.held(reach) if self._limit else nullcontext():
+            yield from self._transaction(reach, deadline_seconds)
+
+    def _transaction(self, reach: int | Reach, deadline_seconds: float) -> Iterator[Session]:
         deadline = time.monotonic() + deadline_seconds
         session = Session(self._engine, expire_on_commit=False)
         connection: Connection | None = None

@@ -206,7 +206,7 @@ class BatchRejected(Refusal):
 
 
 class RateLimitExceeded(Refusal):
-    """This source key or its workspace sends more events than it may. Repeat the same request later."""
+    """This source key or management token, or its workspace, sends more than it may. Repeat the same request later."""
 
     code = "rate_limit_exceeded"
     retryable = True

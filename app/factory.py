@@ -1,12 +1,14 @@
 """The roof: puts the web application together. Imported by wsgi.py and tests only."""
 
 from functools import partial
+from typing import Final
 
 from flask import Flask
 
 from app import api, commands, logs, metrics, problems, request_log
+from app.concurrency import ConcurrencyLimit
 from app.config import Settings
-from app.context import EXTENSION, Context
+from app.context import EXTENSION, Context, ManagementContext
 from app.credentials import Credentials
 from app.database import Database
 from app.ingest.acceptance import Counter
@@ -18,9 +20,14 @@ from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
 from app.ingest.uploads import Uploads
 from app.monitoring import metrics_route
-from app.rate_limits import RateLimiter, Rates, Sharing, namespace_of, read_overrides
+from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
 from app.request_lines import RequestLines
 from app.shared_digests import SharedDigests
+
+# A request of the management API takes some milliseconds of a connection; whoever has none after a second, or comes
+# when so many of its workspace wait, is better told to come back.
+_WAITING_PER_WORKSPACE: Final = 32
+_WAIT_SECONDS: Final = 1.0
 
 
 def create_app(settings: Settings, *, credentials: Credentials | None = None) -> Flask:
@@ -40,6 +47,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
         database=database,
         credentials=credentials or _credentials(settings),
         rate_limiter=_rate_limiter(settings, database),
+        management=_management(settings, database),
     )
     lines = RequestLines()
     app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines)
@@ -76,9 +84,35 @@ def _credentials(settings: Settings) -> Credentials:
     return Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max, shared=shared)
 
 
+def _management(settings: Settings, database: Database) -> ManagementContext:
+    third = max(1, settings.database_pool_size // 3)
+    rates = Rates(
+        key=settings.management_token_requests_per_second, workspace=settings.management_workspace_requests_per_second
+    )
+    return ManagementContext(
+        database=database.share(_share_of_pool(third, at_once_per_workspace=(third + 1) // 2)),
+        urgent_database=database.share(_share_of_pool(2, at_once_per_workspace=1)),
+        rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, sharing=_sharing(settings)),
+    )
+
+
+def _share_of_pool(at_once: int, *, at_once_per_workspace: int) -> ConcurrencyLimit:
+    return ConcurrencyLimit(
+        at_once,
+        at_once_per_client=at_once_per_workspace,
+        waiting_per_client=_WAITING_PER_WORKSPACE,
+        wait_seconds=_WAIT_SECONDS,
+        busy="Nothing was changed: too much of the management API is under way. Repeat the same request later.",
+    )
+
+
+def _sharing(settings: Settings) -> Sharing | None:
+    return Sharing(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None
+
+
 def _rate_limiter(settings: Settings, database: Database) -> RateLimiter:
     return RateLimiter(
         Rates(key=settings.source_key_events_per_second, workspace=settings.workspace_events_per_second),
-        sharing=Sharing(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None,
+        sharing=_sharing(settings),
         read_overrides=partial(read_overrides, database),
     )

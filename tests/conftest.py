@@ -76,6 +76,9 @@ class fresh_database:  # noqa: N801 - reads as a verb at its use
             secret_key=(SECRET_KEY,),
             log_level="WARNING",
             database_pool_size=40,
+            # Tests ask as fast as they can; those of the limits set their own.
+            management_token_requests_per_second=None,
+            management_workspace_requests_per_second=None,
         )
 
     def __exit__(self, *_: object) -> None:

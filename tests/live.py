@@ -52,8 +52,14 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_SECRET_KEY": ",".join(settings.secret_key),
         "LARIBA_LOG_LEVEL": "WARNING",
         "LARIBA_DATABASE_POOL_SIZE": str(settings.database_pool_size),
+        "LARIBA_MANAGEMENT_TOKEN_REQUESTS_PER_SECOND": _limit(settings.management_token_requests_per_second),
+        "LARIBA_MANAGEMENT_WORKSPACE_REQUESTS_PER_SECOND": _limit(settings.management_workspace_requests_per_second),
         "LARIBA_METRICS_DIR": settings.metrics_dir,
     }
+
+
+def _limit(rate: int | None) -> str:
+    return "off" if rate is None else str(rate)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Whose management token is it? Proven once per process; whether it still lives is read at every request."""
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -35,11 +36,13 @@ def authenticate(
     credentials: Credentials,
     database: Database,
     *,
+    admit: Callable[[Identity], object] = lambda _: None,
     request_id: str | None = None,
     address: str | None = None,
 ) -> Operator:
     """Who holds the token in the Authorization header, and what it may do.
 
+    `admit` is asked as soon as it is known whose token it is, and may refuse before the database is asked for more.
     Raises InvalidManagementToken, alike for whatever is wrong with it, and StorageUnavailable.
     """
     scheme, _, sent = (header or "").partition(" ")
@@ -52,6 +55,7 @@ def authenticate(
     proof = _prove(credential, credentials, database)
     if proof is None:
         raise InvalidManagementToken
+    admit(proof.identity)
     with database.transaction(proof.identity.workspace_id, deadline_seconds=_DEADLINE_SECONDS) as session:
         row = _read(session, proof)
     if row is None:

@@ -30,14 +30,28 @@ _SWEEP_SECONDS = 10.0
 _REPORTS_PER_CALL = 500
 # About 500 bytes each; whoever is dropped begins with a full quota.
 _WINDOWS_MAX = 100_000
-_KEY: Final = "key"
 _WORKSPACE: Final = "workspace"
-_CALLED: Final = {_KEY: "source key", _WORKSPACE: "workspace"}
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What kind of credential is limited, as headers and messages call it."""
+
+    policy: str
+    called: str
+    units: str
+    """What it sends."""
+    workspaces: str
+    """What the limits of workspaces are named by, which each has one of for each kind of credential."""
+
+
+SOURCE_KEY: Final = Credential("key", "source key", "events", "workspace")
+MANAGEMENT_TOKEN: Final = Credential("token", "management token", "requests", "management_of_workspace")
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Events per second of whoever has no limit of its own; None is no limit."""
+    """Events, or requests, per second of whoever has no limit of its own; None is no limit."""
 
     key: int | None
     workspace: int | None
@@ -62,12 +76,15 @@ class RateLimiter:
         self,
         rates: Rates,
         *,
+        credential: Credential = SOURCE_KEY,
         sharing: Sharing | None = None,
         read_overrides: Callable[[], Overrides] = Overrides,
         clock: Callable[[], float] = time.monotonic,
         in_background: bool = True,
     ) -> None:
         self._rates = rates
+        self._credential = credential
+        self._kind = credential.policy
         self._sharing = sharing
         self._read_overrides = read_overrides
         self._clock = clock
@@ -86,10 +103,10 @@ class RateLimiter:
         self._noted: deque[Window] = deque()
         self._overrides_due = self._sweep_due = float("-inf")
 
-    def admit(self, identity: Identity, events: int = 1) -> Allowance:
+    def admit(self, identity: Identity, events: int = 1, *, is_urgent: bool = False) -> Allowance:
         """Let `events` of a key through, all or none; 0 asks whether there is room for one, and takes nothing.
 
-        Raises RateLimitExceeded.
+        What is urgent is not refused for what the others of its workspace have used up. Raises RateLimitExceeded.
         """
         if self._in_background and not self._background.is_running:
             self._background.start()
@@ -98,7 +115,7 @@ class RateLimiter:
         workspace = self._workspaces.get(identity.workspace_id) or self._workspace_window(identity)
         key_left, workspace_left = key.left(now), workspace.left(now)
         key_says_no = key_left < key.needed(events)
-        workspace_says_no = workspace_left < workspace.needed(events)
+        workspace_says_no = workspace_left < workspace.needed(events) and not is_urgent
         if key_says_no or workspace_says_no:
             if key_says_no:
                 key.refuse(now)
@@ -115,7 +132,7 @@ class RateLimiter:
         if self._sharing and (key.unreported > _HURRY_SECONDS or workspace.unreported > _HURRY_SECONDS):
             self._background.hurry()
         allowance = _allowance(
-            key.policy and key.state(key_left, now, _KEY),
+            key.policy and key.state(key_left, now, self._kind),
             workspace.policy and workspace.state(workspace_left, now, _WORKSPACE),
             (key.policy, workspace.policy),
         )
@@ -123,9 +140,23 @@ class RateLimiter:
             key_wait = key.wait_for(events, now) if key_says_no else 0.0
             workspace_wait = workspace.wait_for(events, now) if workspace_says_no else 0.0
             if key_wait >= workspace_wait:
-                raise _refusal(_KEY, key.limit, events, key_wait, allowance)
-            raise _refusal(_WORKSPACE, workspace.limit, events, workspace_wait, allowance)
+                raise self._refusal(self._credential.called, key.limit, events, key_wait, allowance)
+            raise self._refusal(_WORKSPACE, workspace.limit, events, workspace_wait, allowance)
         return allowance
+
+    def _refusal(
+        self, called: str, limit: int, events: int, wait_seconds: float, allowance: Allowance
+    ) -> RateLimitExceeded:
+        units = self._credential.units
+        seconds = max(1, ceil(wait_seconds))
+        later = f"Repeat the same request in {seconds} second{'s' if seconds > 1 else ''}"
+        message = f"This {called} may send {limit} {units} per second, and this request is more than is left. {later}."
+        if events > limit * SPAN_SECONDS:
+            message = (
+                f"This request has {events} {units}, and its {called} may send {limit} per second: it is taken only"
+                f" while nothing of that is used. {later}, or send fewer {units} at once."
+            )
+        return RateLimitExceeded(message, retry_after_seconds=seconds, headers=allowance.headers)
 
     def _note(self, window: Window) -> None:
         if not window.is_noted:
@@ -136,7 +167,7 @@ class RateLimiter:
         row = identity.row_id
         with self._mutex:
             limit = self._limit_of_key(row, identity.workspace_id)
-            return _added(self._keys, row, Window(identity.public_id, _KEY, limit, identity.workspace_id))
+            return _added(self._keys, row, Window(identity.public_id, self._kind, limit, identity.workspace_id))
 
     def _limit_of_key(self, row: int, workspace_row: int) -> int | None:
         """Its own, or its workspace's for each of its keys, or the installation's."""
@@ -147,7 +178,7 @@ class RateLimiter:
         row = identity.workspace_id
         with self._mutex:
             limit = self._overrides.workspaces.get(row, self._rates.workspace)
-            return _added(self._workspaces, row, Window(f"workspace_{row}", _WORKSPACE, limit, row))
+            return _added(self._workspaces, row, Window(f"{self._credential.workspaces}_{row}", _WORKSPACE, limit, row))
 
     def step(self) -> None:
         """What is done beside the road, ten times a second."""
@@ -196,7 +227,7 @@ class RateLimiter:
                 keys.update(row for row, window in self._keys.items() if window.workspace_row in in_workspaces)
             for row in keys & self._keys.keys():
                 window = self._keys[row]
-                window.set_limit(_KEY, self._limit_of_key(row, window.workspace_row))
+                window.set_limit(self._kind, self._limit_of_key(row, window.workspace_row))
             for row, _ in before.workspaces.items() ^ overrides.workspaces.items():
                 if row in self._workspaces:
                     limit = overrides.workspaces.get(row, self._rates.workspace)
@@ -228,17 +259,3 @@ def _allowance(key_state: str, workspace_state: str, policies: tuple[str, str]) 
     if key_state and workspace_state:
         return Allowance(f"{policies[0]}, {policies[1]}", f"{key_state}, {workspace_state}")
     return Allowance(policies[0] or policies[1], key_state or workspace_state)
-
-
-def _refusal(kind: str, limit: int, events: int, wait_seconds: float, allowance: Allowance) -> RateLimitExceeded:
-    seconds = max(1, ceil(wait_seconds))
-    later = f"Repeat the same request in {seconds} second{'s' if seconds > 1 else ''}"
-    message = (
-        f"This {_CALLED[kind]} may send {limit} events per second, and the request has more than is left. {later}."
-    )
-    if events > limit * SPAN_SECONDS:
-        message = (
-            f"This request has {events} events, and its {_CALLED[kind]} may send {limit} per second: it is taken only"
-            f" while nothing of that is used. {later}, or send fewer events at once."
-        )
-    return RateLimitExceeded(message, retry_after_seconds=seconds, headers=allowance.headers)

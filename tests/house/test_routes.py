@@ -100,7 +100,8 @@ def _refusals_of(operation: Operation) -> set[str]:
     }
     is_of |= dict.fromkeys(("bad_request", "payload_too_large", "unsupported_media_type"), operation.method != "GET")
     is_of |= dict.fromkeys(("idempotency_key_reused", "idempotency_in_progress"), operation.method == "POST")
-    is_of |= dict.fromkeys(("invalid_management_token", "schema_validation_failed", "storage_unavailable"), True)
+    always = ("invalid_management_token", "schema_validation_failed", "rate_limit_exceeded", "storage_unavailable")
+    is_of |= dict.fromkeys(always, True)
     return {code for code, is_so in is_of.items() if is_so}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.config import Settings
-from app.context import Context
+from app.context import Context, ManagementContext
 from app.credentials import Credentials
 from app.database import Database
 from app.maintenance.runs import Shift
@@ -104,7 +104,13 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
     with copied_database(server_url, migrated) as settings:
         database = Database(settings.database_url, pool_size=6, lock_timeout_seconds=5)
         limiter = RateLimiter(Rates(key=None, workspace=None))
-        house = Context(settings=settings, database=database, credentials=credentials, rate_limiter=limiter)
+        house = Context(
+            settings=settings,
+            database=database,
+            credentials=credentials,
+            rate_limiter=limiter,
+            management=ManagementContext(database, database, limiter),
+        )
         installation = Installation(house, Owner(settings.admin_database_url))
         # The days that migrating has made are those of the real clock; a test has one of its own.
         for day in installation.days():

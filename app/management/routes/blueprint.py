@@ -2,16 +2,17 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
-from flask import Response, request
+from flask import Response, g, request
 from flask_smorest import Blueprint
 from marshmallow import Schema
 
 from app.context import context
+from app.credentials import Identity
 from app.errors import (
     Conflict,
     CredentialAlreadyShown,
@@ -30,7 +31,7 @@ from app.management.requests import AlreadyDoneError
 from app.management.routes.answers import links_of
 from app.management.routes.examples import example_of
 from app.management.routes.openapi import PAGED, complete_answers, describe, path_parameters
-from app.management.routes.operation import Operation
+from app.management.routes.operation import Declared, Operation
 from app.management.routes.reading import JsonParser, body_of_request, refuse_members
 from app.management.routes.shapes import PageSchema
 from app.request_log import remote_address, request_id
@@ -54,27 +55,11 @@ class ManagementBlueprint(Blueprint):  # type: ignore[misc]
         self._views: dict[str, tuple[View, str]] = {}
         self.operations: dict[str, Operation] = {}
         """By the names of their views."""
-        self.after_request(_keep_out_of_caches)
+        self.after_request(_complete)
 
-    def operation(
-        self,
-        method: str,
-        rule: str,
-        *,
-        role: Role,
-        whole_workspace: bool = False,
-        refuses: Iterable[type[Refusal]] = (),
-        shown_by: str | None = None,
-    ) -> Callable[[View], View]:
-        """Serve `rule` with the view, guarded; document what all operations refuse, and `refuses`."""
-        operation = Operation(
-            method=method,
-            rule=rule,
-            role=role,
-            is_for_whole_workspace=whole_workspace,
-            refuses=tuple(refuses),
-            shown_by=shown_by,
-        )
+    def operation(self, method: str, rule: str, *, role: Role, **declared: Unpack[Declared]) -> Callable[[View], View]:
+        """Serve `rule` with the view, guarded; document what all operations refuse, and what is `declared`."""
+        operation = Operation(method=method, rule=rule, role=role, **declared)
 
         def decorate(view: View) -> View:
             documented = self.doc(**describe(view, operation, GUARD))(view)
@@ -129,7 +114,7 @@ def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]
 
     @wraps(view)
     def guarded(**path: str) -> Any:
-        operator = _operator()
+        operator = _operator(operation)
         operator.require(operation.role, whole_workspace=operation.is_for_whole_workspace)
         _check_query(known)
         if operation.method == "POST" and "Idempotency-Key" in request.headers:
@@ -151,12 +136,17 @@ def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]
     return guarded
 
 
-def _operator() -> Operator:
+def _operator(operation: Operation) -> Operator:
     house = context()
+
+    def admit(identity: Identity) -> None:
+        g.allowance = house.management.rate_limiter.admit(identity, is_urgent=operation.is_urgent)
+
     return authenticate(
         request.headers.get("Authorization"),
         house.credentials,
-        house.database,
+        house.management.urgent_database if operation.is_urgent else house.management.database,
+        admit=admit,
         request_id=request_id(),
         address=remote_address() or None,
     )
@@ -214,7 +204,9 @@ def _check_query(known: list[str]) -> None:
         raise SchemaValidationFailed(faults=tuple(faults))
 
 
-def _keep_out_of_caches(response: Response) -> Response:
+def _complete(response: Response) -> Response:
     # A tenant's data, and in one answer a secret; and last_used_at moves without the ETag.
     response.cache_control.no_store = True
+    if "allowance" in g:  # a refusal for the rate brings its own
+        response.headers.update(g.allowance.headers)
     return response

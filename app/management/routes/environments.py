@@ -71,7 +71,7 @@ class EnvironmentSchema(ObjectSchema):
 @blueprint.response(201, EnvironmentSchema, headers=CREATED)
 def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentFacts, Headers]:
     """Create an environment in a project."""
-    environment = environments.create_environment(context().database, operator, project_id, new)
+    environment = environments.create_environment(context().management.database, operator, project_id, new)
     return created(environment, ".read_environment", environment_id=environment.id)
 
 
@@ -83,14 +83,14 @@ def list_environments(
     operator: Operator, page: PageRequest, only: dict[str, bool], project_id: str
 ) -> Page[EnvironmentFacts]:
     """List a project's environments, newest first."""
-    return environments.list_environments(context().database, operator, project_id, page, **only)
+    return environments.list_environments(context().management.database, operator, project_id, page, **only)
 
 
 @blueprint.operation("GET", "/v1/environments/<environment_id>", role=Role.AUDITOR)
 @blueprint.response(200, EnvironmentSchema, headers=SHOWN)
 def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
     """Read an environment."""
-    return shown(environments.read_environment(context().database, operator, environment_id))
+    return shown(environments.read_environment(context().management.database, operator, environment_id))
 
 
 @blueprint.operation(
@@ -108,7 +108,9 @@ def update_environment(
 
     Events that name the old `environment` are refused from then on.
     """
-    return shown(environments.change_environment(context().database, operator, stated_target(environment_id), change))
+    return shown(
+        environments.change_environment(context().management.database, operator, stated_target(environment_id), change)
+    )
 
 
 @blueprint.operation("DELETE", "/v1/environments/<environment_id>", role=Role.ADMIN, refuses=[PreconditionFailed])
@@ -118,7 +120,7 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
 
     Its sources and keys go with it: none of the keys can send events any more. Its events stay.
     """
-    environments.archive_environment(context().database, operator, target(environment_id))
+    environments.archive_environment(context().management.database, operator, target(environment_id))
     return gone()
 
 
@@ -135,4 +137,4 @@ def restore_environment(operator: Operator, environment_id: str) -> tuple[Enviro
 
     Its sources come back with it, but no key: those that were live are revoked.
     """
-    return shown(environments.restore_environment(context().database, operator, target(environment_id)))
+    return shown(environments.restore_environment(context().management.database, operator, target(environment_id)))

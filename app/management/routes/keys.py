@@ -82,7 +82,7 @@ KeyPageSchema = page_schema("KeyPage", KeySchema)
 def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key for a source. This answer alone shows it."""
     house = context()
-    key = keys.issue_key(house.database, house.credentials, operator, source_id, new)
+    key = keys.issue_key(house.management.database, house.credentials, operator, source_id, new)
     return created(key, ".read_key", key_id=key.id)
 
 
@@ -91,7 +91,7 @@ def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKe
 @blueprint.response(200, KeyPageSchema)
 def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[KeyFacts]:
     """List a source's keys, newest first, revoked and expired ones included."""
-    return keys.list_keys(context().database, operator, source_id, page)
+    return keys.list_keys(context().management.database, operator, source_id, page)
 
 
 @blueprint.operation("GET", "/v1/keys", role=Role.AUDITOR)
@@ -100,14 +100,14 @@ def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[Key
 @blueprint.response(200, KeyPageSchema)
 def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyFacts]:
     """List the workspace's keys, newest first; the filters find the stale ones and those that end soon."""
-    return key_list.list_keys(context().database, operator, only, page)
+    return key_list.list_keys(context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>", role=Role.AUDITOR)
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
     """Read a key."""
-    return shown(keys.read_key(context().database, operator, key_id))
+    return shown(keys.read_key(context().management.database, operator, key_id))
 
 
 @blueprint.operation(
@@ -117,16 +117,21 @@ def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyFacts, Headers]:
     """Change a key's label, rate limit, policies or end. Once this is answered, nothing else is stored with it."""
-    return shown(keys.change_key(context().database, operator, stated_target(key_id), change))
+    return shown(keys.change_key(context().management.database, operator, stated_target(key_id), change))
 
 
 @blueprint.operation(
-    "POST", "/v1/keys/<key_id>/revoke", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_key"
+    "POST",
+    "/v1/keys/<key_id>/revoke",
+    role=Role.DEVELOPER,
+    refuses=[PreconditionFailed],
+    is_urgent=True,
+    shown_by="read_key",
 )
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def revoke_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
     """Revoke a key for good: once this is answered, it never stores an event again. Safe to repeat."""
-    return shown(keys.revoke_key(context().database, operator, target(key_id)))
+    return shown(keys.revoke_key(context().management.urgent_database, operator, target(key_id)))
 
 
 @blueprint.operation(
@@ -141,5 +146,5 @@ def revoke_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
 def rotate_key(operator: Operator, chosen: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key's successor, which this answer alone shows. Both work until the old key's grace is over."""
     house = context()
-    successor = rotation.rotate_key(house.database, house.credentials, operator, target(key_id), chosen)
+    successor = rotation.rotate_key(house.management.database, house.credentials, operator, target(key_id), chosen)
     return created(successor, ".read_key", key_id=successor.id)

@@ -14,9 +14,11 @@ from app.management.routes.operation import Operation
 _ALWAYS: Final = (
     errors.InvalidManagementToken,
     errors.SchemaValidationFailed,
+    errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )
 _WITH_BODY: Final = (errors.BadRequest, errors.PayloadTooLarge, errors.UnsupportedMediaType)
+_ON_EVERY_ANSWER: Final = ("Cache-Control", "RateLimit", "RateLimit-Policy")
 _IF_MATCH: Final = {
     "name": "If-Match",
     "in": "header",
@@ -59,7 +61,7 @@ def describe(view: Callable[..., Any], operation: Operation, guard: str) -> dict
         "description": description,
         "security": [{guard: []}],
         "x-required-role": operation.role.value,
-        "responses": contract.refusal_answers(_refusals(operation), "Cache-Control"),
+        "responses": contract.refusal_answers(_refusals(operation), *_ON_EVERY_ANSWER),
     }
     parameters: list[dict[str, Any]] = []
     if operation.takes_condition:
@@ -87,7 +89,7 @@ def path_parameters(rule: str) -> list[dict[str, Any]]:
 
 def complete_answers(documented: dict[str, Any], operation: Operation) -> None:
     """Add to a view's own answers what all answers carry."""
-    always = contract.headers("Cache-Control")
+    always = contract.headers(*_ON_EVERY_ANSWER)
     if operation.method == "POST":
         always |= contract.headers("Idempotent-Replayed")
     for answers in documented.get("response", {}).get("responses", {}).values():

@@ -60,13 +60,13 @@ class ProjectSchema(ObjectSchema):
 
 
 @blueprint.operation(
-    "POST", "/v1/projects", role=Role.ADMIN, whole_workspace=True, refuses=[Conflict], shown_by="read_project"
+    "POST", "/v1/projects", role=Role.ADMIN, is_for_whole_workspace=True, refuses=[Conflict], shown_by="read_project"
 )
 @blueprint.arguments(NewProjectSchema, example={"name": "Shop", "description": "All that sells"})
 @blueprint.response(201, ProjectSchema, headers=CREATED)
 def create_project(operator: Operator, new: NewProject) -> tuple[ProjectFacts, Headers]:
     """Create a project, with the environments production, staging and development."""
-    project = projects.create_project(context().database, operator, new)
+    project = projects.create_project(context().management.database, operator, new)
     return created(project, ".read_project", project_id=project.id)
 
 
@@ -76,14 +76,14 @@ def create_project(operator: Operator, new: NewProject) -> tuple[ProjectFacts, H
 @blueprint.response(200, page_schema("ProjectPage", ProjectSchema))
 def list_projects(operator: Operator, page: PageRequest, only: dict[str, bool]) -> Page[ProjectFacts]:
     """List the workspace's projects, newest first."""
-    return projects.list_projects(context().database, operator, page, **only)
+    return projects.list_projects(context().management.database, operator, page, **only)
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>", role=Role.AUDITOR)
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
 def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Headers]:
     """Read a project."""
-    return shown(projects.read_project(context().database, operator, project_id))
+    return shown(projects.read_project(context().management.database, operator, project_id))
 
 
 @blueprint.operation(
@@ -93,7 +93,7 @@ def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Hea
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
 def update_project(operator: Operator, change: ProjectChange, project_id: str) -> tuple[ProjectFacts, Headers]:
     """Change a project's name or description."""
-    return shown(projects.change_project(context().database, operator, stated_target(project_id), change))
+    return shown(projects.change_project(context().management.database, operator, stated_target(project_id), change))
 
 
 @blueprint.operation("DELETE", "/v1/projects/<project_id>", role=Role.ADMIN, refuses=[PreconditionFailed])
@@ -103,7 +103,7 @@ def archive_project(operator: Operator, project_id: str) -> Response:
 
     Its environments, sources and keys go with it: none of the keys can send events any more. Its events stay.
     """
-    projects.archive_project(context().database, operator, target(project_id))
+    projects.archive_project(context().management.database, operator, target(project_id))
     return gone()
 
 
@@ -120,4 +120,4 @@ def restore_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, 
 
     Its environments and sources come back with it, but no key: those that were live are revoked.
     """
-    return shown(projects.restore_project(context().database, operator, target(project_id)))
+    return shown(projects.restore_project(context().management.database, operator, target(project_id)))

@@ -118,7 +118,7 @@ def create_source(
 ) -> tuple[CreatedSource, Headers]:
     """Create a source in an environment, and a first key for it if `key` is there. It is enabled."""
     house = context()
-    source = new_sources.create_source(house.database, house.credentials, operator, environment_id, *new)
+    source = new_sources.create_source(house.management.database, house.credentials, operator, environment_id, *new)
     return created(source, ".read_source", source_id=source.id)
 
 
@@ -127,7 +127,7 @@ def create_source(
 @blueprint.response(200, SourcePageSchema)
 def list_sources_of_environment(operator: Operator, page: PageRequest, environment_id: str) -> Page[SourceFacts]:
     """List an environment's sources, newest first."""
-    return sources.list_sources_of_environment(context().database, operator, environment_id, page)
+    return sources.list_sources_of_environment(context().management.database, operator, environment_id, page)
 
 
 @blueprint.operation("GET", "/v1/sources", role=Role.AUDITOR)
@@ -136,14 +136,14 @@ def list_sources_of_environment(operator: Operator, page: PageRequest, environme
 @blueprint.response(200, SourcePageSchema)
 def list_sources(operator: Operator, page: PageRequest, only: SourceFilter) -> Page[SourceFacts]:
     """List the workspace's sources, newest first."""
-    return sources.list_sources(context().database, operator, only, page)
+    return sources.list_sources(context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>", role=Role.AUDITOR)
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Read a source."""
-    return shown(sources.read_source(context().database, operator, source_id))
+    return shown(sources.read_source(context().management.database, operator, source_id))
 
 
 @blueprint.operation(
@@ -156,14 +156,14 @@ def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Header
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def update_source(operator: Operator, change: SourceChange, source_id: str) -> tuple[SourceFacts, Headers]:
     """Change a source's name, type or description."""
-    return shown(sources.change_source(context().database, operator, stated_target(source_id), change))
+    return shown(sources.change_source(context().management.database, operator, stated_target(source_id), change))
 
 
 @blueprint.operation("DELETE", "/v1/sources/<source_id>", role=Role.DEVELOPER, refuses=[PreconditionFailed])
 @blueprint.response(204)
 def archive_source(operator: Operator, source_id: str) -> Response:
     """Archive a source. Its keys go with it and can send no more events. Its events stay."""
-    sources.archive_source(context().database, operator, target(source_id))
+    sources.archive_source(context().management.database, operator, target(source_id))
     return gone()
 
 
@@ -173,16 +173,21 @@ def archive_source(operator: Operator, source_id: str) -> Response:
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def enable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Let a source's keys send events again. Safe to repeat."""
-    return shown(sources.enable_source(context().database, operator, target(source_id)))
+    return shown(sources.enable_source(context().management.database, operator, target(source_id)))
 
 
 @blueprint.operation(
-    "POST", "/v1/sources/<source_id>/disable", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_source"
+    "POST",
+    "/v1/sources/<source_id>/disable",
+    role=Role.DEVELOPER,
+    refuses=[PreconditionFailed],
+    is_urgent=True,
+    shown_by="read_source",
 )
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def disable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Stop a source: once this is answered, none of its keys stores an event. Safe to repeat."""
-    return shown(sources.disable_source(context().database, operator, target(source_id)))
+    return shown(sources.disable_source(context().management.urgent_database, operator, target(source_id)))
 
 
 @blueprint.operation(
@@ -198,4 +203,4 @@ def restore_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Hea
 
     It comes back, but no key: those that were live are revoked.
     """
-    return shown(sources.restore_source(context().database, operator, target(source_id)))
+    return shown(sources.restore_source(context().management.database, operator, target(source_id)))

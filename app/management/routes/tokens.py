@@ -90,7 +90,7 @@ class IssuedTokenSchema(TokenSchema):
 def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers]:
     """Issue a management token, which may do no more than the one that issues it. This answer alone shows it."""
     house = context()
-    token = tokens.issue_token(house.database, house.credentials, operator, new)
+    token = tokens.issue_token(house.management.database, house.credentials, operator, new)
     return created(token, ".read_token", token_id=token.id)
 
 
@@ -100,20 +100,25 @@ def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers
 @blueprint.response(200, page_schema("TokenPage", TokenSchema))
 def list_tokens(operator: Operator, page: PageRequest, only: TokenFilter) -> Page[TokenFacts]:
     """List the workspace's tokens, newest first, revoked and expired ones included."""
-    return tokens.list_tokens(context().database, operator, only, page)
+    return tokens.list_tokens(context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/tokens/<token_id>", role=Role.AUDITOR)
 @blueprint.response(200, TokenSchema, headers=SHOWN)
 def read_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
     """Read a token."""
-    return shown(tokens.read_token(context().database, operator, token_id))
+    return shown(tokens.read_token(context().management.database, operator, token_id))
 
 
 @blueprint.operation(
-    "POST", "/v1/tokens/<token_id>/revoke", role=Role.ADMIN, refuses=[PreconditionFailed], shown_by="read_token"
+    "POST",
+    "/v1/tokens/<token_id>/revoke",
+    role=Role.ADMIN,
+    refuses=[PreconditionFailed],
+    is_urgent=True,
+    shown_by="read_token",
 )
 @blueprint.response(200, TokenSchema, headers=SHOWN)
 def revoke_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
     """Revoke a token for good: once this is answered, it opens nothing. Safe to repeat."""
-    return shown(tokens.revoke_token(context().database, operator, target(token_id)))
+    return shown(tokens.revoke_token(context().management.urgent_database, operator, target(token_id)))

@@ -116,7 +116,7 @@ def read_usage(operator: Operator, query: UsageQuery) -> Usage:
 
     Up to 2,000 counts, one per interval and group in which something happened; a question for more is refused with 422.
     """
-    return usage.read_usage(context().database, operator, query)
+    return usage.read_usage(context().management.database, operator, query)
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>/usage", role=Role.AUDITOR)
@@ -125,7 +125,7 @@ def read_usage(operator: Operator, query: UsageQuery) -> Usage:
 def read_usage_of_key(operator: Operator, query: UsageQuery, key_id: str) -> Usage:
     """Count a key's events per hour or day, also of a revoked one."""
     only = replace(query, group_by=Grouping.KEY, key_id=key_id)
-    return usage.read_usage(context().database, operator, only)
+    return usage.read_usage(context().management.database, operator, only)
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>/usage", role=Role.AUDITOR)
@@ -134,7 +134,7 @@ def read_usage_of_key(operator: Operator, query: UsageQuery, key_id: str) -> Usa
 def read_usage_of_source(operator: Operator, query: UsageQuery, source_id: str) -> Usage:
     """Count a source's events per hour or day, also of an archived one."""
     only = replace(query, group_by=Grouping.SOURCE, source_id=source_id)
-    return usage.read_usage(context().database, operator, only)
+    return usage.read_usage(context().management.database, operator, only)
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>/usage", role=Role.AUDITOR)
@@ -143,4 +143,4 @@ def read_usage_of_source(operator: Operator, query: UsageQuery, source_id: str) 
 def read_usage_of_project(operator: Operator, query: UsageQuery, project_id: str) -> Usage:
     """Count a project's events per hour or day, also of an archived one."""
     only = replace(query, group_by=Grouping.PROJECT, project_id=project_id)
-    return usage.read_usage(context().database, operator, only)
+    return usage.read_usage(context().management.database, operator, only)

@@ -62,18 +62,18 @@ class WorkspaceSchema(ObjectSchema):
 @blueprint.response(200, WorkspaceSchema, headers=SHOWN)
 def read_workspace(operator: Operator) -> tuple[WorkspaceFacts, Headers]:
     """Read the workspace that the token belongs to."""
-    return shown(workspaces.read_workspace(context().database, operator))
+    return shown(workspaces.read_workspace(context().management.database, operator))
 
 
 @blueprint.operation(
     "PATCH",
     "/v1/workspace",
     role=Role.ADMIN,
-    whole_workspace=True,
+    is_for_whole_workspace=True,
     refuses=[PreconditionRequired, PreconditionFailed],
 )
 @blueprint.arguments(WorkspaceChangeSchema, example={"retention_days": 90})
 @blueprint.response(200, WorkspaceSchema, headers=SHOWN)
 def update_workspace(operator: Operator, change: WorkspaceChange) -> tuple[WorkspaceFacts, Headers]:
     """Change the workspace's name, how long events are kept, or the rate limit of its keys."""
-    return shown(workspaces.change_workspace(context().database, operator, stated_condition(), change))
+    return shown(workspaces.change_workspace(context().management.database, operator, stated_condition(), change))
