@@ -79,7 +79,7 @@ def status(*, as_json: bool) -> None:
     settings = context().settings
     upkeep, troubles = None, [DATABASE_AWAY]
     with suppress(StorageUnavailable):
-        upkeep = read_upkeep(context().database, datetime.now(UTC))
+        upkeep = read_upkeep(context().database)
         troubles = list(troubles_of(upkeep, settings))
     if as_json:
         click.echo(shown.as_json(upkeep, troubles))

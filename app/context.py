@@ -1,7 +1,6 @@
 """What a route may reach: one typed value that the factory hangs on the Flask app."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from flask import current_app
 
@@ -41,8 +40,3 @@ def context() -> Context:
     if not isinstance(value, Context):  # pragma: no cover - a wiring mistake, not a state
         raise TypeError(EXTENSION)
     return value
-
-
-def now() -> datetime:
-    """The moment at the counter: taken once per request and passed on."""
-    return datetime.now(UTC)

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import contract
+from app.clock import OwnClock, own_now, read_clocks_in
 from app.context import context
 from app.database import NOWHERE, Database
 from app.errors import Fault, StorageUnavailable
@@ -16,7 +17,10 @@ from app.schema import behind, wall_missing
 
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
-_ALL_WELL: Final = {"database": "ok", "schema": "ok"}
+_ALL_WELL: Final = {"database": "ok", "schema": "ok", "row_level_security": "ok", "clock": "ok"}
+# What is told and keeps no traffic away. A web server's clock decides nothing, so taking it out would cost answers and
+# save none; and if it is PostgreSQL's clock that is wrong, all web servers would be taken out at once.
+_TOLD_ONLY: Final = frozenset({"clock"})
 _MEMBERS: Final[dict[str, Any]] = {
     "status": {"type": "string", "enum": ["ok", "unavailable"]},
     "checks": {"type": "object", "additionalProperties": {"type": "string"}, "description": "`ok`, or what is wrong"},
@@ -65,10 +69,15 @@ def healthz() -> Response:
     },
 )
 def readyz() -> Response:
-    """Traffic may come: the database answers, its schema is not behind this code, and it keeps workspaces apart."""
+    """Traffic may come: the database answers, its schema is not behind this code, and it keeps workspaces apart.
+
+    `clock` is told and keeps no traffic away.
+    """
     house = context()
-    checks = _check(house.database, is_wall_needed=house.settings.allow_rls_bypass == "off")
-    failed = tuple(Fault(f"/checks/{name}", said) for name, said in checks.items() if said != "ok")
+    checks = check(house.database, is_wall_needed=house.settings.allow_rls_bypass == "off")
+    failed = tuple(
+        Fault(f"/checks/{name}", said) for name, said in checks.items() if said != "ok" and name not in _TOLD_ONLY
+    )
     if not failed:
         return _json({"status": "ok", "checks": checks})
     refusal = StorageUnavailable("Not ready: " + "; ".join(f"{fault.pointer[8:]}: {fault.message}" for fault in failed))
@@ -78,20 +87,22 @@ def readyz() -> Response:
     return response
 
 
-def _check(database: Database, *, is_wall_needed: bool) -> dict[str, str]:
+def check(database: Database, *, is_wall_needed: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
     """Each check's name with "ok" or what is wrong in one line."""
     try:
         with database.transaction(NOWHERE, deadline_seconds=1.5) as session:
             is_read_only = session.execute(_IS_READ_ONLY).scalar_one()
+            clocks = read_clocks_in(session, own_clock)
             behind_by = behind(session.connection())
             # A process may have started while the database was away; and a role can be given rights later.
             hole = wall_missing(session.connection()) if is_wall_needed and behind_by is None else None
     except (StorageUnavailable, SQLAlchemyError):
-        return {"database": "unreachable or too slow", "schema": "unknown", "row_level_security": "unknown"}
+        return dict.fromkeys(_ALL_WELL, "unknown") | {"database": "unreachable or too slow"}
     return {
         "database": "read-only" if is_read_only else "ok",
         "schema": behind_by or "ok",
         "row_level_security": hole or "ok",
+        "clock": f"this machine's is {clocks.describe_skew()}" if clocks.is_skewed else "ok",
     }
 
 

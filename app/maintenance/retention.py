@@ -1,6 +1,7 @@
 """Takes away what has been kept long enough: whole days by dropping their partitions, and single workspaces' events.
 
 Days are whole days in UTC. With a retention of 7 days, what came in today and on the seven days before it is there.
+`now` is the earlier of two clocks (Shift.deletes_by). Both may be wrong, so a run takes a few days at the most.
 """
 
 from datetime import date, datetime, timedelta
@@ -19,6 +20,9 @@ from app.owner import Connection, Owner
 
 _log = structlog.get_logger()
 
+DAYS_MAX: Final = 7
+"""How many days one run takes from, the oldest. Runs come every hour, so a worker that was away for a month has caught
+up in five; and if all clocks have jumped by a year, a week is gone when somebody is alarmed, and not the year."""
 # Of workspaces whose own retention is over for a day. Few have one, and the primary key begins with the project.
 _SHORT_LIVED: Final = """
     SELECT coalesce(array_agg(projects.id), '{}')
@@ -28,14 +32,14 @@ _SHORT_LIVED: Final = """
 
 
 def first_kept_day(now: datetime, days: int) -> date:
-    """The oldest day (UTC) that a retention of `days` keeps."""
-    return now.date() - timedelta(days=days)
+    """The oldest day (UTC) that a retention of `days` keeps: today at the latest."""
+    return now.date() - timedelta(days=max(0, days))
 
 
 def drop_old_partitions(
     owner: Owner, *, now: datetime, days: int | None, export_folder: Path | None = None, is_over: Clock = never
 ) -> Done:
-    """Drop the days that a retention of `days` does not keep, the oldest first; None keeps all.
+    """Drop the days that a retention of `days` does not keep, the oldest DAYS_MAX of them; None keeps all.
 
     With a folder, each is exported into it before, and dropped only if the file was read again and holds what the table
     holds at the moment of the drop. Raises OSError and ExportError: then the day stays, and is tried again.
@@ -45,7 +49,7 @@ def drop_old_partitions(
         return Done(0)
     with owner.alone() as connection:
         old = [each for each in attached_partitions(connection) if each.day < first_kept_day(now, days)]
-        for partition in old:
+        for partition in old[:DAYS_MAX]:
             if is_over():
                 return Done(dropped, has_more=True)
             dropped += _drop(connection, partition, export_folder)
@@ -75,16 +79,20 @@ def _detach_and_drop(connection: Connection, partition: Partition) -> None:
 
 
 def delete_expired_events(owner: Owner, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS) -> Done:
-    """Delete the events of workspaces that keep theirs shorter than the installation does; returns how many."""
-    deleted = 0
+    """Delete the events of workspaces that keep theirs shorter than the installation does; returns how many.
+
+    From DAYS_MAX days at the most, the oldest first.
+    """
+    deleted = days = 0
     with owner.alone() as connection:
         for partition in attached_partitions(connection):
             age = (now.date() - partition.day).days
             (projects,) = connection.execute(_SHORT_LIVED, [age]).fetchone() or ([],)
             done = _delete(connection, partition, projects, batch_rows, is_over)
             deleted += done.rows
-            if done.has_more:
-                return Done(deleted, has_more=True)
+            days += done.rows > 0
+            if done.has_more or days == DAYS_MAX:
+                return Done(deleted, has_more=done.has_more)
     return Done(deleted)
 
 

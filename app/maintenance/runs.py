@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import structlog
 from sqlalchemy import Row, TextClause, text
 
+from app.clock import SKEW_MAX, Clocks
 from app.config import Settings
 from app.database import EVERYWHERE, Database
 from app.locks import alone
@@ -27,8 +28,6 @@ RUN_SECONDS: Final = 40
 _PAUSE: Final = timedelta(seconds=5)
 _PAUSE_MAX: Final = timedelta(minutes=1)
 _DOUBLINGS_MAX: Final = 20
-# Between the clocks of two workers.
-_SKEW: Final = timedelta(minutes=5)
 _ERROR_CHARACTERS_MAX: Final = 500
 _CUT_OFF: Final = "cut off: the worker was killed, or lost the database, in the middle of the run"
 
@@ -79,13 +78,19 @@ class Shift:
     owner: Owner
     settings: Settings
     now: datetime
-    """In UTC; the one moment that the whole run takes as now."""
+    """PostgreSQL's, in UTC; the one moment that the whole run takes as now."""
+    own_now: datetime | None = None
+    """The same moment by this machine's clock, if that is another one."""
     ends_at: float = field(default_factory=lambda: time.monotonic() + RUN_SECONDS)
     """time.monotonic() seconds."""
 
     def is_over(self) -> bool:
         """Whether the run should come to its end, with `has_more` if there is more."""
         return time.monotonic() >= self.ends_at
+
+    def deletes_by(self) -> datetime:
+        """What a run that deletes takes as now: the earlier of both clocks. Raises ClockSkewError."""
+        return Clocks(self.now, self.own_now or self.now).earlier()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,4 +207,4 @@ def _is_due(task: Task, state: Row[tuple[datetime, int, bool, bool]], now: datet
     if state.has_more and not state.failures_in_a_row and not state.is_open:
         return True
     # Rings do not come to the millisecond. A start in the future was written by a clock that has been set back since.
-    return bool(now >= state.started_at + 0.9 * pause or state.started_at > now + _SKEW)
+    return bool(now >= state.started_at + 0.9 * pause or state.started_at > now + SKEW_MAX)

@@ -26,16 +26,16 @@ def _fold_usage(shift: Shift) -> Done:
 
 
 def _purge_idempotency_records(shift: Shift) -> Done:
-    return purge_expired_records(shift.database, now=shift.now, is_over=shift.is_over)
+    return purge_expired_records(shift.database, now=shift.deletes_by(), is_over=shift.is_over)
 
 
 def _purge_management_requests(shift: Shift) -> Done:
-    return purge_expired_requests(shift.database, now=shift.now, is_over=shift.is_over)
+    return purge_expired_requests(shift.database, now=shift.deletes_by(), is_over=shift.is_over)
 
 
 def _purge_event_ids(shift: Shift) -> Done:
     days = shift.settings.event_id_days
-    return purge_old_event_ids(shift.database, now=shift.now, days=days, is_over=shift.is_over)
+    return purge_old_event_ids(shift.database, now=shift.deletes_by(), days=days, is_over=shift.is_over)
 
 
 def _mark_expired_keys(shift: Shift) -> Done:
@@ -56,14 +56,14 @@ def _index_closed_partitions(shift: Shift) -> Done:
 
 
 def _delete_expired_events(shift: Shift) -> Done:
-    return delete_expired_events(shift.owner, now=shift.now, is_over=shift.is_over)
+    return delete_expired_events(shift.owner, now=shift.deletes_by(), is_over=shift.is_over)
 
 
 def _drop_old_partitions(shift: Shift) -> Done:
     settings = shift.settings
     return drop_old_partitions(
         shift.owner,
-        now=shift.now,
+        now=shift.deletes_by(),
         days=settings.retention_days,
         export_folder=Path(settings.export_dir) if settings.export_dir else None,
         is_over=shift.is_over,

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.clock import read_clocks
 from app.config import Settings
 from app.database import Database
 from app.errors import StorageUnavailable
@@ -30,10 +30,11 @@ def register(celery: Celery, database: Database, settings: Settings) -> None:
     readiness = Readiness(database, is_wall_needed=settings.allow_rls_bypass == "off")
 
     def work(task: Task) -> None:
-        ends_at, now = time.monotonic() + task.seconds, datetime.now(UTC)
-        shift = Shift(database=database, owner=owner, settings=settings, now=now, ends_at=ends_at)
+        ends_at = time.monotonic() + task.seconds
         try:
             readiness.require()
+            now, own_now = read_clocks(database)
+            shift = Shift(database=database, owner=owner, settings=settings, now=now, own_now=own_now, ends_at=ends_at)
             run_if_due(task, shift)
         except _OBSTACLES as error:
             readiness.tell(error)

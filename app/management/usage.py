@@ -108,14 +108,11 @@ class Usage:
     total: Counts
 
 
-def aligned(
-    begin: datetime | None, end: datetime | None, interval: Interval, now: datetime
-) -> tuple[datetime, datetime]:
-    """The whole intervals that hold everything from `begin` to `end`; what is None is chosen.
+def aligned(begin: datetime | None, end: datetime, interval: Interval) -> tuple[datetime, datetime]:
+    """The whole intervals that hold everything from `begin` to `end`; a `begin` that is None is chosen.
 
     Raises SchemaValidationFailed if they are not in order.
     """
-    end = now if end is None else end
     begin = end - interval.usual_range if begin is None else begin
     if begin >= end:
         raise SchemaValidationFailed(faults=(Fault("/from", "Must be before `to`."),))

@@ -32,7 +32,7 @@ def as_tables(upkeep: Upkeep, settings: Settings, processes: Iterable[Metric]) -
 
 
 def _rows_of_upkeep(upkeep: Upkeep, settings: Settings) -> Iterator[_Row]:
-    yield "upkeep", _moment(upkeep.read_at), ""
+    yield "upkeep", _moment(upkeep.read_at), f"this machine's clock: {upkeep.clock_skew_seconds:+.1f} s"
     yield "usage outbox", _rows(upkeep.outbox_rows), f"the oldest waits for {upkeep.outbox_lag_seconds:.0f} s"
     expired = f"the oldest has been for {upkeep.expired_lag_seconds:.0f} s"
     yield "expired records", _rows(upkeep.expired_rows), expired

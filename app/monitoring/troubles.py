@@ -12,6 +12,8 @@ from app.monitoring.upkeep import TaskUpkeep, Upkeep
 
 _DAY_SECONDS: Final = 86_400
 
+CLOCK_SKEW_SECONDS_MAX: Final = 60
+"""Machines that keep time are within a second of one another. From five minutes on a worker deletes nothing."""
 FAILURES_IN_A_ROW_MAX: Final = 2
 """Once and twice happens: a deploy, a database that restarts."""
 OUTBOX_LAG_SECONDS_MAX: Final = 300
@@ -39,6 +41,10 @@ def troubles_of(upkeep: Upkeep, settings: Settings) -> Iterator[Trouble]:
     """Whatever is beyond its bound."""
     for task in upkeep.tasks:
         yield from _troubles_of_task(task)
+    if abs(upkeep.clock_skew_seconds) > CLOCK_SKEW_SECONDS_MAX:
+        yield Trouble(
+            "LaribaClockSkewed", f"this machine's clock is {upkeep.clock_skew_seconds:+.0f} s from PostgreSQL's"
+        )
     if upkeep.outbox_lag_seconds > OUTBOX_LAG_SECONDS_MAX:
         yield Trouble("LaribaUsageOutboxLags", f"usage waits for {upkeep.outbox_lag_seconds:.0f} s to be folded")
     if upkeep.expired_lag_seconds > EXPIRED_LAG_SECONDS_MAX:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from app.clock import OwnClock, own_now, read_clocks_in
 from app.database import EVERYWHERE, Database
 from app.maintenance.runs import Task
 from app.maintenance.schedule import TASKS
@@ -85,6 +86,9 @@ class Upkeep:
     """The state of the installation at one moment. No count goes beyond ROWS_MAX."""
 
     read_at: datetime
+    """By PostgreSQL's clock, like all moments here."""
+    clock_skew_seconds: float
+    """How far the clock of the machine that read it is ahead of PostgreSQL's."""
     outbox_rows: int
     outbox_lag_seconds: float
     """How long the oldest stored event has waited to be folded."""
@@ -105,17 +109,21 @@ class Upkeep:
     tasks: tuple[TaskUpkeep, ...]
 
 
-def read_upkeep(database: Database, now: datetime) -> Upkeep:
-    """Read it, in one transaction of 1.5 seconds at most. Raises StorageUnavailable, and SQLAlchemyError if the schema
-    is behind.
+def read_upkeep(database: Database, *, ahead: timedelta = timedelta(), own_clock: OwnClock = own_now) -> Upkeep:
+    """Read it, as if it were later by `ahead`, in one transaction of 1.5 seconds at most.
+
+    Raises StorageUnavailable, and SQLAlchemyError if the schema is behind.
     """
     with database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+        clocks = read_clocks_in(session, own_clock)
+        now = clocks.database + ahead
         backlogs = session.execute(_BACKLOGS, {"now": now, "rows_max": ROWS_MAX}).one()
         days = session.execute(_PARTITIONS).all()
         default_partition_rows = _count_in_default_partition(session, days)
         runs = {row.name: row for row in session.execute(_TASKS)}
     return Upkeep(
         read_at=now,
+        clock_skew_seconds=clocks.skew.total_seconds(),
         outbox_rows=backlogs.outbox_rows,
         outbox_lag_seconds=_seconds_since(backlogs.outbox_oldest, now),
         expired_rows=backlogs.expired_rows,

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -33,6 +33,10 @@ _POLICIES: Final[Mapping[str, tuple[str, Callable[[Settings], float]]]] = {
     ),
 }
 _FACTS: Final[Mapping[str, tuple[str, Callable[[Upkeep], float | None]]]] = {
+    "lariba_clock_skew_seconds": (
+        "How far this machine's clock is ahead of PostgreSQL's; negative: behind.",
+        lambda it: it.clock_skew_seconds,
+    ),
     "lariba_usage_outbox_rows": ("Rows that wait to be folded, 100,000 at the most.", lambda it: it.outbox_rows),
     "lariba_usage_outbox_lag_seconds": (
         "How long the oldest accepted event has waited to be folded.",
@@ -113,7 +117,7 @@ class UpkeepMetrics:
         with self._reading:
             if self._clock() >= self._fresh_until:
                 try:
-                    self._upkeep = read_upkeep(self._database, datetime.now(UTC))
+                    self._upkeep = read_upkeep(self._database)
                 except (StorageUnavailable, SQLAlchemyError) as error:
                     _log.warning("upkeep_unreadable", cause=type(error.__cause__ or error).__name__)
                     self._upkeep = None

@@ -88,6 +88,7 @@ def test_status_and_the_rules_have_the_same_bounds() -> None:
 
     assert {alert: bounds[alert] and bounds[alert][0] for alert in _alerts_of_status()} == {  # type: ignore[index]
         "LaribaDatabaseAway": "== 0",
+        "LaribaClockSkewed": f"> {troubles.CLOCK_SKEW_SECONDS_MAX}",
         "LaribaTaskOverdue": "== 1",
         "LaribaTaskFailing": f"> {troubles.FAILURES_IN_A_ROW_MAX}",
         "LaribaUsageOutboxLags": f"> {troubles.OUTBOX_LAG_SECONDS_MAX}",

@@ -59,7 +59,7 @@ def _run(house: Context, task: Task, work: _Work) -> Run:
     return run
 
 
-def _shift(house: Context, now: datetime, **more: float) -> Shift:
+def _shift(house: Context, now: datetime, **more: Any) -> Shift:
     owner = Owner(house.settings.admin_database_url)
     return Shift(database=house.database, owner=owner, settings=house.settings, now=now, **more)
 

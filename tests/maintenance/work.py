@@ -42,7 +42,7 @@ def _usage() -> Work:
             "INSERT INTO usage_outbox"
             " (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes, received_at)"
             " SELECT 7, gen_random_uuid(), 7, n % 40, (ARRAY['stored', 'duplicate', 'replayed'])[1 + n % 3], 1, n,"
-            f" now() FROM generate_series(1, {_ROWS}) AS n"
+            f" now() - interval '3 minutes' FROM generate_series(1, {_ROWS}) AS n"
         )
 
     def check(root: Root) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
-from app.context import context, now
+from app.clock import read_clocks
+from app.context import context
 from app.management import names
 from app.management.lifetimes import DAYS_MAX
 from app.management.lookup import PUBLIC_ID, is_public_id
@@ -120,7 +121,7 @@ class Expiry(StatedMoment):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         utc = super()._deserialize(value, attr, data, **kwargs)
-        if not now() < utc < _LATEST:
+        if not read_clocks(context().database).database < utc < _LATEST:
             raise ValidationError("Must be in the future, and before the year 9999.")
         return utc
 

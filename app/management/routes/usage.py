@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Final
 
 from marshmallow import ValidationError, fields, post_load
 
-from app.context import context, now
+from app.clock import read_clocks
+from app.context import context
 from app.errors import NotFound
 from app.management import usage
 from app.management.operators import Operator, Role
@@ -56,7 +57,8 @@ class UsageOfOneQuerySchema(RequestSchema):
 
     @post_load
     def _query(self, data: dict[str, Any], **_: Any) -> UsageQuery:
-        begin, end = aligned(data.pop("from", None), data.pop("to", None), data["interval"], now())
+        until = data.pop("to", None) or read_clocks(context().database).database
+        begin, end = aligned(data.pop("from", None), until, data["interval"])
         return UsageQuery(begin=begin, end=end, **data)
 
 
