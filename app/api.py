@@ -23,10 +23,11 @@ Every answer has an X-Request-ID, and every error the one body `ErrorBody`; `cod
 does, and OPTIONS lists the methods of a path in Allow. A client must expect members, headers, codes and operations that
 are added later; what is taken away is announced by Deprecation and Sunset before.
 """
+_LICENSE: Final = {"name": "Apache 2.0", "identifier": "Apache-2.0"}
 _SERVERS: Final = [{"url": "/", "description": "The installation that this document comes from"}]
 _SECURITY: Final = {
-    "sourceKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "lrb_sk_…"},
-    "managementToken": {"type": "http", "scheme": "bearer", "description": "lrb_mt_…"},
+    "sourceKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "A source key: lrb_sk_…"},
+    "managementToken": {"type": "http", "scheme": "bearer", "description": "A management token: lrb_mt_…"},
     "metricsToken": {"type": "http", "scheme": "bearer", "description": "What LARIBA_METRICS_TOKEN says, if it is set"},
 }
 
@@ -65,7 +66,8 @@ def register(app: Flask) -> None:
     # `//v1//projects` is no address of ours; werkzeug would answer with a redirect in HTML.
     app.url_map.merge_slashes = False
     links = Links({name: each for blueprint in MANAGEMENT for name, each in blueprint.operations.items()})
-    api = _Api(app, spec_kwargs={"info": {"description": _DESCRIPTION}, "servers": _SERVERS, "extra_plugins": [links]})
+    info = {"description": _DESCRIPTION, "license": _LICENSE}
+    api = _Api(app, spec_kwargs={"info": info, "servers": _SERVERS, "extra_plugins": [links]})
     for name, schema in {**contract.SCHEMAS, **ingest_openapi.SCHEMAS}.items():
         api.spec.components.schema(name, schema)
     for name, header in contract.HEADERS.items():

@@ -45,6 +45,7 @@ blueprint = Blueprint("health", __name__, description="Is it alive, is it ready"
 @blueprint.route("/healthz", methods=["GET"])
 @blueprint.doc(
     operationId="getHealth",
+    description="Asks nothing that the process depends on: while it answers, restarting it would help nobody.",
     security=[],
     responses={"200": _answer("The process lives", ["status"], {"status": "ok"})},
 )
@@ -56,6 +57,7 @@ def healthz() -> Response:
 @blueprint.route("/readyz", methods=["GET"])
 @blueprint.doc(
     operationId="getReadiness",
+    description="Asks the database. While a check fails, most requests are answered 503; send them elsewhere.",
     security=[],
     responses={
         "200": _answer("Traffic may come", ["status", "checks"], {"status": "ok", "checks": _ALL_WELL}),

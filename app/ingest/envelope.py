@@ -151,7 +151,8 @@ class EnvelopeSchema(Schema):
     )
     source_id = _Text(required=True, metadata={"description": "The source that the key belongs to."})
     environment = _Text(metadata={"description": "The source's environment."})
-    severity = _Text(validate=validate.OneOf(SEVERITIES), metadata={"default": "info"})
+    # No default in the document: generators make a member required that has one.
+    severity = _Text(validate=validate.OneOf(SEVERITIES), metadata={"description": "info, if absent."})
     timestamp = _Timestamp(
         metadata={
             "format": "date-time",
@@ -163,7 +164,8 @@ class EnvelopeSchema(Schema):
         required=True,
         metadata={
             "description": "Any JSON object of at most 256 KiB and 32 levels, without U+0000 and without numbers beyond"
-            " a double (1.8e308) or of more than 1,000 characters; stored exactly."
+            " a double (1.8e308) or of more than 1,000 characters; stored exactly.",
+            "additionalProperties": True,
         },
         error_messages={"invalid": "Must be a JSON object.", "null": "Must be a JSON object."},
     )

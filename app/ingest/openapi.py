@@ -11,7 +11,8 @@ _RECEIPT: Final = {
     "type": "object",
     "required": ["accepted", "event_id", "status"],
     "properties": {
-        "accepted": {"type": "boolean", "const": True},
+        # Neither `const` nor `enum`: generators write "true" for it, and then raise on the true that comes.
+        "accepted": {"type": "boolean", "description": "Always true."},
         "event_id": {"type": "string"},
         "status": {"type": "string", "enum": ["stored", "duplicate"]},
     },
@@ -88,8 +89,26 @@ _BATCH_ANSWER: Final = {
     },
 }
 
+_WHAT_INGEST_DOES: Final = """\
+Takes one event of the source that the key belongs to. A 2xx means that it is committed, once; anything else means that
+nothing was stored, and says why and whether a retry helps.
 
-_NEW_BATCH: Final = {
+To retry, repeat the same body with the same Idempotency-Key until there is a 2xx or an error with `retryable: false`.
+An `event_id` protects its event too, and for longer: with the same content it is answered `duplicate`, with other
+content 409.
+
+Web pages use a key with `allowed_origins`. While a page is left, such a key may come as `?key=` in the query and the
+JSON as `text/plain`, which is what `navigator.sendBeacon` can send.
+"""
+_WHAT_BATCHES_DO: Final = """\
+Takes 1 to 1,000 events of the source that the key belongs to, as a JSON object or as lines. The answer has a verdict
+for each event, in order; those that are `stored` are committed together. With `atomic=true` one event that is wrong
+refuses all.
+
+An Idempotency-Key names the whole batch, and a replay is its whole first answer. An event that was rejected is sent
+again, once it is right, in a batch with another key.
+"""
+_EVENT_BATCH: Final = {
     "type": "object",
     "required": ["events"],
     "additionalProperties": False,
@@ -98,8 +117,8 @@ _NEW_BATCH: Final = {
             "type": "array",
             "minItems": 1,
             "maxItems": EVENTS_MAX,
-            "description": "Each as in a single request; what is wrong with one is told in its verdict",
-            "items": {},
+            "description": "What is wrong with one is told in its verdict.",
+            "items": {"$ref": "#/components/schemas/Envelope"},
         }
     },
 }
@@ -139,10 +158,11 @@ def _idempotency_key(what: str) -> dict[str, Any]:
     }
 
 
-SCHEMAS: Final = {"Receipt": _RECEIPT, "Verdict": _VERDICT, "BatchAnswer": _BATCH_ANSWER, "NewBatch": _NEW_BATCH}
+SCHEMAS: Final = {"Receipt": _RECEIPT, "Verdict": _VERDICT, "BatchAnswer": _BATCH_ANSWER, "EventBatch": _EVENT_BATCH}
 
 INGEST_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestEvent",
+    "description": _WHAT_INGEST_DOES,
     "security": [{"sourceKey": []}],
     "parameters": [
         _idempotency_key("event"),
@@ -161,6 +181,7 @@ INGEST_OPERATION: Final[dict[str, Any]] = {
 
 BATCH_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestBatch",
+    "description": _WHAT_BATCHES_DO,
     "security": [{"sourceKey": []}],
     "parameters": [
         {
@@ -177,7 +198,7 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"$ref": "#/components/schemas/NewBatch"},
+                "schema": {"$ref": "#/components/schemas/EventBatch"},
                 "example": {"events": [_EXAMPLE]},
             },
             NDJSON: {

@@ -58,6 +58,7 @@ def register(app: Flask) -> None:
 @blueprint.route("/metrics", methods=["GET"])
 @blueprint.doc(
     operationId="getMetrics",
+    description="The page that Prometheus reads, for all web processes of a machine; plain text or OpenMetrics.",
     security=[{}, {"metricsToken": []}],
     responses={
         "200": {

@@ -73,15 +73,16 @@ def _event(caller: Caller, source_id: str, event_id: str) -> Any:
 def test_a_whole_life_goes_through_the_generated_client(
     package: ModuleType, server: LiveServer, operator: Caller
 ) -> None:
-    project = operator.call("create_project", status=201, body=operator.model("NewProject", name="Shop"))
+    project = operator.call("create_project", status=201, body=operator.model("ProjectCreate", name="Shop"))
     environment = operator.call("list_environments", project.id).data[0]
-    new = operator.model("NewSource", name="checkout", type="backend")
+    new = operator.model("SourceCreate", name="checkout", type="backend")
     source = operator.call("create_source", environment.id, status=201, body=new)
-    key = operator.call("issue_key", source.id, status=201, body=operator.model("NewKey", label="first"))
+    key = operator.call("issue_key", source.id, status=201, body=operator.model("KeyCreate", label="first"))
 
     with _producer(package, server, key.key) as producer:
         receipt = producer.call("ingest_event", status=201, body=_event(producer, source.id, "evt_1"))
-        batch = producer.model("NewBatch", events=[_event(producer, source.id, "evt_1").to_dict(), {}])
+        events = [_event(producer, source.id, "evt_1"), _event(producer, "src_other", "evt_2")]
+        batch = producer.model("EventBatch", events=[event.to_dict() for event in events])
         answer = producer.call("ingest_batch", body=batch)
     assert (receipt.accepted, receipt.event_id, receipt.status) == (True, "evt_1", "stored")
     assert [verdict.status for verdict in answer.verdicts] == ["duplicate", "rejected"]
@@ -108,7 +109,7 @@ def test_a_whole_life_goes_through_the_generated_client(
 
 def test_pages_follow_one_another_through_the_generated_client(operator: Caller) -> None:
     for name in "abc":
-        operator.call("create_project", status=201, body=operator.model("NewProject", name=name))
+        operator.call("create_project", status=201, body=operator.model("ProjectCreate", name=name))
 
     first = operator.call("list_projects", limit=2)
     second = operator.call("list_projects", limit=2, cursor=first.next_cursor)

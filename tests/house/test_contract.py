@@ -222,5 +222,57 @@ def test_a_list_leads_to_what_can_be_done_with_its_first_item(described: dict[st
     assert leading >= 8
 
 
+def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, Described]]:
+    """Every object of the document that is no example, with its path."""
+    if isinstance(node, dict):
+        yield path, node
+        for name, inner in node.items():
+            if name not in ("example", "examples"):
+                yield from _nodes(inner, f"{path}/{name}")
+    for n, inner in enumerate(node if isinstance(node, list) else ()):
+        yield from _nodes(inner, f"{path}/{n}")
+
+
+class TestGenerators:
+    """What the document must not say, right as it is, because widely used generators make a broken client of it."""
+
+    def test_no_shape_is_called_like_the_function_that_makes_another(self, document: Described) -> None:
+        """Go's makes `NewKey()` for Key, and `NullableKey` beside it."""
+        names = set(document["components"]["schemas"])
+
+        assert names & {f"{prefix}{name}" for name in names for prefix in ("New", "Nullable")} == set()
+
+    def test_no_member_of_a_body_has_a_default(self, document: Described) -> None:
+        """openapi-typescript makes such a member required."""
+        shapes = document["components"]["schemas"]
+        assert [path for path, node in _nodes(shapes) if "default" in node and "type" in node] == []
+
+    def test_no_boolean_is_bound_to_one_value(self, document: Described) -> None:
+        """Python's, PHP's and Ruby's compare it with the text `true`, and raise."""
+        bound = [
+            path for path, node in _nodes(document) if node.get("type") == "boolean" and {"const", "enum"} & {*node}
+        ]
+        assert bound == []
+
+    def test_every_list_says_what_it_holds(self, document: Described) -> None:
+        """Of `items: {}` none can make a list of its own models."""
+        assert [path for path, node in _nodes(document) if node.get("type") == "array" and not node["items"]] == []
+
+    def test_an_object_of_anything_says_so(self, document: Described) -> None:
+        """Of `additionalProperties: {}` Go makes a map of pointers."""
+        assert [path for path, node in _nodes(document) if node.get("additionalProperties") == {}] == []
+
+    def test_lines_are_bytes(self, described: dict[str, Described]) -> None:
+        """Or they are read as JSON."""
+        lines = [content for each in described.values() for kind, content in _contents(each) if "ndjson" in kind]
+
+        assert len(lines) == 2
+        assert {content["schema"]["format"] for content in lines} == {"binary"}
+
+    def test_everything_is_told_in_words(self, document: Described, described: dict[str, Described]) -> None:
+        assert [name for name, operation in described.items() if not operation.get("description")] == []
+        assert document["info"]["license"]["identifier"] == "Apache-2.0"
+
+
 def test_a_shape_stands_once(document: Described) -> None:
     assert json.dumps(document).count('"pointer": {"type"') == 1

@@ -122,7 +122,7 @@ def test_the_frameworks_own_error_body_is_not_in_it(document: dict[str, Any]) ->
 def test_a_body_has_no_members_but_the_documented_ones(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for name in ("Project", "Environment", "Source", "Key"):
-        assert schemas[f"New{name}"]["additionalProperties"] is False
+        assert schemas[f"{name}Create"]["additionalProperties"] is False
         assert schemas[f"{name}Change"]["additionalProperties"] is False
         assert "additionalProperties" not in schemas[name]
 
@@ -131,7 +131,7 @@ def test_the_key_itself_is_documented_where_it_is_shown_and_nowhere_else(documen
     schemas = document["components"]["schemas"]
 
     assert [name for name, schema in schemas.items() if "key" in schema.get("properties", {})] == [
-        "NewSource",
+        "SourceCreate",
         "IssuedKey",
         "CreatedSource",
     ]

@@ -68,6 +68,12 @@ class EntryQuerySchema(RequestSchema):
         return EntryFilter(**data)
 
 
+def _changes_field(description: str) -> fields.Dict:
+    return fields.Dict(
+        keys=fields.String(), required=True, metadata={"description": description, "additionalProperties": True}
+    )
+
+
 class AuditEntrySchema(AnswerSchema):
     """An entry of the trail."""
 
@@ -81,8 +87,8 @@ class AuditEntrySchema(AnswerSchema):
     project_id = fields.String(
         required=True, allow_none=True, metadata={"description": "null: it concerns the workspace as a whole."}
     )
-    before = fields.Dict(keys=fields.String(), required=True, metadata={"description": "What changed, as it was."})
-    after = fields.Dict(keys=fields.String(), required=True, metadata={"description": "What changed, as it is now."})
+    before = _changes_field("What changed, as it was.")
+    after = _changes_field("What changed, as it is now.")
     address = fields.String(required=True, allow_none=True)
     request_id = fields.String(required=True, allow_none=True)
     created_at = moment_field()
@@ -108,7 +114,7 @@ def read_audit_entry(operator: Operator, entry_id: str) -> EntryFacts:
 @blueprint.arguments(EntryQuerySchema, location="query")
 @blueprint.response(
     200,
-    {"type": "string"},
+    {"type": "string", "format": "binary"},
     content_type=NDJSON,
     example=_EXAMPLE,
     description="One entry a line, oldest first. The last line says that the export is whole, and how many there were.",

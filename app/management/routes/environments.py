@@ -29,7 +29,7 @@ from app.management.routes.shapes import (
 blueprint = ManagementBlueprint("environments", __name__, description="Isolated lanes of a project")
 
 
-class NewEnvironmentSchema(RequestSchema):
+class EnvironmentCreateSchema(RequestSchema):
     """The body that creates an environment."""
 
     name = environment_name_field(required=True)
@@ -67,7 +67,7 @@ class EnvironmentSchema(ObjectSchema):
     refuses=[Conflict],
     shown_by="read_environment",
 )
-@blueprint.arguments(NewEnvironmentSchema, example={"name": "qa-2", "description": "For the testers"})
+@blueprint.arguments(EnvironmentCreateSchema, example={"name": "qa-2", "description": "For the testers"})
 @blueprint.response(201, EnvironmentSchema, headers=CREATED)
 def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentFacts, Headers]:
     """Create an environment in a project."""

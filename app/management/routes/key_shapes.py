@@ -72,7 +72,7 @@ class _PoliciesSchema(RequestSchema):
     allowed_networks = _policy_field(lambda text: str(read_network(text)), _NETWORKS, pattern=_NETWORK_PATTERN)
 
 
-class NewKeySchema(_PoliciesSchema):
+class KeyCreateSchema(_PoliciesSchema):
     """The body that issues a key."""
 
     @validates_schema

@@ -15,7 +15,7 @@ from app.management.pages import Page, PageRequest
 from app.management.rotation import GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, Rotation
 from app.management.routes.answers import Headers, created, shown
 from app.management.routes.blueprint import ManagementBlueprint
-from app.management.routes.key_shapes import IssuedKeySchema, KeyChangeSchema, KeySchema, NewKeySchema
+from app.management.routes.key_shapes import IssuedKeySchema, KeyChangeSchema, KeyCreateSchema, KeySchema
 from app.management.routes.openapi import CREATED, SHOWN
 from app.management.routes.reading import stated_target, target
 from app.management.routes.shapes import (
@@ -40,8 +40,8 @@ class RotationSchema(RequestSchema):
         strict=True,
         validate=validate.Range(0, GRACE_SECONDS_MAX),
         metadata={
-            "default": GRACE_SECONDS_DEFAULT,
-            "description": "For how long the old key works beside its successor, never beyond its own expires_at.",
+            "description": "For how long the old key works beside its successor, never beyond its own expires_at;"
+            f" {GRACE_SECONDS_DEFAULT}, if absent.",
         },
     )
     expires_at = expiry_field()
@@ -76,7 +76,7 @@ KeyPageSchema = page_schema("KeyPage", KeySchema)
     "POST", "/v1/sources/<source_id>/keys", role=Role.DEVELOPER, refuses=[CredentialAlreadyShown], shown_by="read_key"
 )
 @blueprint.arguments(
-    NewKeySchema, required=False, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"}
+    KeyCreateSchema, required=False, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"}
 )
 @blueprint.response(201, IssuedKeySchema, headers=CREATED)
 def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKey, Headers]:

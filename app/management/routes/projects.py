@@ -29,7 +29,7 @@ from app.management.routes.shapes import (
 blueprint = ManagementBlueprint("projects", __name__, description="Products of the workspace")
 
 
-class NewProjectSchema(RequestSchema):
+class ProjectCreateSchema(RequestSchema):
     """The body that creates a project."""
 
     name = name_field(required=True)
@@ -62,7 +62,7 @@ class ProjectSchema(ObjectSchema):
 @blueprint.operation(
     "POST", "/v1/projects", role=Role.ADMIN, is_for_whole_workspace=True, refuses=[Conflict], shown_by="read_project"
 )
-@blueprint.arguments(NewProjectSchema, example={"name": "Shop", "description": "All that sells"})
+@blueprint.arguments(ProjectCreateSchema, example={"name": "Shop", "description": "All that sells"})
 @blueprint.response(201, ProjectSchema, headers=CREATED)
 def create_project(operator: Operator, new: NewProject) -> tuple[ProjectFacts, Headers]:
     """Create a project, with the environments production, staging and development."""

@@ -14,7 +14,7 @@ from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
 from app.management.routes.answers import Headers, created, gone, shown
 from app.management.routes.blueprint import ManagementBlueprint
-from app.management.routes.key_shapes import IssuedKeySchema, NewKeySchema
+from app.management.routes.key_shapes import IssuedKeySchema, KeyCreateSchema
 from app.management.routes.openapi import CREATED, SHOWN
 from app.management.routes.reading import stated_target, target
 from app.management.routes.shapes import (
@@ -35,14 +35,14 @@ from app.models import SourceType
 blueprint = ManagementBlueprint("sources", __name__, description="Known producers of events")
 
 
-class NewSourceSchema(RequestSchema):
+class SourceCreateSchema(RequestSchema):
     """The body that creates a source."""
 
     name = name_field(required=True)
     type = choice_field(SourceType, required=True)
     description = description_field()
     key = fields.Nested(
-        NewKeySchema, allow_none=True, metadata={"description": "Issues a first key with it; null: none."}
+        KeyCreateSchema, allow_none=True, metadata={"description": "Issues a first key with it; null: none."}
     )
 
     @post_load
@@ -111,7 +111,9 @@ SourcePageSchema = page_schema("SourcePage", SourceSchema)
     refuses=[Conflict, CredentialAlreadyShown],
     shown_by="read_source",
 )
-@blueprint.arguments(NewSourceSchema, example={"name": "Checkout", "type": "backend", "key": {"label": "checkout-1"}})
+@blueprint.arguments(
+    SourceCreateSchema, example={"name": "Checkout", "type": "backend", "key": {"label": "checkout-1"}}
+)
 @blueprint.response(201, CreatedSourceSchema, headers=CREATED)
 def create_source(
     operator: Operator, new: tuple[NewSource, NewKey | None], environment_id: str

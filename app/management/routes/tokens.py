@@ -33,7 +33,7 @@ blueprint = ManagementBlueprint("tokens", __name__, description="Credentials of 
 _PROJECTS_MAX = 100
 
 
-class NewTokenSchema(RequestSchema):
+class TokenCreateSchema(RequestSchema):
     """The body that issues a token."""
 
     label = label_field()
@@ -85,7 +85,7 @@ class IssuedTokenSchema(TokenSchema):
 
 
 @blueprint.operation("POST", "/v1/tokens", role=Role.ADMIN, refuses=[CredentialAlreadyShown], shown_by="read_token")
-@blueprint.arguments(NewTokenSchema, example={"label": "dashboard", "role": "auditor"})
+@blueprint.arguments(TokenCreateSchema, example={"label": "dashboard", "role": "auditor"})
 @blueprint.response(201, IssuedTokenSchema, headers=CREATED)
 def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers]:
     """Issue a management token, which may do no more than the one that issues it. This answer alone shows it."""
