@@ -22,7 +22,7 @@ from app.credentials import Identity
 from app.embedded.redis import EmbeddedRedis
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.identifiers import random_text
-from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, read_overrides
+from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, events_worth, read_overrides
 from tests.management.operating import at_once
 from tests.people import Tenant, execute
 from tests.waiting import wait_until
@@ -163,6 +163,31 @@ class TestOneProcess:
         assert not is_admitted(limiter, someone()), "the debt is paid off first"
         clock.now += 0.2
         assert is_admitted(limiter, someone())
+
+    def test_what_was_paid_before_is_counted_once_and_given_back_with_a_refusal(self) -> None:
+        limiter, clock = local(key=10)
+        limiter.admit(someone(), 3)
+        assert limiter.admit(someone(), 5, paid=3).headers["RateLimit"] == '"key";r=5;t=1'
+
+        limiter.admit(someone(), 4)
+        with pytest.raises(RateLimitExceeded) as refusal:
+            limiter.admit(someone(), 6, paid=4)
+        assert refusal.value.headers["RateLimit"] == '"key";r=5;t=1'
+        assert is_admitted(limiter, someone(), 5)
+
+        clock.now += 2.1
+        limiter.admit(someone(), 2)
+        limiter.admit(someone(), 25, paid=2)
+        clock.now += 2.4
+        assert not is_admitted(limiter, someone()), "the debt is paid off first"
+        clock.now += 0.2
+        assert is_admitted(limiter, someone())
+
+    @pytest.mark.parametrize(
+        ("body_bytes", "events"), [(0, 1), (4_096, 1), (4_097, 2), (524_288, 128), (5 * 1_048_576, 1_280)]
+    )
+    def test_a_large_body_counts_as_an_event_for_each_4_kib(self, body_bytes: int, events: int) -> None:
+        assert events_worth(body_bytes) == events
 
     def test_asking_for_nothing_takes_nothing_and_is_refused_when_nothing_is_left(self) -> None:
         limiter, _ = local(key=2)

@@ -16,7 +16,7 @@ from app import errors
 from app.config import Settings
 from app.credentials import Credentials, Identity
 from app.database import Database
-from app.errors import Refusal, StorageUnavailable
+from app.errors import RateLimitExceeded, Refusal, StorageUnavailable
 from app.exact_json import read_object
 from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
@@ -31,7 +31,7 @@ from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
 from app.ingest.ticket import Decision
 from app.ingest.uploads import Uploads
-from app.rate_limits import Allowance, RateLimiter
+from app.rate_limits import Allowance, RateLimiter, events_worth
 
 REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.INVALID_SOURCE_KEY: errors.InvalidSourceKey,
@@ -111,8 +111,8 @@ class Submission:
 def accept(submission: Submission, counter: Counter) -> tuple[Verdict, Allowance]:
     """Take one event: the verdict holds the receipt once the event is committed, by this request or an earlier one.
 
-    1. Prove the key. 2. Keep to its rate. 3. Read what was sent; if it is wrong, say so only to a key that lives.
-    4. Store it. Raises a Refusal: nothing was stored.
+    1. Prove the key. 2. Keep to its rate. 3. Read what was sent, which counts as several events if it is large;
+    if it is wrong, say so only to a key that lives. 4. Store it. Raises a Refusal: nothing was stored.
     """
     identity = identify(submission.caller, counter)
     try:
@@ -123,9 +123,11 @@ def accept(submission: Submission, counter: Counter) -> tuple[Verdict, Allowance
 
 
 def _accept(submission: Submission, identity: Identity, counter: Counter) -> tuple[Verdict, Allowance]:
-    allowance = counter.rate_limiter.admit(identity)
+    counter.rate_limiter.admit(identity)
     try:
-        attempt = _read(submission, identity, counter)
+        attempt, allowance = _read(submission, identity, counter)
+    except RateLimitExceeded:
+        raise
     except Refusal:
         require_live(identity, counter)
         raise
@@ -170,18 +172,20 @@ def identify(caller: Caller, counter: Counter) -> Identity:
     return identity
 
 
-def _read(submission: Submission, identity: Identity, counter: Counter) -> Attempt:
+def _read(submission: Submission, identity: Identity, counter: Counter) -> tuple[Attempt, Allowance]:
     idempotency_key = read_idempotency_key(submission.idempotency_header)
     with counter.uploads.reading(identity.row_id):
         body = submission.read_body()
+    allowance = counter.rate_limiter.admit(identity, events_worth(len(body)), paid=1)
     envelope = read_common_envelope(body) or read_envelope(read_object(body))
-    return Attempt(
+    attempt = Attempt(
         envelope=envelope,
         idempotency_key=idempotency_key,
         event_uid=uuid7(),
         address=submission.caller.address,
         origin=submission.caller.origin,
     )
+    return attempt, allowance
 
 
 def require_live(identity: Identity, counter: Counter) -> None:

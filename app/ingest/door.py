@@ -27,7 +27,7 @@ from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Attempt, Receipt
 from app.ingest.storage import LOG_EVENTS, Outcome, Verdict
 from app.ingest.ticket import Decision
-from app.rate_limits import Allowance
+from app.rate_limits import Allowance, events_worth
 from app.request_lines import RequestLines, request_id_from
 
 Environ = dict[str, Any]
@@ -143,7 +143,7 @@ class Door:
                         event_uid=uuid7(),
                         address=address,
                     ),
-                    counter.rate_limiter.admit(identity),
+                    counter.rate_limiter.admit(identity, events_worth(len(body))),
                     began,
                     request_id_from(environ.get("HTTP_X_REQUEST_ID")),
                     address,

@@ -4,7 +4,7 @@ window.py (what is left?) is asked by limiter.py on the road, without any I/O; a
 sharing.py tell Redis every 100 ms what this process has let through, and learn what the others have.
 """
 
-from app.rate_limits.limiter import MANAGEMENT_TOKEN, Allowance, RateLimiter, Rates
+from app.rate_limits.limiter import MANAGEMENT_TOKEN, Allowance, RateLimiter, Rates, events_worth
 from app.rate_limits.overrides import Overrides, read_overrides
 from app.rate_limits.sharing import Sharing, namespace_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "RateLimiter",
     "Rates",
     "Sharing",
+    "events_worth",
     "namespace_of",
     "read_overrides",
 ]

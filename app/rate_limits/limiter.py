@@ -30,6 +30,9 @@ _SWEEP_SECONDS = 10.0
 _REPORTS_PER_CALL = 500
 # About 500 bytes each; whoever is dropped begins with a full quota.
 _WINDOWS_MAX = 100_000
+# What a body of this size costs the interpreter at the worst (0.3 ms, docs/decisions/0007) is near what a common event
+# costs the whole installation; and nearly no event is larger.
+BYTES_PER_EVENT: Final = 4096
 _WORKSPACE: Final = "workspace"
 
 
@@ -69,6 +72,11 @@ class Allowance(NamedTuple):
         return {"RateLimit-Policy": self.policy, "RateLimit": self.state} if self.policy else {}
 
 
+def events_worth(body_bytes: int) -> int:
+    """As how many events a body of this size counts at least, whatever is in it."""
+    return max(1, -(-body_bytes // BYTES_PER_EVENT))
+
+
 class RateLimiter:
     """Lets events through, for one process; all limiters that share a Redis keep to one rate together."""
 
@@ -103,17 +111,19 @@ class RateLimiter:
         self._noted: deque[Window] = deque()
         self._overrides_due = self._sweep_due = float("-inf")
 
-    def admit(self, identity: Identity, events: int = 1, *, is_urgent: bool = False) -> Allowance:
+    def admit(self, identity: Identity, events: int = 1, *, paid: int = 0, is_urgent: bool = False) -> Allowance:
         """Let `events` of a key through, all or none; 0 asks whether there is room for one, and takes nothing.
 
-        What is urgent is not refused for what the others of its workspace have used up. Raises RateLimitExceeded.
+        `paid` of them were let through before, when less was known of the request; a refusal gives them back. What is
+        urgent is not refused for what the others of its workspace have used up. Raises RateLimitExceeded.
         """
         if self._in_background and not self._background.is_running:
             self._background.start()
         now = self._clock()
         key = self._keys.get(identity.row_id) or self._key_window(identity)
         workspace = self._workspaces.get(identity.workspace_id) or self._workspace_window(identity)
-        key_left, workspace_left = key.left(now), workspace.left(now)
+        key_left = key.left(now) + paid * key.cost
+        workspace_left = workspace.left(now) + paid * workspace.cost
         key_says_no = key_left < key.needed(events)
         workspace_says_no = workspace_left < workspace.needed(events) and not is_urgent
         if key_says_no or workspace_says_no:
@@ -121,9 +131,11 @@ class RateLimiter:
                 key.refuse(now)
             if workspace_says_no:
                 workspace.refuse(now)
+            key.buy(-paid, now)
+            workspace.buy(-paid, now)
         else:
-            key.buy(events, now)
-            workspace.buy(events, now)
+            key.buy(events - paid, now)
+            workspace.buy(events - paid, now)
             key_left -= events * key.cost
             workspace_left -= events * workspace.cost
         if not (key.is_noted and workspace.is_noted):
@@ -153,8 +165,8 @@ class RateLimiter:
         message = f"This {called} may send {limit} {units} per second, and this request is more than is left. {later}."
         if events > limit * SPAN_SECONDS:
             message = (
-                f"This request has {events} {units}, and its {called} may send {limit} per second: it is taken only"
-                f" while nothing of that is used. {later}, or send fewer {units} at once."
+                f"This request counts as {events} {units}, and its {called} may send {limit} per second: it is taken"
+                f" only while nothing of that is used. {later}, or send fewer {units} at once."
             )
         return RateLimitExceeded(message, retry_after_seconds=seconds, headers=allowance.headers)
 

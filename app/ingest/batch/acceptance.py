@@ -23,7 +23,7 @@ from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executin
 from app.ingest.envelope import Attempt, Envelope, Receipt
 from app.ingest.mismatch import MISMATCHES, named_refusals
 from app.ingest.storage import Execute, Outcome
-from app.rate_limits import Allowance
+from app.rate_limits import Allowance, events_worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt
 
 
 def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Counter) -> tuple[Receipt, Allowance]:
-    # Whoever has nothing left is told before 5 MiB of it are read; how many events there are is known after that.
+    # Whoever has nothing left is told before 5 MiB of it are read, and pays for its size before a parser reads it; how
+    # many events there are is known after that.
     counter.rate_limiter.admit(identity, 0)
     with _telling_only_the_living(identity, counter):
         idempotency_key = read_idempotency_key(submission.idempotency_header)
@@ -89,6 +90,8 @@ def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Coun
         media_type = submission.media_type()
         with counter.uploads.reading(identity.row_id):
             body = submission.read_body()
+    paid = events_worth(len(body))
+    counter.rate_limiter.admit(identity, paid)
     # Not earlier: who is slow to send must not take a place from who has sent.
     with counter.batch_places.taken(identity.row_id):
         with _telling_only_the_living(identity, counter):
@@ -98,7 +101,7 @@ def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Coun
                 is_atomic=is_atomic,
                 event_bytes_max=counter.settings.request_bytes_max,
             )
-        allowance = counter.rate_limiter.admit(identity, len(batch.events))
+        allowance = counter.rate_limiter.admit(identity, max(len(batch.events), paid), paid=paid)
         attempt = _attempt(batch, submission, idempotency_key, is_atomic=is_atomic)
         return _store_once(attempt, identity, counter, _deadline(counter)), allowance
 
