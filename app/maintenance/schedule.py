@@ -4,8 +4,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from app.maintenance.default_partition import settle_stranded_events
 from app.maintenance.key_life import mark_expired_keys
-from app.maintenance.partitions import make_event_partitions, settle_stranded_events
+from app.maintenance.partitions import make_event_partitions
 from app.maintenance.purge import purge_expired_records, purge_expired_requests, purge_old_event_ids
 from app.maintenance.retention import delete_expired_events, drop_old_partitions
 from app.maintenance.runs import Done, Shift, Task
@@ -48,7 +49,10 @@ def _make_event_partitions(shift: Shift) -> Done:
 
 
 def _settle_stranded_events(shift: Shift) -> Done:
-    return Done(rows=settle_stranded_events(shift.owner, now=shift.now))
+    done = settle_stranded_events(shift.owner, is_over=shift.is_over)
+    if done.rows and not done.has_more:
+        _make_event_partitions(shift)  # none were made beside a default partition that was full
+    return done
 
 
 def _index_closed_partitions(shift: Shift) -> Done:

@@ -10,13 +10,10 @@ import pytest
 from app.config import Settings
 from app.context import Context
 from app.database import Database
-from app.maintenance.partitions import make_event_partitions, settle_stranded_events
+from app.maintenance.partitions import make_event_partitions
 from app.schema import migrate
 from tests.conftest import fresh_database
-from tests.maintenance.conftest import Installation, noon
 from tests.people import rows
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
 
 # The app's role sees a workspace at a time, or all if it says so.
 _EVERYWHERE = "-c lariba.everywhere=on"
@@ -96,70 +93,13 @@ def test_inserts_go_on_while_partitions_are_made(fresh: Settings, database: Data
         app.execute("INSERT INTO events SELECT 1, now(), gen_random_uuid(), 1, 1, 1, 1, 'f', 'a', 'info', now(), '{}'")
 
 
-class TestStrandedEvents:
-    """What the default partition has caught."""
-
-    @pytest.fixture(name="stranded")
-    def _stranded(self, installation: Installation) -> Installation:
-        """Events of four days without partitions, the last of them today."""
-        alice = installation.tenant()
-        for age in range(4):
-            installation.store(alice, noon(_DAY - timedelta(days=age)), count=age + 1)
-        return installation
-
-    def test_those_of_closed_days_get_partitions_and_those_of_today_stay(self, stranded: Installation) -> None:
-        before = stranded.sql("SELECT * FROM events ORDER BY event_uid")
-
-        assert settle_stranded_events(stranded.owner, now=noon(_DAY)) == 2 + 3 + 4
-
-        assert stranded.sql("SELECT * FROM events ORDER BY event_uid") == before
-        assert stranded.sql("SELECT DISTINCT received_at FROM events_default") == [(noon(_DAY),)]
-        assert {day for day in stranded.days() if day.year == _DAY.year} == {
-            _DAY - timedelta(days=age) for age in (1, 2, 3)
-        }
-
-    def test_a_second_run_finds_nothing(self, stranded: Installation) -> None:
-        settle_stranded_events(stranded.owner, now=noon(_DAY))
-
-        assert settle_stranded_events(stranded.owner, now=noon(_DAY)) == 0
-
-    def test_the_next_day_takes_the_rest(self, stranded: Installation) -> None:
-        settle_stranded_events(stranded.owner, now=noon(_DAY))
-
-        assert settle_stranded_events(stranded.owner, now=noon(_DAY + timedelta(days=1))) == 1
-        assert stranded.sql("SELECT count(*) FROM events_default") == [(0,)]
-
-    @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
-    def test_a_day_is_a_day_in_utc(self, installation: Installation, zone: str) -> None:
-        alice = installation.tenant()
-        edges = [datetime(2031, 3, 28, tzinfo=UTC), datetime(2031, 3, 28, 23, 59, 59, 999_999, UTC)]
-        for at in edges:
-            installation.store(alice, at)
-        installation.sql(f"ALTER ROLE {installation.owner._arguments['user']} SET timezone = '{zone}'")  # noqa: SLF001
-
-        settle_stranded_events(installation.owner, now=noon(_DAY))
-        assert {day for day in installation.days() if day.year == _DAY.year} == {edges[0].date()}
-        assert installation.stored_on(edges[0].date()) == 2
-
-    def test_readers_see_each_event_once_all_the_while(self, stranded: Installation) -> None:
-        with psycopg.connect(stranded.settings.admin_database_url) as reader:
-            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            assert reader.execute("SELECT count(*) FROM event_ledger").fetchone() == (0,)
-            settle_stranded_events(stranded.owner, now=noon(_DAY))
-            # It began before; it looks now.
-            seen = reader.execute("SELECT count(*) FROM events").fetchone()
-        assert (seen, stranded.sql("SELECT count(*) FROM events")) == ((10,), [(10,)])
-
-    def test_an_event_that_comes_in_late_leaves_its_day_to_the_next_run(self, installation: Installation) -> None:
-        yesterday = noon(_DAY - timedelta(days=1))
-        installation.store(installation.tenant(), yesterday)
-        late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
-        with psycopg.connect(installation.settings.admin_database_url) as writer, ThreadPoolExecutor(1) as pool:
-            writer.execute(late, [yesterday])
-            settling = pool.submit(settle_stranded_events, installation.owner, now=noon(_DAY))
-            wait_until(lambda: installation.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
-            writer.commit()
-            assert settling.result() == 0
-        assert installation.stored_on(yesterday.date()) == 2
-
-        assert settle_stranded_events(installation.owner, now=noon(_DAY)) == 2
+def test_none_is_made_beside_a_full_default_partition(fresh: Settings, database: Database) -> None:
+    """PostgreSQL would look through all of it for each, with ingest shut out."""
+    with psycopg.connect(fresh.admin_database_url, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO events SELECT 1, '2031-01-01Z', gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(),"
+            " jsonb_build_object('text', repeat(md5(n::text), 30)) FROM generate_series(1, 18000) AS n"
+        )
+        assert make_event_partitions(database, first_day=_DAY, days=2) == 0
+        owner.execute("TRUNCATE events_default")
+    assert make_event_partitions(database, first_day=_DAY, days=2) == 2
