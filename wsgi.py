@@ -1,5 +1,6 @@
-"""The two entry points: `app` for any WSGI server, `celery` for worker and beat.
+"""The two entry points: `app` for any WSGI server and for `flask --app wsgi …`, `celery` for worker and beat.
 
+A process loads only the one that it is for: Celery takes 10 MB of a web server's memory, and Flask 20 MB of a worker's.
 A missing setting or a schema behind this code ends the start with one line and a non-zero status; a database that is
 away does not: the process starts, says 503 and serves as soon as the database is back.
 """
@@ -13,48 +14,59 @@ import os
 import sys
 
 import click
-from flask.cli import FlaskGroup
 
 from app import logs
 from app.config import Settings, SettingsError
 from app.monitoring.shared_metrics import share
 
+# Asked of the command line, and not of what a server will look for: some look into a module's variables only.
+_command = click.get_current_context(silent=True)
+_program = _command.find_root().command.name if _command else ""
+is_celery = _program == "celery"
+# An operator must be able to migrate a schema that is behind. `flask run` is a web server like any other.
+is_operator = _program == "flask" and _command is not None and _command.info_name != "run"
 
-def _is_operator_command() -> bool:
-    """Whether this process is `flask --app wsgi …`: an operator must be able to migrate a schema that is behind.
-
-    `flask run` is a web server like any other.
-    """
-    command = click.get_current_context(silent=True)
-    return command is not None and isinstance(command.find_root().command, FlaskGroup) and command.info_name != "run"
-
-
+settings, unset = None, ""
 try:
     settings = Settings.from_environment(os.environ)
-    if settings.metrics_dir and not _is_operator_command():
+    if settings.metrics_dir and not is_operator:
         logs.configure(settings.log_level)
         share(settings.metrics_dir, os.environ)  # before the imports below make the metrics
 except SettingsError as error:
-    sys.exit(f"lariba: {error}")
+    unset = str(error)
+    if not is_operator:
+        sys.exit(f"lariba: {unset}")
 
-from app import deferred_answers
-from app.context import EXTENSION
-from app.factory import create_app
 from app.schema import SchemaBehindError, WallMissingError, require_head, require_walls
-from app.worker import create_celery
 
-try:
+if is_celery and settings:
+    from app.database import Database
+    from app.worker import create_celery
+
+    celery = create_celery(settings)
+    engine = Database(settings.database_url, pool_size=1, application_name="lariba-worker").engine
+elif settings:
+    from app import deferred_answers
+    from app.context import EXTENSION
+    from app.factory import create_app
+
     app = create_app(settings)
-    if not _is_operator_command():
-        require_head(app.extensions[EXTENSION].database.engine)
-        if settings.allow_rls_bypass == "off":
-            require_walls(app.extensions[EXTENSION].database.engine)
-except (SchemaBehindError, WallMissingError) as error:
-    sys.exit(f"lariba: {error}")
+    engine = app.extensions[EXTENSION].database.engine
+else:
+    from app.factory import create_app_without_settings
 
-if deferred_answers.install():
+    app = create_app_without_settings(unset)
+
+if settings and not is_operator:
+    try:
+        require_head(engine)
+        if settings.allow_rls_bypass == "off":
+            require_walls(engine)
+    except (SchemaBehindError, WallMissingError) as error:
+        sys.exit(f"lariba: {error}")
+
+if settings and not is_celery and deferred_answers.install():
     hear_while_waiting()
-celery = create_celery(settings)
 
 # What is loaded now stays for good. Left to the collector, it would be looked through every few seconds under load,
 # and all requests of the process would stand still for 50 ms (docs/performance.md).

@@ -35,8 +35,10 @@ class Context:
 
 
 def context() -> Context:
-    """The context of the app that serves this request."""
+    """The context of the app that serves this request; raises what the factory has put there instead."""
     value = current_app.extensions[EXTENSION]
+    if isinstance(value, Exception):
+        raise value
     if not isinstance(value, Context):  # pragma: no cover - a wiring mistake, not a state
         raise TypeError(EXTENSION)
     return value

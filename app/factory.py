@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Final
 
+import click
 from flask import Flask
 
 from app import api, commands, logs, metrics, problems, request_log
@@ -56,6 +57,14 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     problems.register(app)
     metrics_route.register(app)
     api.register(app)
+    commands.register(app)
+    return app
+
+
+def create_app_without_settings(reason: str) -> Flask:
+    """For `flask --app wsgi --help`: it shows the commands; one that is run ends with `reason`."""
+    app = Flask("lariba", static_folder=None)
+    app.extensions[EXTENSION] = click.ClickException(reason)
     commands.register(app)
     return app
 

@@ -7,13 +7,10 @@ import sys
 from pathlib import Path
 
 import psycopg
-from alembic.util import CommandError
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.config import PREFIX, Settings, SettingsError
-from app.embedded import demo_env, product
+from app.config import PREFIX
+from app.embedded import product
 from app.embedded.console import say
-from app.embedded.demo import DemoCredentials, ensure_demo
 from app.embedded.errors import EmbeddedError, StopRequestedError
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.product import HOST, Product
@@ -22,13 +19,12 @@ from app.embedded.roles import APP_ROLE, DATABASE, OWNER_ROLE
 from app.embedded.server import EmbeddedServer
 from app.embedded.supervisor import Supervisor
 from app.embedded.var_dir import VarDir
-from app.embedded.welcome import welcome
-from app.errors import Refusal
-from app.schema import migrate
+from app.embedded.welcome import COUNTED_MAX, welcome
 
 _DEFAULT_PORT = "8000"
 _DEFAULT_VAR_DIR = "var"
 _PORT_MAX = 65_535
+_COUNT = "SELECT count(*) FROM (SELECT FROM events LIMIT %s) AS counted"
 
 
 def main() -> int:
@@ -37,12 +33,12 @@ def main() -> int:
         run(port, VarDir(Path(os.environ.get("VAR_DIR") or _DEFAULT_VAR_DIR)))
     except (StopRequestedError, KeyboardInterrupt):
         say("Stopped.")
-    except (EmbeddedError, SettingsError, Refusal) as error:
+    except EmbeddedError as error:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except (psycopg.Error, SQLAlchemyError, CommandError) as error:
-        return _failed(f"the database cannot be prepared: {str(error).splitlines()[0]}")
+    except psycopg.Error as error:
+        return _failed(f"the database does not answer: {str(error).splitlines()[0]}")
     return 0
 
 
@@ -50,6 +46,7 @@ def run(port: int, var_dir: VarDir) -> None:
     """Take the folder and the port, start the servers, prepare the data, start the product, watch it."""
     lock = var_dir.lock()
     check_port_is_free(port)
+    secret_key = var_dir.secret_key()
     logs = var_dir.folder("log")
     postgres = EmbeddedPostgres(var_dir.path / "postgres", log=logs / "postgres.log")
     redis = EmbeddedRedis(var_dir.path / "redis", log=logs / "redis.log")
@@ -59,13 +56,10 @@ def run(port: int, var_dir: VarDir) -> None:
         supervisor = afterwards.enter_context(Supervisor(inherited=(lock,)))
         start_server(supervisor, postgres)
         start_server(supervisor, redis)
-        postgres.provision()
-        variables = settings_variables(postgres, redis, var_dir)
-        credentials = prepare_data(Settings.from_environment(variables), var_dir)
-        url = f"http://{HOST}:{port}"
-        demo_env.write(var_dir.demo_env, demo_variables(url, variables, credentials))
-        start_product(supervisor, Product(settings=variables, logs=logs), port)
-        say(welcome(url, credentials, var_dir.demo_env, logs))
+        programs = Product(settings=settings_variables(postgres, redis, var_dir, secret_key), logs=logs)
+        supervisor.run(programs.prepare(f"http://{HOST}:{port}", postgres.superuser_url, var_dir.demo_env))
+        start_product(supervisor, programs, port)
+        say(welcome(var_dir.demo_env, logs, count_events(postgres)))
         supervisor.watch()
 
 
@@ -88,7 +82,6 @@ def check_port_is_free(port: int) -> None:
 
 def start_server(supervisor: Supervisor, server: EmbeddedServer) -> None:
     server.prepare(supervisor.run)
-    server.end_orphan()
     program = server.program()
     as_whom = f" as the system user {program.account.name}, as it refuses root" if program.account else ""
     say(f"Starting {program.name}{as_whom} …")
@@ -96,41 +89,32 @@ def start_server(supervisor: Supervisor, server: EmbeddedServer) -> None:
     supervisor.wait_for(server.is_ready, program)
 
 
-def settings_variables(postgres: EmbeddedPostgres, redis: EmbeddedRedis, var_dir: VarDir) -> dict[str, str]:
+def settings_variables(
+    postgres: EmbeddedPostgres, redis: EmbeddedRedis, var_dir: VarDir, secret_key: str
+) -> dict[str, str]:
     return {
         "LARIBA_DATABASE_URL": postgres.url(APP_ROLE, DATABASE),
         "LARIBA_ADMIN_DATABASE_URL": postgres.url(OWNER_ROLE, DATABASE),
         "LARIBA_BROKER_URL": redis.broker_url,
         "LARIBA_REDIS_URL": redis.url,
-        "LARIBA_SECRET_KEY": var_dir.secret_key(),
+        "LARIBA_SECRET_KEY": secret_key,
         "LARIBA_METRICS_DIR": str(var_dir.empty_folder("metrics")),
     }
 
 
-def prepare_data(settings: Settings, var_dir: VarDir) -> DemoCredentials:
-    migrate(settings)
-    return ensure_demo(settings, demo_env.read(var_dir.demo_env))
-
-
-def demo_variables(url: str, settings: dict[str, str], credentials: DemoCredentials) -> dict[str, str]:
-    return {
-        "LARIBA_URL": url,
-        "LARIBA_SOURCE_ID": credentials.source_id,
-        "LARIBA_SOURCE_KEY": credentials.source_key,
-        "LARIBA_MANAGEMENT_TOKEN": credentials.management_token,
-        "LARIBA_DATABASE_URL": settings["LARIBA_DATABASE_URL"],
-        "LARIBA_ADMIN_DATABASE_URL": settings["LARIBA_ADMIN_DATABASE_URL"],
-        "LARIBA_REDIS_URL": settings["LARIBA_REDIS_URL"],
-    }
-
-
 def start_product(supervisor: Supervisor, programs: Product, port: int) -> None:
-    say("Starting worker, beat and web …")
-    supervisor.start(programs.worker())
-    supervisor.start(programs.beat())
+    say("Starting web and worker …")
     web = programs.web(port)
     supervisor.start(web)
     supervisor.wait_for(lambda: product.is_ready(port), web)
+    # Afterwards: two of them on two cores would have the person wait for both.
+    supervisor.start(programs.worker())
+
+
+def count_events(postgres: EmbeddedPostgres) -> int:
+    """As the superuser, whom row level security does not bind; at most COUNTED_MAX and one more."""
+    with psycopg.connect(postgres.superuser_url, dbname=DATABASE) as connection:
+        return int(connection.execute(_COUNT, [COUNTED_MAX + 1]).fetchall()[0][0])
 
 
 def _failed(reason: str) -> int:

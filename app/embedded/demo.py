@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import func, or_, text
+from sqlalchemy import Select, func, or_, text
 from sqlalchemy.orm import Session
 
 from app.config import Settings
@@ -14,13 +14,14 @@ from app.database import EVERYWHERE, Database
 from app.errors import InvalidManagementToken, InvalidSourceKey
 from app.ingest import authentication as ingest
 from app.management import authentication as management
-from app.management.keys import NewKey, add_key
+from app.management.keys import NewKey, add_key, revoke_key
 from app.management.operators import Role, at_the_shell
 from app.management.projects import NewProject, add_project
+from app.management.revisions import Target
 from app.management.sources import NewSource, add_source
-from app.management.tokens import NewToken, add_token
+from app.management.tokens import NewToken, add_token, revoke_token
 from app.management.workspaces import add_workspace
-from app.models import Environment, Source, SourceKey, SourceType
+from app.models import Environment, ManagementToken, Source, SourceKey, SourceType
 
 SOURCE_ID: Final = "src_demo"
 _ENVIRONMENT: Final = "production"
@@ -43,7 +44,8 @@ def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials
     """The demo's credentials: those of an earlier run (`known`, from demo.env) as far as they still open something.
 
     1. Create the workspace, its project and its source, if the source is not there. 2. Keep or issue the source key.
-    3. Keep or issue the token. What an operator has disabled, renamed or archived stays so.
+    3. Keep or issue the token. What an operator has disabled, renamed or archived stays so. A key or token that is
+    issued takes the place of what an earlier run has issued and nobody can know any more: that is revoked.
     """
     database = Database(settings.database_url, pool_size=2, application_name="lariba-demo")
     credentials = Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max)
@@ -101,6 +103,9 @@ def _opens_workspace(token: str, source: Source, credentials: Credentials, datab
 
 
 def _issue_key(source: Source, credentials: Credentials, database: Database) -> str:
+    lost = SourceKey.within(source.workspace_id).where(SourceKey.source_id == source.id, SourceKey.label == _LABEL)
+    for public_id in _live(lost, SourceKey, source, database):
+        revoke_key(database, at_the_shell(source.workspace_id), Target(public_id))
     minted = credentials.mint("sk")
     with database.transaction(source.workspace_id) as session:
         operator = at_the_shell(source.workspace_id)
@@ -108,7 +113,18 @@ def _issue_key(source: Source, credentials: Credentials, database: Database) -> 
 
 
 def _issue_token(source: Source, credentials: Credentials, database: Database) -> str:
+    lost = ManagementToken.within(source.workspace_id).where(ManagementToken.label == _LABEL)
+    for public_id in _live(lost, ManagementToken, source, database):
+        revoke_token(database, at_the_shell(source.workspace_id), Target(public_id))
     minted = credentials.mint("mt")
     with database.transaction(source.workspace_id) as session:
         operator = at_the_shell(source.workspace_id)
         return add_token(session, minted, operator, NewToken(role=Role.OWNER, label=_LABEL)).token
+
+
+def _live(
+    query: Select[Any], model: type[SourceKey | ManagementToken], source: Source, database: Database
+) -> list[str]:
+    """The public ids of those that are not revoked."""
+    with database.transaction(source.workspace_id) as session:
+        return [row.public_id for row in session.scalars(query.where(model.revoked_at.is_(None)))]

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+NAME = "lariba-guard"
+"""Stands on its command line."""
 # Long enough for PostgreSQL's shutdown checkpoint and for Celery to finish a short task.
 _STOP_SECONDS = 10.0
 _KILL_SECONDS = 5.0

@@ -26,7 +26,7 @@ _GUARD_SECONDS = 60.0
 
 class Launcher:
     def __init__(self, *, inherited: tuple[int, ...] = ()) -> None:
-        """`inherited` are descriptors that the guard holds open until its work is done (a lock)."""
+        """`inherited` are descriptors that the guard and all programs hold open for as long as they live (a lock)."""
         self._inherited = inherited
         self._stop_signals: dict[int, signal.Signals] = {}
         self._start_guard()
@@ -45,6 +45,7 @@ class Launcher:
                 cwd=program.directory,
                 env=dict(program.environment),
                 start_new_session=True,
+                pass_fds=self._inherited,
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
@@ -105,7 +106,7 @@ class Launcher:
         # The script comes by standard input: a `pkill -f` aimed at the supervisor's name misses the guard.
         with Path(guard.__file__).open("rb") as script:
             self._guard = Popen(
-                [sys.executable, "-I", "-S", "-", "lariba-guard", str(reader)],
+                [sys.executable, "-I", "-S", "-", guard.NAME, str(reader)],
                 stdin=script,
                 stdout=DEVNULL,
                 stderr=DEVNULL,

@@ -31,9 +31,16 @@ _SOCKET_NAME = ".s.PGSQL.5432"
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 # Trusting whoever comes by the socket is bearable only while nobody else can open it.
 _OPTIONS: Mapping[str, str] = MappingProxyType(
-    {"listen_addresses": "", "unix_socket_permissions": "0700", "timezone": "UTC", "log_timezone": "UTC"}
+    {
+        "listen_addresses": "",
+        "unix_socket_permissions": "0700",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        # Four processes that a small server does not miss: three that read ahead for others, one for subscriptions.
+        "io_method": "sync",
+        "max_logical_replication_workers": "0",
+    }
 )
-_ORPHAN_SECONDS = 30.0
 _STRAY_SECONDS = 5.0
 
 # As root, the server's account may be unable to walk to the data folder (below /root, below a private
@@ -96,24 +103,22 @@ class EmbeddedPostgres(EmbeddedServer):
         host = quote(os.fsencode(self._socket_directory), safe="/")
         return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?host={host}"
 
+    @property
+    def superuser_url(self) -> str:
+        return self.url(SUPERUSER, "postgres")
+
     def is_ready(self) -> bool:
         try:
-            psycopg.connect(self.url(SUPERUSER, "postgres"), connect_timeout=2).close()
+            psycopg.connect(self.superuser_url, connect_timeout=2).close()
         except psycopg.OperationalError:
             return False
         return True
 
     def provision(self) -> None:
-        create_roles_and_database(lambda database: self.url(SUPERUSER, database))
+        create_roles_and_database(self.superuser_url)
 
     def tidy(self) -> None:
         remove_if_spare(self._socket_directory, self.directory)
-
-    def end_orphan(self) -> None:
-        pid = self._recorded_pid()
-        if pid and self._works_here(pid):
-            os.kill(pid, Signals.SIGINT)
-            wait_until(lambda: not self._works_here(pid), _ORPHAN_SECONDS)
 
     def _find_socket(self) -> None:
         self._socket_directory = socket_directory(self.directory, _SOCKET_NAME, self._account)

@@ -1,4 +1,4 @@
-"""The product's own programs as `make run` starts them: Celery worker and beat, web server.
+"""The product's own programs as `make run` starts them: Celery's worker with beat inside, web server.
 
 Knows their command lines and nothing of what they do.
 """
@@ -7,7 +7,7 @@ import http.client
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM
 
@@ -18,7 +18,6 @@ HOST = "127.0.0.1"
 # some hundred new keys; with a fixed threshold it gives them back.
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_CELERY = ("-m", "celery", "-A", "wsgi.celery")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +26,15 @@ class Product:
     """The LARIBA_… variables of every process."""
     logs: Path
 
-    def worker(self) -> Program:
-        # One worker has nobody to mingle or gossip with, and is there a second sooner.
-        command = (*_CELERY, "worker", "--concurrency", "2", "--loglevel", "INFO")
-        return self._program("worker", *command, "--without-mingle", "--without-gossip")
+    def prepare(self, url: str, superuser_url: str, demo_env: Path) -> Program:
+        """Ends when the data are in shape, and `demo_env` holds all that a person needs."""
+        program = self._program("prepare", "-m", "app.embedded.prepare", superuser_url, str(demo_env))
+        return replace(program, environment={**program.environment, "LARIBA_URL": url})
 
-    def beat(self) -> Program:
-        return self._program("beat", *_CELERY, "beat", "--pidfile=")
+    def worker(self) -> Program:
+        command = ("-m", "celery", "-A", "app.embedded.worker.celery", "worker", "--pool", "threads")
+        # One worker has no other one to mingle or gossip with, and is there a second sooner.
+        return self._program("worker", *command, "--concurrency", "2", "--without-mingle", "--without-gossip")
 
     def web(self, port: int, application: str = "wsgi:app") -> Program:
         """Another `application` is for bench/, which compares what the same server makes of it."""

@@ -3,7 +3,6 @@
 What is queued is appended to a file and survives a restart; out of memory it refuses, it never forgets.
 """
 
-import contextlib
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -64,14 +63,6 @@ class EmbeddedRedis(EmbeddedServer):
 
     def tidy(self) -> None:
         remove_if_spare(self._socket.parent, self.directory)
-
-    def end_orphan(self) -> None:
-        # Two servers would write one file, and Redis does not look out for that by itself.
-        with (
-            redis.Redis.from_url(self.url, socket_timeout=2) as client,
-            contextlib.suppress(redis.RedisError),
-        ):
-            client.shutdown()
 
     def _find_socket(self) -> None:
         self._socket = socket_directory(self.directory, _SOCKET_NAME) / _SOCKET_NAME

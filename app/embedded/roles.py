@@ -1,7 +1,5 @@
 """The roles and the database that the product expects of whoever runs its PostgreSQL; safe to repeat."""
 
-from collections.abc import Callable
-
 import psycopg
 from psycopg import Connection, sql
 
@@ -10,13 +8,13 @@ OWNER_ROLE = "lariba_owner"
 APP_ROLE = "lariba_app"
 
 
-def create_roles_and_database(superuser_url: Callable[[str], str]) -> None:
-    """`superuser_url` gives the superuser's URL of a database, `postgres` being one that always exists."""
-    with psycopg.connect(superuser_url("postgres"), autocommit=True) as connection:
+def create_roles_and_database(superuser_url: str) -> None:
+    """`superuser_url` is the superuser's way to a database that is there."""
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
         for role in (OWNER_ROLE, APP_ROLE):
             _ensure_role(connection, role)
         _ensure_database(connection)
-    with psycopg.connect(superuser_url(DATABASE), autocommit=True) as connection:
+    with psycopg.connect(superuser_url, dbname=DATABASE, autocommit=True) as connection:
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 
 

@@ -56,10 +56,6 @@ class EmbeddedServer(ABC):
     def is_ready(self) -> bool: ...
 
     @abstractmethod
-    def end_orphan(self) -> None:
-        """Stop a server that still works in this folder; only for one who holds the folder by a lock."""
-
-    @abstractmethod
     def tidy(self) -> None:
         """Remove what a stopped server needs no more."""
 

@@ -3,17 +3,23 @@
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
+import stat
 from pathlib import Path
 
+from app.embedded import leftovers
+from app.embedded.account import owner_name
 from app.embedded.console import say
 from app.embedded.errors import EmbeddedError
 from app.embedded.guard import wait_until
 from app.embedded.server import make_private_folder
 
-# The guard of a killed run needs seconds to end what that one had started; it holds the lock until then.
+# The guard of a killed run needs seconds to end what that one had started.
 _GUARD_SECONDS = 90.0
+_LET_GO_SECONDS = 5.0
 _SECRET_BYTES = 48
+_GUARDS_LOCK = "lock.guard"
 
 
 class VarDir:
@@ -24,22 +30,45 @@ class VarDir:
     def lock(self) -> int:
         """Make the folder ours for the life of this process; refuses when another run has it.
 
-        Two locks: one is ours alone, the other's descriptor is returned for the guard, which outlives us. So
-        a run that was killed is told from one that lives, and the next one waits for the guard to clear up.
+        Two locks: one is ours alone, the other's descriptor is returned for the guard and all programs, which can
+        outlive us. So a run that was killed is told from one that lives. The next one waits for its guard to clear up,
+        or does so itself if the guard was killed as well: a product that is left would serve the same data.
         """
         make_private_folder(self.path)
+        self._require_ours()
         ours = self._open("lock")
         if not _takes(ours):
             holder = os.pread(ours, 20, 0).decode().strip()
             raise EmbeddedError(f"already running on {self.path} (pid {holder or 'not yet known'})")
         os.truncate(ours, 0)
         os.pwrite(ours, f"{os.getpid()}\n".encode(), 0)
-        guards = self._open("lock.guard")
+        guards = self._open(_GUARDS_LOCK)
         if not _takes(guards):
             say("An earlier run was killed; waiting for its processes to end …")
-            if not wait_until(lambda: _takes(guards), _GUARD_SECONDS):
-                raise EmbeddedError(f"the processes of an earlier run on {self.path} do not end")
+            self._end_earlier_run(guards)
         return guards
+
+    def _end_earlier_run(self, guards: int) -> None:
+        file = self.path / _GUARDS_LOCK
+
+        def is_without_guard() -> bool:
+            left = leftovers.holders(file)
+            return bool(left) and not leftovers.has_guard(left)
+
+        wait_until(lambda: _takes(guards) or is_without_guard(), _GUARD_SECONDS)
+        if not _takes(guards):
+            leftovers.end(file)
+        if not wait_until(lambda: _takes(guards), _LET_GO_SECONDS):
+            raise EmbeddedError(f"processes of an earlier run on {self.path} do not end (`lsof {file}` names them)")
+
+    def _require_ours(self) -> None:
+        """What lies here is executed, believed and kept secret: only its owner may be able to change it."""
+        found = self.path.stat()
+        if found.st_uid != os.geteuid():
+            whose = f"{self.path} belongs to {owner_name(found.st_uid)}"
+            raise EmbeddedError(f"{whose}: start as that user, or choose another folder with VAR_DIR")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise EmbeddedError(f"{self.path} can be changed by others: chmod go-w {shlex.quote(str(self.path))}")
 
     def folder(self, name: str) -> Path:
         make_private_folder(self.path / name)
@@ -56,7 +85,11 @@ class VarDir:
         path = self.path / "secret_key"
         if not path.exists():
             write_private(path, secrets.token_urlsafe(_SECRET_BYTES) + "\n")
-        return path.read_text().strip()
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            reason = "is not UTF-8 text: put back the file that was there, or start over without this folder"
+            raise EmbeddedError(f"{path} {reason}") from None
 
     def _open(self, name: str) -> int:
         return os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)

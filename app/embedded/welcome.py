@@ -1,8 +1,12 @@
-"""What a person reads when the product is ready: where it is, its keys, and a first event to paste."""
+"""What a person reads when the product is ready: where it is, its keys, an event to send and how to look at it."""
 
+import shlex
 from pathlib import Path
 
-from app.embedded.demo import DemoCredentials
+from app.embedded import demo_env
+
+COUNTED_MAX = 10_000
+"""More events are not counted at a start."""
 
 _WELCOME = """
 Lariba is ready.
@@ -11,15 +15,32 @@ Lariba is ready.
   API docs          {url}/docs
   Source key        {key}
   Management token  {token}
-  For scripts       {demo_env}
+  All settings      {demo_env}
   Logs              {logs}
 
-Send a first event:
+{steps}
+
+Python, JavaScript, a project of your own, the operator's commands: README.md.
+Ctrl-C stops everything; the data stay in {folder}.
+"""
+
+_FIRST = """\
+1. Send an event:
 
 {curl}
 
-Ctrl-C stops everything; the data stay in {folder}.
-"""
+2. Look at it:
+
+{look}"""
+
+_AGAIN = """\
+{stored} stored. Look at the newest:
+
+{look}
+
+Send another:
+
+{curl}"""
 
 # The example of the public API page, to the letter.
 _CURL = """\
@@ -41,19 +62,41 @@ curl -X POST "{url}/v1/events/ingest" \\
     }}
   }}'"""
 
+# Names neither itself nor its request, so that it is a new event each time.
+_CURL_ANOTHER = """\
+curl -X POST "{url}/v1/events/ingest" \\
+  -H "Content-Type: application/json" -H "X-API-Key: {key}" \\
+  -d '{{"event_type": "payment.failed", "source_id": "src_demo", "environment": "production", "payload": {{}}}}'"""
+
+# psql comes with the wheel and goes in as the tables' owner: the app's role would see no row of any workspace.
+_QUERY = "SELECT event_id, event_type, received_at, payload FROM events ORDER BY received_at DESC LIMIT 10"
+
 
 def first_event(url: str, source_key: str) -> str:
     """A command that stores one event, ready to paste."""
     return _CURL.format(url=url, key=source_key)
 
 
-def welcome(url: str, credentials: DemoCredentials, demo_env: Path, logs: Path) -> str:
-    return _WELCOME.format(
-        url=url,
-        key=credentials.source_key,
-        token=credentials.management_token,
-        demo_env=demo_env,
-        logs=logs,
-        curl=first_event(url, credentials.source_key),
-        folder=demo_env.parent,
-    )
+def look(folder: Path) -> str:
+    """A command that shows what is stored, ready to paste at the checkout's root."""
+    where = "" if folder == Path.cwd() / "var" else f" VAR_DIR={shlex.quote(str(folder))}"
+    return f"make -s psql{where} ARGS='-c \"{_QUERY}\"'"
+
+
+def welcome(path: Path, logs: Path, events: int) -> str:
+    """`path` is the run's demo.env; `events` are stored."""
+    known = demo_env.read(path)
+    url, key = known["LARIBA_URL"], known["LARIBA_SOURCE_KEY"]
+    if events:
+        curl = _CURL_ANOTHER.format(url=url, key=key)
+        steps = _AGAIN.format(stored=_how_many(events), look=look(path.parent), curl=curl)
+    else:
+        steps = _FIRST.format(curl=first_event(url, key), look=look(path.parent))
+    token = known["LARIBA_MANAGEMENT_TOKEN"]
+    return _WELCOME.format(url=url, key=key, token=token, demo_env=path, logs=logs, folder=path.parent, steps=steps)
+
+
+def _how_many(events: int) -> str:
+    if events > COUNTED_MAX:
+        return f"More than {COUNTED_MAX:,} events are"
+    return f"{events:,} events are" if events > 1 else "1 event is"

@@ -22,6 +22,7 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self.said = ""
         self._seen: set[psutil.Process] = set()
 
     def family(self) -> list[psutil.Process]:

@@ -1,14 +1,20 @@
 """`python -m app.embedded` as a person runs it: the whole product, from an empty folder."""
 
 import http.client
+import itertools
 import json
+import os
+import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
 import psycopg
@@ -20,15 +26,13 @@ from app.embedded.errors import EmbeddedError
 from app.embedded.product import is_ready
 from app.embedded.welcome import first_event
 from tests.embedded.conftest import CHECKOUT, Running, started
+from tests.live import free_port
 from tests.waiting import wait_until
 
 
 @pytest.fixture(name="port")
 def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+    return free_port()
 
 
 @contextmanager
@@ -37,8 +41,9 @@ def run(var_dir: Path, port: int) -> Iterator[Running]:
     foreign = {"PGPORT": "1", "LARIBA_LOG_LEVEL": "no such level"}
     with started("-m", "app.embedded", VAR_DIR=str(var_dir), PORT=str(port), **foreign) as running:
         assert running.process.stdout is not None
-        is_ready_at_last = "Lariba is ready.\n" in iter(running.process.stdout.readline, "")
-        assert is_ready_at_last, running.process.communicate()
+        said = list(itertools.takewhile(lambda line: not line.startswith("Ctrl-C"), running.process.stdout))
+        assert "Lariba is ready.\n" in said, running.process.communicate()
+        running.said = "".join(said)
         running.family()
         yield running
 
@@ -74,13 +79,27 @@ def send(command: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def stored_events(known: dict[str, str]) -> int:
+def ask(known: dict[str, str], statement: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
     superuser_url = known["LARIBA_ADMIN_DATABASE_URL"].replace("lariba_owner@", "postgres@")
     with psycopg.connect(superuser_url) as connection:
-        row = connection.execute("SELECT count(*) FROM events").fetchone()
-    assert row is not None
-    count: int = row[0]
-    return count
+        return connection.execute(statement, parameters).fetchall()
+
+
+def shell(command: str) -> str:
+    """What a command says that is pasted at the checkout's root."""
+    ended = run_here("sh", "-c", command, MAKEFLAGS=f"VENV={sys.prefix}")
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def run_here(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], **variables}
+    return subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+
+
+def command_of(said: str, beginning: str) -> str:
+    (line,) = (line for line in said.splitlines() if line.startswith(beginning))
+    return line
 
 
 def test_the_first_event_outlives_a_killed_run_and_crashes_and_no_process_outlives_a_run(
@@ -91,6 +110,7 @@ def test_the_first_event_outlives_a_killed_run_and_crashes_and_no_process_outliv
         known = demo_env.read(var_dir / "demo.env")
         assert (var_dir / "demo.env").stat().st_mode & 0o777 == 0o600
         curl = first_event(known["LARIBA_URL"], known["LARIBA_SOURCE_KEY"])
+        assert curl in first.said
         status, receipt = send(curl)
         assert status == 201
         assert json.loads(receipt) == {"accepted": True, "event_id": "evt_demo_001", "status": "stored"}
@@ -101,12 +121,17 @@ def test_the_first_event_outlives_a_killed_run_and_crashes_and_no_process_outliv
     with run(var_dir, port) as second:
         assert first.nothing_is_left()
         assert demo_env.read(var_dir / "demo.env") == known
-        for part in ("postgres -D", "granian"):
+        assert "1 event is stored." in second.said
+        assert "evt_demo_001" not in second.said
+        assert "evt_demo_001" in shell(command_of(second.said, "make -s psql"))
+        for part in ("postgres -D", "granian", "celery"):
             second.crash(part)
+        crashed_at = datetime.now(UTC)
         wait_until(lambda: is_ready(port), 60)
         assert send(curl) == (201, receipt)
-        assert stored_events(known) == 1
-        wait_until(lambda: "succeeded" in (var_dir / "log" / "worker.log").read_text(), 60)
+        assert ask(known, "SELECT count(*) FROM events") == [(1,)]
+        answered = "SELECT succeeded_at FROM maintenance_tasks WHERE name = 'canary' AND succeeded_at > %s"
+        wait_until(lambda: ask(known, answered, crashed_at), 60)
         second.family()
 
         second.process.terminate()
@@ -136,3 +161,68 @@ def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "var").touch()
 
     assert str(tmp_path / "var") in refusal(tmp_path / "var", "8000")
+
+
+def test_what_is_left_when_supervisor_and_guard_are_killed_is_ended_by_the_next_run(tmp_path: Path, port: int) -> None:
+    """It would share the data with it, behind another port."""
+    with run(tmp_path / "var", port) as first:
+        known = demo_env.read(tmp_path / "var" / "demo.env")
+        assert send(first_event(known["LARIBA_URL"], known["LARIBA_SOURCE_KEY"]))[0] == 201
+        first.family()
+        guard = first.member("lariba-guard")
+        first.process.send_signal(signal.SIGSTOP)  # or it would replace the guard
+        guard.kill()
+        first.process.kill()
+        first.process.wait()
+        assert is_ready(port)
+
+        with run(tmp_path / "var", free_port()) as second:
+            assert first.nothing_is_left()
+            assert not is_ready(port)
+            assert "1 event is stored." in second.said
+
+
+def test_a_run_takes_six_processes_of_python(tmp_path: Path, port: int) -> None:
+    """The supervisor, its guard, the web server with two children, and a worker with beat inside."""
+    with run(tmp_path / "var", port) as running:
+        running.member("celery")
+        programs = [Path(process.cmdline()[0]).name for process in running.family()]
+
+        assert len([program for program in programs if program.startswith("python")]) == 5
+        wait_until(lambda: "beat: Starting" in (tmp_path / "var" / "log" / "worker.log").read_text(), 60)
+
+    # A file of beat's could break, or remember a time that is yet to come.
+    assert list(CHECKOUT.glob("celerybeat*")) == []
+
+
+def test_the_readmes_commands_and_programs_do_what_they_say(tmp_path: Path, port: int) -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    with run(tmp_path / "var", port):
+        known = demo_env.read(tmp_path / "var" / "demo.env")
+        sent = run_here(sys.executable, "-c", program, **known)
+
+        assert (sent.returncode, sent.stderr) == (0, "")
+        assert sent.stdout.startswith("201 {'accepted': True")
+        shown = shell(command_of(readme, "make -s psql").replace("psql", f"psql VAR_DIR={tmp_path}/var", 1))
+        assert "payment.failed" in shown
+        assert shell(f"make -s flask VAR_DIR={tmp_path}/var ARGS=--help").startswith("Usage: flask")
+
+
+def test_an_operators_commands_need_one_line_and_their_help_no_settings(tmp_path: Path, port: int) -> None:
+    with run(tmp_path / "var", port):
+        assert "Demo" in shell(f"make -s flask VAR_DIR={tmp_path}/var ARGS='workspace list'")
+
+    helped = run_here(sys.executable, "-m", "flask", "--app", "wsgi", "--help")
+    refused = run_here(sys.executable, "-m", "flask", "--app", "wsgi", "status")
+
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "Create, list, suspend" in helped.stdout
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "Error: LARIBA_DATABASE_URL is missing; docs/settings.md says what it holds\n"
+
+
+def test_a_secret_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "secret_key").write_bytes(b"\xff\xfe")
+
+    assert refusal(tmp_path, str(free_port())).startswith(f"lariba: {tmp_path}/secret_key is not UTF-8 text")

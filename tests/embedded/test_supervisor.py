@@ -1,9 +1,12 @@
+import errno
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -178,14 +181,33 @@ def test_under_nohup_a_closed_terminal_ends_nothing(supervise: Supervise, tmp_pa
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_long_log_is_moved_aside_under_its_writer(tmp_path: Path) -> None:
+def test_a_long_log_is_moved_aside_under_its_writer_and_the_oldest_goes(tmp_path: Path) -> None:
     log = tmp_path / "one.log"
     with log.open("a") as writer:
-        writer.write("long" * 10)
-        writer.flush()
+        for text in ("first", "second", "third", "fourth", "fifth"):
+            writer.write(text)
+            writer.flush()
+            keep_short(log, bytes_max=4)
+        writer.write("end")
 
-        keep_short(log, bytes_max=20)
-        writer.write("after")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "one.log": "end",
+        "one.log.1": "fifth",
+        "one.log.2": "fourth",
+        "one.log.3": "third",
+    }
 
-    assert log.read_text() == "after"
-    assert (tmp_path / "one.log.old").read_text() == "long" * 10
+
+def test_a_log_that_cannot_be_moved_aside_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full: of all programs the one that watches must go on."""
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = tmp_path / "one.log"
+    log.write_text("long" * 10)
+    monkeypatch.setattr(shutil, "copyfile", fail)
+
+    keep_short(log, bytes_max=20)
+
+    assert log.read_text() == ""

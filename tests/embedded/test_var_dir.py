@@ -1,9 +1,11 @@
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from app.embedded import demo_env
+from app.embedded.errors import EmbeddedError
 from app.embedded.var_dir import VarDir, write_private
 from app.embedded.welcome import first_event
 
@@ -30,6 +32,23 @@ def test_the_folder_is_private_and_an_existing_one_keeps_its_permissions(tmp_pat
     VarDir(tmp_path / "old").folder("log")
 
     assert (tmp_path / "old").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who owns it can change what is executed there, and read the keys."""
+    another = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: another)
+
+    with pytest.raises(EmbeddedError, match=f"^{tmp_path} belongs to .*: start as that user, or choose another folder"):
+        VarDir(tmp_path).lock()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_a_folder_that_others_can_change_is_refused(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+
+    with pytest.raises(EmbeddedError, match=f"can be changed by others: chmod go-w {tmp_path}"):
+        VarDir(tmp_path).lock()
 
 
 def test_demo_env_is_private_even_where_it_was_open_before(tmp_path: Path) -> None:

@@ -90,9 +90,20 @@ def test_what_is_missing_or_nonsense_is_issued_anew(
         again = ensure_demo(empty, known)
         assert _send(client, again.source_key) == 201
         assert _manage(client, again.management_token) == 200
-    kept_token = ensure_demo(empty, {"LARIBA_MANAGEMENT_TOKEN": demo.management_token})
-    assert kept_token.management_token == demo.management_token
-    assert kept_token.source_key != demo.source_key
+    kept_token = ensure_demo(empty, {"LARIBA_MANAGEMENT_TOKEN": again.management_token})
+    assert kept_token.management_token == again.management_token
+    assert kept_token.source_key != again.source_key
+
+
+def test_what_is_issued_anew_takes_the_place_of_what_nobody_knows_any_more(
+    demo: DemoCredentials, empty: Settings, client: FlaskClient
+) -> None:
+    """Else each demo.env that is lost leaves a key and a token that are good for ever."""
+    assert (_send(client, demo.source_key), _manage(client, demo.management_token)) == (201, 200)
+
+    ensure_demo(empty, {})
+
+    assert (_send(client, demo.source_key), _manage(client, demo.management_token)) == (401, 401)
 
 
 def test_a_key_or_token_that_ended_is_replaced(empty: Settings, house: Context, client: FlaskClient) -> None:
