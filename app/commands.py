@@ -33,6 +33,7 @@ from app.rate_limits.window import EVENTS_PER_SECOND_MAX
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
 _SCHEMA_BEHIND = "The schema is behind this code: run `flask --app wsgi migrate` first."
+_NAMESAKES_MAX: Final = 3
 _REVISION = text("SELECT version_num FROM alembic_version")
 
 
@@ -105,6 +106,12 @@ def create(name: str, *, as_json: bool) -> None:
     house = context()
     new, issued = workspaces.create_workspace(house.database, house.credentials, name)
     _show({"workspace_id": new.id, "token_id": issued.id, "management_token": issued.token}, as_json=as_json)
+    if others := workspaces.namesakes(house.database, new):
+        click.echo(
+            f"Note: {len(others)} more of this name: {', '.join(others[:_NAMESAKES_MAX])}. If one of them was meant,"
+            f" suspend the new one (flask --app wsgi workspace suspend {new.id}) and issue a token for that one.",
+            err=True,
+        )
 
 
 @workspace.command("list")

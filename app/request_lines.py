@@ -14,8 +14,9 @@ from os import urandom
 
 import msgspec
 
-# What a caller's own request id may look like; anything else could break a log line or a header.
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# What a caller's own request id may look like; anything else could break a log line or a header. And no key or token,
+# for it stands in the log and in the audit trail as it is.
+_SANE_REQUEST_ID = re.compile(r"(?!.*lrb_(?:sk|mt)_)[A-Za-z0-9._:-]{1,128}")
 # A pipe takes no more in one piece (PIPE_BUF on Linux), and two processes may share one.
 _PIECE_CHARACTERS_MAX = 4096
 _ROOT = logging.getLogger()

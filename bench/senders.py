@@ -91,7 +91,7 @@ def lift_limits(product: Installation) -> None:
 def _fill_workspace(session: Session, credentials: Credentials, keys: list[int]) -> list[tuple[str, list[str]]]:
     """A workspace with a source for each of `keys`, each with so many keys: (public id, plain texts)."""
     workspace, operator = add_workspace(session, "Bench")
-    project = add_project(session, operator, NewProject(name="Bench"))
+    project, _ = add_project(session, operator, NewProject(name="Bench"))
     query = Environment.within(workspace.id).where(
         Environment.project_id == project.id, Environment.name == _ENVIRONMENT
     )

@@ -14,10 +14,11 @@ from app.context import EXTENSION, Context
 from app.database import EVERYWHERE
 from app.errors import InvalidManagementToken
 from app.factory import create_app
-from app.management import new_sources, projects, workspaces
+from app.management import new_sources, workspaces
 from app.management.authentication import authenticate
 from app.management.environments import list_environments
 from app.management.keys import IssuedKey, NewKey
+from app.management.new_projects import create_project
 from app.management.operators import Operator, Role
 from app.management.pages import PageRequest
 from app.management.projects import NewProject
@@ -67,7 +68,7 @@ class FuzzedTenant:
     def project_id(self) -> str:
         """A project that is there at this moment."""
         self.token()
-        return projects.create_project(self._house.database, self._operator(), NewProject(name=f"{uuid4()}")).id
+        return create_project(self._house.database, self._operator(), NewProject(name=f"{uuid4()}")).id
 
     def _operator(self) -> Operator:
         return authenticate(f"Bearer {self._token}", self._house.credentials, self._house.database)

@@ -18,6 +18,7 @@ from sqlalchemy import Row
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.factory import create_app
+from app.identifiers import random_text
 from app.management.key_report import Staleness, report_keys
 from tests.conftest import fresh_database
 from tests.live import environment_of, free_port
@@ -66,6 +67,14 @@ class TestWorkspaceCreate:
         assert set(made) == {"workspace_id", "token_id", "management_token"}
         headers = {"Authorization": f"Bearer {made['management_token']}"}
         assert client.get("/v1/projects", headers=headers).status_code == 200
+
+    def test_another_one_of_the_same_name_is_made_and_told_of(self, shell: Shell) -> None:
+        name = f"Acme {random_text(8)}"
+        first, second = (shell("workspace", "create", name, "--json") for _ in range(2))
+
+        assert "more of this name" not in first.stderr
+        assert json.loads(_said(first))["workspace_id"] in second.stderr
+        assert f"workspace suspend {json.loads(_said(second))['workspace_id']}" in second.stderr
 
     def test_the_token_is_not_kept(self, shell: Shell, house: Context) -> None:
         made = json.loads(_said(shell("workspace", "create", "Alice's", "--json")))
@@ -248,6 +257,14 @@ class TestKeyReport:
         }.items():
             assert mine[heading.index(column) :].startswith(cell), column
         assert theirs.split()[-2:] == ["2024-02-29", "expired"]
+
+    def test_a_key_that_was_rotated_does_not_end_too_soon(self, app: Flask, shell: Shell, alice: Tenant) -> None:
+        successor = desk_of(app, alice).made(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": 0})["id"]
+
+        lines = _said(shell("key", "report", "--expires-within-days", "30", "--json"))
+
+        assert alice.key_id not in lines
+        assert successor not in lines
 
     def test_a_script_gets_one_object_a_line_with_all_of_it(
         self, app: Flask, shell: Shell, house: Context, alice: Tenant

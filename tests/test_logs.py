@@ -21,7 +21,7 @@ from app.management.sources import NewSource
 from app.management.tokens import NewToken, issue_token
 from app.models import SourceType
 from tests.ingest.test_policies import limit
-from tests.people import Tenant, execute
+from tests.people import Tenant, execute, rows
 from tests.sending import PATH, event_for, send
 from tests.waiting import wait_until
 
@@ -94,6 +94,37 @@ def test_a_key_in_the_query_reaches_the_log_on_no_way(
     assert written.count("event_accepted") == 1
     for credential in (alice.key, charlie.key, alice.token):
         assert credential.rsplit("_", 1)[1] not in written
+
+
+@pytest.mark.parametrize("way", ["by Flask", "by the door"])
+def test_a_credential_sent_as_the_request_id_stands_nowhere(
+    client: FlaskClient, house: Context, alice: Tenant, capsys: pytest.CaptureFixture[str], door: Door, way: str
+) -> None:
+    logs.configure("INFO")
+    door.is_open = way == "by the door"
+    carriers = [alice.key, f"retry-of:{alice.token}", f"{alice.key}.2"]
+    answers = [send(client, alice, headers={"X-Request-ID": it}) for it in carriers]
+    answers += [
+        client.post("/v1/projects", json={"name": str(n)}, headers=alice.bearer | {"X-Request-ID": it})
+        for n, it in enumerate(carriers)
+    ]
+    written = ""
+
+    def is_written() -> bool:
+        nonlocal written
+        written += capsys.readouterr().err
+        return written.count('"event_accepted"') == len(carriers)
+
+    wait_until(is_written)
+    trail = rows(house, "SELECT request_id FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row)
+
+    assert {each.status_code for each in answers} == {201}
+    for answer in answers:
+        assert answer.headers["X-Request-ID"].startswith("req_")
+    for secret in (alice.key.rsplit("_", 1)[1], alice.token.rsplit("_", 1)[1]):
+        assert secret not in written
+        assert secret not in str(trail)
+    assert trail
 
 
 def test_each_request_leaves_one_wide_line(

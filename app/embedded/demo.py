@@ -71,7 +71,7 @@ def _find_source(session: Session) -> Source | None:
 
 def _create_source(session: Session) -> Source:
     workspace, operator = add_workspace(session, "Demo")
-    project = add_project(session, operator, NewProject(name="Demo"))
+    project, _ = add_project(session, operator, NewProject(name="Demo"))
     production = Environment.within(workspace.id).where(
         Environment.project_id == project.id, Environment.name == _ENVIRONMENT
     )

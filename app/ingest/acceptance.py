@@ -25,7 +25,7 @@ from app.ingest.committer import Committer
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.cors import Origins
 from app.ingest.envelope import Attempt, read_envelope
-from app.ingest.mismatch import MISMATCHES, named_refusals
+from app.ingest.mismatch import NAMED, named_refusals
 from app.ingest.places import Places
 from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
@@ -140,7 +140,7 @@ def accepted(decision: Decision, identity: Identity, caller: Caller, database: D
     """The verdict, if it accepts. Raises the Refusal that any other one means, or what is wrong with us."""
     if isinstance(decision, Exception):
         raise decision
-    if decision.outcome in MISMATCHES:
+    if decision.outcome in NAMED:
         raise _named(decision.outcome, identity, caller, database)
     if decision.outcome in REFUSALS:
         raise REFUSALS[decision.outcome]

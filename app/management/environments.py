@@ -73,13 +73,13 @@ def create_environment(
             **asdict(new),
         )
         insert(session, operator, environment, "environment.create", {"project_id": project_id} | asdict(new))
-        return _facts(environment, project.public_id)
+        return facts_of(environment, project.public_id)
 
 
 def list_environments(
     database: Database, operator: Operator, project_id: str, request: PageRequest, *, archived: bool = False
 ) -> Page[EnvironmentFacts]:
-    """A project's environments: the live ones, or those that are archived."""
+    """A project's environments, in the order in which they were made: the live ones, or those that are archived."""
     workspace_id = operator.workspace_id
     with database.transaction(operator.workspace_id) as session:
         (project,) = find(session, live_projects(operator), Project, project_id)
@@ -87,14 +87,14 @@ def list_environments(
         is_archived = Environment.archived_at.is_not(None)
         query = below.where(is_archived if archived else ~is_archived)
         name = f"environments of {project_id} archived={archived}"
-        listing = Listing(Environment, workspace_id, name, query, _facts)
+        listing = Listing(Environment, workspace_id, name, query, facts_of, is_oldest_first=True)
         return listing.page(session, request)
 
 
 def read_environment(database: Database, operator: Operator, environment_id: str) -> EnvironmentFacts:
     """One environment."""
     with database.transaction(operator.workspace_id) as session:
-        return _facts(*find(session, live_environments(operator), Environment, environment_id))
+        return facts_of(*find(session, live_environments(operator), Environment, environment_id))
 
 
 def change_environment(
@@ -107,7 +107,7 @@ def change_environment(
         live = live_environments(operator)
         environment, project_id = find_it(session, operator, live, Environment, target)
         update(session, operator, environment, "environment.update", mentioned(change))
-        return _facts(environment, project_id)
+        return facts_of(environment, project_id)
 
 
 def archive_environment(database: Database, operator: Operator, target: Target) -> None:
@@ -130,10 +130,11 @@ def restore_environment(database: Database, operator: Operator, target: Target) 
             below = Source.within(operator.workspace_id).where(Source.environment_id == environment.id)
             revoke_keys_below(session, operator, SourceKey.source_id.in_(below.with_only_columns(Source.id)))
         update(session, operator, environment, "environment.restore", {"archived_at": None})
-        return _facts(environment, project_id)
+        return facts_of(environment, project_id)
 
 
-def _facts(environment: Environment, project_id: str) -> EnvironmentFacts:
+def facts_of(environment: Environment, project_id: str) -> EnvironmentFacts:
+    """An environment and its project's public id, as its readers see it."""
     return EnvironmentFacts(
         id=environment.public_id,
         project_id=project_id,

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Select
 
 from app.database import Database
-from app.management.keys import KeyFacts, facts_of, shown_keys
+from app.management.keys import KeyFacts, facts_of, has_successor, shown_keys
 from app.management.lifetimes import CredentialState, expires_within, is_in, is_unused_for
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
@@ -50,5 +50,6 @@ def _filtered(operator: Operator, only: KeyFilter) -> Select[Any]:
     if only.unused_for_days is not None:
         query = query.where(is_unused_for(only.unused_for_days, SourceKey))
     if only.expires_within_days is not None:
-        query = query.where(expires_within(only.expires_within_days, SourceKey))
+        # One that was rotated ends as it should: what is looked for is what needs a successor.
+        query = query.where(expires_within(only.expires_within_days, SourceKey), ~has_successor())
     return query

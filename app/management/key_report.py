@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, tuple_
 
 from app.database import EVERYWHERE, Database
+from app.management.keys import has_successor
 from app.management.lifetimes import CredentialState, expires_within, is_in, is_unused_for, state_at
 from app.models import Environment, Project, Source, SourceKey, Workspace
 
@@ -94,8 +95,9 @@ def _reasons(stale: Staleness) -> Iterator[ColumnElement[bool]]:
     if stale.unused_for_days is not None:
         yield is_unused_for(stale.unused_for_days, SourceKey)
     if stale.expires_within_days is not None:
-        yield expires_within(stale.expires_within_days, SourceKey)
-        yield is_in(CredentialState.EXPIRED, SourceKey)
+        # One that was rotated has its successor, and its end cannot be moved any more.
+        ends = or_(expires_within(stale.expires_within_days, SourceKey), is_in(CredentialState.EXPIRED, SourceKey))
+        yield and_(ends, ~has_successor())
 
 
 def _line(row: Row[Any]) -> StaleKey:

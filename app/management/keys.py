@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, func
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.credentials import Credentials, Minted
@@ -124,6 +124,12 @@ def shown_keys(operator: Operator) -> Select[Any]:
     )
 
 
+def has_successor() -> ColumnElement[bool]:
+    """Whether the key of a query was rotated."""
+    after = aliased(SourceKey)
+    return select(after.id).where(after.replaces_id == SourceKey.id).exists()
+
+
 def issue_key(
     database: Database, credentials: Credentials, operator: Operator, source_id: str, new: NewKey
 ) -> IssuedKey:
@@ -178,14 +184,16 @@ def read_key(database: Database, operator: Operator, key_id: str) -> KeyFacts:
 def change_key(database: Database, operator: Operator, target: Target, change: KeyChange) -> KeyFacts:
     """Change what `change` mentions: after this has returned, nothing is stored that its new policies do not allow.
 
-    Raises Conflict for a new expiry of a revoked key, and SchemaValidationFailed for a browser key without event types.
+    Raises Conflict for what would let a revoked or rotated key live on, and SchemaValidationFailed for a browser key
+    without event types.
     """
     with changing(database, operator) as session:
         find_it = find_to_withhold if change.takes_rights_away else find_to_change
         row, *others = find_it(session, operator, shown_keys(operator), SourceKey, target)
-        if row.revoked_at is not None and change.expires_at is not ABSENT:
-            raise Conflict(_STAYS_REVOKED, faults=(Fault("/expires_at", "The key is revoked."),))
+        _, _, replaced_by, _ = others
         values = mentioned(change)
+        if "expires_at" in values:
+            _require_movable_end(row, replaced_by, values["expires_at"])
         event_types = values.get("allowed_event_types", row.allowed_event_types)
         require_event_types(event_types, values.get("allowed_origins", row.allowed_origins))
         if values.get("expires_at", row.expires_at) != row.expires_at:
@@ -200,6 +208,17 @@ def revoke_key(database: Database, operator: Operator, target: Target) -> KeyFac
         row, *others = find_to_withhold(session, operator, shown_keys(operator), SourceKey, target)
         update(session, operator, row, "source_key.revoke", {"revoked_at": row.revoked_at or moment(session)})
         return facts_of(row, *others)
+
+
+def _require_movable_end(row: SourceKey, replaced_by: str | None, expires_at: datetime | None) -> None:
+    """Nothing revives a key, nor lets one that has a successor outlive its grace. Raises Conflict."""
+    if row.revoked_at is not None:
+        raise Conflict(_STAYS_REVOKED, faults=(Fault("/expires_at", "The key is revoked."),))
+    if replaced_by is None or row.expires_at is None:
+        return
+    if expires_at is None or expires_at > row.expires_at:
+        message = f"This key was rotated: its end may come sooner but not later. Use its successor, {replaced_by}."
+        raise Conflict(message, faults=(Fault("/expires_at", "Later than the end of the key's grace."),))
 
 
 def require_event_types(event_types: list[str] | None, origins: list[str] | None) -> None:

@@ -46,7 +46,7 @@ def is_in(state: CredentialState, model: Credential) -> ColumnElement[bool]:
 
 
 def expires_within(days: int, model: Credential) -> ColumnElement[bool]:
-    """It opens something now, and will not in so many days unless somebody sees to it."""
+    """It opens something now, and will not in so many days unless an operator sees to it."""
     return and_(is_in(CredentialState.ACTIVE, model), model.expires_at <= func.now() + timedelta(days=days))
 
 

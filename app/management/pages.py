@@ -1,4 +1,4 @@
-"""Keyset pages, one way for all lists: newest first; what is added meanwhile neither repeats nor hides a row.
+"""Keyset pages, one way for all lists: in one order of making; what is added meanwhile neither repeats nor hides a row.
 
 A cursor is the public id of the last row shown, signed for one workspace, one list and its filters. Rows are
 archived and never deleted, so that row can always be found again.
@@ -53,13 +53,17 @@ class Listing(Generic[Item]):
     """Rows that begin with a `model`."""
     show: Callable[..., Item]
     """Turns such a row, spread out, into an item."""
+    is_oldest_first: bool = False
+    """For lists that are read from their beginning; the others begin with the newest."""
 
     def page(self, session: Session, request: PageRequest) -> Page[Item]:
         """The page that `request` asks for. Raises SchemaValidationFailed for another list's cursor."""
-        query = self.query.order_by(self.model.id.desc()).limit(request.limit + 1)
+        row = self.model.id
+        query = self.query.order_by(row if self.is_oldest_first else row.desc()).limit(request.limit + 1)
         serializer = self._serializer(request)
         if request.cursor is not None:
-            query = query.where(self.model.id < self._position(serializer, request.cursor))
+            position = self._position(serializer, request.cursor)
+            query = query.where(row > position if self.is_oldest_first else row < position)
         rows = session.execute(query).all()
         shown = rows[: request.limit]
         is_last = len(rows) == len(shown)

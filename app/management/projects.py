@@ -56,16 +56,14 @@ def live_projects(operator: Operator) -> Select[Any]:
     return projects_within(operator).where(Project.archived_at.is_(None))
 
 
-def create_project(database: Database, operator: Operator, new: NewProject) -> ProjectFacts:
-    """A new project with its first environments. Raises Conflict if the name is taken."""
-    with changing(database, operator) as session:
-        return _facts(add_project(session, operator, new))
+def add_project(session: Session, operator: Operator, new: NewProject) -> tuple[Project, list[Environment]]:
+    """A new project with its first environments, as a part of something larger.
 
-
-def add_project(session: Session, operator: Operator, new: NewProject) -> Project:
-    """As create_project(), as a part of something larger."""
+    Raises Conflict if the name is taken.
+    """
     project = Project(public_id=new_public_id("prj"), workspace_id=operator.workspace_id, **asdict(new))
     insert(session, operator, project, "project.create", asdict(new))
+    environments = []
     for name in FIRST_ENVIRONMENTS:
         environment = Environment(
             public_id=new_public_id("env"),
@@ -75,7 +73,8 @@ def add_project(session: Session, operator: Operator, new: NewProject) -> Projec
         )
         shown = {"project_id": project.public_id, "name": name}
         insert(session, operator, environment, "environment.create", shown)
-    return project
+        environments.append(environment)
+    return project, environments
 
 
 def list_projects(
@@ -84,7 +83,7 @@ def list_projects(
     """The workspace's projects: the live ones, or those that are archived."""
     workspace_id = operator.workspace_id
     query = projects_within(operator).where(Project.archived_at.is_not(None)) if archived else live_projects(operator)
-    listing = Listing(Project, workspace_id, f"projects archived={archived}", query, _facts)
+    listing = Listing(Project, workspace_id, f"projects archived={archived}", query, project_facts)
     with database.transaction(operator.workspace_id) as session:
         return listing.page(session, request)
 
@@ -92,7 +91,7 @@ def list_projects(
 def read_project(database: Database, operator: Operator, project_id: str) -> ProjectFacts:
     """One project."""
     with database.transaction(operator.workspace_id) as session:
-        return _facts(*find(session, live_projects(operator), Project, project_id))
+        return project_facts(*find(session, live_projects(operator), Project, project_id))
 
 
 def change_project(database: Database, operator: Operator, target: Target, change: ProjectChange) -> ProjectFacts:
@@ -100,7 +99,7 @@ def change_project(database: Database, operator: Operator, target: Target, chang
     with changing(database, operator) as session:
         (project,) = find_to_change(session, operator, live_projects(operator), Project, target)
         update(session, operator, project, "project.update", mentioned(change))
-        return _facts(project)
+        return project_facts(project)
 
 
 def archive_project(database: Database, operator: Operator, target: Target) -> None:
@@ -120,10 +119,11 @@ def restore_project(database: Database, operator: Operator, target: Target) -> P
         if project.archived_at is not None:
             revoke_keys_below(session, operator, SourceKey.project_id == project.id)
         update(session, operator, project, "project.restore", {"archived_at": None})
-        return _facts(project)
+        return project_facts(project)
 
 
-def _facts(project: Project) -> ProjectFacts:
+def project_facts(project: Project) -> ProjectFacts:
+    """A project as its readers see it."""
     return ProjectFacts(
         id=project.public_id,
         name=project.name,

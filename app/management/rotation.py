@@ -7,7 +7,7 @@ from typing import Final
 from app.credentials import Credentials
 from app.database import Database
 from app.errors import Conflict
-from app.management.changes import moment, update
+from app.management.changes import ABSENT, Absent, moment, update
 from app.management.keys import IssuedKey, NewKey, add_key, shown_keys
 from app.management.lookup import find, find_parent, find_to_withhold
 from app.management.operators import Operator
@@ -26,14 +26,14 @@ class Rotation:
 
     grace_seconds: int = GRACE_SECONDS_DEFAULT
     """For how long the old key works beside its successor; 0: once the rotation has answered, it never stores again."""
-    expires_at: datetime | None = None
-    """The successor's."""
+    expires_at: datetime | Absent | None = ABSENT
+    """The successor's; if it is not chosen, the end that the old key had. None: it lives until it is revoked."""
 
 
 def rotate_key(
     database: Database, credentials: Credentials, operator: Operator, target: Target, rotation: Rotation
 ) -> IssuedKey:
-    """The successor of a key, with its label, rate and policies.
+    """The successor of a key, with its label, end, rate and policies.
 
     Raises Conflict for a key that has a successor already, is revoked or has expired.
     """
@@ -46,7 +46,7 @@ def rotate_key(
         old, _, _, replaced_by, _ = find_to_withhold(session, operator, keys, SourceKey, target)
         now = moment(session)
         _require_rotatable(old, replaced_by, now)
-        successor = add_key(session, minted, operator, source, _like(old, rotation.expires_at), replaces=old)
+        successor = add_key(session, minted, operator, source, _like(old, rotation), replaces=old)
         ends = now + timedelta(seconds=rotation.grace_seconds)
         values = {"expires_at": ends if old.expires_at is None else min(old.expires_at, ends)}
         update(session, operator, old, "source_key.rotate", values, told={"replaced_by": successor.id})
@@ -62,10 +62,10 @@ def _require_rotatable(old: SourceKey, replaced_by: str | None, now: datetime) -
         raise Conflict("This key has expired. Issue a new one, or give this one another expires_at first.")
 
 
-def _like(old: SourceKey, expires_at: datetime | None) -> NewKey:
+def _like(old: SourceKey, rotation: Rotation) -> NewKey:
     return NewKey(
         label=old.label,
-        expires_at=expires_at,
+        expires_at=old.expires_at if rotation.expires_at is ABSENT else rotation.expires_at,
         events_per_second=old.events_per_second,
         allowed_event_types=old.allowed_event_types,
         allowed_origins=old.allowed_origins,

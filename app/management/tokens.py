@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Select, func, or_
 from sqlalchemy.orm import Session
@@ -21,6 +21,10 @@ from app.management.requests import changing
 from app.management.revisions import Facts, Target
 from app.management.standing import hold_standing_to_revoke
 from app.models import ManagementToken, Project
+
+_SAY_WHICH: Final = (
+    "Your management token is limited to some projects, so those that it issues must be too: name them in project_ids."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +83,9 @@ def issue_token(database: Database, credentials: Credentials, operator: Operator
     Raises InsufficientScope for a token that could do more than the caller's, and SchemaValidationFailed for projects
     that the caller does not see.
     """
-    operator.require(new.role, whole_workspace=new.project_ids is None)
+    operator.require(new.role)
+    if operator.project_rows is not None and new.project_ids is None:
+        raise InsufficientScope(_SAY_WHICH, faults=(Fault("/project_ids", "Missing."),))
     if operator.expires_at is not None and (new.expires_at is None or new.expires_at > operator.expires_at):
         raise InsufficientScope("A token cannot outlive the one that issues it: give it an earlier expires_at.")
     minted = credentials.mint("mt", operator.workspace_id)

@@ -64,6 +64,13 @@ def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
     return workspace, operator
 
 
+def namesakes(database: Database, workspace: WorkspaceFacts) -> list[str]:
+    """The ids of other workspaces with the same name. A name is for people; what tells workspaces apart is the id."""
+    others = select(Workspace.public_id).where(Workspace.name == workspace.name, Workspace.public_id != workspace.id)
+    with database.transaction(EVERYWHERE) as session:
+        return list(session.scalars(others.order_by(Workspace.id)))
+
+
 def list_workspaces(database: Database) -> list[WorkspaceFacts]:
     """All workspaces, the oldest first."""
     with database.transaction(EVERYWHERE) as session:

@@ -74,7 +74,9 @@ def test_a_whole_life_goes_through_the_generated_client(
     package: ModuleType, server: LiveServer, operator: Caller
 ) -> None:
     project = operator.call("create_project", status=201, body=operator.model("ProjectCreate", name="Shop"))
-    environment = operator.call("list_environments", project.id).data[0]
+    environment = project.environments[0]
+    assert environment.name == "production"
+    assert operator.call("list_environments", project.id).data == project.environments
     new = operator.model("SourceCreate", name="checkout", type="backend")
     source = operator.call("create_source", environment.id, status=201, body=new)
     key = operator.call("issue_key", source.id, status=201, body=operator.model("KeyCreate", label="first"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from app.context import Context
 from app.credentials import Credentials
@@ -153,15 +154,42 @@ class Test401:
         assert send(client, charlie, key=key).status_code == 201
 
 
+_OUT_OF_USE = {
+    "UPDATE sources SET disabled_at = now() WHERE id = :source": "source is disabled. Enable",
+    "UPDATE sources SET archived_at = now() WHERE id = :source": "source is archived. Restore",
+    "UPDATE environments SET archived_at = now() WHERE project_id = :project": "The environment of this key's source",
+    "UPDATE projects SET archived_at = now() WHERE id = :project": "The project of this key's source",
+}
+
+
+def _send_batch(client: FlaskClient, tenant: Tenant) -> TestResponse:
+    headers = {"X-API-Key": tenant.key, "Idempotency-Key": "k"}
+    return client.post(f"{PATH}/batch", json={"events": [event_for(tenant)]}, headers=headers)
+
+
 class Test403:
+    @pytest.mark.parametrize("change", _OUT_OF_USE)
+    def test_what_is_out_of_use_is_named_with_the_way_back(
+        self, client: FlaskClient, house: Context, alice: Tenant, change: str
+    ) -> None:
+        named = {"source": alice.source_row, "project": alice.project_row}
+        execute(house, change, **{name: row for name, row in named.items() if f":{name}" in change})
+        way_back = {
+            "sources": f"POST /v1/sources/{alice.source_id}/{'enable' if 'disabled' in change else 'restore'}",
+            "environments": f"POST /v1/environments/{alice.environment_id}/restore",
+            "projects": f"POST /v1/projects/{alice.project_id}/restore",
+        }[change.split()[1]]
+
+        for refused in (send(client, alice), _send_batch(client, alice)):
+            assert error_of(refused)["code"] == "source_disabled"
+            assert _OUT_OF_USE[change] in error_of(refused)["message"]
+            assert way_back in error_of(refused)["message"]
+
     @pytest.mark.parametrize(
         ("change", "code"),
         [
-            ("UPDATE sources SET disabled_at = now() WHERE id = :source", "source_disabled"),
-            ("UPDATE sources SET archived_at = now() WHERE id = :source", "source_disabled"),
-            ("UPDATE environments SET archived_at = now() WHERE project_id = :project", "source_disabled"),
-            ("UPDATE projects SET archived_at = now() WHERE id = :project", "source_disabled"),
             ("UPDATE workspaces SET status = 'suspended' WHERE id = :workspace", "workspace_suspended"),
+            *((change, "source_disabled") for change in _OUT_OF_USE),
         ],
     )
     def test_a_key_stops_at_once_when_what_stands_above_it_stops(

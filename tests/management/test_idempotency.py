@@ -28,8 +28,9 @@ from app.errors import BadRequest
 from app.idempotency_keys import read_idempotency_key
 from app.maintenance.purge import purge_expired_requests
 from app.management.authentication import authenticate
+from app.management.new_projects import create_project
 from app.management.operators import IdempotentRequest, Role
-from app.management.projects import NewProject, create_project
+from app.management.projects import NewProject
 from app.management.requests import changing
 from app.management.tokens import NewToken
 from tests.live import live_server

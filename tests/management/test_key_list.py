@@ -73,6 +73,18 @@ def test_a_token_for_some_projects_lists_their_keys_only(
     assert _ids(desk, expires_within_days=10) == [elsewhere[2], alice.key_id]
 
 
+def test_a_key_that_was_rotated_needs_no_successor_and_is_not_among_those_that_end_soon(
+    desk: Desk, house: Context, alice: Tenant
+) -> None:
+    ending = _issue(desk, alice.source_id)
+    execute(house, _END, id=ending, days=5)
+    successor = (desk.post(f"/v1/keys/{ending}/rotate", {}).json or {})["id"]
+
+    assert _ids(desk, expires_within_days=10) == [successor]
+    assert _ids(desk, expires_within_days=10, state="active") == [successor]
+    assert _ids(desk, state="active") == [successor, ending, alice.key_id]
+
+
 def test_keys_of_archived_sources_are_not_listed(desk: Desk, alice: Tenant, elsewhere: tuple[str, str, str]) -> None:
     desk.delete(f"/v1/sources/{elsewhere[1]}")
 

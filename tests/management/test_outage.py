@@ -11,7 +11,7 @@ from app.context import EXTENSION
 from app.credentials import Credentials
 from app.errors import OutcomeUnknown
 from app.factory import create_app
-from app.management import projects
+from app.management import new_projects
 from tests.live import free_port
 from tests.management.operating import Desk
 from tests.people import Tenant
@@ -41,7 +41,7 @@ def test_a_commit_that_went_unanswered_is_told_as_that(monkeypatch: pytest.Monke
     def lost(*_: object) -> None:
         raise OutcomeUnknown
 
-    monkeypatch.setattr(projects, "create_project", lost)
+    monkeypatch.setattr(new_projects, "create_project", lost)
 
     refused = desk.post("/v1/projects", {"name": "x"})
 

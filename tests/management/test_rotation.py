@@ -39,7 +39,7 @@ def _until(moment: str) -> timedelta:
 
 
 class TestSuccessor:
-    def test_it_inherits_everything_but_the_end(self, desk: Desk, alice: Tenant) -> None:
+    def test_it_inherits_everything_the_end_included(self, desk: Desk, alice: Tenant) -> None:
         old = desk.made(f"/v1/sources/{alice.source_id}/keys", _CHOSEN | {"expires_at": "2099-01-31T12:00:00Z"})
 
         response = desk.post(f"/v1/keys/{old['id']}/rotate")
@@ -48,14 +48,17 @@ class TestSuccessor:
         assert response.status_code == 201
         assert new is not None
         assert _CHOSEN.items() <= new.items()
-        assert (new["source_id"], new["expires_at"]) == (alice.source_id, None)
+        assert (new["source_id"], new["expires_at"]) == (alice.source_id, "2099-01-31T12:00:00Z")
         assert new["key"].startswith(f"lrb_sk_{new['id'].removeprefix('key_')}_")
         assert response.headers["Location"] == f"/v1/keys/{new['id']}"
         assert response.headers["Cache-Control"] == "no-store"
         assert _read(desk, new["id"]) == {name: value for name, value in new.items() if name != "key"}
 
-    def test_it_may_be_given_an_end(self, desk: Desk, alice: Tenant) -> None:
-        assert _rotate(desk, alice.key_id, expires_at="2099-01-31T12:00:00Z")["expires_at"] == "2099-01-31T12:00:00Z"
+    def test_it_may_be_given_another_end_or_none(self, desk: Desk, alice: Tenant) -> None:
+        later = _rotate(desk, alice.key_id, expires_at="2099-01-31T12:00:00Z")
+
+        assert later["expires_at"] == "2099-01-31T12:00:00Z"
+        assert _rotate(desk, later["id"], expires_at=None)["expires_at"] is None
 
     def test_each_names_the_other(self, desk: Desk, alice: Tenant) -> None:
         second = _rotate(desk, alice.key_id)["id"]
@@ -147,6 +150,32 @@ class TestGrace:
         assert (retried.status_code, retried.data) == (first.status_code, first.data)
         assert retried.headers["Idempotent-Replayed"] == "true"
         assert len(events_of(house, alice)) == 1
+
+    @pytest.mark.parametrize("grace", [0, 3600])
+    def test_the_old_key_cannot_be_given_a_later_end(
+        self, desk: Desk, client: FlaskClient, alice: Tenant, grace: int
+    ) -> None:
+        new = _rotate(desk, alice.key_id, grace_seconds=grace)
+        ends = _read(desk, alice.key_id)["expires_at"]
+
+        refused = [
+            desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": end}) for end in (None, "2099-01-31T12:00:00Z")
+        ]
+
+        assert [each.status_code for each in refused] == [409] * 2
+        for each in refused:
+            assert pointers_of(each) == {"/expires_at"}
+            assert new["id"] in error_of(each)["message"]
+        assert _read(desk, alice.key_id)["expires_at"] == ends
+        assert send(client, alice).status_code == (201 if grace else 401)
+
+    def test_it_can_be_made_shorter_and_other_things_of_the_old_key_changed(self, desk: Desk, alice: Tenant) -> None:
+        _rotate(desk, alice.key_id, grace_seconds=3600)
+        sooner = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+        changed = desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": sooner, "label": "old"}).json or {}
+
+        assert (changed["expires_at"], changed["label"]) == (sooner, "old")
 
 
 class TestRefusal:

@@ -14,8 +14,9 @@ from sqlalchemy import text
 from app.context import Context
 from app.errors import InvalidManagementToken
 from app.management.authentication import authenticate
+from app.management.new_projects import create_project
 from app.management.operators import Operator, Role
-from app.management.projects import NewProject, create_project
+from app.management.projects import NewProject
 from app.management.requests import changing
 from app.management.revisions import Target
 from app.management.standing import hold_standing
@@ -87,7 +88,10 @@ class TestIssuing:
         limited = issued(Role.OWNER, project_ids=(alice.project_id,))
 
         for whole in ({"role": "auditor"}, {"role": "auditor", "project_ids": None}):
-            assert error_of(limited.post(PATH, whole))["code"] == "insufficient_scope"
+            refused = limited.post(PATH, whole)
+            assert error_of(refused)["code"] == "insufficient_scope"
+            assert "name them in project_ids" in error_of(refused)["message"]
+            assert pointers_of(refused) == {"/project_ids"}
         for wider in ([other], [alice.project_id, other]):
             refused = limited.post(PATH, {"role": "auditor", "project_ids": wider})
             assert pointers_of(refused) == {f"/project_ids/{wider.index(other)}"}

@@ -21,7 +21,7 @@ from app.ingest.batch.body import Batch, read_batch
 from app.ingest.batch.record import BatchRecord, Place
 from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executing, store_all, store_apart
 from app.ingest.envelope import Attempt, Envelope, Receipt
-from app.ingest.mismatch import MISMATCHES, named_refusals
+from app.ingest.mismatch import NAMED, named_refusals
 from app.ingest.storage import Execute, Outcome
 from app.rate_limits import Allowance, events_worth
 
@@ -191,7 +191,9 @@ def _store(
         # Committed before by this very batch, in a commit that went unanswered: that counts, whatever changed since.
         if progress.latest is not None and _is_committed(attempt, identity, counter, execute, claim):
             return progress.latest
-        raise REFUSALS[refusal]
+        raise named_refusals(execute, identity, address=caller.address, origin=caller.origin).get(
+            refusal, REFUSALS[refusal]()
+        )
     if claim is not None:
         answered = claim.claim(attempt.batch.fingerprint, settings.idempotency_ttl_seconds)
         if answered is not None:
@@ -204,7 +206,7 @@ def _store(
     stored = store(execute, identity, attempt.attempts, settings)
     judged = _judged(attempt, stored)
     named: answer.Named = {}
-    if any(not isinstance(it, Refusal) and it[1].outcome in MISMATCHES for it in stored):
+    if any(not isinstance(it, Refusal) and it[1].outcome in NAMED for it in stored):
         named = named_refusals(execute, identity, address=caller.address, origin=caller.origin)
     if attempt.is_atomic:
         answer.require_all(judged, named)

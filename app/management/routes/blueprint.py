@@ -53,6 +53,7 @@ class ManagementBlueprint(Blueprint):  # type: ignore[misc]
     def __init__(self, name: str, import_name: str, *, description: str) -> None:
         super().__init__(name, import_name, description=description)
         self._views: dict[str, tuple[View, str]] = {}
+        self._retold: dict[str, View] = {}
         self.operations: dict[str, Operation] = {}
         """By the names of their views."""
         self.after_request(_complete)
@@ -66,8 +67,17 @@ class ManagementBlueprint(Blueprint):  # type: ignore[misc]
             complete_answers(documented._apidoc, operation)  # noqa: SLF001 - where smorest keeps it
             self._views[view.__name__] = documented, rule
             self.operations[view.__name__] = operation
-            guarded = _guarded(documented, operation, self._views)
+            guarded = _guarded(documented, operation, self._views, self._retold)
             self.route(rule, methods=[method], parameters=path_parameters(rule))(guarded)
+            return view
+
+        return decorate
+
+    def shows_again(self, view_name: str) -> Callable[[View], View]:
+        """Show a retry of `view_name` what it has made, where reading that shows less."""
+
+        def decorate(view: View) -> View:
+            self._retold[view_name] = view
             return view
 
         return decorate
@@ -106,7 +116,7 @@ class ManagementBlueprint(Blueprint):  # type: ignore[misc]
         return super()._prepare_arguments_doc(doc, doc_info, **kwargs)
 
 
-def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]]) -> View:
+def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]], retold: dict[str, View]) -> View:
     arguments = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", [])
     takes_body = any(argument["in"] == "json" for argument in arguments)
     queries = [argument["schema"]() for argument in arguments if argument["in"] == "query"]
@@ -127,6 +137,7 @@ def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]
             if operation.shown_by is None:  # pragma: no cover - a wiring mistake, found by tests/house
                 raise
             shown_by, rule = views[operation.shown_by]
+            shown_by = retold.get(view.__name__, shown_by)
             return _shown_again(done, partial(shown_by, replace(operator, request=None)), rule, path)
         except OutcomeUnknown as error:
             raise OutcomeUnknown(_OUTCOME_UNKNOWN) from error

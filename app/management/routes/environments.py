@@ -82,7 +82,7 @@ def create_environment(operator: Operator, new: NewEnvironment, project_id: str)
 def list_environments(
     operator: Operator, page: PageRequest, only: dict[str, bool], project_id: str
 ) -> Page[EnvironmentFacts]:
-    """List a project's environments, newest first."""
+    """List a project's environments, in the order in which they were made."""
     return environments.list_environments(context().management.database, operator, project_id, page, **only)
 
 

@@ -44,7 +44,7 @@ class RotationSchema(RequestSchema):
             f" {GRACE_SECONDS_DEFAULT}, if absent.",
         },
     )
-    expires_at = expiry_field()
+    expires_at = expiry_field("The successor's; absent: the old key's. In the future; null: never.")
 
     @post_load
     def _rotation(self, data: dict[str, Any], **_: Any) -> Rotation:

@@ -7,12 +7,14 @@ from marshmallow import fields, post_load
 
 from app.context import context
 from app.errors import Conflict, PreconditionFailed, PreconditionRequired
-from app.management import projects
+from app.management import new_projects, projects
+from app.management.new_projects import CreatedProject
 from app.management.operators import Operator, Role
 from app.management.pages import Page, PageRequest
 from app.management.projects import NewProject, ProjectChange, ProjectFacts
 from app.management.routes.answers import Headers, created, gone, shown
 from app.management.routes.blueprint import ManagementBlueprint
+from app.management.routes.environments import EnvironmentSchema
 from app.management.routes.openapi import CREATED, SHOWN
 from app.management.routes.reading import stated_target, target
 from app.management.routes.shapes import (
@@ -59,15 +61,32 @@ class ProjectSchema(ObjectSchema):
     archived_at = moment_field(may_be_null=True)
 
 
+class CreatedProjectSchema(ProjectSchema):
+    """A project in the answer that creates it."""
+
+    environments = fields.List(
+        fields.Nested(EnvironmentSchema),
+        required=True,
+        metadata={"description": "Those it is born with, in their order."},
+    )
+
+
 @blueprint.operation(
     "POST", "/v1/projects", role=Role.ADMIN, is_for_whole_workspace=True, refuses=[Conflict], shown_by="read_project"
 )
 @blueprint.arguments(ProjectCreateSchema, example={"name": "Shop", "description": "All that sells"})
-@blueprint.response(201, ProjectSchema, headers=CREATED)
-def create_project(operator: Operator, new: NewProject) -> tuple[ProjectFacts, Headers]:
-    """Create a project, with the environments production, staging and development."""
-    project = projects.create_project(context().management.database, operator, new)
+@blueprint.response(201, CreatedProjectSchema, headers=CREATED)
+def create_project(operator: Operator, new: NewProject) -> tuple[CreatedProject, Headers]:
+    """Create a project, with the environments production, staging and development, which the answer shows."""
+    project = new_projects.create_project(context().management.database, operator, new)
     return created(project, ".read_project", project_id=project.id)
+
+
+@blueprint.shows_again("create_project")
+@blueprint.response(201, CreatedProjectSchema)
+def show_created(operator: Operator, project_id: str) -> tuple[CreatedProject, Headers]:
+    """Show a project as its creation did."""
+    return shown(new_projects.read_created_project(context().management.database, operator, project_id))
 
 
 @blueprint.operation("GET", "/v1/projects", role=Role.AUDITOR)

@@ -131,13 +131,11 @@ def instant_field(*, data_key: str, description: str) -> StatedMoment:
     return StatedMoment(data_key=data_key, metadata={"format": "date-time", "description": description})
 
 
-def expiry_field() -> Expiry:
+def expiry_field(
+    description: str = "In the future and before the year 9999, with its offset from UTC; null: never.",
+) -> Expiry:
     """When a credential ends by itself; null means never."""
-    described = {
-        "format": "date-time",
-        "description": "In the future and before the year 9999, with its offset from UTC; null: never.",
-    }
-    return Expiry(allow_none=True, metadata=described)
+    return Expiry(allow_none=True, metadata={"format": "date-time", "description": description})
 
 
 def rate_field() -> fields.Integer:
