@@ -114,6 +114,19 @@ def test_events_of_one_moment_are_copied_in_batches_too(installation: Installati
     assert installation.stored_on(_DAY) == 7
 
 
+def test_no_slice_is_looked_for_in_the_whole_table(installation: Installation) -> None:
+    """However many events came in one moment, of which PostgreSQL thinks that any comparison finds most."""
+    installation.store(installation.tenant(), noon(_DAY), count=5_000)
+    installation.sql("VACUUM ANALYZE events_default")
+    read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'events_default'"
+    before = installation.sql(read)
+    looks = iter([False] * 9)
+
+    done = settle_stranded_events(installation.owner, batch_rows=50, rests=0, is_over=lambda: next(looks, None) is None)
+    assert done == Done(500, has_more=True)
+    assert installation.sql(read) == before
+
+
 class TestTakingUp:
     def test_a_run_whose_time_is_over_goes_on_where_it_was(self, stranded: Installation) -> None:
         before = stranded.sql(_ROWS)
