@@ -11,9 +11,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.exact_json import LEVELS_MAX, fingerprint
-from app.ingest.envelope import EVENT_TYPE, PAYLOAD_BYTES_MAX, SEVERITIES, Envelope, read_moment
+from app.ingest.envelope import EVENT_TYPE, PAYLOAD_BYTES_MAX, SEVERITIES, Envelope
 from app.json_depth import nests_deeper
 from app.json_numbers import Kept, read_number
+from app.moments import read_common_moment
 
 _EVENT_ID = re.compile(r"[!-~]{1,128}")
 _EVENT_TYPE_CHARACTERS_MAX: Final = 200
@@ -70,7 +71,7 @@ def read_common_envelope(body: bytes) -> Envelope | None:
         values["payload"] = _PAYLOADS.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, _UncommonError):
         return None
-    occurred_at = None if wire.timestamp is UNSET else read_moment(wire.timestamp)
+    occurred_at = None if wire.timestamp is UNSET else read_common_moment(wire.timestamp)
     if (
         not 1 <= len(wire.event_type) <= _EVENT_TYPE_CHARACTERS_MAX
         or not EVENT_TYPE.fullmatch(wire.event_type)

@@ -43,6 +43,35 @@ _json = st.recursive(
     ),
     max_leaves=8,
 )
+# What only the exact reader takes, what none does, and what is near to that.
+_moments = st.sampled_from(
+    [
+        "2016-12-31T23:59:60Z",
+        "2016-12-31T23:59:60",
+        "2026-06-01T10:00:00.12345678901Z",
+        "2026-06-01T10:00:00,5-0230",
+        "2026-06-01T24:00:00Z",
+        "2026-02-30",
+        "2026-W23-1",
+        "20260601",
+        "1780000000",
+        "0000-01-01",
+        "9999-12-31T23:59:59-01",
+    ]
+).map(json.dumps)
+_long_numbers = [
+    "9" * 308,
+    "9" * 310,
+    f"0.{'7' * 997}",
+    f"0.{'7' * 999}",
+    "1e308",
+    "1e309",
+    "1e-990",
+    "1e-999",
+    "1e4300",
+]
+_nests = ["[" * levels + "]" * levels for levels in (31, 32, 33, 500, 9_000)]
+_beyond = st.sampled_from([*_long_numbers, *_nests])
 _names = st.sampled_from([*map(json.dumps, _COMMON), '"event\\u005fid"', '"other"', '"pay\\"load"'])
 _members = st.lists(
     st.tuples(_names, _json) | st.sampled_from([(json.dumps(name), json.dumps(_COMMON[name])) for name in _COMMON]),
@@ -57,6 +86,10 @@ def _bodies(draw: st.DrawFn) -> bytes:
     """A good envelope with a member or two changed, or any members at all; sometimes with a byte broken."""
     members = dict(draw(_common))
     members |= dict(draw(st.lists(st.tuples(_names, _json), max_size=2)))
+    if draw(st.booleans()):
+        members['"payload"'] = f'{{"x":{draw(_beyond)}}}'
+    if draw(st.booleans()):
+        members['"timestamp"'] = draw(_moments)
     given_twice = draw(st.lists(st.sampled_from(sorted(members.items())), max_size=1))
     chosen = draw(st.just([*members.items(), *given_twice]) | _members)
     body = _object(chosen, draw(_space)).encode("utf-8", "surrogatepass")
@@ -69,6 +102,15 @@ def _bodies(draw: st.DrawFn) -> bytes:
 @_any_machine
 @given(body=_bodies())
 def test_what_the_fast_reader_takes_the_exact_reader_takes_with_equal_values(body: bytes) -> None:
+    fast = read_common_envelope(body)
+
+    assert fast is None or fast == _exactly(body)
+
+
+@_any_machine
+@given(timestamp=_moments | st.text("0123456789-+:.,TZ", max_size=25).map(json.dumps))
+def test_a_time_is_taken_as_the_exact_reader_takes_it(timestamp: str) -> None:
+    body = f'{{"event_type":"a","source_id":"s","payload":{{}},"timestamp":{timestamp}}}'.encode()
     fast = read_common_envelope(body)
 
     assert fast is None or fast == _exactly(body)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from app.clock import read_clocks
 from app.context import context
@@ -14,6 +14,7 @@ from app.management.lifetimes import DAYS_MAX
 from app.management.lookup import PUBLIC_ID, is_public_id
 from app.management.pages import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
+from app.schema_fields import InputSchema, MomentField, TextField
 
 _MOMENT = {"description": "RFC 3339, UTC."}
 # What JSON Schema cannot say has a name as its format, and words.
@@ -27,14 +28,11 @@ _WORDS = r"\S+(?: \S+)*"
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-class RequestSchema(Schema):
-    """A body of ours: an unknown member is refused, for a typo must not vanish."""
-
-    class Meta:
-        unknown = RAISE
+class RequestSchema(InputSchema):
+    """A body or a query of ours."""
 
 
-class _ReadText(fields.String):
+class _ReadText(TextField):
     """A text that a function reads, most of them in names.py."""
 
     def __init__(self, read: Callable[[str], str], **arguments: Any) -> None:
@@ -44,7 +42,7 @@ class _ReadText(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
         try:
-            return self._read(str(text))
+            return self._read(text)
         except ValueError as error:
             raise ValidationError(str(error)) from None
 
@@ -101,19 +99,10 @@ def choice_field(choices: type[StrEnum], **arguments: Any) -> fields.Enum[StrEnu
     return fields.Enum(choices, by_value=fields.String, **arguments)
 
 
-class StatedMoment(fields.String):
+class StatedMoment(MomentField):
     """A moment with its offset: it must not be another hour than its writer thinks."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        text = super()._deserialize(value, attr, data, **kwargs)
-        try:
-            moment = datetime.fromisoformat(text)
-            utc = moment.astimezone(UTC)
-        except (ValueError, OverflowError):
-            raise ValidationError("Must be an ISO 8601 time such as 2030-01-31T12:00:00Z.") from None
-        if moment.tzinfo is None:
-            raise ValidationError("Must say its offset from UTC, such as Z or +02:00.")
-        return utc
+    needs_offset = True
 
 
 class Expiry(StatedMoment):
@@ -193,7 +182,7 @@ def expires_within_field() -> DigitsField:
     return DigitsField(DAYS_MAX, metadata={"description": "Active now, and over within this many days."})
 
 
-class PageQuerySchema(Schema):
+class PageQuerySchema(InputSchema):
     """The query of every list."""
 
     limit = DigitsField(

@@ -1,0 +1,60 @@
+"""What the schemas of ingest and management share: texts, times, and one wording for one mistake."""
+
+from typing import Any, Final
+
+import msgspec
+from marshmallow import RAISE, Schema, ValidationError, fields
+
+from app import moments
+
+UNKNOWN_MEMBER: Final = "This member is not known."
+# Marshmallow's words, and ours, which say what to send.
+_WORDS: Final = {
+    "Field may not be null.": "Must not be null.",
+    "Invalid input type.": "Must be a JSON object.",
+    "Not a valid boolean.": "Must be true or false.",
+    "Not a valid integer.": "Must be a whole number.",
+    "Not a valid list.": "Must be a list.",
+    "Not a valid mapping type.": "Must be a JSON object.",
+    "Not a valid string.": "Must be a string.",
+}
+
+
+class InputSchema(Schema):
+    """What callers send: an unknown member is refused, for a typo must not vanish."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": UNKNOWN_MEMBER, "type": "Must be a JSON object."}  # noqa: RUF012
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Give a field our words, where it has none of its own."""
+        messages = field_obj.error_messages
+        messages.update({kind: _WORDS.get(str(message), message) for kind, message in messages.items()})
+        if isinstance(field_obj, fields.List):
+            self.on_bind_field(field_name, field_obj.inner)
+
+
+class TextField(fields.String):
+    """A string of JSON; marshmallow's own would also take bytes."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, str):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class MomentField(TextField):
+    """A moment, see moments.py."""
+
+    needs_offset = False
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, int | float | msgspec.Raw) and not isinstance(value, bool):
+            raise ValidationError(moments.NOT_A_NUMBER)
+        text = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            return moments.read_moment(text, needs_offset=self.needs_offset)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
