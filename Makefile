@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: run
 run: $(VENV)/run.installed ## Run the whole product here: PORT=8000 VAR_DIR=./var
@@ -44,6 +44,10 @@ fuzz: $(VENV)/test.installed ## Look for lies in the OpenAPI document; FUZZ_ARGS
 .PHONY: client
 client: $(VENV)/test.installed ## Generate a Python client from the OpenAPI document into build/
 	@$(BIN)/python -m contract.client build
+
+.PHONY: client-matrix
+client-matrix: $(VENV)/test.installed ## Make clients with others' generators and use them; MATRIX_ARGS="Go redocly" for a part
+	@$(BIN)/python -m contract.matrix build/clients $(MATRIX_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/test.installed ## Measure the product here (needs wrk); BENCH_ARGS="--help" explains

@@ -1,0 +1,1 @@
+"""Clients that others' generators make of the OpenAPI document: generated, compiled, and led through a whole life."""
