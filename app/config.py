@@ -47,6 +47,8 @@ class Settings:
     allow_rls_bypass: str = "off"
     """`on` starts with a role that row level security does not bind: the code alone keeps workspaces apart then."""
     log_level: str = "INFO"
+    log_accepted_one_in: int | None = 1
+    """Of how many accepted or replayed requests of a key one leaves a line; slow ones always do. None: none."""
     door: str = "on"
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16

@@ -22,7 +22,7 @@ from app.ingest.routes import COUNTER
 from app.ingest.uploads import Uploads
 from app.monitoring import metrics_route
 from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
-from app.request_lines import RequestLines
+from app.request_lines import RequestLines, Sampling
 from app.shared_digests import SharedDigests
 
 # A request of the management API takes some milliseconds of a connection; whoever has none after a second, or comes
@@ -50,10 +50,11 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
         rate_limiter=_rate_limiter(settings, database),
         management=_management(settings, database),
     )
-    lines = RequestLines()
+    sampling = Sampling(settings.log_accepted_one_in)
+    lines = RequestLines(sampling)
     app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines)
     app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
-    request_log.register(app, settings.trusted_proxies)
+    request_log.register(app, settings.trusted_proxies, sampling)
     problems.register(app)
     metrics_route.register(app)
     api.register(app)

@@ -16,18 +16,21 @@ And the turn of a maintenance task, which lasts longer than a transaction: a loc
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.database import Database
+from app.errors import OutcomeUnknown, StorageUnavailable
 
 # Keep these numbers apart from each other and from all other advisory locks of the database.
 _INGEST = 0x6C72_0000_0000_0000
 _PARENTS = 0x6C73_0000_0000_0000
 _TRY: Final = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_GIVE_BACK: Final = "SELECT pg_advisory_unlock_all()"
 _TRY_SECONDS: Final = 5.0
 _EXCLUDE = text("SELECT set_config('lock_timeout', '8s', true), pg_advisory_xact_lock(:key)")
 _SHARE_PARENTS = text("SELECT pg_advisory_xact_lock_shared(:key)")
@@ -81,6 +84,12 @@ def alone(database: Database, name: str) -> Iterator[bool]:
     """
     lane = database.lane()
     try:
-        yield lane.run(_TRY, [name], time.monotonic() + _TRY_SECONDS)[0][0]
+        is_alone = lane.run(_TRY, [name], time.monotonic() + _TRY_SECONDS)[0][0]
+        try:
+            yield is_alone
+        finally:
+            # A session that is ended gives its locks back a moment later; the next one would find the turn taken.
+            with suppress(StorageUnavailable, OutcomeUnknown, psycopg.Error):
+                lane.run(_GIVE_BACK, [], time.monotonic() + _TRY_SECONDS)
     finally:
         lane.close()

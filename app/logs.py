@@ -15,6 +15,10 @@ _CREDENTIAL = re.compile(r"(lrb_(?:sk|mt)_[0-9A-Za-z]{1,16})_[0-9A-Za-z]+")
 _REFUSED_ROW = re.compile(r"DETAIL:.*?(?=\n(?:HINT|CONTEXT|\[SQL|Traceback|The above|During)|\Z)", re.DOTALL)
 _PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]{0,100}):[^@/\s]+@")
 
+# Celery tells of each bell three times, and bells ring every few seconds for as long as the product runs. What a run
+# has done is told by a line of our own (app/maintenance/runs.py).
+_ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+
 _FIRST = {"timestamp": 0, "level": 1, "event": 2}
 
 
@@ -43,6 +47,8 @@ def configure(level: str) -> None:
     root.setLevel(level)
     # Alembic tells at each look at the schema, readiness checks included, which dialect it speaks.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in _ROUTINE:
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "DEBUG" else logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -4,16 +4,24 @@ The same fields in the same order to the same stream as request_log.py writes th
 What is still gathered when a process is killed is lost; nothing else is.
 """
 
+import itertools
 import logging
 import re
 import sys
 import threading
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from os import urandom
 
 import msgspec
 
+from app import metrics
+
+SLOW_MILLISECONDS = 500
+"""What took as long leaves its line in any case."""
+# Of so many keys it is known whose turn it is; then it begins anew.
+_KEYS_MAX = 100_000
 # What a caller's own request id may look like; anything else could break a log line or a header. And no key or token,
 # for it stands in the log and in the audit trail as it is.
 _SANE_REQUEST_ID = re.compile(r"(?!.*lrb_(?:sk|mt)_)[A-Za-z0-9._:-]{1,128}")
@@ -31,16 +39,40 @@ def request_id_from(proposed: str | None) -> str:
     return f"req_{urandom(16).hex()}"
 
 
+class Sampling:
+    """Which of a process's lines are written: all but those of accepted requests that went as they should."""
+
+    def __init__(self, one_in: int | None = 1) -> None:
+        """Of as many accepted requests of a key one leaves its line; None: none does."""
+        self._one_in = one_in
+        self._turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
+
+    def stands_for(self, event: str, key: str, milliseconds: float) -> int:
+        """For how many requests this line stands; 0: it is left out."""
+        if self._one_in == 1 or event not in metrics.OUTCOMES or milliseconds >= SLOW_MILLISECONDS:
+            return 1
+        if self._one_in is None:
+            return 0
+        if len(self._turns) > _KEYS_MAX:
+            self._turns.clear()
+        # A key's first one is written: so that those of a key that seldom sends are seen at all.
+        return 0 if next(self._turns[key]) % self._one_in else self._one_in
+
+
 class RequestLines:
     """Gathers lines from any thread; `flush` writes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
         self._lines: deque[_Line] = deque()
         self._writing = threading.Lock()
 
-    def note(self, event: str, **fields: str | float) -> None:
-        """One line of level info; `fields` in alphabetical order, and none of them may hold a secret."""
-        if _ROOT.isEnabledFor(logging.INFO):
+    def note(self, event: str, *, key: str, milliseconds: float, **more: str | float) -> None:
+        """One line of level info, unless it is left out; in alphabetical order, and no field may hold a secret."""
+        if not _ROOT.isEnabledFor(logging.INFO):
+            return
+        if times := self._sampling.stands_for(event, key, milliseconds):
+            fields: dict[str, str | float] = {"key": key, **more, "milliseconds": milliseconds, **sampled(times)}
             self._lines.append((datetime.now(UTC), event, fields))
 
     def flush(self) -> None:
@@ -61,6 +93,12 @@ class RequestLines:
             self._writing.release()
 
 
+def sampled(times: int) -> dict[str, int]:
+    """What a line says of itself that stands for `times` requests."""
+    return {"sampled_one_in": times} if times > 1 else {}
+
+
 def _line(moment: datetime, event: str, fields: dict[str, str | float]) -> str:
     timestamp = moment.isoformat().replace("+00:00", "Z")
-    return _ENCODER.encode({"timestamp": timestamp, "level": "info", "event": event} | fields).decode() + "\n"
+    line = {"timestamp": timestamp, "level": "info", "event": event} | dict(sorted(fields.items()))
+    return _ENCODER.encode(line).decode() + "\n"

@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 
 from app import metrics
 from app.client_address import client_address
-from app.request_lines import request_id_from
+from app.request_lines import Sampling, request_id_from, sampled
 
 _log = structlog.get_logger()
 
@@ -22,12 +22,13 @@ _PATH_CHARACTERS_MAX = 500
 _UNLOGGED: Final = ("health.healthz", "health.readyz", "metrics.metrics_page")
 # What stands for a method and a path that are not ours.
 _UNMATCHED: Final = "unmatched"
+_ALL: Final = Sampling()
 
 
-def register(app: Flask, trusted_proxies: tuple[str, ...] = ()) -> None:
+def register(app: Flask, trusted_proxies: tuple[str, ...] = (), sampling: Sampling = _ALL) -> None:
     """Give every request of `app` its id, its client's address and its line."""
     app.before_request(partial(_begin, trusted_proxies))
-    app.after_request(_end)
+    app.after_request(partial(_end, sampling))
 
 
 def request_id() -> str:
@@ -53,7 +54,7 @@ def _begin(trusted_proxies: tuple[str, ...]) -> None:
     )
 
 
-def _end(response: Response) -> Response:
+def _end(sampling: Sampling, response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     if request.method == "OPTIONS" and response.status_code in (200, 204) and not response.get_data():
         # Flask's own answer says 200 and text/html of no body at all.
@@ -64,11 +65,17 @@ def _end(response: Response) -> Response:
     bound = structlog.contextvars.get_contextvars()
     _count(_outcome(response.status_code, bound), seconds)
     if request.endpoint not in _UNLOGGED:
-        event_name = bound.get("outcome") or "request_finished"
-        structlog.contextvars.unbind_contextvars("outcome")
-        level = logging.WARNING if response.status_code >= 500 else logging.INFO
-        _log.log(level, event_name, status=response.status_code, milliseconds=round(seconds * 1000, 2))
+        _write(response.status_code, bound, round(seconds * 1000, 2), sampling)
     return response
+
+
+def _write(status: int, bound: Mapping[str, Any], milliseconds: float, sampling: Sampling) -> None:
+    event_name = bound.get("outcome") or "request_finished"
+    structlog.contextvars.unbind_contextvars("outcome")
+    times = sampling.stands_for(event_name, bound.get("key", ""), milliseconds) if status < 400 else 1
+    if times:
+        level = logging.WARNING if status >= 500 else logging.INFO
+        _log.log(level, event_name, status=status, milliseconds=milliseconds, **sampled(times))
 
 
 def _count(outcome: str, seconds: float) -> None:

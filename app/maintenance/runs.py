@@ -5,6 +5,7 @@ left in `maintenance_tasks`: so a run that was missed is made up for at the next
 and a task that fails is tried again after pauses that double, with no message that waits in the broker for its time.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class Task:
     """Safe to run twice and at once, and to be killed anywhere."""
     seconds: int = RUN_SECONDS
     """How long a run takes at the most before it comes to an end by itself. One with a long step says so."""
+    is_quiet: bool = False
+    """A good run is no news, whatever it has done."""
     turn: str = ""
     """Tasks with the same one never run at once; empty: it has its own."""
 
@@ -149,7 +152,8 @@ def run_if_due(task: Task, shift: Shift) -> Done | None:
             run.note(_FAIL, error=reason[:_ERROR_CHARACTERS_MAX])
             return None
         run.note(_SUCCEED, rows=done.rows, has_more=done.has_more)
-        _log.info("maintenance_done", task=task.name, rows=done.rows, has_more=done.has_more)
+        level = logging.DEBUG if task.is_quiet or not (done.rows or done.has_more) else logging.INFO
+        _log.log(level, "maintenance_done", task=task.name, rows=done.rows, has_more=done.has_more)
         return done
 
 

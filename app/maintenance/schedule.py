@@ -79,7 +79,7 @@ def _drop_old_partitions(shift: Shift) -> Done:
 _PARTITIONS: Final[dict[str, Any]] = {"every": timedelta(hours=1), "seconds": _LONG_SECONDS, "turn": "partitions"}
 
 TASKS: Final = (
-    Task(name="canary", every=timedelta(seconds=10), work=_answer),
+    Task(name="canary", every=timedelta(seconds=10), work=_answer, is_quiet=True),
     Task(name="fold_usage", every=timedelta(seconds=5), work=_fold_usage),
     Task(name="purge_idempotency_records", every=timedelta(minutes=1), work=_purge_idempotency_records),
     Task(name="purge_management_requests", every=timedelta(minutes=1), work=_purge_management_requests),

@@ -1,5 +1,6 @@
 """Running tasks when they are due: alone, made up for when missed, tried again when failed, and visible."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -121,6 +122,24 @@ def test_a_failure_is_kept_and_tried_again_after_pauses_that_double(
     )
 
 
+def test_a_run_that_found_nothing_to_do_is_no_news(
+    work: _Work, house: Context, task: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for n, done in enumerate((Done(rows=3), Done(rows=0), Done(rows=0, has_more=True), Done(rows=0))):
+            work.then = lambda _, done=done: done  # type: ignore[misc]
+            run_if_due(task, _shift(house, _NOON + n * _EVERY))
+        run_if_due(replace(task, is_quiet=True), _shift(house, _NOON + 5 * _EVERY))
+
+    assert work.runs == 5
+    assert [_event_of(record) for record in caplog.records] == ["maintenance_done"] * 2
+
+
+def _event_of(record: logging.LogRecord) -> str:
+    message: Any = record.msg
+    return str(message["event"])
+
+
 def test_after_a_good_run_the_last_error_stays_to_be_read(run: Run, work: _Work, house: Context, task: Task) -> None:
     work.then = _fail
     run()
@@ -203,6 +222,14 @@ def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, ho
 
     assert other == [None, False]
     assert work.runs == 1
+
+
+def test_a_turn_that_is_over_can_be_had_at_once(house: Context, task: Task) -> None:
+    def is_free() -> bool:
+        with alone(house.database, task.bell) as is_alone:
+            return is_alone
+
+    assert [is_free() for _ in range(200)] == [True] * 200
 
 
 def test_a_turn_ends_with_its_connection(house: Context, task: Task, run: Run) -> None:

@@ -1,0 +1,120 @@
+"""Lines of accepted requests: as many as an operator wants, and every one of the others."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import pytest
+import structlog
+from flask.testing import FlaskClient
+
+from app import logs, request_lines
+from app.config import Settings
+from app.context import EXTENSION
+from app.credentials import Credentials
+from app.factory import create_app
+from tests.people import Tenant
+from tests.sending import PATH, event_for, send
+from tests.waiting import wait_until
+
+Client = Callable[[int | None], FlaskClient]
+Written = Callable[[int], list[Any]]
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_left_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture(name="client_of", params=["on", "off"], ids=["fast path", "flask"])
+def _client_of(request: pytest.FixtureRequest, settings: Settings, credentials: Credentials) -> Iterator[Client]:
+    """A client of an application that writes one line in so many."""
+    apps = []
+
+    def client_of(one_in: int | None) -> FlaskClient:
+        settings_ = replace(settings, log_accepted_one_in=one_in, door=request.param, database_pool_size=4)
+        apps.append(create_app(settings_, credentials=credentials))
+        logs.configure("INFO")
+        return apps[-1].test_client()
+
+    yield client_of
+    for app in apps:
+        app.extensions[EXTENSION].database.engine.dispose()
+
+
+@pytest.fixture(name="written")
+def _written(capsys: pytest.CaptureFixture[str]) -> Written:
+    """The lines, as many as are to come: those of the fast path are written a moment later."""
+    lines: list[Any] = []
+
+    def written(count: int) -> list[Any]:
+        def is_there() -> bool:
+            lines.extend(json.loads(line) for line in capsys.readouterr().err.splitlines())
+            return len(lines) >= count
+
+        wait_until(is_there)
+        return lines
+
+    return written
+
+
+def test_of_each_key_one_in_so_many_leaves_a_line_that_says_so_and_every_refusal_its_own(
+    client_of: Client, alice: Tenant, charlie: Tenant, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_lines, "SLOW_MILLISECONDS", inf)
+    client = client_of(3)
+    for n in range(6):
+        send(client, alice, idempotency_key=f"k{n // 2}", headers={"X-Request-ID": f"accepted-{n}"})
+    send(client, charlie, headers={"X-Request-ID": "stranger"})
+    for n in range(3):
+        send(client, alice, event_for(alice, severity="x"), headers={"X-Request-ID": f"refused-{n}"})
+
+    assert {line["request_id"]: line.get("sampled_one_in") for line in written(6)} == {
+        "accepted-0": 3,
+        "accepted-3": 3,
+        "stranger": 3,
+        "refused-0": None,
+        "refused-1": None,
+        "refused-2": None,
+    }
+
+
+def test_what_is_slow_leaves_a_line_in_any_case(
+    client_of: Client, alice: Tenant, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_lines, "SLOW_MILLISECONDS", 0)
+    client = client_of(None)
+    for _ in range(3):
+        send(client, alice)
+
+    assert [(line["event"], "sampled_one_in" in line) for line in written(3)] == [("event_accepted", False)] * 3
+
+
+def test_with_none_of_them_a_refusal_still_leaves_its_line(
+    client_of: Client, alice: Tenant, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_lines, "SLOW_MILLISECONDS", inf)
+    client = client_of(None)
+    batch = json.dumps({"events": [event_for(alice)]})
+    send(client, alice)
+    client.post(f"{PATH}/batch", data=batch, headers={"X-API-Key": alice.key}, content_type="application/json")
+    send(client, alice, event_for(alice, severity="x"))
+
+    assert [line["event"] for line in written(1)] == ["event_refused"]
+
+
+@pytest.mark.parametrize("name", ["celery.beat", "celery.worker.strategy", "celery.app.trace"])
+def test_what_celery_tells_of_each_bell_is_for_debugging(name: str) -> None:
+    logs.configure("INFO")
+    assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+    assert logging.getLogger(name).isEnabledFor(logging.WARNING)
+
+    logs.configure("DEBUG")
+    assert logging.getLogger(name).isEnabledFor(logging.INFO)
