@@ -16,7 +16,7 @@ import sys
 import click
 
 from app import logs
-from app.config import Settings, SettingsError
+from app.config import Settings, SettingsError, variable_of
 from app.monitoring.shared_metrics import share
 
 # Asked of the command line, and not of what a server will look for: some look into a module's variables only.
@@ -37,6 +37,7 @@ except SettingsError as error:
     if not is_operator:
         sys.exit(f"lariba: {unset}")
 
+from app.redis_servers import RedisClusterError, require_no_cluster
 from app.schema import SchemaBehindError, WallMissingError, require_head, require_walls
 
 if is_celery and settings:
@@ -62,7 +63,11 @@ if settings and not is_operator:
         require_head(engine)
         if settings.allow_rls_bypass == "off":
             require_walls(engine)
-    except (SchemaBehindError, WallMissingError) as error:
+        if is_celery:
+            require_no_cluster(variable_of("broker_url"), settings.broker_url)
+        else:
+            require_no_cluster(variable_of("redis_url"), settings.redis_url)
+    except (SchemaBehindError, WallMissingError, RedisClusterError) as error:
         sys.exit(f"lariba: {error}")
 
 if settings and not is_celery and deferred_answers.install():

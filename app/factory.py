@@ -43,12 +43,13 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
         lock_timeout_seconds=settings.idempotency_wait_seconds,
         application_name="lariba-web",
     )
+    sharing = _sharing(settings)
     app.extensions[EXTENSION] = Context(
         settings=settings,
         database=database,
         credentials=credentials or _credentials(settings),
-        rate_limiter=_rate_limiter(settings, database),
-        management=_management(settings, database),
+        rate_limiter=_rate_limiter(settings, database, sharing),
+        management=_management(settings, database, sharing),
     )
     sampling = Sampling(settings.log_accepted_one_in)
     lines = RequestLines(sampling)
@@ -94,7 +95,7 @@ def _credentials(settings: Settings) -> Credentials:
     return Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max, shared=shared)
 
 
-def _management(settings: Settings, database: Database) -> ManagementContext:
+def _management(settings: Settings, database: Database, sharing: Sharing | None) -> ManagementContext:
     third = max(1, settings.database_pool_size // 3)
     rates = Rates(
         key=settings.management_token_requests_per_second, workspace=settings.management_workspace_requests_per_second
@@ -102,7 +103,7 @@ def _management(settings: Settings, database: Database) -> ManagementContext:
     return ManagementContext(
         database=database.share(_share_of_pool(third, at_once_per_workspace=(third + 1) // 2)),
         urgent_database=database.share(_share_of_pool(2, at_once_per_workspace=1)),
-        rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, sharing=_sharing(settings)),
+        rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, sharing=sharing),
     )
 
 
@@ -120,9 +121,9 @@ def _sharing(settings: Settings) -> Sharing | None:
     return Sharing(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None
 
 
-def _rate_limiter(settings: Settings, database: Database) -> RateLimiter:
+def _rate_limiter(settings: Settings, database: Database, sharing: Sharing | None) -> RateLimiter:
     return RateLimiter(
         Rates(key=settings.source_key_events_per_second, workspace=settings.workspace_events_per_second),
-        sharing=_sharing(settings),
+        sharing=sharing,
         read_overrides=partial(read_overrides, database),
     )

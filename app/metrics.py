@@ -102,6 +102,13 @@ ARGON2_RUNS: Final = Counter(
     ("purpose",),
     registry=REGISTRY,
 )
+LIMITS_SHARED: Final = Gauge(
+    "lariba_rate_limits_shared",
+    "1 while all processes count rates together, 0 while one of them counts for itself; none where there is no Redis.",
+    ("through",),
+    multiprocess_mode="livemin",
+    registry=REGISTRY,
+)
 POOL_IN_USE: Final = Gauge(
     "lariba_pool_connections_in_use",
     "Pooled connections to PostgreSQL that somebody works with.",

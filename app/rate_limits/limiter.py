@@ -201,6 +201,8 @@ class RateLimiter:
         self.synchronise()
         if now >= self._sweep_due:
             self._sweep_due = now + _SWEEP_SECONDS
+            if self._sharing:
+                self._sharing.probe()
             self.sweep()
 
     def synchronise(self) -> None:

@@ -13,6 +13,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app import metrics
 from app.rate_limits.window import SPAN_SECONDS, Report, Standing
 
 _log = structlog.get_logger()
@@ -81,15 +82,21 @@ class Sharing:
         try:
             standings = self._call(reports)
         except redis.RedisError as error:
+            metrics.LIMITS_SHARED.labels("redis").set(0)
             self._retry_at = self._clock() + _RETRY_SECONDS
             if not self._is_away:
                 _log.warning("rate_limits_redis_away", cause=f"{type(error).__name__}: {error}")
             self._is_away = True
             return None
+        metrics.LIMITS_SHARED.labels("redis").set(1)
         if self._is_away:
             _log.warning("rate_limits_redis_back")
         self._is_away = False
         return standings
+
+    def probe(self) -> None:
+        """Find out whether limits are shared, also while there is nothing to tell."""
+        self.settle([Report(f"probe_{n}", 0.0, 0.0, has_refused=False) for n in range(2)])
 
     def _call(self, reports: Sequence[Report]) -> list[Standing]:
         keys = [self._prefix + report.name for report in reports]
