@@ -59,12 +59,12 @@ class Settings:
     """How long a request waits for another one with the same Idempotency-Key before it answers 409."""
     idempotency_ttl_seconds: int = 86_400
     """Life of an idempotency record: 24 hours, the window that Stripe and most others publish."""
-    queue_events_max: int = 1024
-    """How many single events may wait for their commit in a process; more get a 503 at once."""
+    queue_events_max: int = 2048
+    """How many single events may wait for their commit in a process, half of them of one workspace; more get a 503."""
     batch_bytes_max: int = 5_242_880
     """Largest body of a batch: 5 MiB, compressed and expanded."""
     batches_at_once_max: int = 4
-    """Batches that a process works on at a time; the next ones wait a second, then 503."""
+    """Batches that a process works on at a time, all but one of one workspace; the next wait a second, then 503."""
     request_bytes_max: int = 524_288
     """Largest request body: a payload of 256 KiB and as much again for envelope and white space."""
     argon2_runs_max: int = 2

@@ -16,7 +16,6 @@ from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
 from app.ingest.door import Door
-from app.ingest.places import Places
 from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
 from app.ingest.uploads import Uploads
@@ -29,6 +28,8 @@ from app.shared_digests import SharedDigests
 # when so many of its workspace wait, is better told to come back.
 _WAITING_PER_WORKSPACE: Final = 32
 _WAIT_SECONDS: Final = 1.0
+# A batch that waits for its turn keeps a thread of the server.
+_BATCHES_WAITING_PER_WORKSPACE: Final = 64
 
 
 def create_app(settings: Settings, *, credentials: Credentials | None = None) -> Flask:
@@ -78,10 +79,21 @@ def _counter(house: Context, lines: RequestLines) -> Counter:
         credentials=house.credentials,
         committer=Committer(house.database, house.settings, every_tick=partial(_every_tick, lines)),
         rate_limiter=house.rate_limiter,
-        batch_places=Places(house.settings.batches_at_once_max),
+        batch_places=_batch_places(house.settings.batches_at_once_max),
         uploads=Uploads(),
         origins=Origins(house.database),
         refusals=Refusals(house.database),
+    )
+
+
+def _batch_places(at_once: int) -> ConcurrencyLimit:
+    """A batch of 5 MiB takes some 30 MiB while it is read and stored."""
+    return ConcurrencyLimit(
+        at_once,
+        at_once_per_client=max(1, at_once - 1),
+        waiting_per_client=_BATCHES_WAITING_PER_WORKSPACE,
+        wait_seconds=_WAIT_SECONDS,
+        busy="Nothing was stored: too many batches are under way. Repeat the same batch later.",
     )
 
 

@@ -7,11 +7,11 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def wait_until(condition: Callable[[], Value], timeout_seconds: float = 20.0) -> Value:
+def wait_until(condition: Callable[[], Value], timeout_seconds: float = 20.0, *, pause_seconds: float = 0.02) -> Value:
     """The first truthy value of `condition`; fails the test if there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_seconds} s: {condition}")
-        time.sleep(0.02)
+        time.sleep(pause_seconds)
     return value

@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import text
 
 from app import errors
+from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.credentials import Credentials, Identity
 from app.database import Database
@@ -26,10 +27,9 @@ from app.ingest.common_envelope import read_common_envelope
 from app.ingest.cors import Origins
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.mismatch import NAMED, named_refusals
-from app.ingest.places import Places
+from app.ingest.pending_write import WriteResult
 from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
-from app.ingest.ticket import Decision
 from app.ingest.uploads import Uploads
 from app.rate_limits import Allowance, RateLimiter, events_worth
 
@@ -62,7 +62,7 @@ class Counter:
     credentials: Credentials
     committer: Committer
     rate_limiter: RateLimiter
-    batch_places: Places
+    batch_places: ConcurrencyLimit
     uploads: Uploads
     origins: Origins
     refusals: Refusals
@@ -75,7 +75,7 @@ class Decided:
     identity: Identity
     allowance: Allowance | None
     """None if the rate limiter refused."""
-    decision: Decision
+    decision: WriteResult
 
 
 DECIDED: Final = "lariba.decided"
@@ -136,7 +136,7 @@ def _accept(submission: Submission, identity: Identity, counter: Counter) -> tup
     return accepted(decision, identity, submission.caller, counter.database), allowance
 
 
-def accepted(decision: Decision, identity: Identity, caller: Caller, database: Database) -> Verdict:
+def accepted(decision: WriteResult, identity: Identity, caller: Caller, database: Database) -> Verdict:
     """The verdict, if it accepts. Raises the Refusal that any other one means, or what is wrong with us."""
     if isinstance(decision, Exception):
         raise decision

@@ -1,8 +1,11 @@
 """Group commit: all attempts that wait in this process go to PostgreSQL as one statement with one commit.
 
 One thread per process does it. While it waits for PostgreSQL the next group gathers, so a group is as large as the load
-makes it and an idle process waits for nobody. Whoever hands an attempt in is called back with its verdict, once, at
-its deadline at the latest. A second thread keeps the time, because the first may be waiting for a frozen server.
+makes it and an idle process waits for nobody. Who hands an attempt in is called back with its result, once, at its
+deadline at the latest. A second thread keeps the time, because the first may be waiting for a frozen server.
+
+All workspaces share that thread. So it waits for none of them: what cannot be written at once leaves for the contention
+queue, a workspace may fill its share of what may wait and no more, and they take turns in a group (shares.py).
 """
 
 import os
@@ -11,7 +14,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
 from multiprocessing.util import Finalize
 from typing import Final
 
@@ -25,21 +30,26 @@ from app.connections import Lane
 from app.credentials import Identity
 from app.database import Database
 from app.errors import OutcomeUnknown, StorageUnavailable
-from app.ingest.contested import Contested
+from app.ingest.contention import ContentionQueue
 from app.ingest.envelope import Attempt
-from app.ingest.storage import Outcome, Verdict, store
-from app.ingest.ticket import Decision, Ticket
+from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent, write_group
+from app.ingest.shares import RoundRobin, Shares
+from app.ingest.storage import Verdict
+from app.ingest.table_locks import waits_for_table
 
 _log = structlog.get_logger()
 
 # Beyond this a larger group makes an event no cheaper, only its neighbours later (docs/performance.md).
 _GROUP_EVENTS_MAX: Final = 256
 _GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
-# What may wait in a process; a payload has 256 KiB at the most, so the number alone would bound nothing.
-_QUEUE_BYTES_MAX: Final = 32 * 1024 * 1024
-# How long a group waits for a claim that another transaction holds; then its attempts go one by one.
-_GROUP_LOCK_WAIT_SECONDS: Final = 0.05
-_SINGLE_LOCK_WAIT_SECONDS: Final = 0.02
+# What may wait in a process; a payload has 256 KiB at the most, so the number alone would bound nothing. A workspace
+# alone gets half (shares.py).
+_QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
+# How long a group waits for a claim that another transaction holds, which nearly always is another process's group that
+# commits within milliseconds; then it is found out whose claim it is, and that takes no longer than this either.
+_GROUP_LOCK_WAIT_SECONDS: Final = 0.02
+_SEARCH_SECONDS: Final = 0.06
+_SEARCH_LOCK_WAIT_SECONDS: Final = 0.005
 # Where one group had company the next one has too: with a moment to gather it costs PostgreSQL a sixth less, and at
 # half the top rate fewer events wait for a core (docs/performance.md). A producer alone waits for nobody.
 _LINGER_SECONDS: Final = 0.001
@@ -64,11 +74,13 @@ class Committer:
 
     def _reset(self) -> None:
         self._is_running = False
-        self._queue: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
-        self._open: deque[Ticket] = deque()
-        self._open_bytes = 0
-        self._held: list[Ticket] = []
-        self._contested = Contested(self._database, self._settings)
+        self._handed_in: queue.SimpleQueue[PendingWrite] = queue.SimpleQueue()
+        self._shares = Shares(self._settings.queue_events_max, _QUEUE_BYTES_MAX)
+        self._waiting: RoundRobin = RoundRobin()
+        self._again: deque[PendingWrite] = deque()
+        """To be made again, or behind another one with their Idempotency-Key."""
+        self._open: deque[PendingWrite] = deque()
+        self._contention = ContentionQueue(self._database, self._settings)
 
     def store(self, identity: Identity, attempt: Attempt) -> Verdict:
         """Store one attempt and wait for its verdict.
@@ -77,35 +89,31 @@ class Committer:
         """
         decided = threading.Lock()
         decided.acquire()
-        decisions: list[Decision] = []
+        results: list[WriteResult] = []
 
-        def take(decision: Decision) -> None:
-            decisions.append(decision)
+        def take(result: WriteResult) -> None:
+            results.append(result)
             decided.release()
 
         self.submit(identity, attempt, take)
-        # The time keeper settles every ticket at its deadline, so this wait has an end.
+        # The time keeper resolves every write at its deadline, so this wait has an end.
         decided.acquire()
-        if isinstance(decisions[0], BaseException):
-            raise decisions[0]
-        return decisions[0]
+        if isinstance(results[0], BaseException):
+            raise results[0]
+        return results[0]
 
-    def submit(self, identity: Identity, attempt: Attempt, settle: Callable[[Decision], None]) -> None:
-        """Hand one attempt in; `settle` is called once, on a thread of the committer's.
+    def submit(self, identity: Identity, attempt: Attempt, resolved: Callable[[WriteResult], None]) -> None:
+        """Hand one attempt in; `resolved` is called once, on a thread of the committer's.
 
-        Raises StorageUnavailable at once when too much is waiting already.
+        Raises StorageUnavailable at once when too much is waiting already, in all or of this workspace.
         """
-        ticket = Ticket(identity, attempt, time.monotonic() + self._settings.storage_deadline_seconds, settle)
-        if (
-            self._queue.qsize() >= self._settings.queue_events_max
-            or self._open_bytes + ticket.payload_bytes > _QUEUE_BYTES_MAX
-        ):
+        write = PendingWrite(identity, attempt, time.monotonic() + self._settings.storage_deadline_seconds, resolved)
+        if not self._shares.take(write):
             raise StorageUnavailable("Nothing was stored: too much is waiting already. Repeat the same request later.")
         if not self._is_running:
             self._start()
-        self._open_bytes += ticket.payload_bytes
-        self._open.append(ticket)
-        self._queue.put(ticket)
+        self._open.append(write)
+        self._handed_in.put(write)
 
     def _start(self) -> None:
         with self._starting:
@@ -121,119 +129,118 @@ class Committer:
         while True:
             try:
                 group = self._gather()
-                self._commit_group(lane, group)
+                error = self._write(lane, group)
+                if error is not None:
+                    self._find_out_whose(lane, group, error)
                 if len(group) > 1:
                     time.sleep(_LINGER_SECONDS)
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
-                # Nobody would start this thread again; its tickets are settled at their deadline.
+                # Nobody would start this thread again; what it was about is resolved at its deadline.
                 _log.exception("committer_crashed")
 
-    def _gather(self) -> list[Ticket]:
-        """Wait for a ticket, then take all that are waiting, up to a group's measure.
+    def _gather(self) -> list[PendingWrite]:
+        """Wait for an attempt, then take of those that are waiting, workspace by workspace, up to a group's measure.
 
         Two attempts with one Idempotency-Key are not for one group: the second is answered from the first one's
         record. It begins the next group.
         """
-        held, self._held = self._held, []
-        group: list[Ticket] = []
+        again, self._again = self._again, deque()
+        if not again and not self._waiting:
+            self._waiting.put(self._handed_in.get())
+        # What came in since the last group.
+        with suppress(queue.Empty):
+            while True:
+                self._waiting.put(self._handed_in.get_nowait())
+        group: list[PendingWrite] = []
+        left: list[PendingWrite] = []
         claims: set[object] = set()
         payload_bytes = 0
-        while len(group) < _GROUP_EVENTS_MAX and payload_bytes < _GROUP_BYTES_MAX:
-            try:
-                ticket = held.pop(0) if held else self._queue.get(block=not group and not self._held)
-            except queue.Empty:
-                break
-            if ticket.remaining_seconds <= 0:
-                ticket.expire()
-            ticket.is_taken = True
-            if ticket.is_settled:
-                continue
-            if self._contested.takes(ticket):
-                continue
-            claim = ticket.idempotency_claim
+        while len(group) < _GROUP_EVENTS_MAX and payload_bytes < _GROUP_BYTES_MAX and (again or self._waiting):
+            write = again.popleft() if again else self._waiting.take()
+            if write.remaining_seconds <= 0:
+                write.expire()
+            claim = write.idempotency_claim
             if claim in claims:
-                self._held.append(ticket)
+                self._again.append(write)
+                continue
+            if write.is_queued:
+                write.is_queued = False
+                left.append(write)
+            if write.is_resolved or self._contention.takes(write):
                 continue
             if claim is not None:
                 claims.add(claim)
-            payload_bytes += ticket.payload_bytes
-            group.append(ticket)
-        self._held += held
+            payload_bytes += write.payload_bytes
+            group.append(write)
+        self._again += again
+        self._shares.give_back(left)
         return group
 
-    def _commit_group(self, lane: Lane, group: list[Ticket], lock_wait: float = _GROUP_LOCK_WAIT_SECONDS) -> None:
-        """Settle every ticket of `group`, or pass it on.
+    def _write(
+        self, lane: Lane, group: list[PendingWrite], lock_wait_seconds: float = _GROUP_LOCK_WAIT_SECONDS
+    ) -> psycopg.Error | None:
+        """Write a group and pass on what is undecided; the error if PostgreSQL refuses it for one of its attempts.
 
-        Repeating is safe whatever happened before, also after a commit that went unanswered: each attempt's uid stands
-        in what it wrote, and the statement recognises it.
+        No group waits for a workspace that is being changed: its attempts come back as held, and the others are stored.
         """
         if not group:
             return None
-        # The newest one's: whoever has less time left is answered by the time keeper, and takes nobody along.
-        deadline = max(ticket.deadline for ticket in group)
-        while True:
-            try:
-                verdicts = self._store_group(lane, group, deadline, lock_wait)
-            except OutcomeUnknown as error:
-                for ticket in group:
-                    ticket.unanswered = error
-            except StorageUnavailable as error:
-                if group[0].unanswered is None:
-                    return _settle_all(group, error)
-            except psycopg.Error as error:
-                return self._isolate(lane, group, error)
-            else:
-                return self._settle(group, verdicts)
-            if time.monotonic() >= deadline - _PAUSE_SECONDS:
-                return _settle_all(group, group[0].unanswered or OutcomeUnknown())
-            time.sleep(_PAUSE_SECONDS)
-
-    def _store_group(self, lane: Lane, group: list[Ticket], deadline: float, lock_wait: float) -> list[Verdict]:
         began = time.monotonic()
         try:
-            return store(
-                lambda statement, parameters: lane.run(statement, parameters, deadline),
-                [(ticket.identity, ticket.attempt) for ticket in group],
-                idempotency_ttl_seconds=self._settings.idempotency_ttl_seconds,
-                lock_wait_seconds=lock_wait,
-                waits=False,
-            )
+            undecided = write_group(lane, group, self._settings, lock_wait_seconds=lock_wait_seconds, waits=False)
+        except OutcomeUnknown:
+            # Asked about again: each attempt's uid stands in what it wrote, and the statement recognises it.
+            self._again += group
+            time.sleep(_PAUSE_SECONDS)
+        except StorageUnavailable as error:
+            self._again += refuse_unsent(group, error)
+            time.sleep(_PAUSE_SECONDS)
+        except psycopg.Error as error:
+            return error
+        else:
+            self._again += undecided.raced
+            if undecided.held:
+                self._contention.add(undecided.held)
         finally:
             came = group[0].deadline - self._settings.storage_deadline_seconds
             _GROUPS.note((len(group), time.monotonic() - began, began - came))
+        return None
 
-    def _settle(self, group: list[Ticket], verdicts: list[Verdict]) -> None:
-        for ticket, verdict in zip(group, verdicts, strict=True):
-            if verdict.outcome is Outcome.RACED:
-                self._held.append(ticket)
-            elif verdict.outcome is Outcome.HELD:
-                self._contested.add(ticket, LockNotAvailable())
+    def _find_out_whose(self, lane: Lane, group: list[PendingWrite], error: psycopg.Error) -> None:
+        """PostgreSQL has refused the group for one of its attempts: let the others be stored, in bounded time.
+
+        Only whose attempt it was is found out here; which one it was is found out apart (contention.py). What is not
+        known in time goes there too, and has its workspace's turn.
+        """
+        until = time.monotonic() + _SEARCH_SECONDS
+        parts = [(_by_workspace(group), error)]
+        while parts:
+            part, error = parts.pop()
+            if isinstance(error, LockNotAvailable) and waits_for_table(lane):
+                # It concerns everybody, and in the next group we stand in that table's queue again.
+                self._again += _all_of(part)
+            elif len(part) == 1 or time.monotonic() >= until:
+                for workspace_id, writes in part.items():
+                    if len(part) == 1:
+                        self._contention.note_trouble(workspace_id)
+                    self._contention.add(writes)
             else:
-                ticket.settle(verdict)
-
-    def _isolate(self, lane: Lane, group: list[Ticket], error: psycopg.Error) -> None:
-        """PostgreSQL has refused the group for one of its attempts: let each stand for itself."""
-        if len(group) == 1:
-            self._contested.add(group[0], error)
-            return
-        for ticket in group:
-            self._commit_group(lane, [ticket], _SINGLE_LOCK_WAIT_SECONDS)
+                for half in _halves(part):
+                    refused = self._write(lane, _all_of(half), _SEARCH_LOCK_WAIT_SECONDS)
+                    if refused is not None:
+                        parts.append((half, refused))
 
     def _keep_time(self) -> None:
-        """Settle what has passed its deadline, and let go of what is settled."""
+        """Resolve what has passed its deadline, and let go of what is resolved."""
         while True:
             time.sleep(_TICK_SECONDS)
             now = time.monotonic()
-            payload_bytes = 0
             for _ in range(len(self._open)):
-                ticket = self._open.popleft()
-                if ticket.deadline <= now:
-                    ticket.expire()
-                if not ticket.is_settled:
-                    self._open.append(ticket)
-                    payload_bytes += ticket.payload_bytes
-            # What came in since the last tick may be miscounted by threads that add at once; here it is made right.
-            self._open_bytes = payload_bytes
+                write = self._open.popleft()
+                if write.deadline <= now:
+                    write.expire()
+                if not write.is_resolved:
+                    self._open.append(write)
             metrics.QUEUE_EVENTS.set(len(self._open))
             try:
                 self._every_tick()
@@ -241,9 +248,21 @@ class Committer:
                 _log.exception("tick_failed")
 
 
-def _settle_all(group: list[Ticket], decision: Decision) -> None:
-    for ticket in group:
-        ticket.settle(decision)
+def _by_workspace(group: Iterable[PendingWrite]) -> dict[int, list[PendingWrite]]:
+    found: dict[int, list[PendingWrite]] = {}
+    for write in group:
+        found.setdefault(write.identity.workspace_id, []).append(write)
+    return found
+
+
+def _all_of(part: dict[int, list[PendingWrite]]) -> list[PendingWrite]:
+    return list(chain.from_iterable(part.values()))
+
+
+def _halves(part: dict[int, list[PendingWrite]]) -> Iterator[dict[int, list[PendingWrite]]]:
+    middle = len(part) // 2
+    yield dict(islice(part.items(), middle))
+    yield dict(islice(part.items(), middle, None))
 
 
 def _begin_again_after_fork(reference: "weakref.ref[Committer]") -> None:

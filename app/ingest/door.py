@@ -25,8 +25,8 @@ from app.identifiers import uuid7
 from app.ingest.acceptance import DECIDED, Counter, Decided
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Attempt, Receipt
+from app.ingest.pending_write import WriteResult
 from app.ingest.storage import LOG_EVENTS, Outcome, Verdict
-from app.ingest.ticket import Decision
 from app.rate_limits import Allowance, events_worth
 from app.request_lines import RequestLines, request_id_from
 
@@ -76,7 +76,7 @@ class Door:
         """As WSGI has it: the thread waits for the commit."""
         if (visit := self._visit(environ)) is None:
             return self._application(environ, start_response)
-        decision: Decision
+        decision: WriteResult
         try:
             decision = self._counter.committer.store(visit.identity, visit.attempt)
         except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
@@ -95,7 +95,7 @@ class Door:
         if (visit := self._visit(environ)) is None:
             return False
 
-        def settle(decision: Decision) -> None:
+        def settle(decision: WriteResult) -> None:
             if (answer := self._accepted(environ, visit, decision)) is None:
                 fall_back()
             else:
@@ -166,7 +166,7 @@ class Door:
             return None
         return int(length) if int(length) <= self._counter.settings.request_bytes_max else None
 
-    def _accepted(self, environ: Environ, visit: _Visit, decision: Decision) -> Answer | None:
+    def _accepted(self, environ: Environ, visit: _Visit, decision: WriteResult) -> Answer | None:
         """The answer to what was accepted, or None; then Flask finds the decision and answers."""
         if isinstance(decision, Verdict) and decision.receipt is not None:
             try:

@@ -13,7 +13,6 @@ from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from psycopg.errors import LockNotAvailable
 
 from app.credentials import Identity
 from app.ingest.envelope import Attempt, Receipt, receipt_end
@@ -110,11 +109,6 @@ def store(
         others.get(item.n) or Verdict(Outcome.STORED, Receipt(201, item.receipt + receipt_end("stored")))
         for item in items
     ]
-
-
-def has_waited_for_a_claim(error: LockNotAvailable) -> bool:
-    """Whether it waited for a row (an Idempotency-Key, an event id), and not for its workspace or for a table."""
-    return "tuple" in (error.diag.context or "")
 
 
 class _Item(msgspec.Struct, gc=False):

@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -10,14 +13,14 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
+from app.config import Settings
 from app.context import Context
 from app.database import EVERYWHERE
 from app.errors import StorageUnavailable
-from app.ingest.places import Places
 from app.ingest.routes import COUNTER
 from app.locks import exclude_workspace
 from tests.ingest.test_batch import send_batch, statuses_of
-from tests.people import Tenant, events_of, execute
+from tests.people import Tenant, events_of, execute, issue_key, source_of
 from tests.sending import error_of, event_for
 
 _RECORD = text(
@@ -85,17 +88,40 @@ def test_429_for_a_batch_of_more_events_than_are_left_and_no_room_for_one_is_tol
 def test_503_if_no_place_comes_free(
     app: Flask, client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.ingest.places._WAIT_SECONDS", 0.0)
-    places: Places = app.extensions[COUNTER].batch_places
-    taken = [places.taken(-n) for n in range(app.extensions[COUNTER].settings.batches_at_once_max)]
-    for place in taken:
-        place.__enter__()
-
-    response = send_batch(client, alice, [event_for(alice)], "k")
-    for place in taken:
-        place.__exit__(None, None, None)
+    places = app.extensions[COUNTER].batch_places
+    monkeypatch.setattr(places, "_wait_seconds", 0.0)
+    with ExitStack() as taken:
+        for n in range(app.extensions[COUNTER].settings.batches_at_once_max):
+            taken.enter_context(places.held(-n))
+        response = send_batch(client, alice, [event_for(alice)], "k")
 
     assert (_refused(response), response.headers["Retry-After"]) == ((503, "storage_unavailable"), "1")
+
+
+def test_503_if_its_workspace_has_all_the_places_that_one_may_have_whichever_keys_it_uses(
+    app: Flask, client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = app.extensions[COUNTER].batch_places
+    monkeypatch.setattr(places, "_wait_seconds", 0.0)
+    with ExitStack() as taken:
+        for _ in range(app.extensions[COUNTER].settings.batches_at_once_max - 1):
+            taken.enter_context(places.held(alice.workspace_row))
+        refused = send_batch(client, alice, [event_for(alice)], "k")
+        _, _, another_key = issue_key(house, source_of(house, alice))
+        also_refused = send_batch(client, replace(alice, key=another_key), [event_for(alice)], "k")
+        of_another = send_batch(client, charlie, [event_for(charlie)], "k")
+
+    assert _refused(refused) == _refused(also_refused) == (503, "storage_unavailable")
+    assert statuses_of(of_another) == ["stored"]
+
+
+def test_503_while_a_table_is_locked_and_not_409(client: FlaskClient, settings: Settings, alice: Tenant) -> None:
+    with psycopg.connect(settings.admin_database_url) as session:
+        session.execute("LOCK TABLE event_ledger IN ACCESS EXCLUSIVE MODE")
+        response = send_batch(client, alice, [event_for(alice)], "k")
+        session.rollback()
+
+    assert _refused(response) == (503, "storage_unavailable")
 
 
 def test_503_if_the_database_does_not_commit(

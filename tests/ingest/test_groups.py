@@ -20,8 +20,8 @@ from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.committer import Committer
 from app.ingest.envelope import Attempt, read_envelope
+from app.ingest.pending_write import WriteResult
 from app.ingest.storage import Outcome, Verdict
-from app.ingest.ticket import Decision
 from tests.people import Tenant, events_of
 from tests.waiting import wait_until
 
@@ -65,7 +65,7 @@ def _committer(house: Context, gate: _Gate) -> Committer:
 
 
 def test_all_that_wait_go_with_one_commit(committer: Committer, gate: _Gate, house: Context, alice: Tenant) -> None:
-    decisions: list[Decision] = []
+    decisions: list[WriteResult] = []
     gate.open.clear()
     for _ in range(40):
         committer.submit(_identity(alice), _attempt(alice), decisions.append)
@@ -148,7 +148,7 @@ def test_a_claim_that_hangs_delays_only_those_who_need_it(
         connection = session.connection().connection.dbapi_connection
         assert connection is not None
         _hold(connection, alice, claim)
-        decisions: dict[str, Decision] = {}
+        decisions: dict[str, WriteResult] = {}
         gate.open.clear()
         committer.submit(_identity(alice), _attempt(alice, **claim), partial(decisions.__setitem__, "stuck"))
         for n in range(5):
@@ -172,7 +172,7 @@ def test_when_too_much_waits_the_next_is_refused_at_once_and_the_admitted_are_st
     gate: _Gate, house: Context, alice: Tenant
 ) -> None:
     committer = _new_committer(house, gate, queue_events_max=10)
-    decisions: list[Decision] = []
+    decisions: list[WriteResult] = []
     gate.open.clear()
     refused = 0
     for _ in range(1000):
@@ -205,7 +205,7 @@ def test_an_attempt_that_waited_past_its_deadline_is_answered_then_and_never_sto
 ) -> None:
     committer = _new_committer(house, gate, storage_deadline_seconds=0.3)
     gate.open.clear()
-    decisions: list[Decision] = []
+    decisions: list[WriteResult] = []
     committer.submit(_identity(alice), _attempt(alice, event_id="in-the-group"), decisions.append)
     wait_until(lambda: gate.groups == 1)
     committer.submit(_identity(alice), _attempt(alice, event_id="in-the-queue"), decisions.append)
@@ -221,10 +221,10 @@ def test_an_attempt_that_waited_past_its_deadline_is_answered_then_and_never_sto
 def test_a_caller_that_cannot_be_told_keeps_nobody_else_from_being_told(
     committer: Committer, gate: _Gate, alice: Tenant
 ) -> None:
-    def fail(_: Decision) -> None:
+    def fail(_: WriteResult) -> None:
         raise RuntimeError
 
-    decisions: list[Decision] = []
+    decisions: list[WriteResult] = []
     gate.open.clear()
     for settle in (decisions.append, fail, decisions.append):
         committer.submit(_identity(alice), _attempt(alice), settle)
@@ -238,7 +238,7 @@ def test_a_group_has_the_time_of_its_newest_attempt(
     committer: Committer, gate: _Gate, house: Context, alice: Tenant
 ) -> None:
     """Or an attempt at the end of its time would take its neighbours along."""
-    decisions: list[Decision] = []
+    decisions: list[WriteResult] = []
     gate.open.clear()
     committer.submit(_identity(alice), _attempt(alice), decisions.append)
     wait_until(lambda: gate.groups == 1)
@@ -267,9 +267,11 @@ def _new_committer(house: Context, gate: _Gate, **settings: Any) -> Committer:
     return Committer(cast("Database", gate), replace(house.settings, **settings), every_tick=lambda: None)
 
 
-def _decide_together(committer: Committer, gate: _Gate, attempts: Sequence[tuple[Tenant, Attempt]]) -> list[Decision]:
+def _decide_together(
+    committer: Committer, gate: _Gate, attempts: Sequence[tuple[Tenant, Attempt]]
+) -> list[WriteResult]:
     """The decisions on `attempts` in one group, in the order in which they were made."""
-    decisions: list[Decision] = []
+    decisions: list[WriteResult] = []
     gate.open.clear()
     before = gate.groups
     # The first goes ahead and is held; the others gather behind it.
@@ -316,6 +318,6 @@ def _identity(tenant: Tenant) -> Identity:
     return Identity(tenant.key_id, tenant.key_row, tenant.workspace_row)
 
 
-def _outcome(decision: Decision) -> Outcome:
+def _outcome(decision: WriteResult) -> Outcome:
     assert isinstance(decision, Verdict), decision
     return decision.outcome

@@ -216,7 +216,7 @@ class TestBatches:
         execute(house, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
 
         with house.database.transaction(alice.workspace_row) as session:
-            refusal = record.begin(executing(session), _identity(alice), Place("", None), 1.0)
+            refusal = record.begin(executing(session), _identity(alice), Place("", None), 1.0, is_alone=False)
 
         assert refusal is Outcome.INVALID_SOURCE_KEY
 

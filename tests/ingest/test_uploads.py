@@ -12,7 +12,6 @@ import pytest
 from app.config import Settings
 from app.context import Context
 from app.errors import StorageUnavailable
-from app.ingest.places import Places
 from app.ingest.uploads import Uploads
 from tests.live import LiveServer, live_server
 from tests.people import Tenant
@@ -141,11 +140,3 @@ def test_stalled_uploads_of_one_key_hold_up_neither_other_keys_nor_health(
 def _send(server: LiveServer, tenant: Tenant) -> int:
     body = str(event_for(tenant)).replace("'", '"').encode()
     return server.request("POST", PATH, body, {"X-API-Key": tenant.key, "Content-Type": "application/json"}).status
-
-
-def test_batches_that_wait_for_one_key_leave_a_place_for_others() -> None:
-    places = Places(3)
-    with places.taken(_KEY), places.taken(_KEY), places.taken(_OTHER_KEY):
-        pass
-    with places.taken(_KEY), places.taken(_KEY), pytest.raises(StorageUnavailable), places.taken(_KEY):
-        pass

@@ -6,13 +6,22 @@ the whole answer (record.py) and store what can be stored (storing.py). The answ
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 from app import metrics
 from app.credentials import Identity
-from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, StorageUnavailable
+from app.database import NOWHERE, Database
+from app.errors import (
+    BatchRejected,
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    OutcomeUnknown,
+    Refusal,
+    StorageUnavailable,
+)
 from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.acceptance import REFUSALS, Caller, Counter, identify, require_live
@@ -23,7 +32,12 @@ from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executin
 from app.ingest.envelope import Attempt, Envelope, Receipt
 from app.ingest.mismatch import NAMED, named_refusals
 from app.ingest.storage import Execute, Outcome
+from app.ingest.table_locks import is_table_locked
 from app.rate_limits import Allowance, events_worth
+
+# What holds for a batch whose commit went unanswered: it was found out behind all its claims, alone in its workspace.
+_CERTAIN: Final[tuple[type[Refusal], ...]] = (BatchRejected, IdempotencyKeyReused, *REFUSALS.values())
+_LOOK_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,14 @@ class _Progress:
     """How many events of that answer have which verdict."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """How many events that answer rejects, by code."""
+    unknown: OutcomeUnknown | None = None
+    """Set once a commit went unanswered."""
+
+    def note(self, error: OutcomeUnknown | PoisonedError | AgainError) -> None:
+        """What to do better with the next try."""
+        if isinstance(error, OutcomeUnknown):
+            self.unknown = error
+        self.is_poisoned |= isinstance(error, PoisonedError)
 
 
 def accept_batch(submission: BatchSubmission, counter: Counter) -> tuple[Receipt, Allowance]:
@@ -93,7 +115,7 @@ def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Coun
     paid = events_worth(len(body))
     counter.rate_limiter.admit(identity, paid)
     # Not earlier: who is slow to send must not take a place from who has sent.
-    with counter.batch_places.taken(identity.row_id):
+    with counter.batch_places.held(identity.workspace_id):
         with _telling_only_the_living(identity, counter):
             batch = read_batch(
                 body,
@@ -146,29 +168,34 @@ def _attempt(
 def _store_once(attempt: _BatchAttempt, identity: Identity, counter: Counter, deadline: float) -> Receipt:
     """Repeat the batch until it is decided or its time is up; safe, as with single events (committer.py)."""
     progress = _Progress()
-    unknown: OutcomeUnknown | None = None
     while True:
         try:
             remaining = deadline - time.monotonic()
             with counter.database.transaction(identity.workspace_id, deadline_seconds=remaining) as session:
                 progress.latest = _store(attempt, identity, counter, executing(session), progress)
-        except OutcomeUnknown as error:
-            unknown = error
-        except (StorageUnavailable, IdempotencyInProgress):
-            # After an unanswered commit the claim that is in the way may be our own, still being committed.
-            if unknown is None:
-                raise
-        except PoisonedError:
-            progress.is_poisoned = True
-        except AgainError:
-            pass
+        except (OutcomeUnknown, PoisonedError, AgainError) as error:
+            progress.note(error)
+        except Exception as error:  # noqa: BLE001 - raised again, or the outcome is unknown
+            # Even the claim that is in the way may be our own, still being committed.
+            if progress.unknown is None or isinstance(error, _CERTAIN):
+                raise _named(error, counter.database) from error.__cause__
         else:
             if not progress.latest.is_replay:
                 _count(progress, identity, counter)
             return progress.latest
         if time.monotonic() >= deadline:
-            raise unknown or IdempotencyInProgress
-        time.sleep(0.05 if unknown else 0.005)
+            raise progress.unknown or IdempotencyInProgress
+        time.sleep(0.05 if progress.unknown else 0.005)
+
+
+def _named(error: Exception, database: Database) -> Exception:
+    """What the caller is told: a claim that another transaction holds is one thing, a table that is locked another."""
+    if not isinstance(error, IdempotencyInProgress):
+        return error
+    with suppress(StorageUnavailable), database.transaction(NOWHERE, deadline_seconds=_LOOK_SECONDS) as session:
+        if not is_table_locked(executing(session)):
+            return error
+    return StorageUnavailable()
 
 
 def _count(progress: _Progress, identity: Identity, counter: Counter) -> None:
@@ -183,7 +210,8 @@ def _store(
     settings = counter.settings
     caller = attempt.caller
     place = Place(caller.address, caller.origin)
-    refusal = record.begin(execute, identity, place, settings.idempotency_wait_seconds)
+    is_alone = progress.unknown is not None
+    refusal = record.begin(execute, identity, place, settings.idempotency_wait_seconds, is_alone=is_alone)
     claim = None
     if attempt.idempotency_key is not None:
         claim = BatchRecord(execute, identity, attempt.idempotency_key, attempt.batch_uid)

@@ -12,12 +12,13 @@ from uuid import UUID
 import msgspec
 
 from app.credentials import Identity
-from app.errors import IdempotencyKeyReused
+from app.errors import IdempotencyInProgress, IdempotencyKeyReused, StorageUnavailable
 from app.ingest.envelope import Receipt
 from app.ingest.storage import Execute, Outcome
 from app.locks import workspace_lock
 
 _BEGIN: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock_shared(%s)"
+_BEGIN_ALONE: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock(%s)"
 # What is asked of each event (migrations/versions/0012_database_clock.py), but for what only the event itself tells.
 _JUDGE: Final = """
     SELECT coalesce(refusal, refuse_place(allowed_origins, allowed_networks, %s, %s))
@@ -68,9 +69,20 @@ class Place(NamedTuple):
     origin: str | None
 
 
-def begin(execute: Execute, identity: Identity, place: Place, lock_wait_seconds: float) -> Outcome | None:
-    """Hold the workspace's barrier for this transaction; why the key may not send from there, or None if it may."""
-    execute(_BEGIN, (f"{max(1, int(lock_wait_seconds * 1000))}ms", workspace_lock(identity.workspace_id)))
+def begin(
+    execute: Execute, identity: Identity, place: Place, lock_wait_seconds: float, *, is_alone: bool
+) -> Outcome | None:
+    """Hold the workspace's barrier for this transaction; why the key may not send from there, or None if it may.
+
+    With `is_alone` every transaction before it has come to its end, also one of which nobody knows what became of it.
+    Raises StorageUnavailable while the workspace is being changed.
+    """
+    statement = _BEGIN_ALONE if is_alone else _BEGIN
+    try:
+        execute(statement, (f"{max(1, int(lock_wait_seconds * 1000))}ms", workspace_lock(identity.workspace_id)))
+    except IdempotencyInProgress as error:
+        # Nothing but the barrier is waited for here.
+        raise StorageUnavailable from error.__cause__
     caller = {"caller": 0, "key_row": identity.row_id, "key_id": identity.public_id}
     callers = msgspec.json.encode([caller]).decode()
     ((refusal,),) = execute(_JUDGE, (place.address or None, place.origin, callers))

@@ -11,7 +11,7 @@ from app.config import Settings
 from app.credentials import Identity
 from app.errors import Fault, IdempotencyInProgress, SchemaValidationFailed
 from app.ingest.envelope import Attempt
-from app.ingest.storage import Execute, Outcome, Verdict, has_waited_for_a_claim, store
+from app.ingest.storage import Execute, Outcome, Verdict, store
 
 Stored = tuple[Attempt, Verdict] | SchemaValidationFailed
 """What became of an attempt, or what PostgreSQL had against it."""
@@ -32,7 +32,7 @@ class PoisonedError(Exception):
 def executing(session: Session) -> Execute:
     """How storage.py speaks within `session`.
 
-    Raises IdempotencyInProgress for a claim that is held too long, AgainError and PoisonedError.
+    Raises IdempotencyInProgress for what another transaction holds too long, AgainError and PoisonedError.
     """
     connection = session.connection()
 
@@ -41,7 +41,7 @@ def executing(session: Session) -> Execute:
             result = connection.exec_driver_sql(statement, tuple(parameters))
             return result.all() if result.returns_rows else ()
         except DBAPIError as error:
-            if isinstance(error.orig, LockNotAvailable) and has_waited_for_a_claim(error.orig):
+            if isinstance(error.orig, LockNotAvailable):
                 raise IdempotencyInProgress from error
             if isinstance(error.orig, SerializationFailure | DeadlockDetected):
                 raise AgainError from error

@@ -1,0 +1,136 @@
+"""Where attempts wait that cannot be written at once: apart, so that no group waits for them.
+
+Their workspace is being changed, another transaction holds their Idempotency-Key or event id, or PostgreSQL refused a
+group for one of them. Each workspace has a queue of its own, which is worked on in short rounds (contention_round.py),
+by one thread at a time. So what a workspace makes wait takes its share of the room, one of the threads, and no time of
+another workspace's.
+"""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from app.config import Settings
+from app.database import Database
+from app.errors import StorageUnavailable
+from app.ingest.contention_round import Entry, Round
+from app.ingest.pending_write import PendingWrite
+from app.ingest.shares import Shares
+
+_log = structlog.get_logger()
+
+_THREADS: Final = 4
+# While a workspace is in trouble all its events come here, so it must be able to go on at its usual pace.
+_EVENTS_MAX: Final = 1024
+_BYTES_MAX: Final = 16 * 1024 * 1024
+# For how long a workspace that was in the way comes here with all its events, so that no group finds it out again.
+_TROUBLED_SECONDS: Final = 2.0
+_REST_SECONDS: Final = 0.05
+_BUSY: Final = "Nothing was stored: too many requests of this workspace wait already. Repeat the same request later."
+
+
+class _WorkspaceQueue:
+    """What waits of one workspace."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.is_worked_on = False
+        self.rests_until = 0.0
+
+
+class ContentionQueue:
+    """The queues of one process and the threads that work on them; starts these at the first need."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._shares = Shares(_EVENTS_MAX, _BYTES_MAX)
+        self._changed = threading.Condition()
+        self._queues: OrderedDict[int, _WorkspaceQueue] = OrderedDict()
+        """By workspace; the next one's round is the first one's."""
+        self._troubled_until: dict[int, float] = {}
+        self._threads = 0
+
+    def takes(self, write: PendingWrite) -> bool:
+        """Whether `write` is of a workspace that was in the way just now; then it is taken over."""
+        if not self._troubled_until:
+            return False
+        workspace_id = write.identity.workspace_id
+        if self._troubled_until.get(workspace_id, 0) <= time.monotonic():
+            self._troubled_until.pop(workspace_id, None)
+            return False
+        self.add([write])
+        return True
+
+    def note_trouble(self, workspace_id: int) -> None:
+        """Let all events of this workspace come here for a while."""
+        self._troubled_until[workspace_id] = time.monotonic() + _TROUBLED_SECONDS
+
+    def add(self, writes: Iterable[PendingWrite]) -> None:
+        """Take over attempts; those for which there is no room are resolved."""
+        with self._changed:
+            refused = [write for write in writes if not self._add(write)]
+            if self._threads < _THREADS:
+                self._threads += 1
+                threading.Thread(target=self._work, name="contention", daemon=True).start()
+            self._changed.notify()
+        for write in refused:
+            write.resolve(StorageUnavailable(_BUSY))
+
+    def _add(self, write: PendingWrite) -> bool:
+        workspace_id = write.identity.workspace_id
+        if not self._shares.take(write):
+            return False
+        waiting = self._queues.get(workspace_id)
+        if waiting is None:
+            waiting = self._queues[workspace_id] = _WorkspaceQueue()
+        waiting.entries.append(Entry(write, self._settings.idempotency_wait_seconds))
+        return True
+
+    def _work(self) -> None:
+        lane = self._database.lane()
+        while True:
+            workspace_id, entries = self._begin_round()
+            this = Round(entries, lane, self._settings)
+            try:
+                this.run()
+            except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
+                # What it was about is resolved at its deadline.
+                _log.exception("contention_crashed")
+                this.needs_rest = True
+            if this.is_troubled:
+                self.note_trouble(workspace_id)
+            self._end_round(workspace_id, needs_rest=this.needs_rest)
+
+    def _begin_round(self) -> tuple[int, list[Entry]]:
+        """Wait for a workspace whose turn it is, with what waits of it."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                waiting = [(each, of_it) for each, of_it in self._queues.items() if not of_it.is_worked_on]
+                for workspace_id, of_it in waiting:
+                    if of_it.rests_until <= now:
+                        of_it.is_worked_on = True
+                        self._queues.move_to_end(workspace_id)
+                        return workspace_id, list(of_it.entries)
+                self._changed.wait(min((of_it.rests_until - now for _, of_it in waiting), default=None))
+
+    def _end_round(self, workspace_id: int, *, needs_rest: bool) -> None:
+        with self._changed:
+            of_it = self._queues[workspace_id]
+            of_it.is_worked_on = False
+            of_it.rests_until = time.monotonic() + _REST_SECONDS if needs_rest else 0.0
+            for _ in range(len(of_it.entries)):
+                entry = of_it.entries.popleft()
+                if entry.write.is_resolved:
+                    self._shares.give_back([entry.write])
+                else:
+                    of_it.entries.append(entry)
+            if of_it.entries:
+                self._changed.notify()
+            else:
+                del self._queues[workspace_id]

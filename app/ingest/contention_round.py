@@ -1,0 +1,168 @@
+"""One round of a workspace whose attempts cannot be written at once: finds out which of them wait, and for what.
+
+What waits is tried as a group and halved until it is known which attempt it is. What is held by another transaction
+waits by one of its number, for nearly always the same transaction holds them all.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, SerializationFailure
+
+from app.config import Settings
+from app.connections import Lane
+from app.errors import Fault, IdempotencyInProgress, OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
+from app.ingest.pending_write import PendingWrite, refuse_unsent, write_group
+from app.ingest.table_locks import waits_for_table
+
+_ROUND_SECONDS: Final = 0.1
+_GROUP_EVENTS_MAX: Final = 256
+_GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
+# Here it is known that a claim is held for long, by a session that hangs or by a large batch.
+_LOCK_WAIT_SECONDS: Final = 0.002
+# A wait of the workspace's own, in PostgreSQL's queue: behind whom it stands, it stays until its time.
+_BARRIER_WAIT_SECONDS: Final = 0.2
+_HELD_WAIT_SECONDS: Final = 0.05
+# Answered as "in progress" while there is time for that; at the deadline itself it would be "too slow".
+_MARGIN_SECONDS: Final = 0.1
+
+
+class Entry:
+    """An attempt in the queue of its workspace."""
+
+    __slots__ = ("held_by", "is_held", "tried", "wait_until", "write")
+
+    def __init__(self, write: PendingWrite, claim_wait_seconds: float) -> None:
+        self.write = write
+        self.wait_until = min(time.monotonic() + claim_wait_seconds, write.deadline - _MARGIN_SECONDS)
+        """Until when it may wait for its claims."""
+        self.is_held = False
+        """Whether another transaction holds a claim of it."""
+        self.held_by: psycopg.Error | None = None
+        self.tried = 0.0
+
+
+class Round:
+    """Of one workspace, on one lane."""
+
+    def __init__(self, entries: Sequence[Entry], lane: Lane, settings: Settings) -> None:
+        self._entries = entries
+        self._lane = lane
+        self._settings = settings
+        self._until = time.monotonic() + _ROUND_SECONDS
+        self.is_troubled = False
+        """Whether a group of this workspace has to wait for another transaction, or is refused."""
+        self.needs_rest = False
+        """Whether nothing can be done just now: PostgreSQL is away, or a table is locked."""
+
+    def run(self) -> None:
+        """Resolve what can be resolved."""
+        if group := self._pick():
+            self._write_apart(group)
+        held = [entry for entry in self._entries if entry.is_held]
+        for entry in held:
+            # An unanswered one may itself be what holds its claim: to its deadline it is asked what became of it.
+            if time.monotonic() >= entry.wait_until and not entry.write.may_be_stored:
+                entry.write.resolve(_with_cause(IdempotencyInProgress(), entry.held_by))
+        left = [entry for entry in held if not entry.write.is_resolved]
+        if left and not self._is_over():
+            self._wait_for_one(left)
+
+    def _is_over(self) -> bool:
+        return self.needs_rest or time.monotonic() >= self._until
+
+    def _pick(self) -> list[Entry]:
+        """A group of those that are not known to be held; no two with one Idempotency-Key."""
+        held = {claim for entry in self._entries if entry.is_held for claim in _claims(entry)}
+        group: list[Entry] = []
+        keys: set[object] = set()
+        payload_bytes = 0
+        for entry in self._entries:
+            if entry.is_held or entry.write.is_resolved:
+                continue
+            if any(claim in held for claim in _claims(entry)):
+                entry.is_held = True
+                continue
+            key = entry.write.idempotency_claim
+            if key is not None and key in keys:
+                continue
+            keys.add(key)
+            group.append(entry)
+            payload_bytes += entry.write.payload_bytes
+            if len(group) >= _GROUP_EVENTS_MAX or payload_bytes >= _GROUP_BYTES_MAX:
+                break
+        return group
+
+    def _write_apart(self, group: list[Entry]) -> None:
+        parts = [group]
+        while parts and not self._is_over():
+            part = parts.pop()
+            error = self._try([entry.write for entry in part], _LOCK_WAIT_SECONDS)
+            if error is None or isinstance(error, SerializationFailure | DeadlockDetected) or self._is_table(error):
+                continue
+            self.is_troubled = True
+            if len(part) > 1:
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+            elif isinstance(error, LockNotAvailable):
+                part[0].is_held, part[0].held_by = True, error
+            else:
+                part[0].write.resolve(_refusal_for(error))
+
+    def _wait_for_one(self, held: Sequence[Entry]) -> None:
+        """Wait for one of those that are held; if it gets through, all are worth another try."""
+        one = min(held, key=lambda entry: entry.tried)
+        one.tried = time.monotonic()
+        error = self._try([one.write], _HELD_WAIT_SECONDS)
+        if isinstance(error, LockNotAvailable):
+            self.is_troubled = True
+        elif one.write.is_resolved:
+            for entry in held:
+                entry.is_held = False
+
+    def _try(
+        self, writes: Sequence[PendingWrite], lock_wait_seconds: float, *, waits: bool = False
+    ) -> psycopg.Error | None:
+        """Write a group; the error if PostgreSQL refuses it as a whole."""
+        try:
+            undecided = write_group(
+                self._lane, writes, self._settings, lock_wait_seconds=lock_wait_seconds, waits=waits
+            )
+        except StorageUnavailable as error:
+            self.needs_rest = True
+            if not isinstance(error, OutcomeUnknown):
+                refuse_unsent(writes, error)
+        except psycopg.Error as error:
+            return error
+        else:
+            if undecided.held:
+                # In PostgreSQL's queue, in which nobody passes us. What else it may wait for, the next round finds out.
+                self._try(undecided.held, _BARRIER_WAIT_SECONDS, waits=True)
+        return None
+
+    def _is_table(self, error: psycopg.Error) -> bool:
+        """Whether it is a table that is waited for: then no attempt is to blame, and none gets on."""
+        self.needs_rest |= isinstance(error, LockNotAvailable) and waits_for_table(self._lane)
+        return self.needs_rest
+
+
+def _claims(entry: Entry) -> list[object]:
+    claims = (entry.write.idempotency_claim, entry.write.event_claim)
+    return [claim for claim in claims if claim is not None]
+
+
+def _refusal_for(error: psycopg.Error) -> Exception:
+    """What the caller hears of an error that PostgreSQL itself gave, having rolled back."""
+    if isinstance(error, DataError):
+        said = error.diag.message_primary or "it cannot be stored"
+        return _with_cause(SchemaValidationFailed(faults=(Fault("", f"The database refuses it: {said}."),)), error)
+    if isinstance(error, psycopg.OperationalError):
+        return _with_cause(StorageUnavailable(), error)
+    return error
+
+
+def _with_cause(refusal: Exception, cause: Exception | None) -> Exception:
+    refusal.__cause__ = cause
+    return refusal

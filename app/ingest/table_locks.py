@@ -1,0 +1,50 @@
+"""Whether ingest waits for a table: for PostgreSQL a row, a table and a workspace are one and the same error.
+
+Asked of the lock table after a wait that took too long, in PostgreSQL's own words for its locks: an error's text tells
+it too, but in the server's language. A wait for a table concerns everybody and is over when the table is free; it says
+nothing of those who happened to wait.
+"""
+
+import time
+from typing import Final
+
+import psycopg
+
+from app.connections import Lane
+from app.errors import StorageUnavailable
+from app.ingest.storage import Execute
+
+_DEADLINE_SECONDS: Final = 1.0
+
+# Held, or asked for before us: both stand in the way. Of the partitions only the one that receives events counts.
+_IS_TABLE_LOCKED: Final = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks AS held
+        WHERE held.locktype = 'relation' AND held.pid <> pg_backend_pid()
+            AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (
+                held.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+                AND held.relation = ANY (ARRAY[to_regclass('events'), to_regclass('event_ledger'),
+                    to_regclass('idempotency_records'), to_regclass('usage_outbox'),
+                    to_regclass('events_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'))])
+                OR held.mode = 'AccessExclusiveLock'
+                AND held.relation = ANY (ARRAY[to_regclass('source_keys'), to_regclass('sources'),
+                    to_regclass('environments'), to_regclass('projects'), to_regclass('workspaces')])
+            )
+    )
+"""
+
+
+def is_table_locked(execute: Execute) -> bool:
+    """Whether another transaction holds or awaits a lock that keeps every event from being written."""
+    ((is_locked,),) = execute(_IS_TABLE_LOCKED, ())
+    return bool(is_locked)
+
+
+def waits_for_table(lane: Lane) -> bool:
+    """As is_table_locked, for a statement of `lane` that was given up. Also if PostgreSQL does not say."""
+    try:
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        return is_table_locked(lambda statement, parameters: lane.run(statement, parameters, deadline))
+    except (StorageUnavailable, psycopg.Error):
+        return True

@@ -1,0 +1,79 @@
+"""A committer whose exchanges with PostgreSQL go as a test says."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from psycopg.errors import LockNotAvailable
+
+from app.connections import Lane
+from app.context import Context
+from app.credentials import Identity
+from app.database import Database
+from app.exact_json import read_object
+from app.identifiers import uuid7
+from app.ingest.committer import Committer
+from app.ingest.envelope import Attempt, read_envelope
+from tests.people import Tenant
+
+Run = Callable[[], list[Any]]
+Script = Callable[[Run], list[Any]]
+"""Called instead of each exchange with what would carry it out."""
+
+
+class Exchange:
+    """One statement on its way: how many attempts it carries, and how long it may wait for a lock."""
+
+    def __init__(self, parameters: Sequence[Any]) -> None:
+        self.thread = threading.current_thread().name
+        self.is_group = len(parameters) == 6
+        self.lock_wait_seconds = int(parameters[4].removesuffix("ms")) / 1000 if self.is_group else 0.0
+        self.has_waited = False
+        """Whether it was given up for a lock."""
+
+
+class ScriptedLanes:
+    """Stands between a committer and PostgreSQL; notes each exchange."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.script: Script = lambda run: run()
+        self.exchanges: list[Exchange] = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def lane(self) -> "_ScriptedLane":
+        return _ScriptedLane(self, self._database.lane())
+
+
+class _ScriptedLane:
+    def __init__(self, lanes: ScriptedLanes, lane: Lane) -> None:
+        self._lanes = lanes
+        self._lane = lane
+
+    def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        exchange = Exchange(parameters)
+        self._lanes.exchanges.append(exchange)
+        self._lanes.open.wait()
+        if not exchange.is_group:
+            return self._lane.run(statement, parameters, deadline)
+        try:
+            return self._lanes.script(lambda: self._lane.run(statement, parameters, deadline))
+        except LockNotAvailable:
+            exchange.has_waited = True
+            raise
+
+
+def new_committer(house: Context, lanes: ScriptedLanes, **settings: Any) -> Committer:
+    return Committer(cast("Database", lanes), replace(house.settings, **settings), every_tick=lambda: None)
+
+
+def identity_of(tenant: Tenant) -> Identity:
+    return Identity(tenant.key_id, tenant.key_row, tenant.workspace_row)
+
+
+def attempt_of(tenant: Tenant, *, event_id: str | None = None, key: str | None = None, payload: str = "{}") -> Attempt:
+    named = f'"event_id": "{event_id}", ' if event_id else ""
+    body = f'{{{named}"event_type": "a", "source_id": "{tenant.source_id}", "payload": {payload}}}'
+    return Attempt(envelope=read_envelope(read_object(body.encode())), idempotency_key=key, event_uid=uuid7())

@@ -1,0 +1,234 @@
+"""An attempt whose commit went unanswered is answered with its outcome, or that it is unknown: on every way out."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from flask import Flask
+from psycopg.errors import InternalError, LockNotAvailable
+
+from app import errors
+from app.context import Context
+from app.errors import OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
+from app.ingest import contention
+from app.ingest.acceptance import REFUSALS
+from app.ingest.batch import acceptance as batches
+from app.ingest.envelope import Receipt
+from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent
+from app.ingest.storage import Outcome, Verdict
+from tests.ingest.scripted_lanes import Run, ScriptedLanes, attempt_of, identity_of, new_committer
+from tests.ingest.test_batch import send_batch
+from tests.lossy_commits import LossyCommits
+from tests.people import Tenant, events_of
+from tests.sending import error_of, event_for
+from tests.waiting import wait_until
+
+_REFUSALS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, Refusal) and value != Refusal
+]
+_NOT_THE_OUTCOME = [*(each for each in _REFUSALS if each is not SchemaValidationFailed), RuntimeError, psycopg.Error]
+
+
+class TestOne:
+    """The rule itself, where every result goes through."""
+
+    @pytest.mark.parametrize("said", _NOT_THE_OUTCOME)
+    def test_hears_of_no_error_but_that_its_outcome_is_unknown(self, alice: Tenant, said: type[Exception]) -> None:
+        write, results = _pending(alice)
+        assert write.begin_try()
+        write.end_try(is_answered=False)
+
+        write.resolve(said())
+
+        assert [type(result) for result in results] == [OutcomeUnknown]
+
+    @pytest.mark.parametrize("said", _NOT_THE_OUTCOME)
+    def test_that_was_answered_hears_what_is_said(self, alice: Tenant, said: type[Exception]) -> None:
+        write, results = _pending(alice)
+        assert write.begin_try()
+        write.end_try(is_answered=True)
+
+        write.resolve(said())
+
+        assert [type(result) for result in results] == [said]
+
+    @pytest.mark.parametrize("outcome", [each for each in Outcome if each not in {Outcome.HELD, Outcome.RACED}])
+    def test_hears_its_outcome(self, alice: Tenant, outcome: Outcome) -> None:
+        """Not that its key is invalid: it may have expired since, while the first try was still being committed."""
+        write, results = _pending(alice)
+        write.begin_try()
+        write.end_try(is_answered=False)
+        write.begin_try()
+
+        write.resolve(verdict := Verdict(outcome, Receipt(201, "")))
+
+        if outcome is Outcome.INVALID_SOURCE_KEY:
+            assert [type(result) for result in results] == [OutcomeUnknown]
+        else:
+            assert results == [verdict]
+
+    def test_what_postgresql_cannot_keep_it_has_not_kept(self, alice: Tenant) -> None:
+        write, results = _pending(alice)
+        write.begin_try()
+        write.end_try(is_answered=False)
+
+        write.resolve(refusal := SchemaValidationFailed())
+
+        assert results == [refusal]
+
+    def test_at_its_deadline_it_is_unknown_while_postgresql_works_on_it_and_for_ever_after_an_unanswered_try(
+        self, alice: Tenant
+    ) -> None:
+        waiting, tried, under_way, unanswered = (_pending(alice) for _ in range(4))
+        tried[0].begin_try()
+        tried[0].end_try(is_answered=True)
+        under_way[0].begin_try()
+        unanswered[0].begin_try()
+        unanswered[0].end_try(is_answered=False)
+        unanswered[0].begin_try()
+        unanswered[0].end_try(is_answered=True)
+
+        for write, _ in (waiting, tried, under_way, unanswered):
+            write.expire()
+
+        told = [type(results[0]) for _, results in (waiting, tried, under_way, unanswered)]
+        assert told == [StorageUnavailable, StorageUnavailable, OutcomeUnknown, OutcomeUnknown]
+
+    def test_one_that_is_resolved_is_never_sent_again(self, alice: Tenant) -> None:
+        write, _ = _pending(alice)
+        write.expire()
+
+        assert not write.begin_try()
+
+    def test_only_those_that_were_never_heard_of_are_refused(self, alice: Tenant) -> None:
+        fresh, unanswered = _pending(alice), _pending(alice)
+        unanswered[0].begin_try()
+        unanswered[0].end_try(is_answered=False)
+
+        assert refuse_unsent([fresh[0], unanswered[0]], StorageUnavailable()) == [unanswered[0]]
+        assert (len(fresh[1]), len(unanswered[1])) == (1, 0)
+
+
+def _raise(error: Exception) -> Callable[[Run], list[Any]]:
+    def script(_: Run) -> list[Any]:
+        raise error
+
+    return script
+
+
+# What becomes of every try after the one whose commit went unanswered.
+_THEN: dict[str, Callable[[Run], list[Any]]] = {
+    "the server is away": _raise(StorageUnavailable()),
+    "each commit goes unanswered": _raise(OutcomeUnknown()),
+    "a claim is held": _raise(LockNotAvailable()),
+    "a fault of PostgreSQL's": _raise(InternalError()),
+    "a fault of ours": _raise(RuntimeError()),
+}
+
+
+@pytest.fixture(name="lanes")
+def _lanes(house: Context) -> Iterator[ScriptedLanes]:
+    lanes = ScriptedLanes(house.database)
+    yield lanes
+    lanes.script = lambda run: run()
+
+
+@pytest.mark.parametrize("is_room", [True, False], ids=["", "and no place is free"])
+@pytest.mark.parametrize("then", _THEN)
+def test_through_the_committer_no_way_out_says_that_nothing_was_stored(
+    lanes: ScriptedLanes,
+    house: Context,
+    alice: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+    then: str,
+    is_room: bool,  # noqa: FBT001
+) -> None:
+    if not is_room:
+        monkeypatch.setattr(contention, "_EVENTS_MAX", 0)
+    lanes.script = _commit_unanswered(lanes, _THEN[then])
+    committer = new_committer(house, lanes, storage_deadline_seconds=0.5, idempotency_wait_seconds=0.2)
+
+    with pytest.raises(OutcomeUnknown):
+        committer.store(identity_of(alice), attempt_of(alice))
+
+    assert len(events_of(house, alice)) == 1
+
+
+def test_through_the_committer_an_unanswered_one_that_can_be_asked_about_is_stored_once(
+    lanes: ScriptedLanes, house: Context, alice: Tenant
+) -> None:
+    lanes.script = _commit_unanswered(lanes, lambda run: run())
+
+    verdict = new_committer(house, lanes).store(identity_of(alice), attempt_of(alice))
+
+    assert verdict.outcome is Outcome.RESUMED
+    assert len(events_of(house, alice)) == 1
+
+
+def test_one_unanswered_among_others_is_the_only_unknown_one(
+    lanes: ScriptedLanes, house: Context, alice: Tenant, charlie: Tenant
+) -> None:
+    """It goes on in one group with others that were never sent, and the server is away by then."""
+    committer = new_committer(house, lanes, storage_deadline_seconds=0.5)
+    unanswered: list[WriteResult] = []
+    unsent: list[WriteResult] = []
+
+    def lose_and_fill(run: Run) -> list[Any]:
+        run()
+        lanes.script = _raise(StorageUnavailable())
+        for _ in range(5):
+            committer.submit(identity_of(charlie), attempt_of(charlie), unsent.append)
+        raise OutcomeUnknown
+
+    lanes.script = lose_and_fill
+    committer.submit(identity_of(alice), attempt_of(alice), unanswered.append)
+
+    wait_until(lambda: len(unanswered) + len(unsent) == 6)
+    assert [type(result) for result in unanswered + unsent] == [OutcomeUnknown, *[StorageUnavailable] * 5]
+
+
+@pytest.mark.parametrize("said", [*_REFUSALS, RuntimeError])
+def test_a_batch_that_went_unanswered_hears_its_outcome_or_that_it_is_unknown(
+    app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch, said: type[Exception]
+) -> None:
+    client = app.test_client()
+    send_batch(client, alice, b"warms the key")
+    monkeypatch.setattr(batches, "_deadline", lambda _: time.monotonic() + 0.3)
+    store, tries = batches._store, []  # noqa: SLF001 - where each try begins
+
+    def store_once(*arguments: Any) -> Receipt:
+        tries.append(1)
+        if len(tries) > 1:
+            raise said
+        return store(*arguments)
+
+    monkeypatch.setattr(batches, "_store", store_once)
+    LossyCommits(monkeypatch, "after")
+
+    response = send_batch(client, alice, [event_for(alice)], "k")
+
+    error = error_of(response)
+    # What was found out behind all its claims, with every try before it at its end; the rest says nothing of it.
+    if said in {errors.BatchRejected, errors.IdempotencyKeyReused, *REFUSALS.values()}:
+        assert error["code"] == said.code  # type: ignore[attr-defined]
+    else:
+        assert (response.status_code, error["message"]) == (503, OutcomeUnknown().message)
+
+
+def _pending(tenant: Tenant) -> tuple[PendingWrite, list[WriteResult]]:
+    results: list[WriteResult] = []
+    write = PendingWrite(identity_of(tenant), attempt_of(tenant), time.monotonic() + 10, results.append)
+    return write, results
+
+
+def _commit_unanswered(lanes: ScriptedLanes, then: Callable[[Run], list[Any]]) -> Callable[[Run], list[Any]]:
+    def script(run: Run) -> list[Any]:
+        run()
+        lanes.script = then
+        raise OutcomeUnknown
+
+    return script
