@@ -5,6 +5,7 @@ which is walked member by member because no library tells where a member's text 
 came twice. Only what is refused is walked value by value: Python takes ten times as long for that as the scanner.
 """
 
+import codecs
 import hashlib
 import json
 import re
@@ -26,6 +27,12 @@ LEVELS_MAX = DEPTH_MAX + 1
 # digit are not counted: they can make a payload no more than three times as long.
 WRITTEN_OUT_MAX = 262_144
 FAULTS_MAX = 100
+
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+# What a body is that begins so, unless it is no JSON at all.
+_KINDS = {"": "empty", "[": "a list", '"': "a string", **dict.fromkeys("-0123456789", "a number")}
+_CONSTANTS = ("true", "false", "null")
+_SOMETHING_FOLLOWS = "Nothing may follow the object"
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
@@ -62,21 +69,21 @@ class JsonObject:
     faults: tuple[Fault, ...]
 
 
-def read_object(body: bytes) -> JsonObject:
-    """Parse `body`, which must be one JSON object in UTF-8.
+def read_object(body: bytes, wanted: str = "Send an object.") -> JsonObject:
+    """Parse `body`, which must be one JSON object in UTF-8; `wanted` is what senders of something else are told.
 
     Raises BadRequest with the position if it is not JSON, and SchemaValidationFailed if it nests too deep: no parser
     may go there. All else that JSON allows and we do not (a member twice, U+0000, lone surrogates, numbers beyond
     measure) is reported as faults, so that all can be told at once.
     """
     if nests_deeper(body, LEVELS_MAX):
-        raise _too_deep(body)
+        raise _too_deep(body, wanted)
     text = read_text(body)
     try:
-        values, texts, twice = read_members(text, _DECODER)
+        values, texts, twice = read_members(text, wanted, _DECODER)
         is_readable = True
     except UnreadableNumber:
-        values, texts, twice = read_members(text)
+        values, texts, twice = read_members(text, wanted)
         is_readable = False
     faults = [Fault(f"/{pointer_token(name)}", "This member is given twice.") for name in twice]
     return JsonObject(values, texts, (*faults, *_faults(text, values, is_readable=is_readable)))
@@ -84,6 +91,11 @@ def read_object(body: bytes) -> JsonObject:
 
 def read_text(body: bytes) -> str:
     """What `body` says in UTF-8. Raises BadRequest."""
+    if (mark := next((mark for mark in _BYTE_ORDER_MARKS if body.startswith(mark)), None)) is not None:
+        raise BadRequest(
+            f"The body begins with the byte order mark of {_BYTE_ORDER_MARKS[mark]}, which is not JSON: byte 0,"
+            " character 0. Send UTF-8 without one."
+        )
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -91,24 +103,29 @@ def read_text(body: bytes) -> str:
 
 
 def read_members(
-    text: str, decoder: json.JSONDecoder = _LENIENT_DECODER
+    text: str, wanted: str, decoder: json.JSONDecoder = _LENIENT_DECODER
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """The members of the object in `text`, which must not nest too deep: their values, their texts, and which come
     twice. Raises BadRequest with the position if it is no JSON object.
     """
+    begin = _skip(text, 0)
+    kind = _KINDS.get(text[begin : begin + 1]) or next((it for it in _CONSTANTS if text.startswith(it, begin)), None)
+    if kind is not None:
+        raise BadRequest(f"The body is {kind}, and no JSON object: character {begin}. {wanted}")
     try:
         return _members(text, decoder)
     except json.JSONDecodeError as error:
-        raise _not_json(error) from None
+        refusal = _not_json(error)
+        raise BadRequest(f"{refusal.message} {wanted}") if error.msg == _SOMETHING_FOLLOWS else refusal from None
     except _ConstantError as error:
         raise _not_json(json.JSONDecodeError(f"{error} is not JSON", text, _position_of_constant(text))) from None
 
 
-def _too_deep(body: bytes) -> BadRequest | SchemaValidationFailed:
+def _too_deep(body: bytes, wanted: str) -> BadRequest | SchemaValidationFailed:
     """What is wrong first: where it ceases to be JSON, or where it nests too deep."""
     text = cut_deeper(body, LEVELS_MAX)
     try:
-        read_members(read_text(text))
+        read_members(read_text(text), wanted)
     except BadRequest as refusal:
         return refusal
     pointer, value = "", _OUTLINE.decode(text.decode())
@@ -166,7 +183,7 @@ def _members(text: str, decoder: json.JSONDecoder) -> tuple[dict[str, Any], dict
                 raise json.JSONDecodeError("Expecting ',' or '}'", text, at)
     end = _skip(text, at + 1)
     if end != len(text):
-        raise json.JSONDecodeError("Nothing may follow the object", text, end)
+        raise json.JSONDecodeError(_SOMETHING_FOLLOWS, text, end)
     return values, texts, twice
 
 

@@ -47,6 +47,7 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
 }
 # A refusal is known already; its words are not worth a longer wait.
 _NAMING_SECONDS: Final = 1.0
+_WANTED: Final = "Send one event, which is an object; several go to /v1/events/ingest/batch."
 _IS_LIVE = text(
     "SELECT revoked_at IS NULL AND (expires_at <= now() OR expires_at = expired_at) IS NOT TRUE"
     " FROM source_keys WHERE public_id = :public_id"
@@ -177,7 +178,7 @@ def _read(submission: Submission, identity: Identity, counter: Counter) -> tuple
     with counter.uploads.reading(identity.row_id):
         body = submission.read_body()
     allowance = counter.rate_limiter.admit(identity, events_worth(len(body)), paid=1)
-    envelope = read_common_envelope(body) or read_envelope(read_object(body))
+    envelope = read_common_envelope(body) or read_envelope(read_object(body, _WANTED))
     attempt = Attempt(
         envelope=envelope,
         idempotency_key=idempotency_key,

@@ -1,6 +1,7 @@
 """POST /v1/events/ingest/batch: every refusal of the whole, its status, its code, and that nothing was stored."""
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -65,6 +66,24 @@ class Test400:
 
         assert _refused(response) == (400, "bad_request")
         assert position in error_of(response)["message"]
+
+    @pytest.mark.parametrize("form", ["a list", "lines"])
+    def test_another_form_than_it_announces_is_told_what_to_send(
+        self, client: FlaskClient, alice: Tenant, form: str
+    ) -> None:
+        events = [json.dumps(event_for(alice))] * 2
+        body = f"[{', '.join(events)}]" if form == "a list" else "\n".join(events)
+
+        response = send_batch(client, alice, body.encode())
+
+        assert _refused(response) == (400, "bad_request")
+        assert "application/x-ndjson" in error_of(response)["message"]
+        assert ("is a list" if form == "a list" else "line 2") in error_of(response)["message"]
+
+    def test_a_byte_order_mark_is_named(self, client: FlaskClient, alice: Tenant) -> None:
+        response = send_batch(client, alice, b'\xef\xbb\xbf{"events": []}')
+
+        assert "byte order mark" in error_of(response)["message"]
 
     @pytest.mark.parametrize("opening", [b"[", b'{"events": ', b'{"events": [{"payload": ', b'{"events": [1], "x": '])
     def test_a_hundred_thousand_brackets_are_refused(self, client: FlaskClient, alice: Tenant, opening: bytes) -> None:

@@ -54,6 +54,34 @@ class Test400:
         assert position in error["message"]
         assert error["retryable"] is False
 
+    @pytest.mark.parametrize(
+        ("body", "told"),
+        [
+            (b"", "is empty"),
+            (b" []", "is a list"),
+            (b'[{"event_type": "a"}]', "is a list"),
+            (b"[" * 1_000, "is a list"),
+            (b'"text"', "is a string"),
+            (b"-1", "is a number"),
+            (b"null\n", "is null"),
+            (b'{"event_type": "a"}\n{"event_type": "b"}', "Nothing may follow the object"),
+        ],
+    )
+    def test_what_is_another_thing_than_an_object_is_told_what_it_is_and_what_to_send(
+        self, client: FlaskClient, alice: Tenant, body: bytes, told: str
+    ) -> None:
+        message = error_of(send(client, alice, body))["message"]
+
+        assert told in message
+        assert message.endswith("Send one event, which is an object; several go to /v1/events/ingest/batch.")
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_is_named(self, client: FlaskClient, alice: Tenant, encoding: str) -> None:
+        response = send(client, alice, json.dumps(event_for(alice)).encode(encoding))
+
+        assert response.status_code == 400
+        assert "byte order mark" in error_of(response)["message"]
+
     @pytest.mark.parametrize("opening", ["", '{"payload" ', '{"a": nul, "payload": '])
     def test_what_is_wrong_before_a_hundred_thousand_brackets_is_told_first(
         self, client: FlaskClient, alice: Tenant, opening: str

@@ -21,6 +21,7 @@ from app.json_depth import nests_deeper
 NDJSON: Final = "application/x-ndjson"
 EVENTS_MAX: Final = 1000
 FAULTS_PER_EVENT_MAX: Final = 10
+_WANTED: Final = "Each event is an object."
 
 # A line with anything on it, from its first character on; blank lines are passed over without a trace.
 _LINE: Final = re.compile(rb"[^ \t\r\n][^\n]*")
@@ -69,7 +70,7 @@ def _read(text: bytes, bytes_max: int) -> Envelope | Refusal:
     if len(text) > bytes_max:
         return PayloadTooLarge(f"The event is larger than {bytes_max} bytes.")
     try:
-        return read_common_envelope(text) or read_envelope(read_object(text))
+        return read_common_envelope(text) or read_envelope(read_object(text, _WANTED))
     except Refusal as refusal:
         # A copy that was never raised: an exception keeps the frames it passed alive, and with them all values of its
         # event; and half a MiB of text has room for a hundred thousand faults.
