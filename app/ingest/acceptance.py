@@ -94,8 +94,7 @@ class Caller:
     """Of the web page, see key_policies.origin_of."""
     greet: Callable[[Identity, float], None]
     """Called once the key is proven, whatever becomes of the request, with the moment (time.monotonic() seconds) until
-    which it may wait. May raise OriginNotAllowed, if the key is shown in a way that it is not for, and
-    StorageUnavailable.
+    which it may wait. May raise StorageUnavailable.
     """
 
 
@@ -166,7 +165,7 @@ def _named(outcome: Outcome, identity: Identity, caller: Caller, database: Datab
 
 
 def identify(caller: Caller, counter: Counter) -> Identity:
-    """Whose key the caller shows. Raises InvalidSourceKey, OriginNotAllowed and StorageUnavailable."""
+    """Whose key the caller shows. Raises InvalidSourceKey and StorageUnavailable."""
     deadline = time.monotonic() + counter.settings.storage_deadline_seconds
     identity = authenticate(caller.key, counter.credentials, counter.database, deadline)
     caller.greet(identity, deadline)

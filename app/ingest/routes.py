@@ -10,7 +10,7 @@ from app import metrics
 from app.credentials import Identity
 from app.errors import BadRequest, Fault, OriginNotAllowed, Refusal, SchemaValidationFailed
 from app.exact_json import pointer_token
-from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted, require_live
+from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
 from app.ingest.batch.acceptance import BatchSubmission, accept_batch
 from app.ingest.batch.body import NDJSON
 from app.ingest.cors import ANSWER_HEADERS, PREFLIGHT_HEADERS, allowing
@@ -104,11 +104,6 @@ def _greet(identity: Identity, deadline: float) -> None:
     origin = origin_of(request.headers.get("Origin"))
     if origin is not None and counter().origins.is_allowed(identity, origin, deadline):
         g.allowed_origin = origin
-    elif _is_key_in_query():
-        require_live(identity, counter())
-        refusal = OriginNotAllowed(_NO_BROWSER_KEY)
-        counter().refusals.count(identity, refusal)
-        raise refusal
 
 
 def _is_key_in_query() -> bool:
@@ -136,7 +131,9 @@ def _media_type(*accepted: str) -> str:
 
 
 def _check_query(*known: str) -> None:
-    """A parameter that is unknown or came twice would be ignored in silence."""
+    """A parameter that is unknown or came twice would be ignored in silence; and not every key may stand there."""
+    if _is_key_in_query() and "allowed_origin" not in g:
+        raise OriginNotAllowed(_NO_BROWSER_KEY)
     faults = []
     for name in request.args:
         if name not in (_KEY, *known):

@@ -4,14 +4,16 @@ import json
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.context import Context
+from app.ingest.routes import COUNTER
 from tests.ingest.test_batch import BATCH_PATH
 from tests.ingest.test_policies import limit
 from tests.live import LiveServer
-from tests.people import Tenant, events_of, execute
+from tests.people import Tenant, events_of, execute, rows
 from tests.sending import PATH, error_of, event_for, pointers_of, send
 
 _SHOP = "https://shop.example"
@@ -101,6 +103,17 @@ def test_a_key_that_is_wrong_or_revoked_is_refused_as_ever(
         answer = _leave(client, key, event_for(alice), Origin=origin)
 
         assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_source_key")
+
+
+def test_a_key_that_is_refused_in_the_query_is_counted(
+    app: Flask, client: FlaskClient, house: Context, charlie: Tenant
+) -> None:
+    answer = _leave(client, charlie.key, event_for(charlie))
+    app.extensions[COUNTER].refusals.flush()
+
+    assert answer.status_code == 403
+    (row,) = rows(house, "SELECT outcome, events FROM usage_outbox WHERE source_key_id = :id", id=charlie.key_row)
+    assert (row.outcome, row.events) == ("origin_not_allowed", 1)
 
 
 def test_text_is_taken_for_json_with_a_key_in_the_query_only(client: FlaskClient, alice: Tenant) -> None:
