@@ -15,6 +15,7 @@
     ├── IdempotencyKeyReused        │
     ├── IdempotencyInProgress       ├── DuplicateEvent
     ├── RateLimitExceeded           ├── BatchRejected
+    ├── TimestampOutOfRange         │
     └── StorageUnavailable ── OutcomeUnknown
 
 The docstring is the public message: what happened, and what the caller can do. Internal detail travels as the
@@ -197,6 +198,12 @@ class DuplicateEvent(Refusal):
     """This source already sent an event with this event_id and other content. A new event needs a new event_id."""
 
     code = "duplicate_event"
+
+
+class TimestampOutOfRange(Refusal):
+    """timestamp is too far from the time at which we received the event, and its source refuses such events."""
+
+    code = "timestamp_out_of_range"
 
 
 class BatchRejected(Refusal):

@@ -40,7 +40,7 @@ _EXCLUDE_TOKEN = text("SELECT pg_advisory_xact_lock(hashtextextended('token ' ||
 
 
 def workspace_lock(workspace_id: int) -> int:
-    """The number of a workspace's lock; store_events_3 takes it shared, sorted by number."""
+    """The number of a workspace's lock; store_events_4 takes it shared, sorted by number."""
     return _INGEST | workspace_id
 
 

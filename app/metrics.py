@@ -90,6 +90,11 @@ QUEUE_EVENTS: Final = Gauge(
     multiprocess_mode="livesum",
     registry=REGISTRY,
 )
+TIMESTAMPS_FAR: Final = Counter(
+    "lariba_timestamps_far_total",
+    "Events stored with the mark of a timestamp that is far from their receipt; those refused bear their outcome.",
+    registry=REGISTRY,
+)
 KEY_LOOKUPS: Final = Counter(
     "lariba_key_lookups_total",
     "Credentials by where they were recognised: memory, shared (Redis), or nowhere, which costs a query and argon2.",

@@ -42,6 +42,7 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.UnsupportedContentEncoding: 415,
     errors.IdempotencyKeyReused: 422,
     errors.SchemaValidationFailed: 422,
+    errors.TimestampOutOfRange: 422,
     errors.BatchRejected: 422,
     errors.PreconditionRequired: 428,
     errors.RateLimitExceeded: 429,

@@ -316,6 +316,7 @@ class TestWaysAround:
             "store_events",
             "store_events_2",
             "store_events_3",
+            "store_events_4",
         ]
         assert all("search_path=public, pg_temp" in configured for _, configured in found)
 

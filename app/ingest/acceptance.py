@@ -30,6 +30,7 @@ from app.ingest.mismatch import NAMED, named_refusals
 from app.ingest.pending_write import WriteResult
 from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
+from app.ingest.timestamps import timestamp_refusal
 from app.ingest.uploads import Uploads
 from app.rate_limits import Allowance, RateLimiter, events_worth
 
@@ -44,6 +45,7 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.ADDRESS_NOT_ALLOWED: errors.AddressNotAllowed,
     Outcome.IDEMPOTENCY_KEY_REUSED: errors.IdempotencyKeyReused,
     Outcome.DUPLICATE_EVENT: errors.DuplicateEvent,
+    Outcome.TIMESTAMP_OUT_OF_RANGE: errors.TimestampOutOfRange,
 }
 # A refusal is known already; its words are not worth a longer wait.
 _NAMING_SECONDS: Final = 1.0
@@ -142,9 +144,17 @@ def accepted(decision: WriteResult, identity: Identity, caller: Caller, database
         raise decision
     if decision.outcome in NAMED:
         raise _named(decision.outcome, identity, caller, database)
-    if decision.outcome in REFUSALS:
-        raise REFUSALS[decision.outcome]
+    if (refusal := refusal_for(decision)) is not None:
+        raise refusal
     return decision
+
+
+def refusal_for(verdict: Verdict) -> Refusal | None:
+    """The refusal that a verdict means; None if it accepts."""
+    if verdict.outcome is Outcome.TIMESTAMP_OUT_OF_RANGE:
+        return timestamp_refusal(verdict.detail)
+    refusal = REFUSALS.get(verdict.outcome)
+    return refusal() if refusal else None
 
 
 def _named(outcome: Outcome, identity: Identity, caller: Caller, database: Database) -> Refusal:

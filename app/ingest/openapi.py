@@ -54,6 +54,7 @@ _OF_ONE_EVENT: Final = (
     errors.EnvironmentMismatch,
     errors.EventTypeNotAllowed,
     errors.DuplicateEvent,
+    errors.TimestampOutOfRange,
 )
 _NOTES: Final = {
     "bad_request": "Not JSON, not what its Content-Encoding says, or a malformed Idempotency-Key.",

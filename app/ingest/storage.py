@@ -1,7 +1,7 @@
 """One narrow function: a group of attempts goes in, one verdict each comes out, in one statement.
 
-The statement is the database function store_events_3 (migrations/versions/0012_database_clock.py; 0004_store_events.py
-says how it keeps its promises): correctness rests on unique keys, time is PostgreSQL's. Here is how to speak with it.
+The statement is the database function store_events_4 (migrations/versions/0015_timestamp_policy.py; 0004 says how it
+keeps its promises, 0012 by which clock): correctness rests on unique keys. Here is how to speak with it.
 """
 
 from binascii import b2a_base64
@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from app import metrics
 from app.credentials import Identity
 from app.ingest.envelope import Attempt, Receipt, receipt_end
 from app.locks import workspace_lock
@@ -44,6 +45,7 @@ class Outcome(StrEnum):
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     DUPLICATE_EVENT = "duplicate_event"
+    TIMESTAMP_OUT_OF_RANGE = "timestamp_out_of_range"
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +53,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
     outcome: Outcome
     receipt: Receipt | None
+    detail: str = ""
+    """What the function has to say of a refusal, for the one that has more to it than its name (timestamps.py)."""
 
 
 # The static names under which the road's lines stand in the log.
@@ -62,9 +66,11 @@ LOG_EVENTS: Final = {
 }
 _STORE: Final = (
     "SELECT n, verdict, response_status, response_body"
-    " FROM store_events_3(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
+    " FROM store_events_4(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
 )
 _ACCEPTED: Final = frozenset((Outcome.STORED, Outcome.DUPLICATE, Outcome.REPLAYED, Outcome.RESUMED))
+# Of an event that is stored with the mark of a timestamp that is far from its receipt.
+_MARKED: Final = "marked"
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -85,12 +91,12 @@ def store(
     """
     callers: dict[tuple[Identity, str, str | None], int] = {}
     items: list[_Item] = []
-    counted_under = attempts[0][1].event_uid
+    first = attempts[0][1].event_uid
     for identity, attempt in attempts:
         # For good: in whatever company it is repeated, the row of its first group counts it once.
-        attempt.counted_under = attempt.counted_under or counted_under
+        attempt.counted_under = attempt.counted_under or first
         caller = (identity, attempt.envelope.source_id, attempt.envelope.environment)
-        items.append(_item(len(items), callers.setdefault(caller, len(callers)), attempt))
+        items.append(_item(len(items), callers.setdefault(caller, len(callers)), attempt, first))
     rows = execute(
         _STORE,
         (
@@ -104,7 +110,9 @@ def store(
         ),
     )
     # Only what is not simply stored comes back.
-    others = {n: _verdict(Outcome(verdict), status, body) for n, verdict, status, body in rows}
+    others = {n: _verdict(Outcome(verdict), status, body) for n, verdict, status, body in rows if verdict != _MARKED}
+    if len(others) < len(rows):
+        metrics.TIMESTAMPS_FAR.inc(len(rows) - len(others))
     return [
         others.get(item.n) or Verdict(Outcome.STORED, Receipt(201, item.receipt + receipt_end("stored")))
         for item in items
@@ -112,12 +120,13 @@ def store(
 
 
 class _Item(msgspec.Struct, gc=False):
-    """One attempt as store_events_3 reads it; the names are the function's."""
+    """One attempt as store_events_4 reads it; the names are the function's."""
 
     n: int
     caller: int
     event_uid: UUID
-    counted_under: UUID | None
+    counted_under: UUID | UnsetType | None
+    """Left out if it is the first item's."""
     event_id: str
     idempotency_key: str | None
     fingerprint: str
@@ -142,13 +151,13 @@ def _caller(n: int, identity: Identity, source: str, environment: str | None) ->
     }
 
 
-def _item(n: int, caller: int, attempt: Attempt) -> _Item:
+def _item(n: int, caller: int, attempt: Attempt, first: UUID) -> _Item:
     envelope = attempt.envelope
     return _Item(
         n,
         caller,
         attempt.event_uid,
-        attempt.counted_under,
+        UNSET if attempt.counted_under == first else attempt.counted_under,
         attempt.event_id,
         attempt.idempotency_key,
         b2a_base64(envelope.fingerprint, newline=False).decode(),
@@ -165,5 +174,5 @@ def _item(n: int, caller: int, attempt: Attempt) -> _Item:
 
 def _verdict(outcome: Outcome, response_status: int, response_body: str) -> Verdict:
     if outcome not in _ACCEPTED:
-        return Verdict(outcome, None)
+        return Verdict(outcome, None, response_body or "")
     return Verdict(outcome, Receipt(response_status, response_body, outcome is Outcome.REPLAYED))

@@ -39,7 +39,7 @@ _LINES: Final = """
         'severity', severity, 'occurred_at', occurred_at, 'received_at', received_at,
         'workspace_id', workspaces.public_id, 'project_id', projects.public_id,
         'environment', environments.name, 'source_id', sources.public_id, 'source_key_id', source_keys.public_id,
-        'payload', payload)::text AS line
+        'payload', payload, 'is_occurred_at_far', is_occurred_at_far)::text AS line
     FROM {} AS event
     LEFT JOIN workspaces ON workspaces.id = event.workspace_id
     LEFT JOIN projects ON projects.id = event.project_id

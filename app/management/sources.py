@@ -18,7 +18,8 @@ from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest
 from app.management.requests import changing
 from app.management.revisions import Facts, Target
-from app.models import Environment, Project, Source, SourceKey, SourceType
+from app.models import Environment, Project, Source, SourceKey, SourceType, TimestampPolicy
+from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX
 
 
 class SourceStatus(StrEnum):
@@ -37,6 +38,9 @@ class SourceFacts(Facts):
     name: str
     type: SourceType
     description: str
+    timestamp_policy: TimestampPolicy
+    timestamp_ahead_seconds_max: int
+    timestamp_behind_seconds_max: int
     status: SourceStatus
     last_event_at: datetime | None
     archived_at: datetime | None
@@ -49,6 +53,9 @@ class NewSource:
     name: str
     type: SourceType
     description: str = ""
+    timestamp_policy: TimestampPolicy = TimestampPolicy.MARK
+    timestamp_ahead_seconds_max: int = AHEAD_SECONDS_MAX
+    timestamp_behind_seconds_max: int = BEHIND_SECONDS_MAX
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +65,9 @@ class SourceChange:
     name: str | Absent = ABSENT
     type: SourceType | Absent = ABSENT
     description: str | Absent = ABSENT
+    timestamp_policy: TimestampPolicy | Absent = ABSENT
+    timestamp_ahead_seconds_max: int | Absent = ABSENT
+    timestamp_behind_seconds_max: int | Absent = ABSENT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,6 +220,9 @@ def facts_of(source: Source, project_id: str, environment_id: str) -> SourceFact
         name=source.name,
         type=SourceType(source.type),
         description=source.description,
+        timestamp_policy=TimestampPolicy(source.timestamp_policy),
+        timestamp_ahead_seconds_max=source.timestamp_ahead_seconds_max,
+        timestamp_behind_seconds_max=source.timestamp_behind_seconds_max,
         status=SourceStatus.DISABLED if source.disabled_at else SourceStatus.ENABLED,
         last_event_at=source.last_event_at,
         archived_at=source.archived_at,

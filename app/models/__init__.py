@@ -15,7 +15,7 @@ from app.models.maintenance_task import MaintenanceTask
 from app.models.management_request import ManagementRequest
 from app.models.management_token import ManagementToken
 from app.models.project import Project
-from app.models.source import Source, SourceType
+from app.models.source import Source, SourceType, TimestampPolicy
 from app.models.source_key import SourceKey
 from app.models.usage import UsageHour, UsageOutbox
 from app.models.workspace import Workspace, WorkspaceStatus
@@ -34,6 +34,7 @@ __all__ = [
     "Source",
     "SourceKey",
     "SourceType",
+    "TimestampPolicy",
     "UsageHour",
     "UsageOutbox",
     "Workspace",

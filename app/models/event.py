@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index, LargeBinary
+from sqlalchemy import CheckConstraint, Index, LargeBinary, false
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -34,6 +34,8 @@ class Event(Base):
     severity: Mapped[str]
     occurred_at: Mapped[datetime]
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    is_occurred_at_far: Mapped[bool] = mapped_column(server_default=false())
+    """The mark of a timestamp that lies beyond its source's bounds around `received_at`."""
 
 
 class EventLedger(Base):

@@ -4,13 +4,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Integer, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, WithinWorkspace
 from app.models.environment import Environment
 
 SOURCE_NAME_UNIQUE: Final = "uq_sources_environment_id_name"
+AHEAD_SECONDS_MAX: Final = 86_400
+"""Nothing has happened that is yet to come; a clock in a wrong time zone is fourteen hours ahead at the most."""
+BEHIND_SECONDS_MAX: Final = 30 * 86_400
+"""What a telephone has kept that was without a line through a long holiday."""
 
 
 class SourceType(StrEnum):
@@ -25,6 +29,14 @@ class SourceType(StrEnum):
     INTEGRATION = "integration"
 
 
+class TimestampPolicy(StrEnum):
+    """What becomes of an event whose timestamp is far from its receipt."""
+
+    ACCEPT = "accept"
+    MARK = "mark"
+    REFUSE = "refuse"
+
+
 class Source(WithinWorkspace, Base):
     """The trust boundary: what a source key may speak for."""
 
@@ -37,6 +49,9 @@ class Source(WithinWorkspace, Base):
         UniqueConstraint("workspace_id", "project_id", "id"),
         Index(SOURCE_NAME_UNIQUE, "environment_id", "name", unique=True, postgresql_where="archived_at IS NULL"),
         CheckConstraint(f"type IN ({', '.join(repr(kind.value) for kind in SourceType)})", name="type"),
+        CheckConstraint("timestamp_policy IN ('accept', 'mark', 'refuse')", name="timestamp_policy"),
+        CheckConstraint("timestamp_ahead_seconds_max > 0", name="timestamp_ahead_seconds_max"),
+        CheckConstraint("timestamp_behind_seconds_max > 0", name="timestamp_behind_seconds_max"),
     )
 
     project_id: Mapped[int]
@@ -44,6 +59,10 @@ class Source(WithinWorkspace, Base):
     name: Mapped[str]
     type: Mapped[str]
     description: Mapped[str] = mapped_column(server_default="")
+    timestamp_policy: Mapped[str] = mapped_column(server_default=TimestampPolicy.MARK)
+    timestamp_ahead_seconds_max: Mapped[int] = mapped_column(Integer, server_default=str(AHEAD_SECONDS_MAX))
+    """From there on an event's timestamp is far ahead of its receipt."""
+    timestamp_behind_seconds_max: Mapped[int] = mapped_column(Integer, server_default=str(BEHIND_SECONDS_MAX))
     disabled_at: Mapped[datetime | None]
     archived_at: Mapped[datetime | None]
     last_event_at: Mapped[datetime | None]

@@ -17,6 +17,55 @@ def _make(desk: Desk, environment_id: str, **changes: Any) -> dict[str, Any]:
     return desk.made(f"/v1/environments/{environment_id}/sources", {"name": "ERP", "type": "erp"} | changes)
 
 
+_TIMESTAMPS = {
+    "timestamp_policy": "mark",
+    "timestamp_ahead_seconds_max": 86_400,
+    "timestamp_behind_seconds_max": 2_592_000,
+}
+
+
+class TestTimestamps:
+    """What a source makes of timestamps that are far from their receipt."""
+
+    def test_a_new_source_marks_what_is_more_than_a_day_ahead_or_thirty_behind(self, desk: Desk, alice: Tenant) -> None:
+        source = _make(desk, alice.environment_id)
+
+        assert _TIMESTAMPS.items() <= source.items()
+
+    def test_it_can_be_created_and_changed_with_others(self, desk: Desk, alice: Tenant) -> None:
+        chosen = {
+            "timestamp_policy": "refuse",
+            "timestamp_ahead_seconds_max": 60,
+            "timestamp_behind_seconds_max": 315_360_000,
+        }
+        source = _make(desk, alice.environment_id, **chosen)
+        assert chosen.items() <= source.items()
+
+        changed = desk.patch(f"/v1/sources/{source['id']}", {"timestamp_policy": "accept"})
+
+        assert changed.json is not None
+        assert (chosen | {"timestamp_policy": "accept"}).items() <= changed.json.items()
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"timestamp_policy": "drop"},
+            {"timestamp_policy": None},
+            {"timestamp_ahead_seconds_max": 0},
+            {"timestamp_ahead_seconds_max": 1.5},
+            {"timestamp_behind_seconds_max": "60"},
+            {"timestamp_behind_seconds_max": 315_360_001},
+        ],
+    )
+    def test_what_is_no_policy_or_no_bound_is_refused(
+        self, desk: Desk, alice: Tenant, wrong: dict[str, object]
+    ) -> None:
+        refused = desk.post(f"/v1/environments/{alice.environment_id}/sources", {"name": "ERP", "type": "erp"} | wrong)
+
+        assert refused.status_code == 422
+        assert pointers_of(refused) == {f"/{name}" for name in wrong}
+
+
 class TestCreate:
     def test_a_new_source_is_enabled_and_shown_with_its_address(self, desk: Desk, alice: Tenant) -> None:
         path = f"/v1/environments/{alice.environment_id}/sources"
@@ -30,7 +79,7 @@ class TestCreate:
         told = {"name": "ERP", "type": "erp", "description": "The old one"}
         assert parents.items() | told.items() <= source.items()
         assert (source["status"], source["last_event_at"]) == ("enabled", None)
-        own = {"id", "status", "last_event_at", "archived_at", "created_at", "updated_at"}
+        own = {"id", "status", "last_event_at", "archived_at", "created_at", "updated_at"} | set(_TIMESTAMPS)
         assert set(source) == own | set(parents) | set(told)
         assert response.headers["Location"] == f"/v1/sources/{source['id']}"
         assert desk.get(response.headers["Location"]).json == source

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from app.errors import BatchRejected, Fault, Refusal
-from app.ingest.acceptance import REFUSALS
+from app.ingest.acceptance import refusal_for
 from app.ingest.envelope import Attempt, Envelope
 from app.ingest.storage import Outcome, Verdict
 
@@ -56,8 +56,7 @@ def refusal_of(event: Judged, named: Named) -> Refusal | None:
     outcome = event[1].outcome
     if outcome in named:
         return named[outcome]
-    refusal = REFUSALS.get(outcome)
-    return refusal() if refusal else None
+    return refusal_for(event[1])
 
 
 def require_all(events: Sequence[Judged], named: Named) -> None:

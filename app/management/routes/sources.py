@@ -1,9 +1,9 @@
 """/v1/environments/{id}/sources and /v1/sources."""
 
-from typing import Any
+from typing import Any, Final
 
 from flask import Response
-from marshmallow import fields, post_dump, post_load
+from marshmallow import fields, post_dump, post_load, validate
 
 from app.context import context
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
@@ -30,12 +30,35 @@ from app.management.routes.shapes import (
     page_schema,
 )
 from app.management.sources import NewSource, SourceChange, SourceFacts, SourceFilter, SourceStatus
-from app.models import SourceType
+from app.models import SourceType, TimestampPolicy
+from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX
+
+_SECONDS_MAX: Final = 3650 * 86_400
+
+
+def _bound_field(side: str, default: int) -> fields.Integer:
+    said = f"Further {side} our clock than so many seconds a `timestamp` is far. Default: {default}."
+    return fields.Integer(strict=True, validate=validate.Range(1, _SECONDS_MAX), metadata={"description": said})
+
+
+class _TimestampSchema(RequestSchema):
+    """How far an event's timestamp may be from its receipt."""
+
+    timestamp_policy = choice_field(
+        TimestampPolicy,
+        metadata={
+            "description": "What becomes of an event whose `timestamp` is far from its receipt: stored (`accept`),"
+            " stored with a mark (`mark`, the default), or refused with 422 `timestamp_out_of_range` (`refuse`)."
+        },
+    )
+    timestamp_ahead_seconds_max = _bound_field("ahead of", AHEAD_SECONDS_MAX)
+    timestamp_behind_seconds_max = _bound_field("behind", BEHIND_SECONDS_MAX)
+
 
 blueprint = ManagementBlueprint("sources", __name__, description="Known producers of events")
 
 
-class SourceCreateSchema(RequestSchema):
+class SourceCreateSchema(_TimestampSchema):
     """The body that creates a source."""
 
     name = name_field(required=True)
@@ -51,7 +74,7 @@ class SourceCreateSchema(RequestSchema):
         return NewSource(**data), key
 
 
-class SourceChangeSchema(RequestSchema):
+class SourceChangeSchema(_TimestampSchema):
     """The body that changes one: what is absent stays."""
 
     name = name_field(required=False)
@@ -85,6 +108,9 @@ class SourceSchema(ObjectSchema):
     name = fields.String(required=True)
     type = choice_field(SourceType, required=True)
     description = fields.String(required=True)
+    timestamp_policy = choice_field(TimestampPolicy, required=True)
+    timestamp_ahead_seconds_max = fields.Integer(required=True)
+    timestamp_behind_seconds_max = fields.Integer(required=True)
     status = choice_field(SourceStatus, required=True)
     last_event_at = moment_field(may_be_null=True)
     archived_at = moment_field(may_be_null=True)
@@ -157,7 +183,7 @@ def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Header
 @blueprint.arguments(SourceChangeSchema, example={"name": "Checkout and returns"})
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def update_source(operator: Operator, change: SourceChange, source_id: str) -> tuple[SourceFacts, Headers]:
-    """Change a source's name, type or description."""
+    """Change what a source is called, and what it makes of timestamps that are far from their receipt."""
     return shown(sources.change_source(context().management.database, operator, stated_target(source_id), change))
 
 
