@@ -31,15 +31,19 @@ psql: ## Ask its database, as the tables' owner: ARGS='-c "SELECT count(*) FROM 
 		-X -P pager=off "$$LARIBA_ADMIN_DATABASE_URL" $(ARGS)
 
 .PHONY: test
-test: $(VENV)/test.installed ## Run the tests; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
+test: $(VENV)/test.installed ## Run the tests but the slow ones; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
 	@$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(IN_PARALLEL))
+
+.PHONY: test-all
+test-all: $(VENV)/test.installed ## Run all tests, also those under faults and load, and the fuzzing
+	@$(BIN)/python -m pytest -m "" $(or $(PYTEST_ARGS),$(IN_PARALLEL))
 
 # Much of a test is waiting for servers. A file stays in one process, for its tests share what they have started.
 IN_PARALLEL := -n 3 --dist loadfile
 
 .PHONY: fuzz
 fuzz: $(VENV)/test.installed ## Look for lies in the OpenAPI document; FUZZ_ARGS="--max-time 600" is the default
-	@FUZZ_ARGS="$(or $(FUZZ_ARGS),--max-time 600)" $(BIN)/python -m pytest -s tests/contract/test_fuzz.py
+	@FUZZ_ARGS="$(or $(FUZZ_ARGS),--max-time 600)" $(BIN)/python -m pytest -m "" -s tests/contract/test_fuzz.py
 
 .PHONY: client
 client: $(VENV)/test.installed ## Generate a Python client from the OpenAPI document into build/

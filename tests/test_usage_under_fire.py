@@ -33,7 +33,7 @@ from tests.people import Tenant, make_tenant, rows
 from tests.sending import PATH
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.wiring
+pytestmark = [pytest.mark.wiring, pytest.mark.slow]
 
 _SENDERS = 8
 _ROUNDS = 5

@@ -425,6 +425,7 @@ class TestStart:
         assert all(way in line for way in self._WAYS_OUT)
         assert "test@" not in line
 
+    @pytest.mark.slow
     def test_unless_told_that_the_code_alone_has_to_do(self, unbound: Settings, checkout: Path) -> None:
         said = self._start(unbound, checkout, "-c", "import wsgi", LARIBA_ALLOW_RLS_BYPASS="on")
 

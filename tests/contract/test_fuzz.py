@@ -12,6 +12,8 @@ import pytest
 from app.config import Settings
 from tests.live import LiveServer, environment_of, live_server
 
+pytestmark = pytest.mark.slow
+
 # A fixed seed: what fails here failed for whoever changed something, and not for whoever came next. `make fuzz` has
 # another one each time. Two runs, because what comes last gets what time the others leave, and the links come last.
 _BOUNDED = {

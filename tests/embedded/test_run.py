@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from urllib.parse import urlsplit
 
 import psycopg
@@ -28,6 +28,11 @@ from app.embedded.welcome import first_event
 from tests.embedded.conftest import CHECKOUT, Running, started
 from tests.live import free_port
 from tests.waiting import wait_until
+
+
+class Shared(NamedTuple):
+    var_dir: Path
+    running: Running
 
 
 @pytest.fixture(name="port")
@@ -46,6 +51,14 @@ def run(var_dir: Path, port: int) -> Iterator[Running]:
         running.said = "".join(said)
         running.family()
         yield running
+
+
+@pytest.fixture(scope="module", name="shared")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """A run for all that only look."""
+    var_dir = tmp_path_factory.mktemp("run") / "var"
+    with run(var_dir, free_port()) as running:
+        yield Shared(var_dir, running)
 
 
 def refusal(var_dir: Path, port: str) -> str:
@@ -163,6 +176,7 @@ def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
     assert str(tmp_path / "var") in refusal(tmp_path / "var", "8000")
 
 
+@pytest.mark.slow
 def test_what_is_left_when_supervisor_and_guard_are_killed_is_ended_by_the_next_run(tmp_path: Path, port: int) -> None:
     """It would share the data with it, behind another port."""
     with run(tmp_path / "var", port) as first:
@@ -182,38 +196,33 @@ def test_what_is_left_when_supervisor_and_guard_are_killed_is_ended_by_the_next_
             assert "1 event is stored." in second.said
 
 
-def test_a_run_takes_six_processes_of_python(tmp_path: Path, port: int) -> None:
+def test_a_run_takes_six_processes_of_python(shared: Shared) -> None:
     """The supervisor, its guard, the web server with two children, and a worker with beat inside."""
-    with run(tmp_path / "var", port) as running:
-        running.member("celery")
-        programs = [Path(process.cmdline()[0]).name for process in running.family()]
+    shared.running.member("celery")
+    programs = [Path(process.cmdline()[0]).name for process in shared.running.family()]
+    known = demo_env.read(shared.var_dir / "demo.env")
 
-        assert len([program for program in programs if program.startswith("python")]) == 5
-        known = demo_env.read(tmp_path / "var" / "demo.env")
-        wait_until(lambda: ask(known, "SELECT name FROM maintenance_tasks"), 60)
-
+    assert len([program for program in programs if program.startswith("python")]) == 5
+    wait_until(lambda: ask(known, "SELECT name FROM maintenance_tasks"), 60)
     # A file of beat's could break, or remember a time that is yet to come.
     assert list(CHECKOUT.glob("celerybeat*")) == []
 
 
-def test_the_readmes_commands_and_programs_do_what_they_say(tmp_path: Path, port: int) -> None:
+def test_the_readmes_commands_and_programs_do_what_they_say(shared: Shared) -> None:
     readme = (CHECKOUT / "README.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    with run(tmp_path / "var", port):
-        known = demo_env.read(tmp_path / "var" / "demo.env")
-        sent = run_here(sys.executable, "-c", program, **known)
 
-        assert (sent.returncode, sent.stderr) == (0, "")
-        assert sent.stdout.startswith("201 {'accepted': True")
-        shown = shell(command_of(readme, "make -s psql").replace("psql", f"psql VAR_DIR={tmp_path}/var", 1))
-        assert "payment.failed" in shown
-        assert shell(f"make -s flask VAR_DIR={tmp_path}/var ARGS=--help").startswith("Usage: flask")
+    sent = run_here(sys.executable, "-c", program, **demo_env.read(shared.var_dir / "demo.env"))
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert sent.stdout.startswith("201 {'accepted': True")
+
+    look = command_of(readme, "make -s psql").replace("psql", f"psql VAR_DIR='{shared.var_dir}'", 1)
+    assert "payment.failed" in shell(look)
+    assert shell(f"make -s flask VAR_DIR='{shared.var_dir}' ARGS=--help").startswith("Usage: flask")
+    assert "Demo" in shell(f"make -s flask VAR_DIR='{shared.var_dir}' ARGS='workspace list'")
 
 
-def test_an_operators_commands_need_one_line_and_their_help_no_settings(tmp_path: Path, port: int) -> None:
-    with run(tmp_path / "var", port):
-        assert "Demo" in shell(f"make -s flask VAR_DIR={tmp_path}/var ARGS='workspace list'")
-
+def test_the_help_of_the_operators_commands_needs_no_settings_and_the_commands_name_what_is_missing() -> None:
     helped = run_here(sys.executable, "-m", "flask", "--app", "wsgi", "--help")
     refused = run_here(sys.executable, "-m", "flask", "--app", "wsgi", "status")
 

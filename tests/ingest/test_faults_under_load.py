@@ -28,6 +28,8 @@ from tests.sending import PATH
 from tests.servers import ENDED
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 # The app's role sees a workspace at a time, or all if it says so.
 _EVERYWHERE = "-c lariba.everywhere=on"
 _SENDERS = 16

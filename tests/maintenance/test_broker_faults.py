@@ -24,7 +24,7 @@ from tests.maintenance import holding
 from tests.maintenance.holding import Root
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.wiring
+pytestmark = [pytest.mark.wiring, pytest.mark.slow]
 
 _PATIENCE_SECONDS = 60
 _LATER = """

@@ -111,6 +111,7 @@ def test_what_four_do_at_once_without_a_turn_is_done_once(arena: _Arena, task: T
     work.check(arena.root)
 
 
+@pytest.mark.slow
 def test_whatever_is_killed_and_however_many_ring_the_state_is_exact(arena: _Arena, checkout: Path) -> None:
     for task in TASKS:
         _work_of(task).lay_out(arena.root)

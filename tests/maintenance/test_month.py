@@ -27,7 +27,7 @@ _EVENTS_A_DAY = 200
 _RETENTION, _SHORTER, _EVENT_ID_DAYS, _AHEAD = 7, 2, 3, 4
 _VACUUMED = ("idempotency_records", "event_ledger", "usage_outbox")
 
-pytestmark = pytest.mark.wiring
+pytestmark = [pytest.mark.wiring, pytest.mark.slow]
 
 
 @dataclass(frozen=True)
