@@ -45,8 +45,8 @@ _GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 # What may wait in a process; a payload has 256 KiB at the most, so the number alone would bound nothing. A workspace
 # alone gets half (shares.py).
 _QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
-# How long a group waits for a claim that another transaction holds, which nearly always is another process's group that
-# commits within milliseconds; then it is found out whose claim it is, and that takes no longer than this either.
+# How long a group waits for a claim that another transaction holds: nearly always another process's group, which
+# commits within milliseconds. Then it is found out whose claim it is, for so long at the most.
 _GROUP_LOCK_WAIT_SECONDS: Final = 0.02
 _SEARCH_SECONDS: Final = 0.06
 _SEARCH_LOCK_WAIT_SECONDS: Final = 0.005

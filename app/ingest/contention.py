@@ -61,14 +61,16 @@ class ContentionQueue:
             return False
         workspace_id = write.identity.workspace_id
         if self._troubled_until.get(workspace_id, 0) <= time.monotonic():
-            self._troubled_until.pop(workspace_id, None)
             return False
         self.add([write])
         return True
 
     def note_trouble(self, workspace_id: int) -> None:
         """Let all events of this workspace come here for a while."""
-        self._troubled_until[workspace_id] = time.monotonic() + _TROUBLED_SECONDS
+        now = time.monotonic()
+        # A new one, which forgets those of long ago: other threads may be reading the old one.
+        kept = {each: until for each, until in self._troubled_until.items() if until > now}
+        self._troubled_until = kept | {workspace_id: now + _TROUBLED_SECONDS}
 
     def add(self, writes: Iterable[PendingWrite]) -> None:
         """Take over attempts; those for which there is no room are resolved."""

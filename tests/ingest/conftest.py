@@ -6,7 +6,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.context import Context
 from app.ingest.door import Door
+from tests.ingest.scripted_lanes import ScriptedLanes
 
 
 @pytest.fixture(name="client", params=["door", "flask"])
@@ -17,3 +19,12 @@ def _client(app: Flask, request: pytest.FixtureRequest) -> Iterator[FlaskClient]
     door.is_open = request.param == "door"
     yield app.test_client()
     door.is_open = True
+
+
+@pytest.fixture(name="lanes")
+def _lanes(house: Context) -> Iterator[ScriptedLanes]:
+    """What a committer of the test's own speaks on."""
+    lanes = ScriptedLanes(house.database)
+    yield lanes
+    lanes.script = lambda run: run()
+    lanes.open.set()

@@ -23,9 +23,10 @@ Script = Callable[[Run], list[Any]]
 
 
 class Exchange:
-    """One statement on its way: how many attempts it carries, and how long it may wait for a lock."""
+    """One statement on its way."""
 
-    def __init__(self, parameters: Sequence[Any]) -> None:
+    def __init__(self, parameters: Sequence[Any], deadline: float) -> None:
+        self.deadline = deadline
         self.thread = threading.current_thread().name
         self.is_group = len(parameters) == 6
         self.lock_wait_seconds = int(parameters[4].removesuffix("ms")) / 1000 if self.is_group else 0.0
@@ -43,6 +44,11 @@ class ScriptedLanes:
         self.open = threading.Event()
         self.open.set()
 
+    @property
+    def groups(self) -> int:
+        """How many there were until now, each time that one was tried."""
+        return sum(exchange.is_group for exchange in self.exchanges)
+
     def lane(self) -> "_ScriptedLane":
         return _ScriptedLane(self, self._database.lane())
 
@@ -53,7 +59,7 @@ class _ScriptedLane:
         self._lane = lane
 
     def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
-        exchange = Exchange(parameters)
+        exchange = Exchange(parameters, deadline)
         self._lanes.exchanges.append(exchange)
         self._lanes.open.wait()
         if not exchange.is_group:
@@ -73,7 +79,14 @@ def identity_of(tenant: Tenant) -> Identity:
     return Identity(tenant.key_id, tenant.key_row, tenant.workspace_row)
 
 
-def attempt_of(tenant: Tenant, *, event_id: str | None = None, key: str | None = None, payload: str = "{}") -> Attempt:
+def attempt_of(
+    tenant: Tenant,
+    *,
+    event_id: str | None = None,
+    key: str | None = None,
+    source_id: str | None = None,
+    payload: str = "{}",
+) -> Attempt:
     named = f'"event_id": "{event_id}", ' if event_id else ""
-    body = f'{{{named}"event_type": "a", "source_id": "{tenant.source_id}", "payload": {payload}}}'
+    body = f'{{{named}"event_type": "a", "source_id": "{source_id or tenant.source_id}", "payload": {payload}}}'
     return Attempt(envelope=read_envelope(read_object(body.encode())), idempotency_key=key, event_uid=uuid7())

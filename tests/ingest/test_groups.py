@@ -1,138 +1,109 @@
 """Group commit: who goes together, who waits for whom, and what has an end."""
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from msgspec import structs
 
-from app.connections import Lane
 from app.context import Context
-from app.credentials import Identity
-from app.database import EVERYWHERE, Database
+from app.database import EVERYWHERE
 from app.errors import OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
-from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.committer import Committer
-from app.ingest.envelope import Attempt, read_envelope
+from app.ingest.envelope import Attempt
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import Outcome, Verdict
+from tests.ingest.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
 from tests.people import Tenant, events_of
 from tests.waiting import wait_until
 
 
-class _Gate:
-    """Stands between one committer and PostgreSQL: counts its groups, and lets none through while it is shut."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.open = threading.Event()
-        self.open.set()
-        self.groups = 0
-        self.deadlines: list[float] = []
-
-    def lane(self) -> "_GatedLane":
-        return _GatedLane(self, self._database.lane())
-
-
-class _GatedLane:
-    def __init__(self, gate: _Gate, lane: Lane) -> None:
-        self._gate = gate
-        self._lane = lane
-
-    def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
-        self._gate.groups += 1
-        self._gate.deadlines.append(deadline)
-        self._gate.open.wait()
-        return self._lane.run(statement, parameters, deadline)
-
-
-@pytest.fixture(name="gate")
-def _gate(house: Context) -> Iterator[_Gate]:
-    gate = _Gate(house.database)
-    yield gate
-    gate.open.set()
-
-
 @pytest.fixture(name="committer")
-def _committer(house: Context, gate: _Gate) -> Committer:
-    return _new_committer(house, gate)
+def _committer(house: Context, lanes: ScriptedLanes) -> Committer:
+    return new_committer(house, lanes)
 
 
-def test_all_that_wait_go_with_one_commit(committer: Committer, gate: _Gate, house: Context, alice: Tenant) -> None:
+def test_all_that_wait_go_with_one_commit(
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant
+) -> None:
     decisions: list[WriteResult] = []
-    gate.open.clear()
+    lanes.open.clear()
     for _ in range(40):
-        committer.submit(_identity(alice), _attempt(alice), decisions.append)
-    wait_until(lambda: gate.groups == 1)
+        committer.submit(identity_of(alice), attempt_of(alice), decisions.append)
+    wait_until(lambda: lanes.groups == 1)
 
-    gate.open.set()
+    lanes.open.set()
     wait_until(lambda: len(decisions) == 40)
 
     # The first may have gone ahead alone; it waited for nobody.
-    assert gate.groups <= 2
+    assert lanes.groups <= 2
     assert {_outcome(decision) for decision in decisions} == {Outcome.STORED}
     assert len(events_of(house, alice)) == 40
 
 
-def test_an_idle_process_makes_a_single_event_wait_for_nobody(committer: Committer, gate: _Gate, alice: Tenant) -> None:
-    committer.store(_identity(alice), _attempt(alice))
-    committer.store(_identity(alice), _attempt(alice))
+def test_an_idle_process_makes_a_single_event_wait_for_nobody(
+    committer: Committer, lanes: ScriptedLanes, alice: Tenant
+) -> None:
+    committer.store(identity_of(alice), attempt_of(alice))
+    committer.store(identity_of(alice), attempt_of(alice))
 
-    assert gate.groups == 2
+    assert lanes.groups == 2
 
 
 def test_a_group_may_hold_events_of_many_workspaces(
-    committer: Committer, gate: _Gate, house: Context, alice: Tenant, charlie: Tenant
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant, charlie: Tenant
 ) -> None:
-    decisions = _decide_together(committer, gate, [(tenant, _attempt(tenant)) for tenant in (alice, charlie) * 5])
+    decisions = _decide_together(committer, lanes, [(tenant, attempt_of(tenant)) for tenant in (alice, charlie) * 5])
 
     assert {_outcome(decision) for decision in decisions} == {Outcome.STORED}
     assert (len(events_of(house, alice)), len(events_of(house, charlie))) == (5, 5)
 
 
 def test_of_two_with_one_key_the_second_is_answered_from_the_first_ones_record(
-    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant
 ) -> None:
-    decisions = _decide_together(committer, gate, [(alice, _attempt(alice, event_id="e", key="k")) for _ in range(5)])
+    decisions = _decide_together(
+        committer, lanes, [(alice, attempt_of(alice, event_id="e", key="k")) for _ in range(5)]
+    )
 
     assert sorted(map(_outcome, decisions)) == [Outcome.REPLAYED] * 4 + [Outcome.STORED]
     assert len(events_of(house, alice)) == 1
 
 
 def test_of_two_with_one_event_id_the_first_is_stored(
-    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant
 ) -> None:
-    attempts = [_attempt(alice, event_id="e", payload=f'{{"n": {n}}}') for n in (1, 1, 2)]
-    decisions = _decide_together(committer, gate, [(alice, attempt) for attempt in attempts])
+    attempts = [attempt_of(alice, event_id="e", payload=f'{{"n": {n}}}') for n in (1, 1, 2)]
+    decisions = _decide_together(committer, lanes, [(alice, attempt) for attempt in attempts])
 
     assert sorted(map(_outcome, decisions)) == [Outcome.DUPLICATE, Outcome.DUPLICATE_EVENT, Outcome.STORED]
     assert [event.payload_text for event in events_of(house, alice)] == ['{"n": 1}']
 
 
 def test_a_refused_attempt_leaves_its_key_free_for_the_same_attempt_behind_it(
-    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant
 ) -> None:
-    first = _attempt(alice, event_id="e", payload='{"n": 1}')
-    others = [_attempt(alice, event_id="e", key="k", payload='{"n": 2}') for _ in range(2)]
-    decisions = _decide_together(committer, gate, [(alice, attempt) for attempt in (first, *others)])
+    first = attempt_of(alice, event_id="e", payload='{"n": 1}')
+    others = [attempt_of(alice, event_id="e", key="k", payload='{"n": 2}') for _ in range(2)]
+    decisions = _decide_together(committer, lanes, [(alice, attempt) for attempt in (first, *others)])
 
     assert sorted(map(_outcome, decisions)) == [Outcome.DUPLICATE_EVENT, Outcome.DUPLICATE_EVENT, Outcome.STORED]
     assert len(events_of(house, alice)) == 1
 
 
 def test_a_value_that_postgresql_refuses_is_refused_alone(
-    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant
 ) -> None:
     """The readers let none through that we know of; this one is made behind their back."""
-    poison = _attempt(alice)
+    poison = attempt_of(alice)
     poison = structs.replace(poison, envelope=structs.replace(poison.envelope, payload=b'{"x": "\\u0000"}'))
-    decisions = _decide_together(committer, gate, [(alice, _attempt(alice)), (alice, poison), (alice, _attempt(alice))])
+    decisions = _decide_together(
+        committer, lanes, [(alice, attempt_of(alice)), (alice, poison), (alice, attempt_of(alice))]
+    )
 
     refused = [decision for decision in decisions if isinstance(decision, Refusal)]
     assert len(refused) == 1
@@ -142,119 +113,119 @@ def test_a_value_that_postgresql_refuses_is_refused_alone(
 
 @pytest.mark.parametrize("claim", [{"event_id": "stuck"}, {"key": "stuck"}])
 def test_a_claim_that_hangs_delays_only_those_who_need_it(
-    committer: Committer, gate: _Gate, house: Context, alice: Tenant, claim: dict[str, str]
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant, claim: dict[str, str]
 ) -> None:
     with suppress(_UndoError), house.database.transaction(EVERYWHERE) as session:
         connection = session.connection().connection.dbapi_connection
         assert connection is not None
         _hold(connection, alice, claim)
         decisions: dict[str, WriteResult] = {}
-        gate.open.clear()
-        committer.submit(_identity(alice), _attempt(alice, **claim), partial(decisions.__setitem__, "stuck"))
+        lanes.open.clear()
+        committer.submit(identity_of(alice), attempt_of(alice, **claim), partial(decisions.__setitem__, "stuck"))
         for n in range(5):
-            committer.submit(_identity(alice), _attempt(alice), partial(decisions.__setitem__, f"free {n}"))
-        gate.open.set()
+            committer.submit(identity_of(alice), attempt_of(alice), partial(decisions.__setitem__, f"free {n}"))
+        lanes.open.set()
         wait_until(lambda: len(decisions) == 5)
 
         assert {_outcome(decision) for decision in decisions.values()} == {Outcome.STORED}
         assert "stuck" not in decisions
-        groups = gate.groups
-        committer.submit(_identity(alice), _attempt(alice, **claim), partial(decisions.__setitem__, "again"))
-        assert _outcome(committer.store(_identity(alice), _attempt(alice))) is Outcome.STORED
-        # The next attempt with that claim went apart at once: nobody's group was broken up for it.
-        assert gate.groups <= groups + 3
+        before = len(lanes.exchanges)
+        committer.submit(identity_of(alice), attempt_of(alice, **claim), partial(decisions.__setitem__, "again"))
+        assert _outcome(committer.store(identity_of(alice), attempt_of(alice))) is Outcome.STORED
+        # The next attempt with that claim went apart at once: no group was given up for it.
+        assert not [each for each in lanes.exchanges[before:] if each.thread == "committer" and each.has_waited]
         raise _UndoError
     wait_until(lambda: len(decisions) == 7)
     assert Outcome.STORED in {_outcome(decisions["stuck"]), _outcome(decisions["again"])}
 
 
 def test_when_too_much_waits_the_next_is_refused_at_once_and_the_admitted_are_stored(
-    gate: _Gate, house: Context, alice: Tenant
+    lanes: ScriptedLanes, house: Context, alice: Tenant
 ) -> None:
-    committer = _new_committer(house, gate, queue_events_max=10)
+    committer = new_committer(house, lanes, queue_events_max=10)
     decisions: list[WriteResult] = []
-    gate.open.clear()
+    lanes.open.clear()
     refused = 0
     for _ in range(1000):
         try:
-            committer.submit(_identity(alice), _attempt(alice), decisions.append)
+            committer.submit(identity_of(alice), attempt_of(alice), decisions.append)
         except StorageUnavailable:
             refused += 1
-    gate.open.set()
+    lanes.open.set()
     wait_until(lambda: len(decisions) == 1000 - refused)
 
     assert refused >= 900
     assert len(events_of(house, alice)) == 1000 - refused
 
 
-def test_what_waits_is_bounded_in_bytes_too(gate: _Gate, house: Context, alice: Tenant) -> None:
-    committer = _new_committer(house, gate, queue_events_max=100_000)
-    large = _attempt(alice, payload='{"x": "' + "x" * 250_000 + '"}')
-    gate.open.clear()
+def test_what_waits_is_bounded_in_bytes_too(lanes: ScriptedLanes, house: Context, alice: Tenant) -> None:
+    committer = new_committer(house, lanes, queue_events_max=100_000)
+    large = attempt_of(alice, payload='{"x": "' + "x" * 250_000 + '"}')
+    lanes.open.clear()
 
     def submit_1000() -> None:
         for _ in range(1000):
-            committer.submit(_identity(alice), large, lambda _: None)
+            committer.submit(identity_of(alice), large, lambda _: None)
 
     with pytest.raises(StorageUnavailable):
         submit_1000()
 
 
 def test_an_attempt_that_waited_past_its_deadline_is_answered_then_and_never_stored(
-    gate: _Gate, house: Context, alice: Tenant
+    lanes: ScriptedLanes, house: Context, alice: Tenant
 ) -> None:
-    committer = _new_committer(house, gate, storage_deadline_seconds=0.3)
-    gate.open.clear()
+    committer = new_committer(house, lanes, storage_deadline_seconds=0.3)
+    lanes.open.clear()
     decisions: list[WriteResult] = []
-    committer.submit(_identity(alice), _attempt(alice, event_id="in-the-group"), decisions.append)
-    wait_until(lambda: gate.groups == 1)
-    committer.submit(_identity(alice), _attempt(alice, event_id="in-the-queue"), decisions.append)
+    committer.submit(identity_of(alice), attempt_of(alice, event_id="in-the-group"), decisions.append)
+    wait_until(lambda: lanes.groups == 1)
+    committer.submit(identity_of(alice), attempt_of(alice, event_id="in-the-queue"), decisions.append)
     wait_until(lambda: len(decisions) == 2)
 
     assert [type(decision) for decision in decisions] == [OutcomeUnknown, StorageUnavailable]
-    gate.open.set()
-    later = _attempt(alice, event_id="later")
+    lanes.open.set()
+    later = attempt_of(alice, event_id="later")
     wait_until(lambda: _is_stored(committer, alice, later))
     assert "in-the-queue" not in {event.event_id for event in events_of(house, alice)}
 
 
 def test_a_caller_that_cannot_be_told_keeps_nobody_else_from_being_told(
-    committer: Committer, gate: _Gate, alice: Tenant
+    committer: Committer, lanes: ScriptedLanes, alice: Tenant
 ) -> None:
     def fail(_: WriteResult) -> None:
         raise RuntimeError
 
     decisions: list[WriteResult] = []
-    gate.open.clear()
+    lanes.open.clear()
     for settle in (decisions.append, fail, decisions.append):
-        committer.submit(_identity(alice), _attempt(alice), settle)
-    gate.open.set()
+        committer.submit(identity_of(alice), attempt_of(alice), settle)
+    lanes.open.set()
     wait_until(lambda: len(decisions) == 2)
 
     assert {_outcome(decision) for decision in decisions} == {Outcome.STORED}
 
 
 def test_a_group_has_the_time_of_its_newest_attempt(
-    committer: Committer, gate: _Gate, house: Context, alice: Tenant
+    committer: Committer, lanes: ScriptedLanes, house: Context, alice: Tenant
 ) -> None:
     """Or an attempt at the end of its time would take its neighbours along."""
     decisions: list[WriteResult] = []
-    gate.open.clear()
-    committer.submit(_identity(alice), _attempt(alice), decisions.append)
-    wait_until(lambda: gate.groups == 1)
-    committer.submit(_identity(alice), _attempt(alice), decisions.append)
+    lanes.open.clear()
+    committer.submit(identity_of(alice), attempt_of(alice), decisions.append)
+    wait_until(lambda: lanes.groups == 1)
+    committer.submit(identity_of(alice), attempt_of(alice), decisions.append)
     newest = time.monotonic()
-    committer.submit(_identity(alice), _attempt(alice), decisions.append)
-    gate.open.set()
+    committer.submit(identity_of(alice), attempt_of(alice), decisions.append)
+    lanes.open.set()
     wait_until(lambda: len(decisions) == 3)
 
-    assert gate.deadlines[-1] >= newest + house.settings.storage_deadline_seconds
+    assert lanes.exchanges[-1].deadline >= newest + house.settings.storage_deadline_seconds
 
 
 def _is_stored(committer: Committer, tenant: Tenant, attempt: Attempt) -> bool:
     """Whether one more try has stored it; a busy machine may need longer than the deadline."""
     with suppress(StorageUnavailable):
-        committer.store(_identity(tenant), attempt)
+        committer.store(identity_of(tenant), attempt)
         return True
     return False
 
@@ -263,24 +234,20 @@ class _UndoError(Exception):
     """Ends a transaction without a commit."""
 
 
-def _new_committer(house: Context, gate: _Gate, **settings: Any) -> Committer:
-    return Committer(cast("Database", gate), replace(house.settings, **settings), every_tick=lambda: None)
-
-
 def _decide_together(
-    committer: Committer, gate: _Gate, attempts: Sequence[tuple[Tenant, Attempt]]
+    committer: Committer, lanes: ScriptedLanes, attempts: Sequence[tuple[Tenant, Attempt]]
 ) -> list[WriteResult]:
     """The decisions on `attempts` in one group, in the order in which they were made."""
     decisions: list[WriteResult] = []
-    gate.open.clear()
-    before = gate.groups
+    lanes.open.clear()
+    before = lanes.groups
     # The first goes ahead and is held; the others gather behind it.
     first = attempts[0][0]
-    committer.submit(_identity(first), _attempt(first, source_id="src_nobody"), lambda _: None)
-    wait_until(lambda: gate.groups == before + 1)
+    committer.submit(identity_of(first), attempt_of(first, source_id="src_nobody"), lambda _: None)
+    wait_until(lambda: lanes.groups == before + 1)
     for tenant, attempt in attempts:
-        committer.submit(_identity(tenant), attempt, decisions.append)
-    gate.open.set()
+        committer.submit(identity_of(tenant), attempt, decisions.append)
+    lanes.open.set()
     wait_until(lambda: len(decisions) == len(attempts))
     return decisions
 
@@ -298,24 +265,6 @@ def _hold(connection: Any, tenant: Tenant, claim: dict[str, str]) -> None:
         connection.execute(
             "INSERT INTO event_ledger VALUES (%(project)s, %(source)s, 'stuck', %(uid)s, '', now())", named
         )
-
-
-def _attempt(
-    tenant: Tenant,
-    *,
-    event_id: str | None = None,
-    key: str | None = None,
-    source_id: str | None = None,
-    payload: str = "{}",
-) -> Attempt:
-    named = f'"event_id": "{event_id}", ' if event_id else ""
-    body = f'{{{named}"event_type": "a", "source_id": "{source_id or tenant.source_id}", "payload": {payload}}}'
-    envelope = read_envelope(read_object(body.encode()))
-    return Attempt(envelope=envelope, idempotency_key=key, event_uid=uuid7())
-
-
-def _identity(tenant: Tenant) -> Identity:
-    return Identity(tenant.key_id, tenant.key_row, tenant.workspace_row)
 
 
 def _outcome(decision: WriteResult) -> Outcome:

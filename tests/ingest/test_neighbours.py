@@ -30,13 +30,6 @@ _PATIENT: dict[str, Any] = {"storage_deadline_seconds": 15.0, "idempotency_wait_
 _NEXT = 5
 
 
-@pytest.fixture(name="lanes")
-def _lanes(house: Context) -> Iterator[ScriptedLanes]:
-    lanes = ScriptedLanes(house.database)
-    yield lanes
-    lanes.open.set()
-
-
 @pytest.fixture(name="committer")
 def _committer(house: Context, lanes: ScriptedLanes) -> Committer:
     return new_committer(house, lanes, **_PATIENT)

@@ -1,7 +1,7 @@
 """An attempt whose commit went unanswered is answered with its outcome, or that it is unknown: on every way out."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -128,13 +128,6 @@ _THEN: dict[str, Callable[[Run], list[Any]]] = {
     "a fault of PostgreSQL's": _raise(InternalError()),
     "a fault of ours": _raise(RuntimeError()),
 }
-
-
-@pytest.fixture(name="lanes")
-def _lanes(house: Context) -> Iterator[ScriptedLanes]:
-    lanes = ScriptedLanes(house.database)
-    yield lanes
-    lanes.script = lambda run: run()
 
 
 @pytest.mark.parametrize("is_room", [True, False], ids=["", "and no place is free"])
