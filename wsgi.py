@@ -1,17 +1,18 @@
-"""The two entry points: `app` for any WSGI server and for `flask --app wsgi …`, `celery` for worker and beat.
+"""The entry points: `rsgi` for granian, `app` for WSGI servers and `flask --app wsgi …`, `celery` for worker and beat.
 
 A process loads only the one that it is for: Celery takes 10 MB of a web server's memory, and Flask 20 MB of a worker's.
 A missing setting or a schema behind this code ends the start with one line and a non-zero status; a database that is
 away does not: the process starts, says 503 and serves as soon as the database is back.
 """
 
-from app.stop_signals import end_at_once_while_starting, hear_while_waiting
+from app.stop_signals import end_at_once_while_starting
 
 end_at_once_while_starting()  # the imports below take most of a start
 
 import gc
 import os
 import sys
+from typing import cast
 
 import click
 
@@ -47,11 +48,13 @@ if is_celery and settings:
     celery = create_celery(settings)
     engine = Database(settings.database_url, pool_size=1, application_name="lariba-worker").engine
 elif settings:
-    from app import deferred_answers
     from app.context import EXTENSION
     from app.factory import create_app
+    from app.granian.adapter import GranianAdapter
+    from app.ingest.door import Door
 
     app = create_app(settings)
+    rsgi = GranianAdapter(cast(Door, app.wsgi_app), settings, app.extensions[EXTENSION].credentials)
     engine = app.extensions[EXTENSION].database.engine
 else:
     from app.factory import create_app_without_settings
@@ -70,8 +73,6 @@ if settings and not is_operator:
     except (SchemaBehindError, WallMissingError, RedisClusterError) as error:
         sys.exit(f"lariba: {error}")
 
-if settings and not is_celery and deferred_answers.install():
-    hear_while_waiting()
 
 # What is loaded now stays for good. Left to the collector, it would be looked through every few seconds under load,
 # and all requests of the process would stand still for 50 ms (docs/performance.md).

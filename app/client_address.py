@@ -17,7 +17,10 @@ _FORWARDED_CHARACTERS_MAX: Final = 2_000
 
 
 def client_address(environ: Mapping[str, Any], trusted_proxies: tuple[str, ...]) -> str:
-    """The address from which the request with this WSGI environment comes; "" if it came over no network.
+    """The address from which the request with this WSGI environment comes; "" if nobody can say.
+
+    That is so for a peer that came over no network, and if a trusted proxy names something that is no address. A key
+    with allowed networks is then refused (SQL's NULL lies in no network).
 
     `trusted_proxies` are networks in CIDR; as texts, because their hashes are known and a network's is not.
     In its shortest form, IPv4 as IPv4 also where it came over an IPv6 socket, without port and zone. 0.3 µs.
@@ -26,8 +29,8 @@ def client_address(environ: Mapping[str, Any], trusted_proxies: tuple[str, ...])
     # Without a proxy the header is anybody's invention, and not worth a place in the cache.
     forwarded = environ.get("HTTP_X_FORWARDED_FOR", "") if trusted_proxies else ""
     if len(forwarded) > _FORWARDED_CHARACTERS_MAX:
-        # Up to the next comma it may be half an address.
-        forwarded = forwarded[-_FORWARDED_CHARACTERS_MAX:].partition(",")[2]
+        # Up to the next comma it may be half an address; without one it is no address at all.
+        forwarded = forwarded[-_FORWARDED_CHARACTERS_MAX:].partition(",")[2] or "?"
     return _client_of(peer, forwarded, trusted_proxies)
 
 
@@ -57,10 +60,8 @@ def _client_of(peer: str, forwarded: str, trusted_proxies: tuple[str, ...]) -> s
     for hop in reversed(forwarded.split(",")) if forwarded else ():
         if address is None or not any(address in network for network in trusted):
             break
-        before = _read(hop)
-        if before is None:
-            break
-        address = before
+        # A hop that cannot be read is nobody: the proxy spoke for someone, and is not the client itself.
+        address = _read(hop)
     return "" if address is None else str(address)
 
 

@@ -53,6 +53,10 @@ class Settings:
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
     """Connections per process, for all but single events: those have the committer's own. Management has a third."""
+    server_threads: int = 16
+    """How many threads the web server has for requests, if it is one that reads a body on the request's thread."""
+    body_seconds: float = 30.0
+    """How long a body may take to arrive, where the server lets us tell: under granian."""
     storage_deadline_seconds: float = 1.8
     """How long one ingest may wait for PostgreSQL in all; under the two seconds that the contract promises."""
     idempotency_wait_seconds: float = 1.0

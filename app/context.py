@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from flask import current_app
 
+from app.body_reads import BodyReadLimiter
 from app.config import Settings
 from app.credentials import Credentials
 from app.database import Database
@@ -32,6 +33,7 @@ class Context:
     credentials: Credentials
     rate_limiter: RateLimiter
     management: ManagementContext
+    body_reads: BodyReadLimiter
 
 
 def context() -> Context:

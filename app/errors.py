@@ -3,6 +3,8 @@
     Refusal
     ├── BadRequest                  ├── SchemaValidationFailed
     ├── PayloadTooLarge             ├── UnsupportedMediaType ── UnsupportedContentEncoding
+    ├── BodyTimeout                 ├── LengthRequired
+    ├── UnsupportedTransferCoding   │
     ├── InvalidSourceKey            ├── InvalidManagementToken
     ├── InvalidMetricsToken         │
     ├── SourceDisabled              ├── WorkspaceSuspended
@@ -70,6 +72,26 @@ class PayloadTooLarge(Refusal):
     """The request or its payload is too large."""
 
     code = "payload_too_large"
+
+
+class BodyTimeout(Refusal):
+    """The body took too long to arrive, and nothing was stored. Send it again, in smaller pieces on a slow line."""
+
+    code = "request_timeout"
+    retryable = True
+    retry_after_seconds = 1
+
+
+class LengthRequired(Refusal):
+    """Send the body with a Content-Length: here the end of a chunked body cannot be told from a broken connection."""
+
+    code = "length_required"
+
+
+class UnsupportedTransferCoding(Refusal):
+    """Transfer-Encoding may be chunked and nothing else. To compress a body, use Content-Encoding."""
+
+    code = "unsupported_transfer_coding"
 
 
 class UnsupportedMediaType(Refusal):

@@ -4,23 +4,26 @@ from functools import partial
 from typing import Final
 
 import click
-from flask import Flask
+from flask import Flask, request
+from werkzeug.exceptions import MethodNotAllowed
 
 from app import api, commands, logs, metrics, problems, request_log
+from app.body_reads import BodyReadLimiter, BodyReadLimits
 from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
 from app.credentials import Credentials
 from app.database import Database
+from app.http_rules import is_misspelt, refusal_of
 from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
 from app.ingest.door import Door
 from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
-from app.ingest.uploads import Uploads
 from app.monitoring import metrics_route
 from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
+from app.request_body import discard_rest
 from app.request_lines import RequestLines, Sampling
 from app.shared_digests import SharedDigests
 
@@ -51,12 +54,15 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
         credentials=credentials or _credentials(settings),
         rate_limiter=_rate_limiter(settings, database, sharing),
         management=_management(settings, database, sharing),
+        body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
     )
     sampling = Sampling(settings.log_accepted_one_in)
     lines = RequestLines(sampling)
     app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines)
     app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app, settings.trusted_proxies, sampling)
+    app.before_request(_keep_to_http)
+    app.after_request(discard_rest)
     problems.register(app)
     metrics_route.register(app)
     api.register(app)
@@ -72,6 +78,14 @@ def create_app_without_settings(reason: str) -> Flask:
     return app
 
 
+def _keep_to_http() -> None:
+    """Refuse what is no proper HTTP, before anything else is found wrong with it."""
+    if (refusal := refusal_of(request.environ)) is not None:
+        raise refusal
+    if request.url_rule is not None and is_misspelt(request.environ):
+        raise MethodNotAllowed(sorted(request.url_rule.methods or ()))
+
+
 def _counter(house: Context, lines: RequestLines) -> Counter:
     return Counter(
         settings=house.settings,
@@ -80,7 +94,7 @@ def _counter(house: Context, lines: RequestLines) -> Counter:
         committer=Committer(house.database, house.settings, every_tick=partial(_every_tick, lines)),
         rate_limiter=house.rate_limiter,
         batch_places=_batch_places(house.settings.batches_at_once_max),
-        uploads=Uploads(),
+        body_reads=house.body_reads,
         origins=Origins(house.database),
         refusals=Refusals(house.database),
     )

@@ -95,6 +95,12 @@ TIMESTAMPS_FAR: Final = Counter(
     "Events stored with the mark of a timestamp that is far from their receipt; those refused bear their outcome.",
     registry=REGISTRY,
 )
+GRANIAN_ADAPTERS: Final = Gauge(
+    "lariba_granian_adapters",
+    "Web processes that answer through the adapter for granian (app/granian).",
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
 KEY_LOOKUPS: Final = Counter(
     "lariba_key_lookups_total",
     "Credentials by where they were recognised: memory, shared (Redis), or nowhere, which costs a query and argon2.",

@@ -105,7 +105,7 @@ def installation(folder: Path, checkout: Path = _CHECKOUT) -> Iterator[Installat
 def bare_flask(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """The bare view (url, leader) under exactly the web server of `make run`."""
     port = free_port()
-    program = Product(settings={}, logs=folder).web(port, "bench.bare_flask:app")
+    program = Product(settings={}, logs=folder).web(port, "bench.bare_flask:app", "wsgi")
     with program.log.open("wb") as output:
         process = subprocess.Popen(
             program.command,

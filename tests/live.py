@@ -56,6 +56,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_MANAGEMENT_TOKEN_REQUESTS_PER_SECOND": _limit(settings.management_token_requests_per_second),
         "LARIBA_MANAGEMENT_WORKSPACE_REQUESTS_PER_SECOND": _limit(settings.management_workspace_requests_per_second),
         "LARIBA_METRICS_DIR": settings.metrics_dir,
+        "LARIBA_SERVER_THREADS": str(settings.server_threads),
+        "LARIBA_TRUSTED_PROXIES": ",".join(settings.trusted_proxies),
+        "LARIBA_BODY_SECONDS": str(settings.body_seconds),
     }
 
 
@@ -64,21 +67,36 @@ def _limit(rate: int | None) -> str:
 
 
 @contextmanager
-def live_server(settings: Settings, checkout: Path, *, workers: int = 1, threads: int = 16) -> Iterator[LiveServer]:
+def live_server(settings: Settings, checkout: Path, *, workers: int = 1, adapter: bool = True) -> Iterator[LiveServer]:
     """granian with `workers` processes, ready to serve; gone with all its processes after the block."""
     port = free_port()
-    command = ["-m", "granian", "--interface", "wsgi", "--no-ws", "--host", "127.0.0.1", "--port", str(port)]
-    sizes = ["--workers", str(workers), "--blocking-threads", str(threads), "--log-level", "error"]
+    interface = ["--interface", "rsgi", "--loop", "uvloop"] if adapter else ["--interface", "wsgi"]
+    command = ["-m", "granian", *interface, "--no-ws"]
+    sizes = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers), "--log-level", "error"]
     command += ["--respawn-failed-workers", "--respawn-interval", "0.5", "--workers-kill-timeout", "5"]
+    command += [*sizes, "wsgi:rsgi" if adapter else "wsgi:app"]
+    with _serving(port, command, settings, checkout) as server:
+        yield server
+
+
+@contextmanager
+def gunicorn_server(settings: Settings, checkout: Path, *, threads: int = 8) -> Iterator[LiveServer]:
+    """Two processes with threads, forked from one that has loaded the application already."""
+    port = free_port()
+    command = ["-m", "gunicorn", "--preload", "--workers", "2", "--threads", str(threads)]
+    command += ["--bind", f"127.0.0.1:{port}", "--log-level", "error", "wsgi:app"]
+    with _serving(port, command, settings, checkout) as server:
+        yield server
+
+
+@contextmanager
+def _serving(port: int, command: list[str], settings: Settings, checkout: Path) -> Iterator[LiveServer]:
     process = subprocess.Popen(
-        [sys.executable, *command, *sizes, "wsgi:app"],
-        cwd=checkout,
-        env=environment_of(settings),
-        start_new_session=True,
+        [sys.executable, *command], cwd=checkout, env=environment_of(settings), start_new_session=True
     )
     server = LiveServer(port, process)
     try:
-        wait_until(lambda: is_ready(server))
+        wait_until(lambda: is_ready(server), timeout_seconds=60.0)  # four processes begin beside other work
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):

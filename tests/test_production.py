@@ -37,7 +37,7 @@ def _production(server_url: str, broker_url: str, checkout: Path) -> Iterator[Se
 
 @pytest.fixture(scope="module", name="web")
 def _web(production: Settings, checkout: Path) -> Iterator[LiveServer]:
-    with live_server(production, checkout, workers=2, threads=4) as server:
+    with live_server(production, checkout, workers=2) as server:
         yield server
 
 

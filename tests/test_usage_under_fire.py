@@ -120,7 +120,7 @@ def _house(app: Flask) -> Context:
 
 @pytest.fixture(name="server")
 def _server(house: Context, checkout: Path) -> Iterator[LiveServer]:
-    with live_server(house.settings, checkout, workers=2, threads=8) as server:
+    with live_server(house.settings, checkout, workers=2) as server:
         yield server
 
 

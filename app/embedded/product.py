@@ -36,10 +36,10 @@ class Product:
         # One worker has no other one to mingle or gossip with, and is there a second sooner.
         return self._program("worker", *command, "--concurrency", "2", "--without-mingle", "--without-gossip")
 
-    def web(self, port: int, application: str = "wsgi:app") -> Program:
+    def web(self, port: int, application: str = "wsgi:rsgi", interface: str = "rsgi") -> Program:
         """Another `application` is for bench/, which compares what the same server makes of it."""
-        command = ["-m", "granian", "--interface", "wsgi", "--host", HOST, "--port", str(port), "--no-ws"]
-        command += ["--workers", "2", "--blocking-threads", "128", "--backlog", "2048"]
+        command = ["-m", "granian", "--interface", interface, "--loop", "uvloop", "--no-ws"]
+        command += ["--host", HOST, "--port", str(port), "--workers", "2", "--backlog", "2048"]
         command += ["--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "3"]
         # Granian's backpressure counts open connections, idle ones too, not requests: with a low one, clients
         # that keep their connections open would shut the others out.

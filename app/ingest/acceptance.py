@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import text
 
 from app import errors
+from app.body_reads import BodyReadLimiter
 from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.credentials import Credentials, Identity
@@ -31,7 +32,6 @@ from app.ingest.pending_write import WriteResult
 from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
 from app.ingest.timestamps import timestamp_refusal
-from app.ingest.uploads import Uploads
 from app.rate_limits import Allowance, RateLimiter, events_worth
 
 REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
@@ -66,7 +66,7 @@ class Counter:
     committer: Committer
     rate_limiter: RateLimiter
     batch_places: ConcurrencyLimit
-    uploads: Uploads
+    body_reads: BodyReadLimiter
     origins: Origins
     refusals: Refusals
 
@@ -184,8 +184,7 @@ def identify(caller: Caller, counter: Counter) -> Identity:
 
 def _read(submission: Submission, identity: Identity, counter: Counter) -> tuple[Attempt, Allowance]:
     idempotency_key = read_idempotency_key(submission.idempotency_header)
-    with counter.uploads.reading(identity.row_id):
-        body = submission.read_body()
+    body = submission.read_body()
     allowance = counter.rate_limiter.admit(identity, events_worth(len(body)), paid=1)
     envelope = read_common_envelope(body) or read_envelope(read_object(body, _WANTED))
     attempt = Attempt(

@@ -4,7 +4,8 @@ Fast yes, slow no. It takes a request only if everything about it is common, and
 anything else it has changed nothing but the position in the body, which it puts back, and Flask's blueprint answers:
 every refusal is worded in one place. 30 µs instead of 150 (bench/prices.py); `LARIBA_DOOR=off` closes it.
 
-Under a server that can be answered later (app/deferred_answers.py) no thread waits for the commit at all.
+A WSGI server's thread waits for the commit (`__call__`). An adapter that reads bodies itself (app/granian) takes the
+same steps one by one, and no thread waits: `expects`, `visit`, `submit`, `answer`.
 """
 
 import io
@@ -17,9 +18,11 @@ import structlog
 from msgspec import Struct
 
 from app import metrics
+from app.body_reads import patience
 from app.client_address import client_address
 from app.credentials import Identity
 from app.errors import Refusal
+from app.http_rules import forget_upgrade, is_odd
 from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.acceptance import DECIDED, Counter, Decided
@@ -33,7 +36,6 @@ from app.request_lines import RequestLines, request_id_from
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
-Respond = Callable[[int, list[tuple[str, str]], bytes], None]
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
 _log = structlog.get_logger()
@@ -52,7 +54,15 @@ def _count(answers: list[tuple[str, float]]) -> None:
 _ANSWERS: Final = metrics.Tally(_count)
 
 
-class _Visit(Struct, gc=False):
+class Expected(Struct, gc=False):
+    """What the head of a common request says: whose it is, and how long its body will be."""
+
+    identity: Identity
+    length: int
+    began: float
+
+
+class Visit(Struct, gc=False):
     """A common request: the attempt that it asks for, and what its answer and its line in the log need."""
 
     identity: Identity
@@ -67,92 +77,98 @@ class Door:
     """A WSGI application in front of another one."""
 
     def __init__(self, application: Application, counter: Counter, lines: RequestLines) -> None:
-        self._application = application
+        self.application: Final = application
         self._counter = counter
         self._lines = lines
         self.is_open = counter.settings.door == "on"
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI has it: the thread waits for the commit."""
-        if (visit := self._visit(environ)) is None:
-            return self._application(environ, start_response)
+        forget_upgrade(environ)
+        visit = None
+        if (expected := self.expects(environ)) is not None and (body := self._read(environ, expected)) is not None:
+            visit = self.visit(environ, expected, body)
+        if visit is None:
+            return self.application(environ, start_response)
         decision: WriteResult
         try:
             decision = self._counter.committer.store(visit.identity, visit.attempt)
         except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
             decision = error
-        if (answer := self._accepted(environ, visit, decision)) is None:
-            return self._application(environ, start_response)
+        if (answer := self.answer(environ, visit, decision)) is None:
+            return self.application(environ, start_response)
         status, headers, body = answer
         start_response(_REASONS[status], headers)
         return [body]
 
-    def take(self, environ: Environ, respond: Respond, fall_back: Callable[[], object]) -> bool:
-        """Take the request and answer it later, by `respond` or by `fall_back`; False if it is not for the door.
-
-        `fall_back` runs the application as if the door were not there.
-        """
-        if (visit := self._visit(environ)) is None:
-            return False
-
-        def settle(decision: WriteResult) -> None:
-            if (answer := self._accepted(environ, visit, decision)) is None:
-                fall_back()
-            else:
-                respond(*answer)
-
+    def expects(self, environ: Environ) -> Expected | None:
+        """What the body of a common request should be; None if the request is not common, as far as its head tells."""
+        if environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != _METHOD or not self.is_open:
+            return None
+        began = time.perf_counter()
         try:
-            self._counter.committer.submit(visit.identity, visit.attempt, settle)
-        except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
-            environ[DECIDED] = Decided(visit.identity, visit.allowance, error)
-            return False
-        return True
-
-    def _visit(self, environ: Environ) -> _Visit | None:
-        """What a common request asks for, or None; then nothing has happened, and Flask answers."""
-        try:
-            return self._common_request(environ)
+            key_header = environ.get("HTTP_X_API_KEY")
+            identity = self._counter.credentials.recognise(key_header, "sk") if key_header else None
+            if identity is None or (length := self._plain_json_length(environ)) is None:
+                return None
+            return Expected(identity, length, began)
         except Exception as error:  # noqa: BLE001 - Flask's handlers answer, log and count it
             environ[DECIDED] = error
             return None
 
-    def _common_request(self, environ: Environ) -> _Visit | None:
-        """As _visit; after a None the body can be read again."""
-        if not self.is_open or environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != _METHOD:
-            return None
-        began = time.perf_counter()
-        counter = self._counter
-        key_header = environ.get("HTTP_X_API_KEY")
-        identity = counter.credentials.recognise(key_header, "sk") if key_header else None
-        if identity is None or (length := self._plain_json_length(environ)) is None:
-            return None
+    def visit(self, environ: Environ, expected: Expected, body: bytes) -> Visit | None:
+        """What a common request asks for, or None; then nothing has happened, and Flask can read the body."""
+        visit = None
         try:
-            idempotency_key = read_idempotency_key(environ.get("HTTP_IDEMPOTENCY_KEY"))
-            with counter.uploads.reading(identity.row_id):
-                body = environ["wsgi.input"].read(length)
-        except Refusal:
+            if len(body) == expected.length:  # else it broke off, and not even a whole object in it may be stored
+                visit = self._common(environ, expected, body)
+        except Exception as error:  # noqa: BLE001 - Flask's handlers answer, log and count it
+            environ[DECIDED] = error
+        if visit is None:
+            environ["wsgi.input"] = io.BytesIO(body)
+        return visit
+
+    def submit(self, visit: Visit, settle: Callable[[WriteResult], None]) -> None:
+        """Hand the attempt in; `settle` is called once, on another thread or at once."""
+        try:
+            self._counter.committer.submit(visit.identity, visit.attempt, settle)
+        except Exception as error:  # noqa: BLE001 - Flask's handlers say what it means
+            settle(error)
+
+    def _read(self, environ: Environ, expected: Expected) -> bytes | None:
+        """The body; None if there is none to be had now, for a reason that Flask will meet again."""
+        try:
+            seconds = self._counter.settings.body_seconds
+            with self._counter.body_reads.reading(expected.identity.workspace_id), patience(environ, seconds):
+                body: bytes = environ["wsgi.input"].read(expected.length)
+        except (Refusal, OSError):
             return None
-        if (envelope := read_common_envelope(body)) is not None:
-            address = client_address(environ, counter.settings.trusted_proxies)
-            with suppress(Refusal):
-                return _Visit(
-                    identity,
-                    Attempt(
-                        envelope=envelope,
-                        idempotency_key=idempotency_key,
-                        event_uid=uuid7(),
-                        address=address,
-                    ),
-                    counter.rate_limiter.admit(identity, events_worth(len(body))),
-                    began,
-                    request_id_from(environ.get("HTTP_X_REQUEST_ID")),
-                    address,
-                )
-        environ["wsgi.input"] = io.BytesIO(body)
+        return body
+
+    def _common(self, environ: Environ, expected: Expected, body: bytes) -> Visit | None:
+        with suppress(Refusal):
+            idempotency_key = read_idempotency_key(environ.get("HTTP_IDEMPOTENCY_KEY"))
+            if (envelope := read_common_envelope(body)) is None:
+                return None
+            identity = expected.identity
+            address = client_address(environ, self._counter.settings.trusted_proxies)
+            return Visit(
+                identity,
+                Attempt(
+                    envelope=envelope,
+                    idempotency_key=idempotency_key,
+                    event_uid=uuid7(),
+                    address=address,
+                ),
+                self._counter.rate_limiter.admit(identity, events_worth(len(body))),
+                expected.began,
+                request_id_from(environ.get("HTTP_X_REQUEST_ID")),
+                address,
+            )
         return None
 
     def _plain_json_length(self, environ: Environ) -> int | None:
-        """How long the body is, if it is announced as JSON and nothing more; else None."""
+        """How long the body is, if it is announced as JSON and nothing is odd; else None."""
         length = environ.get("CONTENT_LENGTH", "")
         if (
             environ.get("CONTENT_TYPE") != "application/json"
@@ -162,12 +178,13 @@ class Door:
             or environ.get("QUERY_STRING")
             # A web page's: its answer needs headers that only Flask's blueprint gives (cors.py).
             or "HTTP_ORIGIN" in environ
+            or is_odd(environ)
         ):
             return None
         return int(length) if int(length) <= self._counter.settings.request_bytes_max else None
 
-    def _accepted(self, environ: Environ, visit: _Visit, decision: WriteResult) -> Answer | None:
-        """The answer to what was accepted, or None; then Flask finds the decision and answers."""
+    def answer(self, environ: Environ, visit: Visit, decision: WriteResult) -> Answer | None:
+        """The answer to what was accepted, or None; then Flask finds the decision in `environ` and answers."""
         if isinstance(decision, Verdict) and decision.receipt is not None:
             try:
                 return decision.receipt.status, *self._answer(visit, decision.outcome, decision.receipt)
@@ -176,7 +193,7 @@ class Door:
         environ[DECIDED] = Decided(visit.identity, visit.allowance, decision)
         return None
 
-    def _answer(self, visit: _Visit, outcome: Outcome, receipt: Receipt) -> tuple[list[tuple[str, str]], bytes]:
+    def _answer(self, visit: Visit, outcome: Outcome, receipt: Receipt) -> tuple[list[tuple[str, str]], bytes]:
         body = receipt.body.encode()
         headers = [
             ("Content-Type", "application/json"),

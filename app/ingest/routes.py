@@ -101,6 +101,7 @@ def _caller() -> Caller:
 
 
 def _greet(identity: Identity, deadline: float) -> None:
+    g.body_owner = identity.workspace_id
     origin = origin_of(request.headers.get("Origin"))
     if origin is not None and counter().origins.is_allowed(identity, origin, deadline):
         g.allowed_origin = origin

@@ -15,7 +15,7 @@ from app.monitoring.troubles import Trouble
 _CHECKOUT = Path(__file__).parent.parent.parent
 _NAME = re.compile(r"\blariba_[a-z0-9_]+")
 _PARTS_OF_A_HISTOGRAM = re.compile(r"_(bucket|sum|count)$")
-_UNITS = {"1", "s", "events", "rows", "partitions", "connections", "time (Unix, s)", "yes or no"}
+_UNITS = {"1", "s", "events", "rows", "partitions", "connections", "processes", "time (Unix, s)", "yes or no"}
 
 
 def _known() -> dict[str, str]:

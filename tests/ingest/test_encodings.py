@@ -12,6 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.body_reads import ENDED_EARLY
 from app.context import Context
 from tests.people import Tenant, events_of
 from tests.sending import PATH, error_of, event_for, send
@@ -174,7 +175,7 @@ class TestRefusing:
         response = _stream(client, alice, body, "gzip", announced_bytes=len(body) + 10)
 
         assert response.status_code == 400
-        assert error_of(response)["message"] == "The body ended before its Content-Length."
+        assert error_of(response)["message"] == ENDED_EARLY
 
     def test_the_position_of_a_fault_is_that_in_the_expanded_body(self, client: FlaskClient, alice: Tenant) -> None:
         response = _send(client, alice, zstd.compress(b'{"a": 1,}'), "zstd")

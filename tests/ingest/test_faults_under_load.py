@@ -136,7 +136,7 @@ def _dana(app: Flask) -> Tenant:
 @pytest.fixture(name="server")
 def _server(app: Flask, checkout: Path) -> Iterator[LiveServer]:
     """Two web processes that come back when they are killed."""
-    with live_server(_house(app).settings, checkout, workers=2, threads=8) as server:
+    with live_server(_house(app).settings, checkout, workers=2) as server:
         yield server
 
 

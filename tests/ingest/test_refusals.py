@@ -362,7 +362,7 @@ class TestProcess:
 
     @pytest.fixture(name="server")
     def _server(self, settings: Settings, checkout: Path) -> Iterator[LiveServer]:
-        with live_server(replace(settings, database_pool_size=4), checkout, threads=4) as server:
+        with live_server(replace(settings, database_pool_size=4), checkout) as server:
             yield server
 
     def test_an_orderly_end_loses_none(self, server: LiveServer, house: Context, alice: Tenant) -> None:

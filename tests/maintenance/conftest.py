@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.body_reads import BodyReadLimiter, BodyReadLimits
 from app.config import Settings
 from app.context import Context, ManagementContext
 from app.credentials import Credentials
@@ -110,6 +111,7 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
             credentials=credentials,
             rate_limiter=limiter,
             management=ManagementContext(database, database, limiter),
+            body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
         )
         installation = Installation(house, Owner(settings.admin_database_url))
         # The days that migrating has made are those of the real clock; a test has one of its own.

@@ -191,7 +191,7 @@ class TestPool:
 @pytest.fixture(name="server", scope="module")
 def _server(settings: Settings, checkout: Path) -> Iterator[LiveServer]:
     limited = replace(settings, database_pool_size=16, management_token_requests_per_second=50)
-    with live_server(limited, checkout, workers=2, threads=64) as server:
+    with live_server(limited, checkout, workers=2) as server:
         yield server
 
 

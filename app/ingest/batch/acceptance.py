@@ -110,8 +110,7 @@ def _accept_batch(submission: BatchSubmission, identity: Identity, counter: Coun
         idempotency_key = read_idempotency_key(submission.idempotency_header)
         is_atomic = submission.is_atomic()
         media_type = submission.media_type()
-        with counter.uploads.reading(identity.row_id):
-            body = submission.read_body()
+        body = submission.read_body()
     paid = events_worth(len(body))
     counter.rate_limiter.admit(identity, paid)
     # Not earlier: who is slow to send must not take a place from who has sent.

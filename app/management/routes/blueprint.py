@@ -151,6 +151,7 @@ def _operator(operation: Operation) -> Operator:
     house = context()
 
     def admit(identity: Identity) -> None:
+        g.body_owner = identity.workspace_id
         g.allowance = house.management.rate_limiter.admit(identity, is_urgent=operation.is_urgent)
 
     return authenticate(

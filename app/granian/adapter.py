@@ -1,0 +1,208 @@
+"""Answers granian's requests (RSGI): common events on the event loop, everything else by the WSGI application.
+
+The loop reads every body, so that no thread waits for one. A common event goes on to the committer, and its answer
+comes back when it is committed. What is left is given to the application, behind the door, on a thread of a pool.
+"""
+
+import asyncio
+import contextvars
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from typing import Any, Final, NamedTuple, TypeVar
+
+from app import metrics
+from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
+from app.config import Settings
+from app.credentials import Credentials
+from app.errors import Refusal
+from app.granian.bodies import SMALL_BYTES, BodyReader
+from app.granian.environ import Environ, Scope, environ_of
+from app.granian.streaming import PIPE_BYTES, stream
+from app.http_rules import forget_upgrade
+from app.ingest.door import Application, Door, Expected
+from app.ingest.pending_write import WriteResult
+
+# The application waits for PostgreSQL on them, and the pool of connections is smaller.
+_THREADS: Final = 64
+# Whoever asks whether the process lives must hear it also when all threads wait.
+_PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
+_PROBE_THREADS: Final = 2
+# Where requests come in company, the next ones are a moment away. Read and handed in together, they wake fewer threads
+# and make larger groups: a tenth less CPU an event (docs/decisions/0016). A producer alone waits for nobody.
+_COMPANY_SECONDS: Final = 0.0003
+
+Header = tuple[str, str]
+Result = TypeVar("Result")
+
+
+class _Response(NamedTuple):
+    status: int
+    headers: list[Header]
+    body: bytes
+    """All of it, or more than a pipe holds, and then `more` has the rest."""
+    more: Iterator[bytes] | None
+
+
+class GranianAdapter:
+    """`granian --interface rsgi wsgi:rsgi`. Begins when granian's worker has its loop; until then it is a value."""
+
+    def __init__(self, door: Door, settings: Settings, credentials: Credentials) -> None:
+        self._door = door
+        self._bodies = BodyReader(settings, credentials)
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._threads = ThreadPoolExecutor(_THREADS, "application")
+        self._probe_threads = ThreadPoolExecutor(_PROBE_THREADS, "probes")
+        self._decided = _Handover(loop)
+        self._under_way = 0
+        self._company: asyncio.Future[None] | None = None
+        metrics.GRANIAN_ADAPTERS.set(1)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        for threads in (self._threads, self._probe_threads):
+            threads.shutdown(wait=False)
+
+    async def __rsgi__(self, scope: Scope, protocol: Any) -> None:
+        environ = environ_of(scope)
+        forget_upgrade(environ)
+        expected = self._door.expects(environ)
+        if expected is not None and expected.length <= SMALL_BYTES:
+            if await self._is_answered_by_door(environ, expected, protocol):
+                return
+        else:
+            await self._bodies.read_into(environ, protocol)
+        await self._answer_by_application(environ, protocol)
+
+    async def _is_answered_by_door(self, environ: Environ, expected: Expected, protocol: Any) -> bool:
+        """Whether it was; else `environ` has the body, and what became of the event."""
+        begun = protocol()
+        self._under_way += 1
+        try:
+            if self._under_way > 1:
+                await self._join_company()
+            environ[BODY_IS_WHOLE] = True
+            body = await self._bodies.read_small(begun, expected.identity.workspace_id)
+            if (visit := self._door.visit(environ, expected, body)) is None:
+                return False
+            decided: asyncio.Future[WriteResult] = self._loop.create_future()
+            self._door.submit(visit, partial(self._decided.put, decided))
+            if (answer := self._door.answer(environ, visit, await decided)) is None:
+                return False
+            protocol.response_bytes(*answer)
+        except Refusal as refusal:
+            environ[BODY_REFUSAL] = refusal
+            return False
+        finally:
+            self._under_way -= 1
+        return True
+
+    def _join_company(self) -> "asyncio.Future[None]":
+        """All that come in one moment go on together."""
+        if self._company is None:
+            self._company = self._loop.create_future()
+            self._loop.call_soon(self._end_company)
+        return self._company
+
+    def _end_company(self) -> None:
+        # Blocks the loop on purpose: the interpreter is free for granian, which brings the bodies meanwhile.
+        time.sleep(_COMPANY_SECONDS)
+        company, self._company = self._company, None
+        if company is not None:
+            company.set_result(None)
+
+    async def _answer_by_application(self, environ: Environ, protocol: Any) -> None:
+        threads = self._probe_threads if environ["PATH_INFO"] in _PROBES else self._threads
+        # What the application binds to its request goes along from one thread to the next.
+        context = contextvars.copy_context()
+
+        def run(step: Callable[[], Result]) -> Awaitable[Result]:
+            return self._loop.run_in_executor(threads, partial(context.run, step))
+
+        response = await run(partial(_run, self._door.application, environ))
+        if response.more is None:
+            protocol.response_bytes(response.status, response.headers, response.body)
+            return
+        try:
+            more = partial(run, partial(_next_of, response.more))
+            await stream(protocol, response.status, response.headers, response.body, more)
+        finally:
+            await run(partial(_close, response.more))
+
+
+class _Handover:
+    """Brings what other threads have found to those who wait for it on the loop: of many, with one call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._found: deque[tuple[asyncio.Future[Any], Any]] = deque()
+        self._is_called = False
+
+    def put(self, waiting: "asyncio.Future[Any]", value: object) -> None:
+        """From any thread."""
+        self._found.append((waiting, value))
+        if not self._is_called:
+            self._is_called = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # First, so that whoever puts something in from now on calls again.
+        self._is_called = False
+        while self._found:
+            waiting, value = self._found.popleft()
+            if not waiting.done():
+                waiting.set_result(value)
+
+
+def _run(application: Application, environ: Environ) -> _Response:
+    """The application's answer; read to its end, unless it is longer than a pipe holds and of unknown length."""
+    started: list[tuple[str, list[Header]]] = []
+
+    def start_response(status: str, headers: list[Header], _error: object = None) -> None:
+        started.append((status, headers))
+
+    chunks = application(environ, start_response)
+    pieces = iter(chunks)
+    body = bytearray()
+    is_of_known_length = any(name.lower() == "content-length" for name, _ in started[0][1]) if started else False
+    for piece in pieces:
+        body += piece
+        if not is_of_known_length and len(body) > PIPE_BYTES:
+            rest = _Rest(chain(pieces), chunks)
+            break
+    else:
+        rest = None
+        _close(chunks)
+    status, headers = started[-1]
+    return _Response(int(status[:3]), headers, bytes(body), rest)
+
+
+class _Rest(Iterator[bytes]):
+    """What is left of an answer, with the end of it that WSGI wants to be called."""
+
+    def __init__(self, pieces: Iterator[bytes], answer: object) -> None:
+        self._pieces = pieces
+        self._answer = answer
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        _close(self._answer)
+
+
+def _next_of(pieces: Iterator[bytes]) -> bytes | None:
+    with suppress(Exception):  # the application has logged it, and its last line says so (docs/audit.md)
+        return next(pieces, None)
+    return None
+
+
+def _close(answer: object) -> None:
+    close = getattr(answer, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,161 @@
+"""Reads bodies on the event loop: whole or not at all, in bounded memory and time, and no thread waits for one.
+
+What cannot be had is put into the WSGI environment as the refusal that the application meets where it wants the body,
+so that a wrong key is still a 401. What is not wanted is read to its end all the same, up to a bound: a client that is
+still sending when the connection closes would see that, and not the answer.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from io import BytesIO
+from typing import Final, Protocol
+from urllib.parse import parse_qs
+
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
+
+from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, BUSY, ENDED_EARLY, BodyReadLimiter, BodyReadLimits
+from app.config import Settings
+from app.credentials import Credentials, Kind
+from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, Refusal, StorageUnavailable
+from app.granian.environ import Environ
+
+SMALL_BYTES: Final = 65_536
+"""Up to here the server may gather a body itself: as much lies in its read buffer anyhow."""
+_BATCH_PATH: Final = "/v1/events/ingest/batch"
+# A stalled body costs a connection and a few kilobytes. A process has 2,048 connections (--backpressure).
+_LIMITS: Final = BodyReadLimits(of_one=512, stalled_of_one=128, of_all=1_536, stalled_of_all=1_024)
+# Of large bodies that are not whole yet.
+_HELD_BYTES_MAX: Final = 128 * 1024 * 1024
+_HELD_BYTES_OF_ONE_MAX: Final = 32 * 1024 * 1024
+# What is read only to be thrown away: of a body that is too large, or of somebody who shows no credential of ours.
+_UNWANTED_BYTES_MAX: Final = 16 * 1024 * 1024
+_UNWANTED_SECONDS: Final = 10.0
+
+
+class Protocol_(Protocol):  # noqa: N801 - RSGI's word
+    """RSGI's protocol, as far as it reads. Of a body that broke off, the call raises; the iteration only ends."""
+
+    def __call__(self) -> Awaitable[bytes]: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class BodyReader:
+    """Reads the bodies of one process."""
+
+    def __init__(self, settings: Settings, credentials: Credentials) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._limiter = BodyReadLimiter(_LIMITS)
+        self._held: Counter[Hashable] = Counter()
+        self._held_in_all = 0
+
+    async def read_small(self, begun: Awaitable[bytes], owner: Hashable) -> bytes:
+        """What `begun` (a call of the protocol) brings. Raises a Refusal."""
+        if asyncio.isfuture(begun) and begun.done():
+            return await _of_whole(begun)  # nearly always
+        with self._limiter.reading(owner):
+            return await self._in_time(lambda: _of_whole(begun), self._settings.body_seconds)
+
+    async def read_into(self, environ: Environ, protocol: Protocol_) -> None:
+        """Put the body into `environ`, or the refusal of whoever wants it."""
+        environ["wsgi.input"] = BytesIO()
+        environ[BODY_IS_WHOLE] = True
+        length = environ.get("CONTENT_LENGTH")
+        if length in (None, "0") and "HTTP_TRANSFER_ENCODING" not in environ and environ["SERVER_PROTOCOL"] != "HTTP/2":
+            return
+        try:
+            environ["wsgi.input"] = BytesIO(await self._read(environ, protocol, length and int(length)))
+        except Refusal as refusal:
+            environ[BODY_REFUSAL] = refusal
+
+    async def _read(self, environ: Environ, protocol: Protocol_, length: int | None) -> bytes:
+        owner = self._owner_of(environ)
+        bytes_max = self._bytes_max(environ) if owner is not None else SMALL_BYTES
+        with self._limiter.reading(owner):
+            if length is not None and length <= min(bytes_max, SMALL_BYTES):
+                return await self._in_time(lambda: _of_whole(protocol()), self._settings.body_seconds)
+            if length is not None and length > bytes_max:
+                if "HTTP_EXPECT" not in environ:  # else it waits for our word, and has sent nothing
+                    await self._in_time(lambda: _thrown_away(protocol), _UNWANTED_SECONDS)
+                raise PayloadTooLarge(f"The body is larger than {bytes_max} bytes.")
+            return await self._in_time(
+                lambda: self._gathered(protocol, length, bytes_max, owner),
+                self._settings.body_seconds if owner is not None else _UNWANTED_SECONDS,
+            )
+
+    async def _gathered(self, protocol: Protocol_, length: int | None, bytes_max: int, owner: Hashable) -> bytes:
+        """A body piece by piece; of `length`, or to the end that was sent."""
+        pieces: list[bytes] = []
+        size = empty = 0
+        try:
+            async for piece in protocol:
+                empty += not piece
+                size += len(piece)
+                if size > bytes_max + _UNWANTED_BYTES_MAX:
+                    break
+                if size <= bytes_max:
+                    self._hold(owner, len(piece))
+                    pieces.append(piece)
+        finally:
+            self._let_go(owner, sum(map(len, pieces)))
+        if size > bytes_max:
+            raise PayloadTooLarge(f"The body is larger than {bytes_max} bytes.")
+        # The server brings an empty piece for the end of a body. For an error (and for trailers) it brings one too, and
+        # then that of the end. With a length it need not say anything.
+        if size != length if length is not None else empty != 1:
+            raise BadRequest(ENDED_EARLY)
+        return b"".join(pieces)
+
+    async def _in_time(self, read: Callable[[], Awaitable[bytes]], seconds: float) -> bytes:
+        try:
+            async with asyncio.timeout(seconds):
+                return await read()
+        except TimeoutError:
+            raise BodyTimeout from None
+
+    def _hold(self, owner: Hashable, size: int) -> None:
+        if self._held[owner] + size > _HELD_BYTES_OF_ONE_MAX or self._held_in_all + size > _HELD_BYTES_MAX:
+            raise StorageUnavailable(BUSY)
+        self._held[owner] += size
+        self._held_in_all += size
+
+    def _let_go(self, owner: Hashable, size: int) -> None:
+        self._held_in_all -= size
+        self._held[owner] -= size
+        if not self._held[owner]:
+            del self._held[owner]
+
+    def _bytes_max(self, environ: Environ) -> int:
+        is_batch = environ["PATH_INFO"] == _BATCH_PATH
+        return self._settings.batch_bytes_max if is_batch else self._settings.request_bytes_max
+
+    def _owner_of(self, environ: Environ) -> Hashable | None:
+        """Whose body it is: the workspace of a credential that this process knows, else the credential; None if none
+        of ours is shown. Looks into memory alone.
+        """
+        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        key = environ.get("HTTP_X_API_KEY") or next(iter(parse_qs(environ["QUERY_STRING"]).get("key", ())), "")
+        shown: tuple[tuple[str, Kind], ...] = ((key, "sk"), (token.strip() if scheme.lower() == "bearer" else "", "mt"))
+        for text, kind in shown:
+            if text and (identity := self._credentials.recognise(text, kind)) is not None:
+                return identity.workspace_id
+            if text and (credential := self._credentials.parse(text, kind)) is not None:
+                return credential.key_id
+        return None
+
+
+async def _of_whole(begun: Awaitable[bytes]) -> bytes:
+    try:
+        return await begun
+    except ProtocolClosed:
+        raise BadRequest(ENDED_EARLY) from None
+
+
+async def _thrown_away(protocol: Protocol_) -> bytes:
+    size = 0
+    async for piece in protocol:
+        size += len(piece)
+        if size > _UNWANTED_BYTES_MAX:
+            break
+    return b""
