@@ -26,7 +26,7 @@ from app.ingest.authentication import authenticate
 from app.ingest.committer import Committer
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.cors import Origins
-from app.ingest.envelope import Attempt, read_envelope
+from app.ingest.envelope import WANTED, Attempt, read_envelope
 from app.ingest.mismatch import NAMED, named_refusals
 from app.ingest.pending_write import WriteResult
 from app.ingest.refusals import Refusals
@@ -49,7 +49,6 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
 }
 # A refusal is known already; its words are not worth a longer wait.
 _NAMING_SECONDS: Final = 1.0
-_WANTED: Final = "Send one event, which is an object; several go to /v1/events/ingest/batch."
 _IS_LIVE = text(
     "SELECT revoked_at IS NULL AND (expires_at <= now() OR expires_at = expired_at) IS NOT TRUE"
     " FROM source_keys WHERE public_id = :public_id"
@@ -186,7 +185,7 @@ def _read(submission: Submission, identity: Identity, counter: Counter) -> tuple
     idempotency_key = read_idempotency_key(submission.idempotency_header)
     body = submission.read_body()
     allowance = counter.rate_limiter.admit(identity, events_worth(len(body)), paid=1)
-    envelope = read_common_envelope(body) or read_envelope(read_object(body, _WANTED))
+    envelope = read_common_envelope(body) or read_envelope(read_object(body, WANTED))
     attempt = Attempt(
         envelope=envelope,
         idempotency_key=idempotency_key,

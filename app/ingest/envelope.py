@@ -15,6 +15,7 @@ from app.exact_json import JsonObject, fingerprint, pointer_token
 from app.schema_fields import InputSchema, MomentField, TextField
 
 PAYLOAD_BYTES_MAX: Final = 262_144
+WANTED: Final = "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."
 _EVENT_ID_CHARACTERS_MAX: Final = 128
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"})
 SEVERITIES: Final = ("debug", "info", "warning", "error", "critical")

@@ -73,7 +73,9 @@ class Test400:
         message = error_of(send(client, alice, body))["message"]
 
         assert told in message
-        assert message.endswith("Send one event, which is an object; several go to /v1/events/ingest/batch.")
+        assert message.endswith(
+            "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."
+        )
 
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
     def test_a_byte_order_mark_is_named(self, client: FlaskClient, alice: Tenant, encoding: str) -> None:

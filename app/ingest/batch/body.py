@@ -15,13 +15,12 @@ from app.errors import Fault, PayloadTooLarge, Refusal, SchemaValidationFailed
 from app.exact_json import read_object
 from app.ingest.batch.outline import BATCH_LEVELS_MAX, outline
 from app.ingest.common_envelope import read_common_envelope
-from app.ingest.envelope import Envelope, read_envelope
+from app.ingest.envelope import WANTED, Envelope, read_envelope
 from app.json_depth import nests_deeper
 
 NDJSON: Final = "application/x-ndjson"
 EVENTS_MAX: Final = 1000
 FAULTS_PER_EVENT_MAX: Final = 10
-_WANTED: Final = "Each event is an object."
 
 # A line with anything on it, from its first character on; blank lines are passed over without a trace.
 _LINE: Final = re.compile(rb"[^ \t\r\n][^\n]*")
@@ -70,7 +69,7 @@ def _read(text: bytes, bytes_max: int) -> Envelope | Refusal:
     if len(text) > bytes_max:
         return PayloadTooLarge(f"The event is larger than {bytes_max} bytes.")
     try:
-        return read_common_envelope(text) or read_envelope(read_object(text, _WANTED))
+        return read_common_envelope(text) or read_envelope(read_object(text, WANTED))
     except Refusal as refusal:
         # A copy that was never raised: an exception keeps the frames it passed alive, and with them all values of its
         # event; and half a MiB of text has room for a hundred thousand faults.

@@ -17,7 +17,7 @@ from app.json_depth import flatten_deeper, nests_deeper
 _SPACES: Final = " \t\n\r"
 _SPACE: Final = re.compile(f"[{_SPACES}]*")
 _UNKNOWN: Final = "This member is not known; a batch has events."
-WANTED: Final = 'Send {"events": […]}, or one event a line as application/x-ndjson.'
+_WANTED: Final = 'Send {"events": […]}, or one event a line as application/x-ndjson.'
 _FAULTS_MAX: Final = 100
 # Around an event stand a list and an object; what the list holds, or any member beside it, is on level 3.
 BATCH_LEVELS_MAX: Final = LEVELS_MAX + 2
@@ -54,7 +54,7 @@ def outline(body: bytes, events_max: int) -> list[bytes]:
             walk.members()
     except (json.JSONDecodeError, _UnreadableError):
         # The exact reader, slow as it is, knows best how to say where.
-        read_members(shallow, WANTED)
+        read_members(shallow, _WANTED)
         raise BadRequest("The body is not JSON.") from None
     faults = walk.faults
     if walk.elements is None:
