@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from flask import current_app
 
 from app.body_reads import BodyReadLimiter
+from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.credentials import Credentials
 from app.database import Database
@@ -19,8 +20,11 @@ class ManagementContext:
 
     database: Database
     """A share of the pool."""
-    urgent_database: Database
-    """Another one, for what takes a right away: what else a workspace does keeps it waiting for no connection."""
+    urgent: ConcurrencyLimit
+    """Bounds another share, for what takes a right away: what else a workspace does keeps it waiting for no connection.
+
+    By token: a thief could ask for what is urgent all the time, too.
+    """
     rate_limiter: RateLimiter
 
 
@@ -34,6 +38,12 @@ class Context:
     rate_limiter: RateLimiter
     management: ManagementContext
     body_reads: BodyReadLimiter
+
+
+def urgent_database(token: str | None) -> Database:
+    """The database for an urgent request of this token."""
+    house = context()
+    return house.database.share(house.management.urgent, token)
 
 
 def context() -> Context:

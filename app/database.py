@@ -8,7 +8,7 @@ import copy
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
 from typing import Any, Final, cast
@@ -102,6 +102,7 @@ class Database:
         _count_use(self._engine, application_name, pool_size)
         self._program = application_name
         self._limit: ConcurrencyLimit | None = None
+        self._client: Hashable = None
         _abandon_after_fork(weakref.ref(self._engine))
 
     @property
@@ -109,10 +110,10 @@ class Database:
         """For the entry points, which look at the schema before they serve."""
         return self._engine
 
-    def share(self, limit: ConcurrencyLimit) -> "Database":
-        """The same database and the same pool, of which no more is used than `limit` lets through, by reach."""
+    def share(self, limit: ConcurrencyLimit, client: Hashable = None) -> "Database":
+        """The same database and pool, of which no more is used than `limit` lets through of `client`, or of a reach."""
         other = copy.copy(self)
-        other._limit = limit  # noqa: SLF001 - it is our own
+        other._limit, other._client = limit, client  # noqa: SLF001 - it is our own
         return other
 
     def lane(self) -> "Lane":
@@ -127,7 +128,7 @@ class Database:
         Raises StorageUnavailable if PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass
         OutcomeUnknown if the connection was lost during the commit itself.
         """
-        with self._limit.held(reach) if self._limit else nullcontext():
+        with self._limit.held(reach if self._client is None else self._client) if self._limit else nullcontext():
             yield from self._transaction(reach, deadline_seconds)
 
     def _transaction(self, reach: int | Reach, deadline_seconds: float) -> Iterator[Session]:

@@ -30,6 +30,8 @@ from app.shared_digests import SharedDigests
 # A request of the management API takes some milliseconds of a connection; whoever has none after a second, or comes
 # when so many of its workspace wait, is better told to come back.
 _WAITING_PER_WORKSPACE: Final = 32
+# Of one token. Few, or a thief with some tokens makes a long queue before the owner who revokes them.
+_WAITING_URGENT: Final = 4
 _WAIT_SECONDS: Final = 1.0
 # A batch that waits for its turn keeps a thread of the server.
 _BATCHES_WAITING_PER_WORKSPACE: Final = 64
@@ -127,17 +129,19 @@ def _management(settings: Settings, database: Database, sharing: Sharing | None)
         key=settings.management_token_requests_per_second, workspace=settings.management_workspace_requests_per_second
     )
     return ManagementContext(
-        database=database.share(_share_of_pool(third, at_once_per_workspace=(third + 1) // 2)),
-        urgent_database=database.share(_share_of_pool(2, at_once_per_workspace=1)),
+        database=database.share(
+            _share_of_pool(third, at_once_each=(third + 1) // 2, waiting_each=_WAITING_PER_WORKSPACE)
+        ),
+        urgent=_share_of_pool(2, at_once_each=1, waiting_each=_WAITING_URGENT),
         rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, sharing=sharing),
     )
 
 
-def _share_of_pool(at_once: int, *, at_once_per_workspace: int) -> ConcurrencyLimit:
+def _share_of_pool(at_once: int, *, at_once_each: int, waiting_each: int) -> ConcurrencyLimit:
     return ConcurrencyLimit(
         at_once,
-        at_once_per_client=at_once_per_workspace,
-        waiting_per_client=_WAITING_PER_WORKSPACE,
+        at_once_per_client=at_once_each,
+        waiting_per_client=waiting_each,
         wait_seconds=_WAIT_SECONDS,
         busy="Nothing was changed: too much of the management API is under way. Repeat the same request later.",
     )

@@ -36,13 +36,14 @@ def authenticate(
     credentials: Credentials,
     database: Database,
     *,
-    admit: Callable[[Identity], object] = lambda _: None,
+    admit: Callable[[Identity], Database | None] = lambda _: None,
     request_id: str | None = None,
     address: str | None = None,
 ) -> Operator:
     """Who holds the token in the Authorization header, and what it may do.
 
-    `admit` is asked as soon as it is known whose token it is, and may refuse before the database is asked for more.
+    `admit` is asked as soon as it is known whose token it is, and may refuse before the database is asked for more, or
+    say by which share of it.
     Raises InvalidManagementToken, alike for whatever is wrong with it, and StorageUnavailable.
     """
     scheme, _, sent = (header or "").partition(" ")
@@ -55,7 +56,7 @@ def authenticate(
     proof = _prove(credential, credentials, database)
     if proof is None:
         raise InvalidManagementToken
-    admit(proof.identity)
+    database = admit(proof.identity) or database
     with database.transaction(proof.identity.workspace_id, deadline_seconds=_DEADLINE_SECONDS) as session:
         row = _read(session, proof)
     if row is None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.body_reads import BodyReadLimiter, BodyReadLimits
+from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.context import Context, ManagementContext
 from app.credentials import Credentials
@@ -18,6 +19,8 @@ from app.rate_limits import RateLimiter, Rates
 from app.schema import migrate
 from tests.conftest import copied_database, fresh_database
 from tests.people import Tenant, execute, make_tenant, rows
+
+_NO_LIMIT = ConcurrencyLimit(99, at_once_per_client=99, waiting_per_client=0, wait_seconds=0, busy="")
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
             database=database,
             credentials=credentials,
             rate_limiter=limiter,
-            management=ManagementContext(database, database, limiter),
+            management=ManagementContext(database, _NO_LIMIT, limiter),
             body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
         )
         installation = Installation(house, Owner(settings.admin_database_url))

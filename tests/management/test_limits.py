@@ -174,6 +174,24 @@ class TestPool:
         assert statuses <= {200, 503}
         assert 200 in statuses
 
+    def test_a_thief_who_asks_for_what_is_urgent_all_the_time_keeps_no_owner_waiting(
+        self, app_with: MakeApp, house: Context, alice: Tenant
+    ) -> None:
+        app = app_with(database_pool_size=_POOL)
+        bob = colleague_of(app, house, alice)
+        held = text("SELECT 1 FROM sources WHERE workspace_id = :id FOR UPDATE")
+
+        with ThreadPoolExecutor(8) as pool:
+            with house.database.transaction(EVERYWHERE) as session:
+                session.execute(held, {"id": alice.workspace_row})
+                path = f"/v1/sources/{alice.source_id}/disable"
+                thefts = [pool.submit(desk_of(app, alice).post, path) for _ in range(8)]
+                wait_until(lambda: rows(house, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
+                wait_until(lambda: any(theft.done() for theft in thefts))  # no more of them may wait
+
+                assert bob.post(f"/v1/tokens/{alice.token_id}/revoke").status_code == 200
+            assert {theft.result(timeout=20).status_code for theft in thefts} <= {401, 503}
+
     def test_whoever_finds_no_connection_in_time_is_told_to_come_back(
         self, app_with: MakeApp, house: Context, alice: Tenant
     ) -> None:

@@ -11,8 +11,9 @@ from flask import Response, g, request
 from flask_smorest import Blueprint
 from marshmallow import Schema
 
-from app.context import context
+from app.context import context, urgent_database
 from app.credentials import Identity
+from app.database import Database
 from app.errors import (
     Conflict,
     CredentialAlreadyShown,
@@ -150,14 +151,15 @@ def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]
 def _operator(operation: Operation) -> Operator:
     house = context()
 
-    def admit(identity: Identity) -> None:
+    def admit(identity: Identity) -> Database | None:
         g.body_owner = identity.workspace_id
         g.allowance = house.management.rate_limiter.admit(identity, is_urgent=operation.is_urgent)
+        return urgent_database(identity.public_id) if operation.is_urgent else None
 
     return authenticate(
         request.headers.get("Authorization"),
         house.credentials,
-        house.management.urgent_database if operation.is_urgent else house.management.database,
+        house.management.database,
         admit=admit,
         request_id=request_id(),
         address=remote_address() or None,

@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import fields, post_load, validate
 
-from app.context import context
+from app.context import context, urgent_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management import key_list, keys, rotation
 from app.management.key_list import KeyFilter
@@ -131,7 +131,7 @@ def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyF
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def revoke_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
     """Revoke a key for good: once this is answered, it never stores an event again. Safe to repeat."""
-    return shown(keys.revoke_key(context().management.urgent_database, operator, target(key_id)))
+    return shown(keys.revoke_key(urgent_database(operator.token_public_id), operator, target(key_id)))
 
 
 @blueprint.operation(

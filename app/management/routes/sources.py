@@ -5,7 +5,7 @@ from typing import Any, Final
 from flask import Response
 from marshmallow import fields, post_dump, post_load, validate
 
-from app.context import context
+from app.context import context, urgent_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management import new_sources, sources
 from app.management.keys import NewKey
@@ -215,7 +215,7 @@ def enable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Head
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def disable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Stop a source: once this is answered, none of its keys stores an event. Safe to repeat."""
-    return shown(sources.disable_source(context().management.urgent_database, operator, target(source_id)))
+    return shown(sources.disable_source(urgent_database(operator.token_public_id), operator, target(source_id)))
 
 
 @blueprint.operation(

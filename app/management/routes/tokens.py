@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import fields, post_load, validate
 
-from app.context import context
+from app.context import context, urgent_database
 from app.errors import CredentialAlreadyShown, PreconditionFailed
 from app.management import tokens
 from app.management.lifetimes import CredentialState
@@ -121,4 +121,4 @@ def read_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
 @blueprint.response(200, TokenSchema, headers=SHOWN)
 def revoke_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
     """Revoke a token for good: once this is answered, it opens nothing. Safe to repeat."""
-    return shown(tokens.revoke_token(context().management.urgent_database, operator, target(token_id)))
+    return shown(tokens.revoke_token(urgent_database(operator.token_public_id), operator, target(token_id)))
