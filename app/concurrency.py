@@ -18,8 +18,8 @@ class _Waiter:
 class ConcurrencyLimit:
     """At most `at_once` holders, of which one client has at most `at_once_per_client`.
 
-    Waiting is bounded in time and, for one client, in number. The first who waits is the first who is admitted, but for
-    those whose client has its share already: these keep no other client waiting.
+    Waiting is bounded in time and, for one client, in number. The first who waits is the first who is admitted, but
+    that clients take turns: a long queue of one keeps no other one waiting for more than a holder's time.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class ConcurrencyLimit:
         self._held[client] -= 1
         if not self._held[client]:
             del self._held[client]
-        for waiter in self._waiting:
-            if self._may_hold(waiter.client):
-                self._waiting.remove(waiter)
-                self._take(waiter.client)
-                waiter.admitted.set()
-                return
+        able = [waiter for waiter in self._waiting if self._may_hold(waiter.client)]
+        waiter = next((waiter for waiter in able if waiter.client != client), able[0] if able else None)
+        if waiter is not None:
+            self._waiting.remove(waiter)
+            self._take(waiter.client)
+            waiter.admitted.set()
 
     def _may_hold(self, client: Hashable) -> bool:
         return self._free > 0 and self._held[client] < self._at_once_per_client

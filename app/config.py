@@ -72,7 +72,7 @@ class Settings:
     request_bytes_max: int = 524_288
     """Largest request body: a payload of 256 KiB and as much again for envelope and white space."""
     argon2_runs_max: int = 2
-    """Argon2 runs at a time in a process, one less for one workspace: 19 MiB and about 20 ms of a core each."""
+    """Argon2 runs at a time in a process, one less for issuing: 19 MiB and about 20 ms of a core each."""
     partitions_ahead_days: int = 7
     """How many days of event partitions are made ahead."""
     retention_days: int | None = 365

@@ -42,6 +42,7 @@ OWASP = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type
 # A run takes 20 ms: of more that wait, the last would not have its turn within the second that it waits.
 _WAIT_SECONDS: Final = 1.0
 _WAITING_PER_WORKSPACE: Final = 32
+_ISSUING: Final = "issuing"
 _BUSY: Final = (
     "Nothing was stored: too many keys are being issued or proven at this moment. Repeat the same request later."
 )
@@ -76,12 +77,18 @@ class Credentials:
         self._signers = tuple(Signer(secret, profile=profile) for secret in secret_keys)
         self._hasher = hasher
         self._warm: WarmDigests[_Proven] = WarmDigests()
-        self._argon2 = ConcurrencyLimit(
-            argon2_runs_max,
-            at_once_per_client=max(1, argon2_runs_max - 1),
-            waiting_per_client=_WAITING_PER_WORKSPACE,
-            wait_seconds=_WAIT_SECONDS,
-            busy=_BUSY,
+        # Issuing never has all runs: who issues all the time with a stolen token keeps no key from being proven, nor
+        # the token of the owner who comes to revoke that one.
+        most = max(1, argon2_runs_max - 1)
+        self._issuing, self._argon2 = (
+            ConcurrencyLimit(
+                at_once,
+                at_once_per_client=most,
+                waiting_per_client=_WAITING_PER_WORKSPACE,
+                wait_seconds=_WAIT_SECONDS,
+                busy=_BUSY,
+            )
+            for at_once in (most, argon2_runs_max)
         )
         self._shared = shared
         if shared is not None:
@@ -94,7 +101,7 @@ class Credentials:
         """
         key_id, secret = random_text(_KEY_ID_CHARACTERS), random_text(_SECRET_CHARACTERS)
         body = f"lrb_{kind}_{key_id}_{secret}"
-        with self._argon2.held(workspace):
+        with self._issuing.held(workspace), self._argon2.held(_ISSUING):
             secret_hash = self._hash(secret, purpose="issue")
         return Minted(key_id, body + self._signers[0].check(body), secret_hash)
 
@@ -146,7 +153,7 @@ class Credentials:
             known = look_up(credential.key_id)
             if known is None:
                 return None
-            with self._argon2.held(known.identity.workspace_id):
+            with self._argon2.held((credential.kind, known.identity.workspace_id)):
                 if not self._matches(known.secret_hash, credential.secret):
                     return None
                 stale = self._hasher.check_needs_rehash(known.secret_hash)

@@ -92,6 +92,21 @@ def test_whoever_has_waited_longest_is_next(hold: Callable[..., _Holder]) -> Non
         first = holder
 
 
+def test_a_long_queue_of_one_client_keeps_another_one_waiting_for_one_holder_only(hold: Callable[..., _Holder]) -> None:
+    limit = _limit(1, 1)
+    first = hold(limit, "greedy")
+    assert first.is_in.wait(_FOREVER)
+    greedy = [hold(limit, "greedy") for _ in range(4)]
+    wait_until(lambda: _waiting(limit) == 4)
+    modest = hold(limit, "modest")
+    wait_until(lambda: _waiting(limit) == 5)
+
+    first.go()
+
+    assert modest.is_in.wait(_FOREVER)
+    assert not any(holder.is_in.is_set() for holder in greedy)
+
+
 def test_who_waits_too_long_is_told_to_come_back_and_leaves_the_queue(hold: Callable[..., _Holder]) -> None:
     limit = _limit(1, 1, seconds=0.01)
     holder = hold(limit, "a")

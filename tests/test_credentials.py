@@ -186,17 +186,24 @@ def test_when_every_argon2_turn_is_taken_the_next_key_is_told_to_come_back(hashe
     assert refusal.value.retryable
 
 
-def test_issuing_waits_for_its_turn_too_and_leaves_other_workspaces_theirs(hasher: CountingHasher) -> None:
+def test_issuing_waits_for_its_turn_too_and_leaves_one_to_what_is_to_be_proven(hasher: CountingHasher) -> None:
     credentials = Credentials((_SECRET,), argon2_runs_max=2, hasher=hasher)
+    _, text, secret_hash = credentials.mint("mt", 3)
+    before = hasher.hashes
     hasher.may_finish.clear()
 
-    with ThreadPoolExecutor(2) as pool:
-        first, other = (pool.submit(credentials.mint, "sk", workspace) for workspace in (1, 2))
-        wait_until(lambda: hasher.hashes == 2)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(credentials.mint, "sk", 3)
+        wait_until(lambda: hasher.hashes == before + 1)
         with pytest.raises(StorageUnavailable):
-            credentials.mint("sk", 1)
+            credentials.mint("sk", 4)
+        proven = pool.submit(
+            credentials.identify, _parsed(credentials, text, "mt"), lambda _: Known(secret_hash, _IDENTITY)
+        )
+        wait_until(lambda: hasher.runs == 1)
         hasher.may_finish.set()
-        assert first.result().text != other.result().text
+        assert first.result().text
+        assert proven.result() is not None
 
 
 def test_a_hash_of_other_parameters_is_replaced_when_its_key_is_proven() -> None:
@@ -217,8 +224,8 @@ def _minted(hasher: PasswordHasher) -> tuple[Credentials, str, Known]:
     return credentials, text, Known(secret_hash, _IDENTITY)
 
 
-def _parsed(credentials: Credentials, text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    credential = credentials.parse(text, "sk")
+def _parsed(credentials: Credentials, text: str, kind: Kind = "sk"):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    credential = credentials.parse(text, kind)
     assert credential is not None
     return credential
 
