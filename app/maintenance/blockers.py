@@ -10,6 +10,8 @@ from datetime import timedelta
 from typing import Final, NamedTuple, TypeVar
 
 from psycopg import errors, sql
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from app.owner import Connection
 
@@ -28,7 +30,7 @@ _HOLDERS: Final = """
     SELECT DISTINCT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)
     FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'relation' AND datname = current_database() AND pid <> pg_backend_pid() AND granted
-        AND relation IN (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name) ORDER BY pid
+        AND relation IN (SELECT to_regclass(name) FROM unnest({}) AS name) ORDER BY pid
 """
 # Vacuums of the server's own (they have no user) never look at rows with old eyes.
 _OLDER_SNAPSHOTS: Final = """
@@ -66,12 +68,18 @@ def in_short_tries(connection: Connection, tables: Sequence[str], step: Callable
                 connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(LOCK_WAIT_MILLISECONDS))
                 return step()
         except errors.LockNotAvailable as error:
-            found = _blockers(connection, _HOLDERS, list(tables))
+            found = _blockers(connection, _HOLDERS.format("%s::text[]"), list(tables))
             held = found if held is None else [each for each in held if each.pid in {now.pid for now in found}]
             tries += 1
             if tries == _TRIES:
                 raise errors.LockNotAvailable(f"{', '.join(tables)}: held by {named(held)}") from error
         time.sleep(_REST_SECONDS)
+
+
+def holders_in(session: Session, tables: Sequence[str]) -> list[Blocker]:
+    """Who holds a lock on one of `tables`, as the app's role sees it."""
+    statement = text(_HOLDERS.format("CAST(:tables AS text[])"))
+    return [Blocker(*row) for row in session.execute(statement, {"tables": list(tables)})]
 
 
 def current_transaction(connection: Connection) -> str:

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from app.maintenance.blockers import in_short_tries, named, wait_for_older_snapshots
 from app.maintenance.partitions import Partition
-from app.maintenance.purge import BATCH_ROWS, RESTS
+from app.maintenance.purge import BATCH_ROWS
 from app.maintenance.runs import Clock, Done, in_batches, never
 from app.owner import Connection, Owner
 
@@ -30,10 +30,14 @@ _log = structlog.get_logger()
 _DEFAULT: Final = sql.Identifier("events_default")
 _NEXT_DEFAULT: Final = sql.Identifier("events_default_next")
 _FORMER_DEFAULT: Final = sql.Identifier("events_default_former")
+# Shorter than a purge's: the sooner today has a partition, the less there is to copy.
+_RESTS: Final = 0.5
 _SNAPSHOTS_WAIT_SECONDS: Final = 30.0
 # An event may commit a moment after one that was received later, and so behind the last that was copied. What comes
-# even later than this is found when the former default partition is gone through.
+# even later than this is found when the former default partition is gone through. Only of what comes in just now: of a
+# day that is over, millions may lie so near to the last one, and all of them would be looked at with writers shut out.
 _LOOK_BACK: Final = timedelta(seconds=3)
+_JUST_NOW: Final = timedelta(seconds=10)
 _TICK: Final = timedelta(microseconds=1)
 _EVER: Final = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _LOWEST: Final = UUID(int=0)
@@ -63,6 +67,13 @@ _COPY: Final = sql.SQL("""
     ON CONFLICT DO NOTHING
 """)
 _LAST_COPIED: Final = sql.SQL("SELECT received_at, event_uid FROM {} ORDER BY received_at DESC, event_uid DESC LIMIT 1")
+_COLUMNS: Final = """
+    SELECT array_agg((attname, atttypid, attcollation)::text ORDER BY attnum) FROM pg_attribute
+    WHERE attrelid = {} AND attnum > 0 AND NOT attisdropped
+"""
+_HAS_COLUMNS: Final = f"""
+    SELECT ({_COLUMNS.format("'events'::regclass")}) = ({_COLUMNS.format("to_regclass(%s)")})
+"""
 # PostgreSQL cannot guess how few rows lie between two places, least of all if millions came in one moment: it would
 # look through the whole table for each slice.
 _BY_INDEX: Final = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
@@ -128,9 +139,10 @@ class _Copying:
         self._copy(connection, _Place(*until))
         return int(rows)
 
-    def copy_the_last(self, connection: Connection) -> None:
+    def copy_the_last(self, connection: Connection, now: datetime) -> None:
         """With writers shut out: also what has committed behind the last that was copied."""
-        self.after = _Place(max(self.after.received_at - _LOOK_BACK, self.begin), _LOWEST)
+        if self.after.received_at > now - _JUST_NOW:
+            self.after = _Place(max(self.after.received_at - _LOOK_BACK, self.begin), _LOWEST)
         self._copy(connection, _Place(self.end - _TICK, _HIGHEST))
 
     def _copy(self, connection: Connection, until: _Place) -> None:
@@ -140,7 +152,7 @@ class _Copying:
 
 
 def settle_stranded_events(
-    owner: Owner, *, is_over: Clock = never, batch_rows: int = BATCH_ROWS, rests: float = RESTS
+    owner: Owner, *, is_over: Clock = never, batch_rows: int = BATCH_ROWS, rests: float = _RESTS
 ) -> Done:
     """Empty the default partition into partitions of its days, today's among them; returns how many events it copied.
 
@@ -169,9 +181,11 @@ def _next(day: Partition) -> str:
 
 
 def _begin_or_go_on(connection: Connection, day: Partition) -> _Copying:
-    """The copying of a day, where an earlier run has left it."""
-    table = sql.Identifier(_next(day))
-    if not _is_there(connection, _next(day)):
+    """The copying of a day, where an earlier run has left it; anew if `events` has other columns since."""
+    name, table = _next(day), sql.Identifier(_next(day))
+    if _is_there(connection, name) and connection.execute(_HAS_COLUMNS, [name]).fetchone() != (True,):
+        connection.execute(sql.SQL("DROP TABLE {}").format(table))
+    if not _is_there(connection, name):
         key = sql.Identifier(f"{day.name}_pkey")
         connection.execute(_CREATE_DAY.format(next=table, key=key, begin=day.begin, end=day.end))
     last = connection.execute(_LAST_COPIED.format(table)).fetchone() or (day.begin, _LOWEST)
@@ -202,9 +216,10 @@ def _swap(connection: Connection, days: list[Partition], copies: list[_Copying],
         connection.execute("SELECT wall_event_partition(%s::text::regclass)", [_next(day)])
         while last.copy_slice(connection, pace.batch_rows) >= pace.batch_rows:
             pass
+    (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (_EVER[0],)
     connection.execute(_LOCK)
     for last in lasts:
-        last.copy_the_last(connection)
+        last.copy_the_last(connection, now)
     connection.execute(_CHANGE_DEFAULT)
     for day in days:
         attach = _ATTACH_DAY.format(next=sql.Identifier(_next(day)), table=day.table, bounds=day.bounds)

@@ -6,10 +6,12 @@ A missing partition stops no event: the default partition catches it, and the da
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, NamedTuple
 
-from psycopg import sql
+from psycopg import errors, sql
 from sqlalchemy import text
 
 from app.database import EVERYWHERE, Database
+from app.errors import StorageUnavailable
+from app.maintenance.blockers import holders_in, named
 from app.owner import Connection
 
 CLOSED_AFTER: Final = timedelta(hours=1)
@@ -53,11 +55,20 @@ class Partition(NamedTuple):
 
 
 def make_event_partitions(database: Database, *, first_day: date, days: int) -> int:
-    """Make the partitions of `days` days (UTC) from `first_day` on that do not exist yet; returns how many."""
-    with database.transaction(EVERYWHERE) as session:
-        made: int = session.execute(
-            text("SELECT make_event_partitions(:first_day, :days)"), {"first_day": first_day, "days": days}
-        ).scalar_one()
+    """Make the partitions of `days` days (UTC) from `first_day` on that do not exist yet; returns how many.
+
+    Raises LockNotAvailable, which names who holds the default partition, beside the errors of any transaction.
+    """
+    statement, values = text("SELECT make_event_partitions(:first_day, :days)"), {"first_day": first_day, "days": days}
+    try:
+        with database.transaction(EVERYWHERE) as session:
+            made: int = session.execute(statement, values).scalar_one()
+    except StorageUnavailable as error:
+        if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != errors.LockNotAvailable.sqlstate:
+            raise
+        with database.transaction(EVERYWHERE) as session:
+            held = holders_in(session, ["events", "events_default"])
+        raise errors.LockNotAvailable(f"events_default: held by {named(held)}") from error
     return made
 
 

@@ -136,6 +136,14 @@ class TestTakingUp:
         assert settle_stranded_events(stranded.owner) == Done(9)
         assert stranded.sql(_ROWS) == before
 
+    def test_an_upgrade_that_came_in_between_changes_nothing(self, stranded: Installation) -> None:
+        """A table that is being filled is none of those that a migration knows."""
+        settle_stranded_events(stranded.owner, batch_rows=1, is_over=lambda: True)
+        stranded.sql("ALTER TABLE events ADD COLUMN another text")
+
+        assert settle_stranded_events(stranded.owner) == Done(10)
+        assert stranded.sql("SELECT count(*) FROM events WHERE another IS NULL") == [(10,)]
+
     def test_one_that_was_cut_off_after_the_change_loses_nothing(
         self, stranded: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:

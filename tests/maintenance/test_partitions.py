@@ -93,6 +93,15 @@ def test_inserts_go_on_while_partitions_are_made(fresh: Settings, database: Data
         app.execute("INSERT INTO events SELECT 1, now(), gen_random_uuid(), 1, 1, 1, 1, 'f', 'a', 'info', now(), '{}'")
 
 
+def test_who_holds_the_default_partition_is_named(fresh: Settings, database: Database) -> None:
+    """Behind a wait for it ingest would wait too, as long as today has no partition: so the wait is short."""
+    with psycopg.connect(fresh.admin_database_url, application_name="nightly-report") as reader:
+        reader.execute("SELECT count(*) FROM events")
+        with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {reader.info.backend_pid} \(nightly-report"):
+            make_event_partitions(database, first_day=_DAY, days=2)
+    assert make_event_partitions(database, first_day=_DAY, days=2) == 2
+
+
 def test_none_is_made_beside_a_full_default_partition(fresh: Settings, database: Database) -> None:
     """PostgreSQL would look through all of it for each, with ingest shut out."""
     with psycopg.connect(fresh.admin_database_url, autocommit=True) as owner:
