@@ -39,7 +39,7 @@ except SettingsError as error:
         sys.exit(f"lariba: {unset}")
 
 from app.redis_servers import RedisClusterError, require_no_cluster
-from app.schema import SchemaBehindError, WallMissingError, require_head, require_walls
+from app.schema import EncodingError, SchemaBehindError, WallMissingError, require_head, require_utf8, require_walls
 
 if is_celery and settings:
     from app.database import Database
@@ -63,6 +63,7 @@ else:
 
 if settings and not is_operator:
     try:
+        require_utf8(engine)
         require_head(engine)
         if settings.allow_rls_bypass == "off":
             require_walls(engine)
@@ -70,7 +71,7 @@ if settings and not is_operator:
             require_no_cluster(variable_of("broker_url"), settings.broker_url)
         else:
             require_no_cluster(variable_of("redis_url"), settings.redis_url)
-    except (SchemaBehindError, WallMissingError, RedisClusterError) as error:
+    except (EncodingError, SchemaBehindError, WallMissingError, RedisClusterError) as error:
         sys.exit(f"lariba: {error}")
 
 

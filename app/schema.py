@@ -1,10 +1,12 @@
 """Brings the database's schema to head, and tells whether it is there."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -17,6 +19,10 @@ from app.config import Settings
 from app.database import unavailable
 from app.models import Base
 from app.owner import owner_engine
+
+Answer = TypeVar("Answer")
+
+_log = structlog.get_logger()
 
 # Our tables, and each of their partitions: a policy binds who asks by the name of the table.
 _OURS = """
@@ -59,6 +65,16 @@ _OPEN_PARTITIONS = text("""
     SELECT wall_event_partition(inhrelid) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = to_regclass('events') AND NOT relrowsecurity
 """)
+# No name of an encoding: in that of the database a driver might not be able to read it.
+_LOCALE = text("""
+    SELECT getdatabaseencoding() = 'UTF8' AS is_utf8, datcollversion AS recorded,
+        pg_database_collation_actual_version(oid) AS actual
+    FROM pg_database WHERE datname = current_database()
+""")
+_NOT_UTF8 = (
+    "the database in LARIBA_DATABASE_URL is not in the encoding UTF8, so it cannot hold every character of an event:"
+    " make it anew with ENCODING 'UTF8' (deploy/roles.sql)"
+)
 # Any number that nothing else locks.
 _TURN = 0x6C617269_62610001
 _TURN_PAUSE_SECONDS = 0.2
@@ -86,6 +102,10 @@ _GRANTS = {
     ),
     "SELECT": ("alembic_version", "readable_events"),
 }
+
+
+class EncodingError(Exception):
+    """The database cannot hold every character; the message is one line that says what to do."""
 
 
 class WallMissingError(Exception):
@@ -154,34 +174,44 @@ def behind(connection: Connection) -> str | None:
     return f"the schema is at {current or 'nothing'} and this code needs {head}: run `flask --app wsgi migrate`"
 
 
-def require_head(engine: Engine) -> None:
-    """Raise SchemaBehindError if the schema is behind. A database that is away is no reason not to start."""
-    try:
-        with engine.connect() as connection:
-            missing = behind(connection)
-    except SQLAlchemyError as error:
-        if unavailable(error) is None:
-            raise
+def require_utf8(engine: Engine) -> None:
+    """Raise EncodingError if the database is in another encoding.
+
+    Says in the log if the C library orders text otherwise than when the database was made. Nothing of ours relies on it
+    (migrations/versions/0016_code_points.py), but what others keep in the database may.
+    """
+    found = _ask(engine, lambda connection: connection.execute(_LOCALE).one())
+    if found is None:
         return
-    finally:
-        engine.dispose()
-    if missing:
+    if not found.is_utf8:
+        raise EncodingError(_NOT_UTF8)
+    if found.recorded != found.actual:
+        _log.warning("database_collation_changed", recorded=found.recorded, actual=found.actual)
+
+
+def require_head(engine: Engine) -> None:
+    """Raise SchemaBehindError if the schema is behind."""
+    if missing := _ask(engine, behind):
         raise SchemaBehindError(missing)
 
 
 def require_walls(engine: Engine) -> None:
-    """Raise WallMissingError if row level security does not bind the engine's role. Waits for no database either."""
+    """Raise WallMissingError if row level security does not bind the engine's role."""
+    if missing := _ask(engine, wall_missing):
+        raise WallMissingError(missing)
+
+
+def _ask(engine: Engine, question: Callable[[Connection], Answer]) -> Answer | None:
+    """The answer; None if the database is away, which is no reason not to start."""
     try:
         with engine.connect() as connection:
-            missing = wall_missing(connection)
+            return question(connection)
     except SQLAlchemyError as error:
         if unavailable(error) is None:
             raise
-        return
+        return None
     finally:
         engine.dispose()
-    if missing:
-        raise WallMissingError(missing)
 
 
 def wall_missing(connection: Connection) -> str | None:

@@ -8,7 +8,6 @@ CREATE ROLE lariba_owner LOGIN PASSWORD :'owner_password';
 GRANT pg_read_all_stats TO lariba_owner;
 -- A member of no other role: row level security binds this one, and keeps workspaces apart (docs/decisions/0011).
 CREATE ROLE lariba_app LOGIN PASSWORD :'app_password' NOSUPERUSER NOBYPASSRLS;
--- Text in the order of its code points: under any other locale an upgrade of the C library can change the order that the
--- unique indexes rely on, and doubles get in.
+-- The order of code points, as every text column of the product has it: what no upgrade of the C library changes.
 CREATE DATABASE lariba OWNER lariba_owner ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0;
 -- A role for reports sees one workspace, and is made when it is wanted: docs/operations.md.

@@ -1,5 +1,7 @@
 """The schema: up, down, up again; equal to the models; and a start that refuses one that is behind."""
 
+import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from alembic.migration import MigrationContext
 from app.config import Settings
 from app.context import EXTENSION
 from app.credentials import Credentials
+from app.database import conninfo_of
 from app.factory import create_app
 from app.models import Base
 from app.owner import owner_engine
@@ -23,6 +26,7 @@ from app.schema import SchemaBehindError, behind, downgrade, migrate, require_he
 from tests.conftest import fresh_database
 from tests.live import environment_of
 from tests.people import execute, make_tenant, rows
+from tests.servers import database_url
 
 
 @pytest.fixture(name="empty")
@@ -85,6 +89,18 @@ def test_the_migrated_schema_is_the_one_that_the_models_describe(settings: Setti
             connection, opts={"include_object": is_ours, "compare_type": True, "compare_server_default": True}
         )
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_no_text_is_compared_in_the_order_of_a_locale(settings: Settings) -> None:
+    """Which an upgrade of the C library may change, under a unique index that relies on it."""
+    with psycopg.connect(settings.admin_database_url) as owner:
+        columns = owner.execute(
+            "SELECT attrelid::regclass::text, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+            " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'i', 'I') AND attnum > 0"
+            " AND attcollation NOT IN (0, '\"C\"'::regcollation) AND NOT attisdropped"
+        ).fetchall()
+    # One row, written by alembic.
+    assert set(columns) == {("alembic_version", "version_num"), ("alembic_version_pkc", "version_num")}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +170,35 @@ class TestStart:
 
         assert ended.returncode != 0
         assert ended.stderr == f"lariba: {variable} is missing; docs/settings.md says what it holds\n"
+
+    def test_a_database_that_cannot_hold_every_character_ends_the_start_with_one_line(
+        self, server_url: str, settings: Settings, checkout: Path
+    ) -> None:
+        name = f"lariba_test_{secrets.token_hex(4)}"
+        with psycopg.connect(server_url, autocommit=True) as server:
+            server.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+            try:
+                latin = replace(settings, database_url=database_url(server_url, "postgres", name))
+                ended = _start(["-c", "import wsgi"], checkout, environment_of(latin))
+            finally:
+                server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+        assert ended.returncode != 0
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("lariba: the database in LARIBA_DATABASE_URL is not in the encoding UTF8")
+
+    def test_a_c_library_with_another_order_of_text_is_told_and_ends_nothing(
+        self, server_url: str, empty: Settings, checkout: Path
+    ) -> None:
+        migrate(empty)
+        with psycopg.connect(server_url, autocommit=True) as server:
+            name = conninfo_of(empty.database_url)["dbname"]
+            server.execute("UPDATE pg_database SET datcollversion = '0.1' WHERE datname = %s", [name])
+        ended = _start(["-c", "import wsgi"], checkout, environment_of(empty))
+
+        assert ended.returncode == 0
+        line = json.loads(ended.stderr)
+        assert (line["event"], line["recorded"]) == ("database_collation_changed", "0.1")
 
     def test_an_operator_can_migrate_a_schema_that_is_behind(self, empty: Settings, checkout: Path) -> None:
         ended = _start(["-m", "flask", "--app", "wsgi", "migrate"], checkout, environment_of(empty))

@@ -131,7 +131,8 @@ class TestEveryTable:
     ) -> None:
         alice, charlie = full
         # A whole and valid row, which policies judge before any unique key does.
-        copy = f"INSERT INTO {table} SELECT (jsonb_populate_record(NULL::{table}, %s)).*"
+        names = ", ".join(column.name for column in Base.metadata.tables[table].columns if column.computed is None)
+        copy = f"INSERT INTO {table} ({names}) SELECT {names} FROM jsonb_populate_record(NULL::{table}, %s)"
         row = _Rows(house).of(table, charlie).pop()
         for tenant in (None, alice):
             with pytest.raises(InsufficientPrivilege, match="row-level security"):

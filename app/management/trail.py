@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, func
+from sqlalchemy import ColumnElement, DateTime, Interval, Select, func, literal
 from sqlalchemy.orm import Session
 
 from app.database import Database
@@ -18,6 +18,9 @@ from app.models import AuditEntry, Project
 _ANY_VERB: Final = ".*"
 # A chunk is a few hundred kilobytes at the most and some milliseconds of the database.
 _CHUNK_ROWS: Final = 500
+# Ids come in the order of time, but for transactions that overlap, by seconds, and a clock that was set back.
+_DISORDER_MAX: Final = literal(timedelta(hours=1), Interval())
+_ID_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +68,9 @@ def visible_entries(operator: Operator) -> Select[Any]:
 
 def list_entries(database: Database, operator: Operator, only: EntryFilter, request: PageRequest) -> Page[EntryFacts]:
     """The entries that the filter lets through."""
-    query = _filtered(operator, only)
-    listing = Listing(AuditEntry, operator.workspace_id, f"audit {asdict(only)}", query, _facts)
     with database.transaction(operator.workspace_id) as session:
-        return listing.page(session, request)
+        query = _filtered(session, operator, only)
+        return Listing(AuditEntry, operator.workspace_id, f"audit {asdict(only)}", query, _facts).page(session, request)
 
 
 def read_entry(database: Database, operator: Operator, entry_id: str) -> EntryFacts:
@@ -86,15 +88,15 @@ def export_entries(
     has lost the right to read meanwhile gets no further. Raises StorageUnavailable and InvalidManagementToken, also
     between two chunks: what came before is then not the whole.
     """
-    query = _filtered(operator, only).order_by(AuditEntry.id).limit(chunk_rows)
-    newest: int | None = None
+    query: Select[Any] | None = None
     last = 0
     while True:
         with database.transaction(operator.workspace_id) as session:
             check_standing(session, operator)
-            if newest is None:
-                newest = _newest(session, operator)
-            rows = session.execute(query.where(AuditEntry.id > last, AuditEntry.id <= newest)).all()
+            if query is None:
+                until_now = AuditEntry.id <= _newest(session, operator)
+                query = _filtered(session, operator, only).where(until_now).order_by(AuditEntry.id).limit(chunk_rows)
+            rows = session.execute(query.where(AuditEntry.id > last)).all()
         if rows:
             last = rows[-1][0].id
             yield tuple(_facts(*row) for row in rows)
@@ -108,21 +110,46 @@ def _newest(session: Session, operator: Operator) -> int:
     return newest or 0
 
 
-def _filtered(operator: Operator, only: EntryFilter) -> Select[Any]:
+def _filtered(session: Session, operator: Operator, only: EntryFilter) -> Select[Any]:
     query = visible_entries(operator)
     if only.object_id is not None:
         query = query.where(AuditEntry.object_id == only.object_id)
     if only.actor is not None:
         query = query.where(AuditEntry.actor == only.actor)
     if only.action is not None and only.action.endswith(_ANY_VERB):
-        query = query.where(AuditEntry.action.startswith(only.action.removesuffix("*"), autoescape=True))
+        query = query.where(AuditEntry.object_kind == only.action.removesuffix(_ANY_VERB))
     elif only.action is not None:
         query = query.where(AuditEntry.action == only.action)
     if only.begin is not None:
-        query = query.where(AuditEntry.created_at >= only.begin)
+        first = _first_id(session, operator, only.begin)
+        query = query.where(AuditEntry.created_at >= only.begin, AuditEntry.id >= first)
     if only.end is not None:
-        query = query.where(AuditEntry.created_at < only.end)
+        last = _last_id(session, operator, only.end)
+        query = query.where(AuditEntry.created_at < only.end, AuditEntry.id <= last)
     return query
+
+
+# Pages go by ids. Without these two they would look at every entry that is newer, or older, than what is asked for; as
+# part of the same statement the planner could not tell how much they leave.
+def _first_id(session: Session, operator: Operator, begin: datetime) -> int:
+    """An id before which no entry was made since `begin`."""
+    earlier = AuditEntry.within(operator.workspace_id).where(AuditEntry.created_at < _moment(begin) - _DISORDER_MAX)
+    latest = earlier.order_by(AuditEntry.created_at.desc(), AuditEntry.id.desc()).limit(1)
+    found: int | None = session.execute(latest.with_only_columns(AuditEntry.id)).scalar()
+    return 0 if found is None else found
+
+
+def _last_id(session: Session, operator: Operator, end: datetime) -> int:
+    """An id after which no entry was made before `end`."""
+    later = AuditEntry.within(operator.workspace_id).where(AuditEntry.created_at >= _moment(end) + _DISORDER_MAX)
+    first = later.order_by(AuditEntry.created_at, AuditEntry.id).limit(1)
+    found: int | None = session.execute(first.with_only_columns(AuditEntry.id)).scalar()
+    return _ID_MAX if found is None else found
+
+
+def _moment(moment: datetime) -> ColumnElement[datetime]:
+    """For PostgreSQL to reckon with: Python's calendar ends with the year 9999, and an hour before the year 1."""
+    return literal(moment, DateTime(timezone=True))
 
 
 def _facts(entry: AuditEntry, project_id: str | None) -> EntryFacts:

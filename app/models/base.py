@@ -1,7 +1,7 @@
 """What every table shares: names of constraints, types of columns, and the door into a workspace."""
 
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from sqlalchemy import BigInteger, DateTime, Identity, MetaData, Select, Text, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -16,13 +16,17 @@ _NAMES = {
 }
 
 
+CODE_POINTS: Final = Text(collation="C")
+"""Text whose order no locale decides: what indexes rely on must not change with the C library."""
+
+
 class Base(DeclarativeBase):
     """All tables of the house."""
 
     metadata = MetaData(naming_convention=_NAMES)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         int: BigInteger,
-        str: Text,
+        str: CODE_POINTS,
         datetime: DateTime(timezone=True),
     }
 

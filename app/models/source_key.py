@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Integer, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Integer, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, WithinWorkspace
+from app.models.base import CODE_POINTS, Base, WithinWorkspace
 from app.models.source import Source
 
 
@@ -64,11 +64,11 @@ class SourceKey(WithinWorkspace, Base):
     """None: the workspace's default, and then the installation's."""
     replaces_id: Mapped[int | None] = mapped_column(unique=True)
     """The key that it was rotated from; a key has one successor at most."""
-    allowed_event_types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    allowed_event_types: Mapped[list[str] | None] = mapped_column(ARRAY(CODE_POINTS))
     """Whole types, or prefixes such as `payment.*`. None: all."""
-    allowed_origins: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    allowed_origins: Mapped[list[str] | None] = mapped_column(ARRAY(CODE_POINTS))
     """Not None makes it a browser key, whose events come from these origins and bear a type of those."""
-    allowed_networks: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    allowed_networks: Mapped[list[str] | None] = mapped_column(ARRAY(CODE_POINTS))
     """CIDR, IPv4 and IPv6. None: from everywhere."""
     first_used_at: Mapped[datetime | None]
     last_addresses: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]")
