@@ -140,6 +140,14 @@ def test_only_the_database_commits() -> None:
     assert guilty - {"app.embedded.roles"} == {"app.connections", "app.database", "app.owner"}
 
 
+def test_nothing_is_decided_by_what_postgresql_says_in_words() -> None:
+    """It says it in the server's language. Its words may be passed on; codes, names and its own tables decide."""
+    in_words = re.compile(r"\.diag\.(context|message_detail|message_hint)|\bin \(?(str\(error|error\.diag\.message)")
+    guilty = {name for name, path in _MODULES.items() if in_words.search(path.read_text())}
+
+    assert guilty == set()
+
+
 def test_only_the_entry_points_read_the_environment() -> None:
     guilty = {name for name, path in _MODULES.items() if re.search(r"os\.environ|getenv", path.read_text())}
 

@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -10,11 +13,14 @@ from flask import Flask
 from psycopg.errors import InternalError, LockNotAvailable
 
 from app import errors
+from app.config import Settings
 from app.context import Context
-from app.errors import OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
+from app.database import Database
+from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
 from app.ingest import contention
 from app.ingest.acceptance import REFUSALS
 from app.ingest.batch import acceptance as batches
+from app.ingest.committer import Committer
 from app.ingest.envelope import Receipt
 from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent
 from app.ingest.storage import Outcome, Verdict
@@ -182,6 +188,48 @@ def test_one_unanswered_among_others_is_the_only_unknown_one(
 
     wait_until(lambda: len(unanswered) + len(unsent) == 6)
     assert [type(result) for result in unanswered + unsent] == [OutcomeUnknown, *[StorageUnavailable] * 5]
+
+
+def test_while_sessions_end_at_any_moment_nothing_is_stored_that_is_said_not_to_be(
+    settings: Settings, house: Context, alice: Tenant
+) -> None:
+    """With keys that many share and one that a session holds, so that every way out is taken."""
+    database = Database(settings.database_url, pool_size=1, application_name="doomed")
+    committer = Committer(
+        database, replace(settings, storage_deadline_seconds=1.0, idempotency_wait_seconds=0.2), every_tick=lambda: None
+    )
+    results: dict[UUID, WriteResult] = {}
+    attempts = [attempt_of(alice, key=f"hot-{n % 20}" if n % 2 else None) for n in range(200)]
+    with (
+        psycopg.connect(settings.admin_database_url) as hanging,
+        psycopg.connect(settings.database_url, autocommit=True) as killer,
+    ):
+        hanging.execute(
+            "INSERT INTO idempotency_records VALUES (%s, %s, 'hot-1', '', gen_random_uuid(), 201, '', now(),"
+            " now() + interval '1 hour')",
+            [alice.project_row, alice.source_row],
+        )
+        for attempt in attempts:
+            committer.submit(identity_of(alice), attempt, partial(results.__setitem__, attempt.event_uid))
+            if len(results) % 3 == 0:
+                killer.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = 'doomed'"
+                )
+        wait_until(lambda: len(results) == len(attempts))
+        hanging.rollback()
+
+    stored = {event.event_uid for event in events_of(house, alice)}
+    not_stored = {uid for uid, result in results.items() if type(result) in {StorageUnavailable, IdempotencyInProgress}}
+    accepted = {uid for uid, result in results.items() if _is_stored(result)}
+    assert not not_stored & stored
+    assert accepted <= stored
+    assert accepted
+    database.engine.dispose()
+
+
+def _is_stored(result: WriteResult) -> bool:
+    return isinstance(result, Verdict) and result.outcome in {Outcome.STORED, Outcome.RESUMED}
 
 
 @pytest.mark.parametrize("said", [*_REFUSALS, RuntimeError])
