@@ -5,8 +5,10 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from app.clock import SKEW_MAX, Clocks, ClockSkewError
+from app.maintenance import tasks
 from app.maintenance.retention import DAYS_MAX, delete_expired_events, drop_old_partitions, first_kept_day
 from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
@@ -45,7 +47,8 @@ def _ages(installation: Installation) -> list[int]:
     return sorted((_TODAY - day).days for day in installation.days() if day <= _TODAY)
 
 
-@pytest.mark.usefixtures("alice")
+# An app, for its log.
+@pytest.mark.usefixtures("app", "alice")
 class TestWorkerWhoseClockIsOff:
     @pytest.mark.parametrize("skew", [timedelta(days=366), timedelta(days=-400), timedelta(minutes=5, seconds=1)])
     def test_it_deletes_nothing_says_so_in_a_line_and_does_all_the_rest(
@@ -71,6 +74,23 @@ class TestWorkerWhoseClockIsOff:
             drop_old_partitions(installation.owner, now=shift.deletes_by(), days=18)
 
         assert _ages(installation) == list(range(19))
+
+
+def test_a_bell_asks_both_clocks(installation: Installation, alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due, and what is kept, is told by PostgreSQL's; that nothing is deleted, by the worker's."""
+    celery, moments = Celery("tried"), iter((_NOW, _NOW + timedelta(minutes=1)))
+    tasks.register(celery, installation.database, replace(installation.settings, retention_days=5))
+
+    def ring(skew: timedelta) -> None:
+        monkeypatch.setattr(tasks, "read_clocks", lambda _: Clocks(now := next(moments), now + skew))
+        celery.tasks["maintenance.drop_old_partitions"]()
+
+    ring(timedelta(days=366))
+    (failed,) = rows(installation.house, "SELECT * FROM maintenance_tasks")
+    assert (failed.started_at, failed.failures) == (_NOW, 1)
+    assert len(_ages(installation)) == 20
+    ring(timedelta())
+    assert len(_ages(installation)) == 20 - DAYS_MAX
 
 
 @pytest.mark.usefixtures("alice")

@@ -11,7 +11,10 @@ from sqlalchemy import Row, text
 
 from app.context import Context
 from app.database import EVERYWHERE
+from app.maintenance.runs import Shift
+from app.maintenance.schedule import TASKS
 from app.maintenance.usage import fold_usage
+from app.owner import Owner
 from tests.management.operating import desk_of
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import event_for, send
@@ -86,6 +89,26 @@ def test_hourly_counts_say_what_was_accepted_and_how(client: FlaskClient, house:
 
     assert _counts(house, alice) == {"stored": 2, "replayed": 1, "duplicate": 1}
     assert rows(house, "SELECT 1 FROM usage_outbox WHERE project_id = :id", id=alice.project_row) == []
+
+
+def test_the_worker_leaves_what_may_still_be_repeated(client: FlaskClient, house: Context, alice: Tenant) -> None:
+    """In the outbox it is known which attempts have been counted."""
+    for _ in range(2):
+        send(client, alice, event_for(alice, event_id="e"))
+    (task,) = (task for task in TASKS if task.name == "fold_usage")
+
+    task.work(
+        Shift(
+            database=house.database,
+            owner=Owner(house.settings.admin_database_url),
+            settings=house.settings,
+            now=datetime.now(UTC),
+        )
+    )
+
+    left = rows(house, "SELECT outcome FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
+    assert [row.outcome for row in left] == ["duplicate"]
+    assert _counts(house, alice) == {"stored": 1}
 
 
 def test_the_key_and_the_source_show_when_they_were_last_used(
