@@ -12,11 +12,11 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from os import urandom
 
 import msgspec
 
 from app import metrics
+from app.identifiers import random_bytes
 
 SLOW_MILLISECONDS = 500
 """What took as long leaves its line in any case."""
@@ -36,7 +36,7 @@ def request_id_from(proposed: str | None) -> str:
     """The caller's X-Request-ID if it is sane, else ours."""
     if proposed and _SANE_REQUEST_ID.fullmatch(proposed):
         return proposed
-    return f"req_{urandom(16).hex()}"
+    return f"req_{random_bytes().hex()}"
 
 
 class Sampling:

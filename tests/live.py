@@ -67,11 +67,13 @@ def _limit(rate: int | None) -> str:
 
 
 @contextmanager
-def live_server(settings: Settings, checkout: Path, *, workers: int = 1, adapter: bool = True) -> Iterator[LiveServer]:
+def live_server(
+    settings: Settings, checkout: Path, *, workers: int = 1, adapter: bool = True, http: str = "1"
+) -> Iterator[LiveServer]:
     """granian with `workers` processes, ready to serve; gone with all its processes after the block."""
     port = free_port()
     interface = ["--interface", "rsgi", "--loop", "uvloop"] if adapter else ["--interface", "wsgi"]
-    command = ["-m", "granian", *interface, "--no-ws"]
+    command = ["-m", "granian", *interface, "--http", http, "--no-ws"]
     sizes = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers), "--log-level", "error"]
     command += ["--respawn-failed-workers", "--respawn-interval", "0.5", "--workers-kill-timeout", "5"]
     command += [*sizes, "wsgi:rsgi" if adapter else "wsgi:app"]

@@ -8,6 +8,8 @@ from http.client import HTTPResponse
 
 from tests.live import Answer, read
 
+_HEADERS, _SETTINGS, _END_HEADERS = 1, 4, 4
+
 
 @contextmanager
 def connected(port: int) -> Iterator[socket.socket]:
@@ -51,3 +53,23 @@ def chunk(body: bytes) -> bytes:
 
 
 LAST_CHUNK = b"0\r\n\r\n"
+
+
+def http_2_request(path: str, headers: dict[str, str]) -> bytes:
+    """The beginning of a connection of HTTP/2 and of its first stream, up to the body."""
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http_2_frame(_SETTINGS, b"", stream=0)
+    return preface + http_2_stream(1, path, headers)
+
+
+def http_2_stream(stream: int, path: str, headers: dict[str, str]) -> bytes:
+    """The beginning of a stream, without compression."""
+    named = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"} | headers
+    # RFC 7541 §6.2.2: a literal with a new name, both as they are. Lengths of less than 127 take a byte.
+    block = b"".join(
+        bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in named.items()
+    )
+    return http_2_frame(_HEADERS, block, _END_HEADERS, stream=stream)
+
+
+def http_2_frame(kind: int, payload: bytes, flags: int = 0, *, stream: int = 1) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload

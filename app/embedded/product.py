@@ -38,7 +38,7 @@ class Product:
 
     def web(self, port: int, application: str = "wsgi:rsgi", interface: str = "rsgi") -> Program:
         """Another `application` is for bench/, which compares what the same server makes of it."""
-        command = ["-m", "granian", "--interface", interface, "--loop", "uvloop", "--no-ws"]
+        command = ["-m", "granian", "--interface", interface, "--loop", "uvloop", "--http", "1", "--no-ws"]
         command += ["--host", HOST, "--port", str(port), "--workers", "2", "--backlog", "2048"]
         command += ["--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "3"]
         # Granian's backpressure counts open connections, idle ones too, not requests: with a low one, clients

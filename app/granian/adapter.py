@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
 from app import metrics
@@ -170,13 +169,13 @@ def _run(application: Application, environ: Environ) -> _Response:
     pieces = iter(chunks)
     body = bytearray()
     is_of_known_length = any(name.lower() == "content-length" for name, _ in started[0][1]) if started else False
-    for piece in pieces:
+    rest = None
+    while (piece := _next_of(pieces)) is not None:
         body += piece
         if not is_of_known_length and len(body) > PIPE_BYTES:
-            rest = _Rest(chain(pieces), chunks)
+            rest = _Rest(pieces, chunks)
             break
     else:
-        rest = None
         _close(chunks)
     status, headers = started[-1]
     return _Response(int(status[:3]), headers, bytes(body), rest)

@@ -1,12 +1,14 @@
 """/v1/audit: the trail as its readers see it, page by page and as a whole."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, IncompleteRead
 from itertools import islice
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from flask import Flask
@@ -465,6 +467,28 @@ class TestBrokenExport:
 
         assert 0 < len(entries) < 20_000
         assert json.loads(last) == {"complete": False, "entries": len(entries)}
+
+    def test_for_a_reader_that_reads_nothing_little_is_kept(
+        self, begun: HTTPConnection, live: LiveServer, house: Context, alice: Tenant
+    ) -> None:
+        """Of 85 MB: a chunk or two, beside what proving a token takes (19 MB) and what sockets hold."""
+        begun.close()
+        _fill(house, alice, 20_000, width=3_000)
+        begun.connect()
+        begun.request("GET", EXPORT, headers={"Authorization": f"Bearer {alice.token}"})
+        processes = [psutil.Process(live.process.pid), *psutil.Process(live.process.pid).children(recursive=True)]
+        before = sum(process.memory_info().rss for process in processes)
+
+        spent: deque[float] = deque(maxlen=20)
+
+        def is_at_rest() -> bool:
+            spent.append(sum(sum(process.cpu_times()[:2]) for process in processes))
+            return len(spent) == spent.maxlen and len(set(spent)) == 1
+
+        response = begun.getresponse()
+        wait_until(is_at_rest)
+        assert sum(process.memory_info().rss for process in processes) - before < 40 * 1024 * 1024
+        assert len(response.read()) > 80 * 1024 * 1024
 
     def test_the_server_goes_on(self, begun: HTTPConnection, live: LiveServer) -> None:
         begun.close()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,26 @@ from app.config import Settings
 from app.context import Context
 from tests.live import Answer, LiveServer, gunicorn_server, live_server
 from tests.people import Tenant, events_of
-from tests.raw_http import LAST_CHUNK, chunk, exchange, hang_up, head
+from tests.raw_http import (
+    LAST_CHUNK,
+    chunk,
+    connected,
+    exchange,
+    hang_up,
+    head,
+    http_2_frame,
+    http_2_request,
+    http_2_stream,
+)
 from tests.sending import PATH, event_for
+from tests.waiting import wait_until
 
 _BATCH = f"{PATH}/batch"
 _NDJSON = "Content-Type: application/x-ndjson"
 _JSON = "Content-Type: application/json"
 _CHUNKED = "Transfer-Encoding: chunked"
+# Of HTTP/2 (RFC 9113 §6).
+_DATA, _RST_STREAM, _END_STREAM = 0, 3, 1
 
 Cut = Callable[[int, bytes], object]
 
@@ -60,6 +74,27 @@ def test_a_chunked_event_that_is_cut_is_not_stored(
 
     # The server has done with the first request when it has answered a second one with its key.
     assert exchange(live.port, start + chunk(lines[1]) + LAST_CHUNK).status == 201
+    assert [event.event_id for event in events_of(house, alice)] == ["e1"]
+
+
+def test_http_2_is_not_spoken(live: LiveServer, alice: Tenant) -> None:
+    """An empty frame at the end of a whole body cannot be told from a stream that was reset."""
+    with connected(live.port) as connection:
+        connection.sendall(http_2_request(_BATCH, {"x-api-key": alice.key}))
+        assert connection.recv(65_536)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 505")
+
+
+def test_where_it_is_spoken_all_the_same_a_stream_that_is_reset_stores_nothing(
+    settings: Settings, checkout: Path, house: Context, alice: Tenant, lines: list[bytes]
+) -> None:
+    own = replace(settings, database_pool_size=8)
+    with live_server(own, checkout, http="auto") as server, connected(server.port) as connection:
+        connection.sendall(http_2_request(_BATCH, {"content-type": "application/x-ndjson", "x-api-key": alice.key}))
+        connection.sendall(http_2_frame(_DATA, lines[0]) + http_2_frame(_RST_STREAM, b"\0\0\0\x08"))
+        connection.sendall(http_2_stream(3, _BATCH, {"content-type": "application/x-ndjson", "x-api-key": alice.key}))
+        connection.sendall(http_2_frame(_DATA, lines[1], _END_STREAM, stream=3))
+        wait_until(lambda: events_of(house, alice))
+
     assert [event.event_id for event in events_of(house, alice)] == ["e1"]
 
 
