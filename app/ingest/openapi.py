@@ -36,6 +36,9 @@ _CONTENT_ENCODING: Final = {
 _HEADERS: Final = contract.headers("Idempotent-Replayed", "RateLimit", "RateLimit-Policy")
 _REFUSALS: Final = (
     errors.BadRequest,
+    errors.BodyTimeout,
+    errors.LengthRequired,
+    errors.UnsupportedTransferCoding,
     errors.InvalidSourceKey,
     errors.SourceDisabled,
     errors.WorkspaceSuspended,

@@ -153,6 +153,13 @@ def test_every_error_answer_has_its_codes_each_with_an_example(
                 assert f"`{code}`" in answer["description"]
 
 
+def test_every_error_that_has_an_example_is_one_of_some_operation(document: Described) -> None:
+    """A refusal that is made and documented nowhere would be news to whoever generates a client."""
+    told = {name for _, node in _nodes(document["paths"]) for name in node.get("examples", {})}
+
+    assert set(document["components"]["examples"]) - told == set()
+
+
 def test_every_example_fits_its_schema(document: Described, described: dict[str, Described]) -> None:
     checked = 0
     for name, operation in described.items():
@@ -223,7 +230,7 @@ def test_a_list_leads_to_what_can_be_done_with_its_first_item(described: dict[st
 
 
 def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, Described]]:
-    """Every object of the document that is no example, with its path."""
+    """Every object of the document that lies in no example, with its path."""
     if isinstance(node, dict):
         yield path, node
         for name, inner in node.items():

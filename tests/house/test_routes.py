@@ -31,6 +31,10 @@ _CAN_CONFLICT = re.compile(
     r"|POST .*/(restore|rotate)|PATCH /v1/(projects|environments|sources|keys)/.*"
 )
 _ACTS = re.compile(r"POST .*/(enable|disable|revoke|restore|rotate)")
+_WITH_A_BODY = (
+    *("bad_request", "request_timeout", "length_required", "payload_too_large", "unsupported_media_type"),
+    "unsupported_transfer_coding",
+)
 _ISSUES_A_CREDENTIAL = re.compile(r"POST (/v1/tokens|.*/sources|.*/keys|.*/rotate)")
 
 
@@ -98,7 +102,7 @@ def _refusals_of(operation: Operation) -> set[str]:
         "conflict": _CAN_CONFLICT.fullmatch(name),
         "credential_already_shown": _ISSUES_A_CREDENTIAL.fullmatch(name),
     }
-    is_of |= dict.fromkeys(("bad_request", "payload_too_large", "unsupported_media_type"), operation.method != "GET")
+    is_of |= dict.fromkeys(_WITH_A_BODY, operation.method != "GET")
     is_of |= dict.fromkeys(("idempotency_key_reused", "idempotency_in_progress"), operation.method == "POST")
     always = ("invalid_management_token", "schema_validation_failed", "rate_limit_exceeded", "storage_unavailable")
     is_of |= dict.fromkeys(always, True)

@@ -17,7 +17,14 @@ _ALWAYS: Final = (
     errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )
-_WITH_BODY: Final = (errors.BadRequest, errors.PayloadTooLarge, errors.UnsupportedMediaType)
+_WITH_BODY: Final = (
+    errors.BadRequest,
+    errors.BodyTimeout,
+    errors.LengthRequired,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.UnsupportedTransferCoding,
+)
 _ON_EVERY_ANSWER: Final = ("Cache-Control", "RateLimit", "RateLimit-Policy")
 _IF_MATCH: Final = {
     "name": "If-Match",
