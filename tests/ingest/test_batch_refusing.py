@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -44,7 +45,7 @@ class Test400:
             (b"", "character 0"),
             (b"[]", "character 0"),
             (b'{"events": [1', "character 13"),
-            (b'{"events": [1,]}', "character 14"),
+            (b'{"events": [1,]}', "character 1[34]"),  # Python 3.13 names the comma, earlier ones the bracket
             (b'{"events": [,1]}', "character 12"),
             (b'{"events": [1 2]}', "character 14"),
             (b'{"events": [1]} x', "character 16"),
@@ -65,7 +66,7 @@ class Test400:
         response = send_batch(client, alice, body, "k")
 
         assert _refused(response) == (400, "bad_request")
-        assert position in error_of(response)["message"]
+        assert re.search(rf"{position}\b", error_of(response)["message"])
 
     @pytest.mark.parametrize("form", ["a list", "lines"])
     def test_another_form_than_it_announces_is_told_what_to_send(

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +83,13 @@ def _settings(server_url: str, broker: EmbeddedRedis) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module", name="canary")
 def _canary(server_url: str, settings: Settings, checkout: Path) -> Iterator[_Canary]:
-    """Of one worker and one beat, which live through all tests of this file."""
+    """Of one worker and one beat, which live through all tests of this file but one."""
+    with _canary_of(server_url, settings, checkout) as canary:
+        yield canary
+
+
+@contextmanager
+def _canary_of(server_url: str, settings: Settings, checkout: Path) -> Iterator[_Canary]:
     with (
         holding.root_of(server_url, settings) as root,
         worker(settings, checkout, processes=2) as its_worker,
@@ -169,10 +176,13 @@ def test_a_worker_that_answers_and_consumes_nothing_is_found_out_by_the_canary(
 
 
 def test_worker_and_beat_end_when_they_are_told_to_while_the_broker_is_away(
-    canary: _Canary, broker: EmbeddedRedis
+    server_url: str, checkout: Path, tmp_path: Path
 ) -> None:
-    broker.stop()
-    for process in (canary.worker, canary.beat):
-        process.send_signal(signal.SIGTERM)
+    with EmbeddedRedis(tmp_path / "data") as broker, fresh_database(server_url) as fresh:
+        migrate(fresh)
+        with _canary_of(server_url, replace(fresh, broker_url=broker.broker_url), checkout) as canary:
+            broker.stop()
+            for process in (canary.worker, canary.beat):
+                process.send_signal(signal.SIGTERM)
 
-    assert [canary.worker.wait(_PATIENCE_SECONDS), canary.beat.wait(_PATIENCE_SECONDS)] == [0, 0]
+            assert [canary.worker.wait(_PATIENCE_SECONDS), canary.beat.wait(_PATIENCE_SECONDS)] == [0, 0]
