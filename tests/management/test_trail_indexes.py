@@ -108,6 +108,10 @@ _ALL = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
         (_OLD | {"action": "source_key.*"}, 144),
         ({"to": _iso(_BEGIN + timedelta(hours=1))}, 5),
         ({"from": _iso(_BEGIN + timedelta(minutes=10 * _ENTRIES))}, 1),
+        # Wide, and far from the end at which a walk by ids would begin.
+        ({"to": _iso(_BEGIN + timedelta(days=50))}, None),
+        ({"from": _iso(_BEGIN + timedelta(days=90))}, None),
+        ({"from": _iso(_BEGIN + timedelta(days=30)), "to": _iso(_BEGIN + timedelta(days=60))}, None),
         (_ALL, None),
         (_ALL | {"action": "nothing.seen"}, 0),
     ],
