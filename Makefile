@@ -82,7 +82,7 @@ lock: $(VENV)/check.installed ## Compile requirements/*.txt from pyproject.toml 
 
 .PHONY: clean
 clean: ## Remove what was installed and cached, but not the data in var/
-	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-* build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/python.made:
 	@test -n "$(PYTHON)" || { echo "lariba: no Python 3.11 or newer found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
