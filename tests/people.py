@@ -98,6 +98,13 @@ def source_of(house: Context, tenant: Tenant) -> Source:
         return session.scalars(Source.within(tenant.workspace_row).where(Source.id == tenant.source_row)).one()
 
 
+def limit_key(house: Context, tenant: Tenant, events_per_second: int) -> None:
+    """As its operators may; this process knows of it at once."""
+    statement = "UPDATE source_keys SET events_per_second = :limit WHERE id = :id"
+    execute(house, statement, limit=events_per_second, id=tenant.key_row)
+    house.rate_limiter.learn_overrides()
+
+
 def execute(house: Context, statement: str, **parameters: object) -> None:
     """Change the database behind the product's back."""
     with house.database.transaction(EVERYWHERE) as session:

@@ -32,7 +32,7 @@ _THREADS: Final = 64
 _PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 _PROBE_THREADS: Final = 2
 # Where requests come in company, the next ones are a moment away. Read and handed in together, they wake fewer threads
-# and make larger groups: a tenth less CPU an event (docs/decisions/0016). A producer alone waits for nobody.
+# and make larger groups: a tenth less CPU an event (docs/decisions/0019). A producer alone waits for nobody.
 _COMPANY_SECONDS: Final = 0.0003
 
 Header = tuple[str, str]

@@ -266,7 +266,7 @@ def _halves(part: dict[int, list[PendingWrite]]) -> Iterator[dict[int, list[Pend
 
 
 def _begin_again_after_fork(reference: "weakref.ref[Committer]") -> None:
-    """A forked child has none of its parent's threads, and must not answer its parent's tickets."""
+    """A forked child has none of its parent's threads, and must not answer what its parent was asked."""
 
     def begin_again() -> None:
         if (committer := reference()) is not None:

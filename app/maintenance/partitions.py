@@ -1,6 +1,7 @@
 """The daily partitions of events: made ahead of time, found again, and filled with what came without one.
 
-A missing partition stops no event: the default partition catches it, and the day is put right when it is over.
+A missing partition stops no event: the default partition catches it, and the day is made good while ingest goes on
+(default_partition.py).
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -15,7 +16,7 @@ from app.maintenance.blockers import holders_in, named
 from app.owner import Connection
 
 CLOSED_AFTER: Final = timedelta(hours=1)
-"""How long after its end a day may still get events: from a process whose clock is behind, or that was frozen."""
+"""How long after its end a day may still get events: from a statement that was frozen before its commit."""
 
 # What stands below `events`, save the default partition and what an operator has attached by hand.
 _ATTACHED: Final = """

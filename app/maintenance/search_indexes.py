@@ -1,10 +1,10 @@
 """Gives each closed day of events the indexes that searching needs, and looks through it once for good.
 
 While a day is open it has its primary key alone: each further index would be paid by every event. Built CONCURRENTLY,
-so that an event of a late clock need not wait for it. Such a build ends by waiting for every transaction that is older
-than it, whatever table that is about, and nobody waits behind it. So its waits have no short end: one that was given
-up would leave an index of no use, and an hour of building to do again. Instead it begins when none of the transactions
-of before is left.
+so that an event whose commit comes late need not wait for it. Such a build ends by waiting for every transaction that
+is older than it, whatever table that is about, and nobody waits behind it. So its waits have no short end: one that was
+given up would leave an index of no use, and an hour of building to do again. Instead it begins when none of the
+transactions of before is left.
 """
 
 from datetime import datetime
@@ -34,8 +34,6 @@ _FOUND: Final = """
     SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
     WHERE indrelid = to_regclass(%s)
 """
-
-
 # Indexes are wanted, not urgent; but a run must end before Celery ends it (app/maintenance/schedule.py).
 _BEGIN_WAIT_SECONDS: Final = 10.0
 _PATIENCE: Final = "SET lock_timeout = 0; SET statement_timeout = '25min'"

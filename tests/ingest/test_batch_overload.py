@@ -20,7 +20,7 @@ from app.errors import StorageUnavailable
 from app.ingest.routes import COUNTER
 from app.locks import exclude_workspace
 from tests.ingest.test_batch import send_batch, statuses_of
-from tests.people import Tenant, events_of, execute, issue_key, source_of
+from tests.people import Tenant, events_of, issue_key, limit_key, source_of
 from tests.sending import error_of, event_for
 
 _RECORD = text(
@@ -74,7 +74,7 @@ def test_429_for_a_batch_of_more_events_than_are_left_and_no_room_for_one_is_tol
 ) -> None:
     now = time.monotonic()
     monkeypatch.setattr(house.rate_limiter, "_clock", lambda: now)
-    _limit(house, charlie, 10)
+    limit_key(house, charlie, 10)
     assert statuses_of(send_batch(client, charlie, [event_for(charlie)] * 6)) == ["stored"] * 6
 
     refused = send_batch(client, charlie, [event_for(charlie)] * 6)
@@ -139,16 +139,6 @@ def test_a_refused_batch_gives_its_place_back(app: Flask, client: FlaskClient, a
     places_max = app.extensions[COUNTER].settings.batches_at_once_max
     for _ in range(places_max + 1):
         assert _refused(send_batch(client, alice, b"not json")) == (400, "bad_request")
-
-
-def _limit(house: Context, tenant: Tenant, events_per_second: int) -> None:
-    execute(
-        house,
-        "UPDATE source_keys SET events_per_second = :limit WHERE id = :id",
-        limit=events_per_second,
-        id=tenant.key_row,
-    )
-    house.rate_limiter.learn_overrides()
 
 
 def _refuse_to_commit(_: Session) -> None:

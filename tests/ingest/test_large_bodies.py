@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from tests.ingest.test_batch import NDJSON, send_batch, statuses_of
-from tests.people import Tenant, events_of, execute
+from tests.people import Tenant, events_of, limit_key
 from tests.sending import error_of, event_for, send
 
 _PACKED = {"Content-Encoding": "gzip"}
@@ -27,7 +27,7 @@ def _the_clock_stands(house: Context, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_event_counts_as_one_for_each_4_kib(
     client: FlaskClient, house: Context, charlie: Tenant, *, is_packed: bool
 ) -> None:
-    _limit(house, charlie, 100)
+    limit_key(house, charlie, 100)
     body = json.dumps(event_for(charlie, payload={"text": "x" * 40_000})).encode()
 
     for left in (90, 80):
@@ -39,7 +39,7 @@ def test_an_event_counts_as_one_for_each_4_kib(
 
 def test_a_bomb_of_numbers_pays_for_what_it_expands_to(app: Flask, house: Context, charlie: Tenant) -> None:
     """Seven kilobytes were 1.2 million numbers, and counted as nineteen events."""
-    _limit(house, charlie, 1_500)
+    limit_key(house, charlie, 1_500)
     client, numbers = app.test_client(), ",".join(["1e1"] * 65_000)
     event = f'{{"event_type": "a", "source_id": "{charlie.source_id}", "payload": {{"n": [{numbers}]}}}}'
     bomb = gzip.compress(f'{{"events": [{",".join([event] * 18)}]}}'.encode())
@@ -55,7 +55,7 @@ def test_a_bomb_of_numbers_pays_for_what_it_expands_to(app: Flask, house: Contex
 def test_a_batch_that_cannot_be_read_pays_for_its_size(
     app: Flask, house: Context, charlie: Tenant, body: bytes
 ) -> None:
-    _limit(house, charlie, 30)
+    limit_key(house, charlie, 30)
     client = app.test_client()
 
     assert send_batch(client, charlie, gzip.compress(body), headers=_PACKED).status_code == 400
@@ -65,7 +65,7 @@ def test_a_batch_that_cannot_be_read_pays_for_its_size(
 def test_a_batch_counts_as_its_events_or_its_size_whichever_is_more(
     app: Flask, house: Context, charlie: Tenant
 ) -> None:
-    _limit(house, charlie, 100)
+    limit_key(house, charlie, 100)
     client = app.test_client()
 
     small = send_batch(client, charlie, [event_for(charlie)] * 40, content_type=NDJSON)
@@ -77,7 +77,7 @@ def test_a_batch_counts_as_its_events_or_its_size_whichever_is_more(
 def test_one_larger_than_the_quota_is_taken_when_nothing_of_it_is_used(
     client: FlaskClient, house: Context, charlie: Tenant
 ) -> None:
-    _limit(house, charlie, 5)
+    limit_key(house, charlie, 5)
     event = event_for(charlie, payload={"text": "x" * 200_000})
 
     assert send(client, charlie, event).status_code == 201
@@ -90,7 +90,7 @@ def test_one_larger_than_the_quota_is_taken_when_nothing_of_it_is_used(
 def test_a_batch_of_many_events_of_little_is_refused_as_a_whole_and_takes_nothing(
     app: Flask, house: Context, charlie: Tenant
 ) -> None:
-    _limit(house, charlie, 10)
+    limit_key(house, charlie, 10)
     client = app.test_client()
     assert statuses_of(send_batch(client, charlie, [event_for(charlie)] * 6)) == ["stored"] * 6
 
@@ -100,13 +100,3 @@ def test_a_batch_of_many_events_of_little_is_refused_as_a_whole_and_takes_nothin
 
 def _left(response: TestResponse) -> int:
     return int(response.headers["RateLimit"].split(",")[0].split(";")[1].removeprefix("r="))
-
-
-def _limit(house: Context, tenant: Tenant, events_per_second: int) -> None:
-    execute(
-        house,
-        "UPDATE source_keys SET events_per_second = :limit WHERE id = :id",
-        limit=events_per_second,
-        id=tenant.key_row,
-    )
-    house.rate_limiter.learn_overrides()

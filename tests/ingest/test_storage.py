@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 from app.context import Context
 from app.credentials import Identity
 from app.database import EVERYWHERE
-from app.exact_json import read_object
-from app.identifiers import uuid7
-from app.ingest.envelope import Attempt, read_envelope
+from app.ingest.envelope import Attempt
 from app.ingest.storage import Outcome, Verdict, store
 from app.locks import exclude_workspace
 from app.maintenance.usage import REPEATABLE, fold_usage
+from tests.ingest.scripted_lanes import attempt_of
 from tests.people import Tenant, events_of, execute, rows
 from tests.servers import OUR_LOCKS
 from tests.waiting import wait_until
@@ -35,7 +34,7 @@ def test_a_right_is_not_taken_away_before_every_ingest_that_may_not_have_seen_it
 
     with ThreadPoolExecutor(1) as pool:
         with house.database.transaction(EVERYWHERE) as session:
-            assert _store(session, alice, _attempt(alice))[0].outcome is Outcome.STORED
+            assert _store(session, alice, attempt_of(alice))[0].outcome is Outcome.STORED
             revocation = pool.submit(revoke)
             wait_until(lambda: rows(house, _WAITING_FOR_ADVISORY_LOCK))
             assert not revocation.done()
@@ -47,7 +46,7 @@ def test_a_right_is_not_taken_away_before_every_ingest_that_may_not_have_seen_it
 def test_an_ingest_that_meets_a_revocation_waits_and_then_sees_it(house: Context, alice: Tenant) -> None:
     def ingest() -> Outcome:
         with house.database.transaction(EVERYWHERE) as session:
-            return _store(session, alice, _attempt(alice))[0].outcome
+            return _store(session, alice, attempt_of(alice))[0].outcome
 
     with ThreadPoolExecutor(1) as pool:
         with house.database.transaction(EVERYWHERE) as session:
@@ -64,7 +63,7 @@ def test_a_workspace_under_change_holds_up_no_other_workspace(house: Context, al
     with house.database.transaction(EVERYWHERE) as session:
         exclude_workspace(session, alice.workspace_row)
         with house.database.transaction(EVERYWHERE) as other:
-            assert _store(other, charlie, _attempt(charlie))[0].outcome is Outcome.STORED
+            assert _store(other, charlie, attempt_of(charlie))[0].outcome is Outcome.STORED
 
 
 @pytest.mark.parametrize("claim", [{"event_id": "e"}, {"key": "k"}])
@@ -73,11 +72,11 @@ def test_whoever_loses_a_race_for_a_claim_is_told_how_it_ended_and_writes_nothin
 ) -> None:
     def lose() -> Outcome:
         with house.database.transaction(EVERYWHERE) as session:
-            return _store(session, alice, _attempt(alice, **claim))[0].outcome
+            return _store(session, alice, attempt_of(alice, **claim))[0].outcome
 
     with ThreadPoolExecutor(1) as pool:
         with house.database.transaction(EVERYWHERE) as session:
-            assert _store(session, alice, _attempt(alice, **claim))[0].outcome is Outcome.STORED
+            assert _store(session, alice, attempt_of(alice, **claim))[0].outcome is Outcome.STORED
             loser = pool.submit(lose)
             wait_until(lambda: rows(house, _WAITING_FOR_A_ROW))
         assert loser.result() is (Outcome.REPLAYED if "key" in claim else Outcome.DUPLICATE)
@@ -86,13 +85,13 @@ def test_whoever_loses_a_race_for_a_claim_is_told_how_it_ended_and_writes_nothin
 
 def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice: Tenant) -> None:
     with house.database.transaction(EVERYWHERE) as session:
-        _store(session, alice, _attempt(alice, event_id="known"))
+        _store(session, alice, attempt_of(alice, event_id="known"))
     group = [
-        _attempt(alice, event_id="z", key="kz"),
-        _attempt(alice, source_id="src_other"),
-        _attempt(alice, event_id="known"),
-        _attempt(alice, event_id="a", key="ka"),
-        _attempt(alice, event_id="known", payload='{"n": 2}'),
+        attempt_of(alice, event_id="z", key="kz"),
+        attempt_of(alice, source_id="src_other"),
+        attempt_of(alice, event_id="known"),
+        attempt_of(alice, event_id="a", key="ka"),
+        attempt_of(alice, event_id="known", payload='{"n": 2}'),
     ]
 
     with house.database.transaction(EVERYWHERE) as session:
@@ -116,7 +115,7 @@ class TestReceipt:
     ) -> None:
         def ingest() -> Outcome:
             with house.database.transaction(EVERYWHERE) as session:
-                return _store(session, alice, _attempt(alice, key="k"))[0].outcome
+                return _store(session, alice, attempt_of(alice, key="k"))[0].outcome
 
         with ThreadPoolExecutor(1) as pool:
             with house.database.transaction(EVERYWHERE) as session:
@@ -132,7 +131,7 @@ class TestReceipt:
         assert (record.created_at, record.expires_at) == (event.received_at, event.received_at + timedelta(hours=1))
 
     def test_an_attempt_that_is_repeated_later_is_recognised_by_its_uid(self, house: Context, alice: Tenant) -> None:
-        attempt = _attempt(alice, key="k")
+        attempt = attempt_of(alice, key="k")
         outcomes = []
         for _ in range(2):
             with house.database.transaction(EVERYWHERE) as session:
@@ -148,7 +147,7 @@ class TestReceipt:
         execute(house, f"{expire} WHERE id = :id", id=alice.key_row)
 
         with house.database.transaction(EVERYWHERE) as session:
-            assert _store(session, alice, _attempt(alice))[0].outcome is Outcome.INVALID_SOURCE_KEY
+            assert _store(session, alice, attempt_of(alice))[0].outcome is Outcome.INVALID_SOURCE_KEY
 
 
 class TestHeld:
@@ -157,7 +156,7 @@ class TestHeld:
     def test_attempts_of_a_workspace_under_change_come_back_and_all_others_are_stored(
         self, house: Context, alice: Tenant, charlie: Tenant
     ) -> None:
-        group = [(alice, _attempt(alice, key="k")), (charlie, _attempt(charlie)), (alice, _attempt(alice))]
+        group = [(alice, attempt_of(alice, key="k")), (charlie, attempt_of(charlie)), (alice, attempt_of(alice))]
 
         with house.database.transaction(EVERYWHERE) as change:
             exclude_workspace(change, alice.workspace_row)
@@ -172,7 +171,7 @@ class TestHeld:
     def test_what_an_attempt_has_stored_before_counts_though_its_workspace_is_held(
         self, house: Context, alice: Tenant
     ) -> None:
-        attempt = _attempt(alice, key="k")
+        attempt = attempt_of(alice, key="k")
         with house.database.transaction(EVERYWHERE) as session:
             _store(session, alice, attempt)
 
@@ -183,7 +182,7 @@ class TestHeld:
 
     def test_without_a_change_nothing_is_held(self, house: Context, alice: Tenant, charlie: Tenant) -> None:
         with house.database.transaction(EVERYWHERE) as session:
-            outcomes = _store_for(session, [(alice, _attempt(alice)), (charlie, _attempt(charlie))], waits=False)
+            outcomes = _store_for(session, [(alice, attempt_of(alice)), (charlie, attempt_of(charlie))], waits=False)
 
         assert outcomes == [Outcome.STORED, Outcome.STORED]
 
@@ -198,8 +197,8 @@ class TestUsageOfWhatIsRepeated:
             {"event_id": f"e{n}"} | ({"key": f"k{n}"} if request.param is Outcome.REPLAYED else {}) for n in range(3)
         ]
         with house.database.transaction(EVERYWHERE) as session:
-            _store(session, alice, *(_attempt(alice, **named) for named in names))
-        return [_attempt(alice, **named) for named in names]
+            _store(session, alice, *(attempt_of(alice, **named) for named in names))
+        return [attempt_of(alice, **named) for named in names]
 
     def test_repeated_in_other_company_and_after_a_fold(
         self, house: Context, alice: Tenant, group: list[Attempt]
@@ -266,21 +265,6 @@ _COUNTED = """
 """
 _WAITING_FOR_ADVISORY_LOCK = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted"
 _WAITING_FOR_A_ROW = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'transactionid' AND NOT granted"
-
-
-def _attempt(
-    tenant: Tenant,
-    *,
-    event_id: str | None = None,
-    key: str | None = None,
-    source_id: str | None = None,
-    payload: str = "{}",
-) -> Attempt:
-    named = f'"event_id": "{event_id}", ' if event_id else ""
-    source = source_id or tenant.source_id
-    body = f'{{{named}"event_type": "a", "source_id": "{source}", "payload": {payload}}}'
-    envelope = read_envelope(read_object(body.encode()))
-    return Attempt(envelope=envelope, idempotency_key=key, event_uid=uuid7())
 
 
 def _counted(house: Context, tenant: Tenant) -> int:

@@ -19,7 +19,7 @@ from app.locks import workspace_lock
 
 _BEGIN: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock_shared(%s)"
 _BEGIN_ALONE: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock(%s)"
-# What is asked of each event (migrations/versions/0012_database_clock.py), but for what only the event itself tells.
+# What is asked of each event (migrations/versions/0015_timestamp_policy.py), but for what only the event itself tells.
 _JUDGE: Final = """
     SELECT coalesce(refusal, refuse_place(allowed_origins, allowed_networks, %s, %s))
     FROM judge_callers_3(%s::jsonb, statement_timestamp(), NULL)
