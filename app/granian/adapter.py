@@ -20,20 +20,18 @@ from app.config import Settings
 from app.credentials import Credentials
 from app.errors import Refusal
 from app.granian.bodies import SMALL_BYTES, BodyReader
-from app.granian.environ import Environ, Scope, environ_of
+from app.granian.environ import Environ, Scope, complete, environ_of
 from app.granian.streaming import PIPE_BYTES, stream
 from app.http_rules import forget_upgrade
 from app.ingest.door import Application, Door, Expected
 from app.ingest.pending_write import WriteResult
 
-# The application waits for PostgreSQL on them, and the pool of connections is smaller.
-_THREADS: Final = 64
+# The application waits on them: for PostgreSQL, for a connection to it, for argon2. Some dozens may do so for one
+# workspace.
+_THREADS: Final = 128
 # Whoever asks whether the process lives must hear it also when all threads wait.
 _PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 _PROBE_THREADS: Final = 2
-# Where requests come in company, the next ones are a moment away. Read and handed in together, they wake fewer threads
-# and make larger groups: a tenth less CPU an event (docs/decisions/0019). A producer alone waits for nobody.
-_COMPANY_SECONDS: Final = 0.0003
 
 Header = tuple[str, str]
 Result = TypeVar("Result")
@@ -58,7 +56,7 @@ class GranianAdapter:
         self._loop = loop
         self._threads = ThreadPoolExecutor(_THREADS, "application")
         self._probe_threads = ThreadPoolExecutor(_PROBE_THREADS, "probes")
-        self._decided = _Handover(loop)
+        self._settled = _Handover(loop)
         self._under_way = 0
         self._company: asyncio.Future[None] | None = None
         metrics.GRANIAN_ADAPTERS.set(1)
@@ -76,6 +74,7 @@ class GranianAdapter:
                 return
         else:
             await self._bodies.read_into(environ, protocol)
+        complete(environ, scope)
         await self._answer_by_application(environ, protocol)
 
     async def _is_answered_by_door(self, environ: Environ, expected: Expected, protocol: Any) -> bool:
@@ -89,28 +88,34 @@ class GranianAdapter:
             body = await self._bodies.read_small(begun, expected.identity.workspace_id)
             if (visit := self._door.visit(environ, expected, body)) is None:
                 return False
-            decided: asyncio.Future[WriteResult] = self._loop.create_future()
-            self._door.submit(visit, partial(self._decided.put, decided))
-            if (answer := self._door.answer(environ, visit, await decided)) is None:
-                return False
-            protocol.response_bytes(*answer)
+            is_answered: asyncio.Future[bool] = self._loop.create_future()
+
+            def settle(decision: WriteResult) -> None:
+                # On the committer's thread, before it gathers the next group: what these clients send next joins it.
+                answer = self._door.answer(environ, visit, decision)
+                if answer is not None:
+                    protocol.response_bytes(*answer)
+                self._settled.put(is_answered, answer is not None)
+
+            self._door.submit(visit, settle)
+            return await is_answered
         except Refusal as refusal:
             environ[BODY_REFUSAL] = refusal
             return False
         finally:
             self._under_way -= 1
-        return True
 
     def _join_company(self) -> "asyncio.Future[None]":
-        """All that come in one moment go on together."""
+        """All that come in one moment go on together: with their bodies, and into one group of the committer's."""
         if self._company is None:
             self._company = self._loop.create_future()
             self._loop.call_soon(self._end_company)
         return self._company
 
     def _end_company(self) -> None:
-        # Blocks the loop on purpose: the interpreter is free for granian, which brings the bodies meanwhile.
-        time.sleep(_COMPANY_SECONDS)
+        # Lets the interpreter go: granian brings the bodies meanwhile, and need not wake the loop for each. To wait
+        # here costs more than it saves (docs/decisions/0019).
+        time.sleep(0)
         company, self._company = self._company, None
         if company is not None:
             company.set_result(None)

@@ -52,8 +52,12 @@ class BodyReader:
 
     async def read_small(self, begun: Awaitable[bytes], owner: Hashable) -> bytes:
         """What `begun` (a call of the protocol) brings. Raises a Refusal."""
-        if asyncio.isfuture(begun) and begun.done():
-            return await _of_whole(begun)  # nearly always
+        if asyncio.isfuture(begun) and begun.done():  # nearly always
+            try:
+                body: bytes = await begun
+            except ProtocolClosed:
+                raise BadRequest(ENDED_EARLY) from None
+            return body
         with self._limiter.reading(owner):
             return await self._in_time(lambda: _of_whole(begun), self._settings.body_seconds)
 

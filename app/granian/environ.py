@@ -48,16 +48,14 @@ class Scope(Protocol):
 
 
 def environ_of(scope: Scope) -> Environ:
-    """The WSGI environment of `scope`, but for `wsgi.input`."""
-    environ = _ALWAYS | {
+    """What of a WSGI environment tells of the request; complete() adds the rest, for an application."""
+    environ: Environ = {
         "REQUEST_METHOD": scope.method,
         "PATH_INFO": _latin(scope.path),
         "QUERY_STRING": scope.query_string,
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
         "REMOTE_ADDR": _host_of(scope.client),
-        "wsgi.url_scheme": scope.scheme,
     }
-    environ["SERVER_NAME"], environ["SERVER_PORT"] = _server_of(scope.server)
     headers = scope.headers
     seen = headers.items()
     for name, value in seen:
@@ -70,6 +68,13 @@ def environ_of(scope: Scope) -> Environ:
     if "HTTP_HOST" not in environ and scope.authority is not None:
         environ["HTTP_HOST"] = scope.authority  # HTTP/2 has it there
     return environ
+
+
+def complete(environ: Environ, scope: Scope) -> None:
+    """Add what WSGI wants and no request says."""
+    environ.update(_ALWAYS)
+    environ["wsgi.url_scheme"] = scope.scheme
+    environ["SERVER_NAME"], environ["SERVER_PORT"] = _server_of(scope.server)
 
 
 def _latin(text: str) -> str:

@@ -81,9 +81,12 @@ class Door:
         self._counter = counter
         self._lines = lines
         self.is_open = counter.settings.door == "on"
+        self._is_server_known = False
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI has it: the thread waits for the commit."""
+        if not self._is_server_known:
+            self._look_at_server(environ)
         forget_upgrade(environ)
         visit = None
         if (expected := self.expects(environ)) is not None and (body := self._read(environ, expected)) is not None:
@@ -100,6 +103,15 @@ class Door:
         status, headers, body = answer
         start_response(_REASONS[status], headers)
         return [body]
+
+    def _look_at_server(self, environ: Environ) -> None:
+        """Say once what a server cannot keep (docs/operations.md)."""
+        self._is_server_known = True
+        if environ.get("SERVER_SOFTWARE") == "Granian":
+            _log.warning(
+                "granian_without_adapter",
+                hint="Start it with --interface rsgi wsgi:rsgi. Its WSGI takes X_API_Key for X-API-Key.",
+            )
 
     def expects(self, environ: Environ) -> Expected | None:
         """What the body of a common request should be; None if the request is not common, as far as its head tells."""

@@ -144,9 +144,14 @@ def test_gunicorn_stores_nothing_of_what_was_cut(
 
 
 def test_granian_without_the_adapter_takes_a_length_and_no_chunks(
-    settings: Settings, checkout: Path, house: Context, alice: Tenant, lines: list[bytes]
+    settings: Settings,
+    checkout: Path,
+    house: Context,
+    alice: Tenant,
+    lines: list[bytes],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Its WSGI ends a body that was cut as if it were whole."""
+    """Its WSGI ends a body that was cut as if it were whole, and it says once that the adapter is missing."""
     key = f"X-API-Key: {alice.key}"
     with live_server(settings, checkout, adapter=False) as server:
         answer = exchange(server.port, head("POST", _BATCH, key, _NDJSON, _CHUNKED), chunk(lines[0]), LAST_CHUNK)
@@ -159,6 +164,7 @@ def test_granian_without_the_adapter_takes_a_length_and_no_chunks(
         )
 
     assert [event.event_id for event in events_of(house, alice)] == ["e1"]
+    assert capfd.readouterr().err.count("granian_without_adapter") == 1
 
 
 def _code(answer: Answer) -> str:
