@@ -22,12 +22,13 @@ from app.errors import Refusal
 from app.granian.bodies import SMALL_BYTES, BodyReader
 from app.granian.environ import Environ, Scope, complete, environ_of
 from app.granian.streaming import PIPE_BYTES, stream
+from app.granian.threads import SharedThreads
 from app.http_rules import forget_upgrade
 from app.ingest.door import Application, Door, Expected
 from app.ingest.pending_write import WriteResult
 
 # The application waits on them: for PostgreSQL, for a connection to it, for argon2. Some dozens may do so for one
-# workspace.
+# workspace, which gets half of them at the most.
 _THREADS: Final = 128
 # Whoever asks whether the process lives must hear it also when all threads wait.
 _PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
@@ -54,7 +55,7 @@ class GranianAdapter:
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._threads = ThreadPoolExecutor(_THREADS, "application")
+        self._threads = SharedThreads(_THREADS, "application")
         self._probe_threads = ThreadPoolExecutor(_PROBE_THREADS, "probes")
         self._settled = _Handover(loop)
         self._under_way = 0
@@ -62,8 +63,8 @@ class GranianAdapter:
         metrics.GRANIAN_ADAPTERS.set(1)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
-        for threads in (self._threads, self._probe_threads):
-            threads.shutdown(wait=False)
+        self._threads.shutdown()
+        self._probe_threads.shutdown(wait=False)
 
     async def __rsgi__(self, scope: Scope, protocol: Any) -> None:
         environ = environ_of(scope)
@@ -121,12 +122,15 @@ class GranianAdapter:
             company.set_result(None)
 
     async def _answer_by_application(self, environ: Environ, protocol: Any) -> None:
-        threads = self._probe_threads if environ["PATH_INFO"] in _PROBES else self._threads
+        is_probe = environ["PATH_INFO"] in _PROBES
+        owner = None if is_probe else self._bodies.owner_of(environ)
         # What the application binds to its request goes along from one thread to the next.
         context = contextvars.copy_context()
 
         def run(step: Callable[[], Result]) -> Awaitable[Result]:
-            return self._loop.run_in_executor(threads, partial(context.run, step))
+            if is_probe:
+                return self._loop.run_in_executor(self._probe_threads, partial(context.run, step))
+            return self._threads.run(owner, partial(context.run, step))
 
         response = await run(partial(_run, self._door.application, environ))
         if response.more is None:

@@ -74,7 +74,7 @@ class BodyReader:
             environ[BODY_REFUSAL] = refusal
 
     async def _read(self, environ: Environ, protocol: Protocol_, length: int | None) -> bytes:
-        owner = self._owner_of(environ)
+        owner = self.owner_of(environ)
         bytes_max = self._bytes_max(environ) if owner is not None else SMALL_BYTES
         with self._limiter.reading(owner):
             if length is not None and length <= min(bytes_max, SMALL_BYTES):
@@ -134,9 +134,10 @@ class BodyReader:
         is_batch = environ["PATH_INFO"] == _BATCH_PATH
         return self._settings.batch_bytes_max if is_batch else self._settings.request_bytes_max
 
-    def _owner_of(self, environ: Environ) -> Hashable | None:
-        """Whose body it is: the workspace of a credential that this process knows, else the credential; None if none
-        of ours is shown. Looks into memory alone.
+    def owner_of(self, environ: Environ) -> Hashable | None:
+        """Whose request it is: the workspace of a credential that this process knows, else the credential.
+
+        None if none of ours is shown. Looks into memory alone.
         """
         scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         key = environ.get("HTTP_X_API_KEY") or next(iter(parse_qs(environ["QUERY_STRING"]).get("key", ())), "")

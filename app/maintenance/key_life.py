@@ -18,11 +18,11 @@ from app.maintenance.runs import Clock, Done, in_batches, never
 # Short transactions: they hold the rows' locks for some milliseconds.
 _BATCH_ROWS: Final = 500
 
-# By ix_…_unmarked. Due by both clocks: a worker whose clock is ahead marks nothing that PostgreSQL, which judges every
-# use, does not take for over; one whose clock is behind marks late. SKIP LOCKED: workers share the work, and what an
-# operator is just changing is left for the next run, so a run waits for nobody and can deadlock with nobody. A row is
-# locked as it is then: what was revoked or prolonged a moment ago is not due any more. `updated_at` stays where it is:
-# no operator has changed anything, and no If-Match should fail for it.
+# By ix_…_unmarked. Whatever moment a run is given, it marks nothing that PostgreSQL, which judges every use, does not
+# take for over. SKIP LOCKED: workers share the work, and what an operator is just changing is left for the next run, so
+# a run waits for nobody and can deadlock with nobody. A row is locked as it is then: what was revoked or prolonged a
+# moment ago is not due any more. `updated_at` stays where it is: no operator has changed anything, and no If-Match
+# should fail for it.
 _MARK: Final = """
     WITH due AS (
         SELECT id, expired_at FROM {table}

@@ -79,7 +79,7 @@ def test_one_that_was_cut_off_is_built_anew(two_days: Installation) -> None:
     assert name in _indexed(two_days)
 
 
-def test_an_event_of_a_late_clock_is_stored_while_they_are_built(two_days: Installation) -> None:
+def test_an_event_of_a_closed_day_is_stored_while_they_are_built(two_days: Installation) -> None:
     """A writer that has not committed makes the build wait, and not the other way round."""
     late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
     stored = []

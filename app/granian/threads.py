@@ -1,0 +1,72 @@
+"""Shares the threads of the application out: workspaces take turns at them, and none holds all.
+
+What holds a thread waits: for PostgreSQL, for a commit, for its turn among batches. Given to a pool in the order in
+which they come, a few hundred such requests of one workspace would keep those of all others waiting for seconds.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+class SharedThreads:
+    """A pool for one event loop; all but what runs on its threads is called on the loop."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(number, name)
+        self._free = number
+        self._held: Counter[Hashable] = Counter()
+        self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        """By owner; the next turn is the first one's."""
+
+    def shutdown(self) -> None:
+        self._pool.shutdown(wait=False)
+
+    async def run(self, owner: Hashable, step: Callable[[], Result]) -> Result:
+        """`step` on a thread, as soon as one is free for `owner`."""
+        await self._take(owner)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, step)
+        finally:
+            self._give_back(owner)
+
+    async def _take(self, owner: Hashable) -> None:
+        # Whoever waits may hold none now: of that, _give_back() has made sure. So nobody is overtaken here.
+        if self._may_hold(owner):
+            self._hold(owner)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it came in that very moment
+                self._give_back(owner)
+            raise
+
+    def _give_back(self, owner: Hashable) -> None:
+        self._free += 1
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
+        for other, turns in list(self._waiting.items()):
+            while turns and turns[0].done():  # given up
+                turns.popleft()
+            if turns and self._may_hold(other):
+                self._hold(other)
+                turns.popleft().set_result(None)
+                self._waiting.move_to_end(other)
+            if not turns:
+                del self._waiting[other]
+
+    def _may_hold(self, owner: Hashable) -> bool:
+        """As many as are still free, as of what waits for the committer (app/ingest/shares.py): half for one alone."""
+        return self._held[owner] < self._free
+
+    def _hold(self, owner: Hashable) -> None:
+        self._free -= 1
+        self._held[owner] += 1

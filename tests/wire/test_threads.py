@@ -1,0 +1,114 @@
+"""A workspace whose requests wait keeps no other one's waiting for a thread."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+
+from app.config import Settings
+from app.granian.threads import SharedThreads
+from app.locks import workspace_lock
+from tests.live import LiveServer
+from tests.people import Tenant
+from tests.sending import PATH, event_for
+from tests.waiting import wait_until
+
+_SENDERS = 256
+# Those that wait for a place among batches do so for a second. The machine may be busy.
+_SECONDS_MAX = 1.5
+
+
+def _send_batch(server: LiveServer, tenant: Tenant) -> int:
+    body = json.dumps({"events": [event_for(tenant)]}).encode()
+    headers = {"X-API-Key": tenant.key, "Content-Type": "application/json"}
+    return server.request("POST", f"{PATH}/batch", body, headers).status
+
+
+def test_batches_that_wait_keep_no_other_workspace_waiting(
+    live: LiveServer, settings: Settings, alice: Tenant, charlie: Tenant
+) -> None:
+    # Their keys are known from here on.
+    assert {_send_batch(live, tenant) for tenant in (alice, charlie)} == {200}
+    with ThreadPoolExecutor(_SENDERS) as senders, psycopg.connect(settings.admin_database_url) as session:
+        session.execute("SELECT pg_advisory_xact_lock(%s)", [workspace_lock(alice.workspace_row)])
+        waiting = [senders.submit(_send_batch, live, alice) for _ in range(_SENDERS)]
+        wait_until(lambda: any(each.done() for each in waiting))
+        began = time.monotonic()
+        assert _send_batch(live, charlie) == 200
+        assert live.request("GET", "/v1/projects", headers=charlie.bearer).status == 200
+        assert time.monotonic() - began < _SECONDS_MAX
+        assert not all(each.done() for each in waiting)
+        session.rollback()
+
+
+class TestSharedThreads:
+    """Eight of them; what runs on one stays until it is let go."""
+
+    def test_one_alone_gets_half_and_there_is_one_for_whoever_comes(self) -> None:
+        async def meet() -> None:
+            house = _House(8)
+            alice = [house.visit("alice") for _ in range(20)]
+            await house.until_running(["alice"] * 4)
+            charlie = house.visit("charlie")
+            await house.until_running(["alice"] * 4 + ["charlie"])
+            house.let_go()
+            await asyncio.gather(*alice, charlie)
+            assert len(house.came) == 21
+
+        asyncio.run(meet())
+
+    def test_they_take_turns(self) -> None:
+        async def meet() -> None:
+            house = _House(1)
+            first = house.visit("alice")
+            await house.until_running(["alice"])
+            others = [house.visit(owner) for owner in ("alice", "alice", "charlie")]
+            await asyncio.sleep(0)
+            house.let_go()
+            await asyncio.gather(first, *others)
+            assert house.came.index("charlie") == 2
+
+        asyncio.run(meet())
+
+    def test_whoever_gives_up_keeps_none(self) -> None:
+        async def meet() -> None:
+            house = _House(1)
+            first = house.visit("alice")
+            await house.until_running(["alice"])
+            gone, last = house.visit("alice"), house.visit("charlie")
+            await asyncio.sleep(0)
+            gone.cancel()
+            house.let_go()
+            await asyncio.gather(first, last)
+            assert house.came == ["alice", "charlie"]
+            await house.visit("alice")
+
+        asyncio.run(meet())
+
+
+class _House:
+    def __init__(self, number: int) -> None:
+        self._threads = SharedThreads(number, "tried")
+        self._open = threading.Event()
+        self.came: list[Hashable] = []
+
+    def visit(self, owner: str) -> "asyncio.Task[None]":
+        def stay() -> None:
+            self.came.append(owner)
+            self._open.wait(30)
+
+        return asyncio.get_running_loop().create_task(self._threads.run(owner, stay))
+
+    async def until_running(self, owners: list[str]) -> None:
+        for _ in range(3_000):
+            if sorted(map(str, self.came)) == owners:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(self.came)
+
+    def let_go(self) -> None:
+        self._open.set()
