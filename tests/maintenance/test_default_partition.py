@@ -61,8 +61,8 @@ def test_each_of_its_days_gets_a_partition_and_nothing_stays(stranded: Installat
 
 def test_what_it_leaves_is_like_any_other_partition(stranded: Installation) -> None:
     looks = (
-        "SELECT (SELECT array_agg(conname::text || pg_get_constraintdef(oid) ORDER BY 1) FROM pg_constraint"
-        "        WHERE conrelid = to_regclass(%(name)s)),"
+        "SELECT (SELECT array_agg(conname::text || pg_get_constraintdef(oid) ORDER BY pg_get_constraintdef(oid))"
+        "        FROM pg_constraint WHERE conrelid = to_regclass(%(name)s)),"
         " (SELECT array_agg(polname::text || polroles::text || pg_get_expr(polqual, polrelid)) FROM pg_policy"
         "  WHERE polrelid = to_regclass(%(name)s)),"
         " (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(%(name)s))"
