@@ -7,7 +7,7 @@ every exchange with PostgreSQL through `write_group`, which notes what PostgreSQ
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 import structlog
@@ -20,6 +20,9 @@ from app.ingest.envelope import Attempt
 from app.ingest.storage import Outcome, Verdict, store
 
 _log = structlog.get_logger()
+
+# What may have become true since an earlier try, which is still being committed: these depend on the moment of receipt.
+_BY_THE_CLOCK: Final = frozenset((Outcome.INVALID_SOURCE_KEY, Outcome.TIMESTAMP_OUT_OF_RANGE))
 
 WriteResult = Verdict | Exception
 """What became of an attempt: the verdict, or why there is none (a Refusal, or a fault of ours)."""
@@ -60,6 +63,7 @@ class PendingWrite:
     @property
     def may_be_stored(self) -> bool:
         """Whether PostgreSQL has heard of it and not said what became of it."""
+        # In this order: a try that ends just now sets the second mark before it takes the first one away.
         return self._is_under_way or self._is_unanswered
 
     @property
@@ -94,7 +98,7 @@ class PendingWrite:
             callback = self._callbacks.pop()
         except IndexError:
             return
-        if (self._is_unanswered or self._is_under_way) and not self._is_certain(result):
+        if self.may_be_stored and not self._is_certain(result):
             unknown = OutcomeUnknown()
             unknown.__cause__ = result if isinstance(result, Exception) else None
             result = unknown
@@ -107,12 +111,12 @@ class PendingWrite:
     def _is_certain(self, result: WriteResult) -> bool:
         """Whether `result` is what became of it, although an earlier try of it may have been committed.
 
-        What PostgreSQL says of it now is, but for one thing: that its key is not valid may have become true since, by
-        the clock, while the earlier commit was still under way. All other rights are taken away behind the barrier,
-        when that has come to its end. And no try can have stored what PostgreSQL cannot keep.
+        What PostgreSQL says of it now is, but for what it says by its clock: that its key has expired or its timestamp
+        is too old may have become true while the earlier commit was still under way. All other rights are taken away
+        behind the barrier, when that has come to its end. And no try can have stored what PostgreSQL cannot keep.
         """
         if isinstance(result, Verdict):
-            return not self._is_unanswered or result.outcome is not Outcome.INVALID_SOURCE_KEY
+            return not self._is_unanswered or result.outcome not in _BY_THE_CLOCK
         return isinstance(result, SchemaValidationFailed)
 
 

@@ -64,7 +64,7 @@ class TestOne:
 
     @pytest.mark.parametrize("outcome", [each for each in Outcome if each not in {Outcome.HELD, Outcome.RACED}])
     def test_hears_its_outcome(self, alice: Tenant, outcome: Outcome) -> None:
-        """Not that its key is invalid: it may have expired since, while the first try was still being committed."""
+        """Not what is so by the clock: it may be so only since, while the first try was still being committed."""
         write, results = _pending(alice)
         write.begin_try()
         write.end_try(is_answered=False)
@@ -72,7 +72,7 @@ class TestOne:
 
         write.resolve(verdict := Verdict(outcome, Receipt(201, "")))
 
-        if outcome is Outcome.INVALID_SOURCE_KEY:
+        if outcome in {Outcome.INVALID_SOURCE_KEY, Outcome.TIMESTAMP_OUT_OF_RANGE}:
             assert [type(result) for result in results] == [OutcomeUnknown]
         else:
             assert results == [verdict]
@@ -104,6 +104,15 @@ class TestOne:
         told = [type(results[0]) for _, results in (waiting, tried, under_way, unanswered)]
         assert told == [StorageUnavailable, StorageUnavailable, OutcomeUnknown, OutcomeUnknown]
 
+    def test_at_its_deadline_it_is_unknown_also_if_its_try_ends_unanswered_in_this_moment(self, alice: Tenant) -> None:
+        results: list[WriteResult] = []
+        write = _EndsUnanswered(identity_of(alice), attempt_of(alice), time.monotonic() + 10, results.append)
+        write.begin_try()
+
+        write.expire()
+
+        assert [type(result) for result in results] == [OutcomeUnknown]
+
     def test_one_that_is_resolved_is_never_sent_again(self, alice: Tenant) -> None:
         write, _ = _pending(alice)
         write.expire()
@@ -117,6 +126,30 @@ class TestOne:
 
         assert refuse_unsent([fresh[0], unanswered[0]], StorageUnavailable()) == [unanswered[0]]
         assert (len(fresh[1]), len(unanswered[1])) == (1, 0)
+
+
+class _EndsUnanswered(PendingWrite):
+    """Its try ends on the committer's thread while the time keeper looks at one of its marks, whichever is first."""
+
+    _under_way = unanswered = False
+
+    @property
+    def _is_under_way(self) -> bool:
+        before, self._under_way, self.unanswered = self._under_way, False, self._under_way or self.unanswered
+        return before
+
+    @_is_under_way.setter
+    def _is_under_way(self, value: bool) -> None:
+        self._under_way = value
+
+    @property
+    def _is_unanswered(self) -> bool:
+        before, self._under_way, self.unanswered = self.unanswered, False, self._under_way or self.unanswered
+        return before
+
+    @_is_unanswered.setter
+    def _is_unanswered(self, value: bool) -> None:
+        self.unanswered = value
 
 
 def _raise(error: Exception) -> Callable[[Run], list[Any]]:
