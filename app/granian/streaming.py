@@ -6,6 +6,7 @@ the reader of the pipe.
 """
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 PIPE_BYTES: Final = 65_536
-"""What a pipe holds (Linux, macOS); an answer that is no longer needs none."""
+"""What one of our pipes holds; an answer that is no longer needs none."""
 _DESCRIPTORS: Final = "/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd"
 # A client that reads nothing for so long will not come back.
 _STALLED_SECONDS: Final = 60.0
@@ -28,6 +29,9 @@ async def stream(
     reading, writing = os.pipe()
     open_ends = {reading, writing}
     try:
+        # It holds sixteen pages, and there are machines with pages of 64 KiB. On macOS it holds no more than ours.
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         os.set_blocking(writing, False)
         protocol.response_file(status, headers, f"{_DESCRIPTORS}/{reading}")
         piece: bytes | None = first
