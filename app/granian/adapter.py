@@ -33,6 +33,8 @@ _THREADS: Final = 128
 # Whoever asks whether the process lives must hear it also when all threads wait.
 _PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 _PROBE_THREADS: Final = 2
+# What takes a right away.
+_URGENT: Final = ("/revoke", "/disable")
 
 Header = tuple[str, str]
 Result = TypeVar("Result")
@@ -124,6 +126,9 @@ class GranianAdapter:
     async def _answer_by_application(self, environ: Environ, protocol: Any) -> None:
         is_probe = environ["PATH_INFO"] in _PROBES
         owner = None if is_probe else self._bodies.owner_of(environ)
+        if owner is not None and environ["PATH_INFO"].endswith(_URGENT):
+            # By token, as for connections: what else the workspace has waiting must not keep a leak open.
+            owner = (owner, environ.get("HTTP_AUTHORIZATION"))
         # What the application binds to its request goes along from one thread to the next.
         context = contextvars.copy_context()
 

@@ -4,8 +4,9 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 
@@ -28,21 +29,38 @@ def _send_batch(server: LiveServer, tenant: Tenant) -> int:
     return server.request("POST", f"{PATH}/batch", body, headers).status
 
 
+@contextmanager
+def _waiting_batches(live: LiveServer, settings: Settings, tenant: Tenant) -> Iterator[None]:
+    """More of one workspace than there are threads: some wait for its barrier, the others for a place."""
+    with ThreadPoolExecutor(_SENDERS) as senders, psycopg.connect(settings.admin_database_url) as session:
+        session.execute("SELECT pg_advisory_xact_lock(%s)", [workspace_lock(tenant.workspace_row)])
+        waiting = [senders.submit(_send_batch, live, tenant) for _ in range(_SENDERS)]
+        wait_until(lambda: any(each.done() for each in waiting))
+        yield
+        session.rollback()
+
+
 def test_batches_that_wait_keep_no_other_workspace_waiting(
     live: LiveServer, settings: Settings, alice: Tenant, charlie: Tenant
 ) -> None:
     # Their keys are known from here on.
     assert {_send_batch(live, tenant) for tenant in (alice, charlie)} == {200}
-    with ThreadPoolExecutor(_SENDERS) as senders, psycopg.connect(settings.admin_database_url) as session:
-        session.execute("SELECT pg_advisory_xact_lock(%s)", [workspace_lock(alice.workspace_row)])
-        waiting = [senders.submit(_send_batch, live, alice) for _ in range(_SENDERS)]
-        wait_until(lambda: any(each.done() for each in waiting))
+    with _waiting_batches(live, settings, alice):
         began = time.monotonic()
         assert _send_batch(live, charlie) == 200
         assert live.request("GET", "/v1/projects", headers=charlie.bearer).status == 200
         assert time.monotonic() - began < _SECONDS_MAX
-        assert not all(each.done() for each in waiting)
-        session.rollback()
+
+
+def test_nor_do_they_keep_their_own_one_from_revoking_a_token(
+    live: LiveServer, settings: Settings, alice: Tenant
+) -> None:
+    assert _send_batch(live, alice) == 200
+    assert live.request("GET", "/v1/projects", headers=alice.bearer).status == 200
+    with _waiting_batches(live, settings, alice):
+        began = time.monotonic()
+        assert live.request("POST", f"/v1/tokens/{alice.token_id}/revoke", headers=alice.bearer).status == 200
+        assert time.monotonic() - began < _SECONDS_MAX
 
 
 class TestSharedThreads:
