@@ -73,12 +73,11 @@ class GranianAdapter:
         forget_upgrade(environ)
         expected = self._door.expects(environ)
         if expected is not None and expected.length <= SMALL_BYTES:
-            if await self._is_answered_by_door(environ, expected, protocol):
-                return
-        else:
-            await self._bodies.read_into(environ, protocol)
-        complete(environ, scope)
-        await self._answer_by_application(environ, protocol)
+            if not await self._is_answered_by_door(environ, expected, protocol):
+                await self._answer_by_application(environ, scope, protocol)
+            return
+        async with self._bodies.body_in(environ, protocol):
+            await self._answer_by_application(environ, scope, protocol)
 
     async def _is_answered_by_door(self, environ: Environ, expected: Expected, protocol: Any) -> bool:
         """Whether it was; else `environ` has the body, and what became of the event."""
@@ -95,10 +94,13 @@ class GranianAdapter:
 
             def settle(decision: WriteResult) -> None:
                 # On the committer's thread, before it gathers the next group: what these clients send next joins it.
-                answer = self._door.answer(environ, visit, decision)
-                if answer is not None:
-                    protocol.response_bytes(*answer)
-                self._settled.put(is_answered, answer is not None)
+                answer = None
+                try:
+                    answer = self._door.answer(environ, visit, decision)
+                    if answer is not None:
+                        protocol.response_bytes(*answer)
+                finally:  # or this request would wait for ever
+                    self._settled.put(is_answered, answer is not None)
 
             self._door.submit(visit, settle)
             return await is_answered
@@ -123,7 +125,8 @@ class GranianAdapter:
         if company is not None:
             company.set_result(None)
 
-    async def _answer_by_application(self, environ: Environ, protocol: Any) -> None:
+    async def _answer_by_application(self, environ: Environ, scope: Scope, protocol: Any) -> None:
+        complete(environ, scope)
         is_probe = environ["PATH_INFO"] in _PROBES
         owner = None if is_probe else self._bodies.owner_of(environ)
         if owner is not None and environ["PATH_INFO"].endswith(_URGENT):

@@ -8,6 +8,7 @@ still sending when the connection closes would see that, and not the answer.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager, suppress
 from io import BytesIO
 from typing import Final, Protocol
 from urllib.parse import parse_qs
@@ -25,12 +26,14 @@ SMALL_BYTES: Final = 65_536
 _BATCH_PATH: Final = "/v1/events/ingest/batch"
 # A stalled body costs a connection and a few kilobytes. A process has 2,048 connections (--backpressure).
 _LIMITS: Final = BodyReadLimits(of_one=512, stalled_of_one=128, of_all=1_536, stalled_of_all=1_024)
-# Of large bodies that are not whole yet.
+# Of bodies, until their requests are answered: also a whole one waits, for a thread and for its turn.
 _HELD_BYTES_MAX: Final = 128 * 1024 * 1024
-_HELD_BYTES_OF_ONE_MAX: Final = 32 * 1024 * 1024
+_HELD_BYTES_OF_ONE_MAX: Final = 64 * 1024 * 1024
 # What is read only to be thrown away: of a body that is too large, or of somebody who shows no credential of ours.
 _UNWANTED_BYTES_MAX: Final = 16 * 1024 * 1024
 _UNWANTED_SECONDS: Final = 10.0
+# No operation that takes a key in its query knows more than two.
+_PARAMETERS_MAX: Final = 16
 
 
 class Protocol_(Protocol):  # noqa: N801 - RSGI's word
@@ -61,20 +64,28 @@ class BodyReader:
         with self._limiter.reading(owner):
             return await self._in_time(lambda: _of_whole(begun), self._settings.body_seconds)
 
-    async def read_into(self, environ: Environ, protocol: Protocol_) -> None:
-        """Put the body into `environ`, or the refusal of whoever wants it."""
-        environ["wsgi.input"] = BytesIO()
-        environ[BODY_IS_WHOLE] = True
-        length = environ.get("CONTENT_LENGTH")
-        if length in (None, "0") and "HTTP_TRANSFER_ENCODING" not in environ and environ["SERVER_PROTOCOL"] != "HTTP/2":
-            return
-        try:
-            environ["wsgi.input"] = BytesIO(await self._read(environ, protocol, length and int(length)))
-        except Refusal as refusal:
-            environ[BODY_REFUSAL] = refusal
-
-    async def _read(self, environ: Environ, protocol: Protocol_, length: int | None) -> bytes:
+    @asynccontextmanager
+    async def body_in(self, environ: Environ, protocol: Protocol_) -> AsyncIterator[None]:
+        """A block in which `environ` has the body, or the refusal of whoever wants it; until it ends, the body counts
+        as held.
+        """
+        body = b""
         owner = self.owner_of(environ)
+        environ[BODY_IS_WHOLE] = True
+        if _may_have_body(environ):
+            try:
+                body = await self._read(environ, protocol, owner)
+            except Refusal as refusal:
+                environ[BODY_REFUSAL] = refusal
+        environ["wsgi.input"] = BytesIO(body)
+        self._count(owner, len(body))
+        try:
+            yield
+        finally:
+            self._count(owner, -len(body))
+
+    async def _read(self, environ: Environ, protocol: Protocol_, owner: Hashable | None) -> bytes:
+        length = int(environ["CONTENT_LENGTH"]) if environ.get("CONTENT_LENGTH") else None
         bytes_max = self._bytes_max(environ) if owner is not None else SMALL_BYTES
         with self._limiter.reading(owner):
             if length is not None and length <= min(bytes_max, SMALL_BYTES):
@@ -102,7 +113,7 @@ class BodyReader:
                     self._hold(owner, len(piece))
                     pieces.append(piece)
         finally:
-            self._let_go(owner, sum(map(len, pieces)))
+            self._count(owner, -sum(map(len, pieces)))  # in the same step it counts as a whole, if it is one
         if size > bytes_max:
             raise PayloadTooLarge(f"The body is larger than {bytes_max} bytes.")
         # The server brings an empty piece for the end of a body. For an error (and for trailers) it brings one too, and
@@ -121,12 +132,11 @@ class BodyReader:
     def _hold(self, owner: Hashable, size: int) -> None:
         if self._held[owner] + size > _HELD_BYTES_OF_ONE_MAX or self._held_in_all + size > _HELD_BYTES_MAX:
             raise StorageUnavailable(BUSY)
-        self._held[owner] += size
-        self._held_in_all += size
+        self._count(owner, size)
 
-    def _let_go(self, owner: Hashable, size: int) -> None:
-        self._held_in_all -= size
-        self._held[owner] -= size
+    def _count(self, owner: Hashable, size: int) -> None:
+        self._held_in_all += size
+        self._held[owner] += size
         if not self._held[owner]:
             del self._held[owner]
 
@@ -140,7 +150,7 @@ class BodyReader:
         None if none of ours is shown. Looks into memory alone.
         """
         scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        key = environ.get("HTTP_X_API_KEY") or next(iter(parse_qs(environ["QUERY_STRING"]).get("key", ())), "")
+        key = environ.get("HTTP_X_API_KEY") or _key_in(environ["QUERY_STRING"])
         shown: tuple[tuple[str, Kind], ...] = ((key, "sk"), (token.strip() if scheme.lower() == "bearer" else "", "mt"))
         for text, kind in shown:
             if text and (identity := self._credentials.recognise(text, kind)) is not None:
@@ -148,6 +158,18 @@ class BodyReader:
             if text and (credential := self._credentials.parse(text, kind)) is not None:
                 return credential.key_id
         return None
+
+
+def _key_in(query: str) -> str:
+    # A head of 400 KB can hold so many parameters that the loop would read them for 0.1 s.
+    with suppress(ValueError):
+        return next(iter(parse_qs(query, max_num_fields=_PARAMETERS_MAX).get("key", ())), "")
+    return ""
+
+
+def _may_have_body(environ: Environ) -> bool:
+    is_announced = environ.get("CONTENT_LENGTH") not in (None, "0") or "HTTP_TRANSFER_ENCODING" in environ
+    return is_announced or environ["SERVER_PROTOCOL"] == "HTTP/2"
 
 
 async def _of_whole(begun: Awaitable[bytes]) -> bytes:

@@ -1,0 +1,164 @@
+"""The adapter itself, between a server and an application that do what is seldom: wait, and take no answer."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from app.body_reads import BODY_REFUSAL
+from app.config import Settings
+from app.context import Context
+from app.granian.adapter import GranianAdapter
+from app.granian.environ import Environ
+from app.ingest.door import Door
+from tests.people import Tenant
+from tests.sending import PATH
+
+_BUSY_SECONDS_MAX = 30.0
+_MIB = 1024 * 1024
+
+
+@dataclass
+class _Scope:
+    path: str
+    headers: Any
+    method: str = "POST"
+    http_version: str = "1.1"
+    scheme: str = "http"
+    query_string: str = ""
+    server: str = "127.0.0.1:8000"
+    client: str = "127.0.0.1:9"
+    authority: str | None = None
+
+
+@dataclass
+class _Protocol:
+    pieces: int
+    answers: list[int] = field(default_factory=list)
+
+    async def __aiter__(self) -> Any:
+        for _ in range(self.pieces):
+            await asyncio.sleep(0)
+            yield bytes(_MIB)
+        yield b""
+
+    def response_bytes(self, status: int, _headers: object, _body: bytes) -> None:
+        self.answers.append(status)
+
+
+class _Application:
+    """Answers the requests of `waiting` when it is let go, all others at once; 503 if it cannot have the body."""
+
+    def __init__(self, waiting: Tenant) -> None:
+        self._waiting = waiting.key
+        self.may_go_on = threading.Event()
+        self.has_one = threading.Semaphore(0)
+
+    def __call__(self, environ: Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
+        status = "503" if BODY_REFUSAL in environ else "200"
+        if environ["HTTP_X_API_KEY"] == self._waiting and status == "200":
+            self.has_one.release()
+            assert self.may_go_on.wait(_BUSY_SECONDS_MAX)
+        start_response(f"{status} .", [("Content-Length", "0")])
+        return []
+
+
+@pytest.fixture(name="application")
+def _application(alice: Tenant) -> _Application:
+    return _Application(alice)
+
+
+@pytest.fixture(name="adapter")
+def _adapter(settings: Settings, house: Context, application: _Application) -> GranianAdapter:
+    door = SimpleNamespace(application=application, expects=lambda _: None)
+    return GranianAdapter(cast(Door, door), settings, house.credentials)
+
+
+def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memory(
+    adapter: GranianAdapter, application: _Application, alice: Tenant, charlie: Tenant
+) -> None:
+    """64 MiB of one workspace. Whole bodies wait here: for a thread, or for what the application waits for."""
+
+    async def scenario(send: Callable[..., asyncio.Task[int]]) -> list[int]:
+        waiting = []
+        for _ in range(16):
+            waiting.append(send(alice, pieces=4))
+            assert await asyncio.to_thread(application.has_one.acquire, timeout=_BUSY_SECONDS_MAX)
+        refused = await asyncio.wait_for(send(alice, pieces=4), _BUSY_SECONDS_MAX)
+        neighbour = await send(charlie, pieces=4)
+        application.may_go_on.set()
+        await asyncio.gather(*waiting)
+        return [refused, neighbour, await send(alice, pieces=4)]
+
+    assert _live(adapter, scenario) == [503, 200, 200]
+
+
+def test_an_answer_that_the_server_does_not_take_ends_its_request(
+    settings: Settings, house: Context, alice: Tenant
+) -> None:
+    """Answers of common events are given on the committer's thread, where nobody would hear of it."""
+
+    class Refusing(_Protocol):
+        def __call__(self) -> Any:
+            body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            body.set_result(b"{}")
+            return body
+
+        def response_bytes(self, status: int, _headers: object, _body: bytes) -> None:
+            super().response_bytes(status, _headers, _body)
+            raise RuntimeError
+
+    def submit(_visit: object, settle: Callable[[object], None]) -> None:
+        thread = threading.Thread(target=lambda: _suppressed(settle))
+        thread.start()
+        thread.join()
+
+    expected = SimpleNamespace(length=2, identity=SimpleNamespace(workspace_id=1))
+    door = SimpleNamespace(
+        expects=lambda _: expected, visit=lambda *_: "visit", submit=submit, answer=lambda *_: (201, [], b"")
+    )
+    adapter = GranianAdapter(cast(Door, door), settings, house.credentials)
+    protocol = Refusing(0)
+
+    async def scenario(_: object) -> None:
+        scope = _Scope(PATH, {"host": "localhost", "x-api-key": alice.key})
+        await asyncio.wait_for(adapter.__rsgi__(cast(Any, scope), protocol), _BUSY_SECONDS_MAX)
+
+    _live(adapter, scenario)
+    assert protocol.answers == [201]
+
+
+def _suppressed(settle: Callable[[object], None]) -> None:
+    """As the committer calls it."""
+    with suppress(RuntimeError):
+        settle("verdict")
+
+
+def _live(adapter: GranianAdapter, scenario: Callable[..., Any]) -> list[int]:
+    """What `scenario` finds while the adapter runs; it is given what sends a request of a tenant."""
+
+    async def run() -> Any:
+        adapter.__rsgi_init__(asyncio.get_running_loop())
+        try:
+            return await scenario(send)
+        finally:
+            adapter.__rsgi_del__(asyncio.get_running_loop())
+
+    def send(tenant: Tenant, pieces: int = 0) -> asyncio.Task[int]:
+        return asyncio.create_task(_answered(adapter, tenant, pieces))
+
+    found: list[int] = asyncio.run(run())
+    return found
+
+
+async def _answered(adapter: GranianAdapter, tenant: Tenant, pieces: int) -> int:
+    protocol = _Protocol(pieces)
+    headers = {"host": "localhost", "x-api-key": tenant.key} | ({"transfer-encoding": "chunked"} if pieces else {})
+    await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), protocol)
+    (status,) = protocol.answers
+    return status
