@@ -26,7 +26,8 @@ _IS_TABLE_LOCKED: Final = """
                 held.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
                 AND held.relation = ANY (ARRAY[to_regclass('events'), to_regclass('event_ledger'),
                     to_regclass('idempotency_records'), to_regclass('usage_outbox'),
-                    to_regclass('events_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'))])
+                    coalesce(to_regclass('events_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')),
+                        to_regclass('events_default'))])
                 OR held.mode = 'AccessExclusiveLock'
                 AND held.relation = ANY (ARRAY[to_regclass('source_keys'), to_regclass('sources'),
                     to_regclass('environments'), to_regclass('projects'), to_regclass('workspaces')])

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from flask import Flask
 
+from app.ingest.table_locks import waits_for_table
 from app.maintenance import default_partition
 from app.maintenance.default_partition import settle_stranded_events
 from app.maintenance.runs import Done
@@ -258,3 +259,19 @@ class TestIngest:
             storing.result()
         assert stranded.sql("SELECT count(*) FROM events") == [(10 + len(stored),)]
         assert stranded.stored_on(_DAY) == 1 + len(stored)
+
+
+@pytest.mark.parametrize("is_in_use", [True, False])
+def test_a_lock_of_it_is_one_that_ingest_waits_for_while_today_has_no_partition(
+    installation: Installation, *, is_in_use: bool
+) -> None:
+    if not is_in_use:
+        installation.make_days(datetime.now(UTC).date(), 2)
+    with (
+        psycopg.connect(installation.settings.admin_database_url) as session,
+        closing(installation.database.lane()) as lane,
+    ):
+        session.execute("LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE")
+        assert waits_for_table(lane) is is_in_use
+        session.rollback()
+        assert not waits_for_table(lane)
