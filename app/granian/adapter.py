@@ -18,7 +18,6 @@ from app import metrics
 from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
 from app.config import Settings
 from app.credentials import Credentials
-from app.errors import Refusal
 from app.granian.bodies import SMALL_BYTES, BodyReader
 from app.granian.environ import Environ, Scope, complete, environ_of
 from app.granian.streaming import PIPE_BYTES, stream
@@ -104,8 +103,8 @@ class GranianAdapter:
 
             self._door.submit(visit, settle)
             return await is_answered
-        except Refusal as refusal:
-            environ[BODY_REFUSAL] = refusal
+        except Exception as error:  # noqa: BLE001 - a refusal, or what Flask's handlers answer, log and count
+            environ[BODY_REFUSAL] = error
             return False
         finally:
             self._under_way -= 1
@@ -129,9 +128,9 @@ class GranianAdapter:
         complete(environ, scope)
         is_probe = environ["PATH_INFO"] in _PROBES
         owner = None if is_probe else self._bodies.owner_of(environ)
-        if owner is not None and environ["PATH_INFO"].endswith(_URGENT):
+        if environ["PATH_INFO"].endswith(_URGENT) and (token := self._bodies.token_of(environ)) is not None:
             # By token, as for connections: what else the workspace has waiting must not keep a leak open.
-            owner = (owner, environ.get("HTTP_AUTHORIZATION"))
+            owner = (owner, token)
         # What the application binds to its request goes along from one thread to the next.
         context = contextvars.copy_context()
 

@@ -18,7 +18,7 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, BUSY, ENDED_EARLY, BodyReadLimiter, BodyReadLimits
 from app.config import Settings
 from app.credentials import Credentials, Kind
-from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, Refusal, StorageUnavailable
+from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, StorageUnavailable
 from app.granian.environ import Environ
 
 SMALL_BYTES: Final = 65_536
@@ -75,8 +75,8 @@ class BodyReader:
         if _may_have_body(environ):
             try:
                 body = await self._read(environ, protocol, owner)
-            except Refusal as refusal:
-                environ[BODY_REFUSAL] = refusal
+            except Exception as error:  # noqa: BLE001 - a refusal, or what Flask's handlers answer, log and count
+                environ[BODY_REFUSAL] = error
         environ["wsgi.input"] = BytesIO(body)
         self._count(owner, len(body))
         try:
@@ -149,15 +149,24 @@ class BodyReader:
 
         None if none of ours is shown. Looks into memory alone.
         """
-        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         key = environ.get("HTTP_X_API_KEY") or _key_in(environ["QUERY_STRING"])
-        shown: tuple[tuple[str, Kind], ...] = ((key, "sk"), (token.strip() if scheme.lower() == "bearer" else "", "mt"))
+        shown: tuple[tuple[str, Kind], ...] = ((key, "sk"), (_token_in(environ), "mt"))
         for text, kind in shown:
             if text and (identity := self._credentials.recognise(text, kind)) is not None:
                 return identity.workspace_id
             if text and (credential := self._credentials.parse(text, kind)) is not None:
                 return credential.key_id
         return None
+
+    def token_of(self, environ: Environ) -> Hashable | None:
+        """The management token that is shown, however the header is written; None if it is none of ours."""
+        token = self._credentials.parse(_token_in(environ), "mt")
+        return token and token.key_id
+
+
+def _token_in(environ: Environ) -> str:
+    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _key_in(query: str) -> str:

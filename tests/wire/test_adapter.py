@@ -14,6 +14,7 @@ from app.body_reads import BODY_REFUSAL
 from app.config import Settings
 from app.context import Context
 from app.granian.adapter import GranianAdapter
+from app.granian.bodies import BodyReader
 from app.granian.environ import Environ
 from app.ingest.door import Door
 from tests.people import Tenant
@@ -131,6 +132,34 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(
 
     _live(adapter, scenario)
     assert protocol.answers == [201]
+
+
+def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
+    adapter: GranianAdapter, alice: Tenant
+) -> None:
+    """The server's own 500 has no body and no request id, and is counted nowhere."""
+
+    class Failing(_Protocol):
+        async def __aiter__(self) -> Any:
+            raise RuntimeError
+            yield b""
+
+    protocol = Failing(1)
+
+    async def scenario(_: object) -> None:
+        headers = {"host": "localhost", "x-api-key": alice.key, "transfer-encoding": "chunked"}
+        await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), protocol)
+
+    _live(adapter, scenario)
+    assert protocol.answers == [503]  # as this application answers where a body cannot be had
+
+
+def test_a_token_is_one_owner_however_its_header_is_written(settings: Settings, house: Context, alice: Tenant) -> None:
+    bodies = BodyReader(settings, house.credentials)
+    written = [f"Bearer {alice.token}", f"bearer  {alice.token} ", f"BEARER {alice.token}"]
+
+    assert len({bodies.token_of({"HTTP_AUTHORIZATION": header}) for header in written} - {None}) == 1
+    assert bodies.token_of({"HTTP_AUTHORIZATION": f"Bearer {alice.key}"}) is None
 
 
 def _suppressed(settle: Callable[[object], None]) -> None:
