@@ -54,7 +54,7 @@ def plan(*, stored: int, soak_seconds: int, purged: int) -> list[Run]:
         *(_traffic(replace(SINGLE, name=f"single_{n}", title=_connections(n), connections=n)) for n in (1, 16, 64)),
         _traffic(SOURCES),
         Run(REPLAYS.name, REPLAYS.title, _replays),
-        *(_traffic(_batches(size)) for size in (100, 1_000)),
+        *(_traffic(batches(size)) for size in (100, 1_000)),
         _traffic(replace(SINGLE, name="overload", title=_connections(_OVERLOAD), connections=_OVERLOAD)),
         Run("half_rate", "single events at half the top rate", _half_rate, needs=("single_64",)),
         Run(
@@ -91,7 +91,7 @@ def _traffic(traffic: Traffic) -> Run:
     return Run(traffic.name, traffic.title, lambda bench, _: bench.measure(traffic, bench.options.seconds))
 
 
-def _batches(size: int) -> Traffic:
+def batches(size: int) -> Traffic:
     return Traffic(
         name=f"batch_{size}",
         title=f"batches of {size:,}",
