@@ -93,8 +93,6 @@ class Launcher:
             return
         os.close(self._pipe)
         self._start_guard()
-        for group, stop_signal in self._stop_signals.items():
-            self._tell(f"+{group} {int(stop_signal)}\n")
 
     def close(self) -> None:
         """Let the guard go; it ends whatever was launched and never stopped."""
@@ -103,6 +101,9 @@ class Launcher:
 
     def _start_guard(self) -> None:
         reader, self._pipe = os.pipe()
+        # Before it is there, and as many as a pipe holds: this process may be killed at any moment from then on.
+        for group, stop_signal in self._stop_signals.items():
+            self._tell(f"+{group} {int(stop_signal)}\n")
         # The script comes by standard input: a `pkill -f` aimed at the supervisor's name misses the guard.
         with Path(guard.__file__).open("rb") as script:
             self._guard = Popen(

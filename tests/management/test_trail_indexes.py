@@ -48,11 +48,11 @@ def _past(app: Flask, tenant_with_a_past: Tenant) -> Desk:
 
 @contextmanager
 def _asked(house: Context) -> Iterator[list[tuple[str, Any]]]:
-    """The statements on the trail, with their parameters."""
+    """The statements on the trail, with their parameters, and what was set for them."""
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if "FROM audit_entries" in statement:
+        if "FROM audit_entries" in statement or "'enable_" in statement:
             asked.append((statement, parameters))
 
     event.listen(house.database.engine, "before_cursor_execute", note)
@@ -77,6 +77,9 @@ def _worst(house: Context, tenant: Tenant, asked: list[tuple[str, Any]]) -> int:
         assert connection is not None
         for statement, parameters in asked:
             cursor = connection.cursor()
+            if "FROM audit_entries" not in statement:
+                cursor.execute(statement)
+                continue
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
             ((plans,),) = cursor.fetchall()
             looked_at.append(_looked_at(plans[0]["Plan"]))
