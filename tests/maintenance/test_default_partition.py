@@ -192,7 +192,8 @@ class TestReaders:
             pid = reader.info.backend_pid
         assert (seen, stranded.sql("SELECT count(*) FROM events")) == ((10,), [(10,)])
         lines: list[Any] = [record.msg for record in caplog.records]
-        assert [line["blockers"].split(",")[0] for line in lines] == [f"pid {pid} (nightly-report"]
+        # Whatever else the server has under way: autovacuum has snapshots too.
+        assert any(f"pid {pid} (nightly-report" in line.get("blockers", "") for line in lines)
 
         assert settle_stranded_events(stranded.owner) == Done(0)
         assert (stranded.sql("SELECT count(*) FROM events"), len(_settled(stranded))) == ([(10,)], 4)
