@@ -31,7 +31,7 @@ from app.ingest.envelope import Attempt, Receipt
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import LOG_EVENTS, Outcome, Verdict
 from app.rate_limits import Allowance, events_worth
-from app.request_lines import RequestLines, request_id_from
+from app.request_lines import RequestLine, RequestLines, request_id_from
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -219,13 +219,15 @@ class Door:
         log_event = LOG_EVENTS[outcome]
         _ANSWERS.note((metrics.OUTCOMES[log_event], seconds))
         self._lines.note(
-            log_event,
-            key=visit.identity.public_id,
-            method=_METHOD,
-            milliseconds=round(seconds * 1000, 2),
-            path=PATH,
-            remote_address=visit.remote_address,
-            request_id=visit.request_id,
-            status=receipt.status,
+            RequestLine(
+                event=log_event,
+                key=visit.identity.public_id,
+                method=_METHOD,
+                milliseconds=round(seconds * 1000, 2),
+                path=PATH,
+                remote_address=visit.remote_address,
+                request_id=visit.request_id,
+                status=receipt.status,
+            )
         )
         return headers, body
