@@ -50,9 +50,11 @@ _QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 _GROUP_LOCK_WAIT_SECONDS: Final = 0.02
 _SEARCH_SECONDS: Final = 0.06
 _SEARCH_LOCK_WAIT_SECONDS: Final = 0.005
-# Where one group had company the next one has too: with a moment to gather it costs PostgreSQL a sixth less, and at
-# half the top rate fewer events wait for a core (docs/performance.md). A producer alone waits for nobody.
-_LINGER_SECONDS: Final = 0.001
+# Where one group had company the next one has too, and each event of it costs less the more there are. The moment to
+# gather grows with the load, up to where a larger group saves little (docs/performance.md). A producer alone waits for
+# nobody.
+_LINGER_SECONDS_PER_EVENT: Final = 0.000_125
+_LINGER_SECONDS_MAX: Final = 0.003
 # A server that is going down or coming back; the pause keeps all processes from hammering it.
 _PAUSE_SECONDS: Final = 0.05
 _TICK_SECONDS: Final = 0.05
@@ -133,7 +135,7 @@ class Committer:
                 if error is not None:
                     self._find_out_whose(lane, group, error)
                 if len(group) > 1:
-                    time.sleep(_LINGER_SECONDS)
+                    time.sleep(min(len(group) * _LINGER_SECONDS_PER_EVENT, _LINGER_SECONDS_MAX))
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
                 # Nobody would start this thread again; what it was about is resolved at its deadline.
                 _log.exception("committer_crashed")
@@ -155,9 +157,10 @@ class Committer:
         left: list[PendingWrite] = []
         claims: set[object] = set()
         payload_bytes = 0
+        now = time.monotonic()
         while len(group) < _GROUP_EVENTS_MAX and payload_bytes < _GROUP_BYTES_MAX and (again or self._waiting):
             write = again.popleft() if again else self._waiting.take()
-            if write.remaining_seconds <= 0:
+            if write.deadline <= now:
                 write.expire()
             claim = write.idempotency_claim
             if claim in claims:

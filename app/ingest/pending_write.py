@@ -5,7 +5,6 @@ answer to it any more: only its outcome is, or that the outcome is unknown. So e
 every exchange with PostgreSQL through `write_group`, which notes what PostgreSQL may know of.
 """
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -65,10 +64,6 @@ class PendingWrite:
         """Whether PostgreSQL has heard of it and not said what became of it."""
         # In this order: a try that ends just now sets the second mark before it takes the first one away.
         return self._is_under_way or self._is_unanswered
-
-    @property
-    def remaining_seconds(self) -> float:
-        return self.deadline - time.monotonic()
 
     @property
     def idempotency_claim(self) -> Any:
