@@ -71,41 +71,54 @@ class BodyReadLimiter:
         self._clock = clock
         self._mutex = threading.Lock()
         # Since when, oldest first, because they are put in as they begin.
-        self._all: dict[object, float] = {}
-        self._of_one: dict[Hashable, dict[object, float]] = {}
+        self._all: dict[_Reading, float] = {}
+        self._of_one: dict[Hashable, dict[_Reading, float]] = {}
 
-    @contextmanager
-    def reading(self, owner: Hashable) -> Iterator[None]:
+    def reading(self, owner: Hashable) -> "_Reading":
         """A block that reads a body of `owner`. Raises StorageUnavailable if too many are under way already."""
-        reading = object()
-        self._begin(owner, reading)
-        try:
-            yield
-        finally:
-            self._end(owner, reading)
+        return _Reading(self, owner)
 
-    def _begin(self, owner: Hashable, reading: object) -> None:
+    def begin(self, reading: "_Reading") -> None:
+        """Count it from now on. Raises StorageUnavailable."""
         limits = self._limits
         with self._mutex:
             now = self._clock()
-            of_one = self._of_one.get(owner, {})
-            if _is_full(of_one, limits.of_one, limits.stalled_of_one, now) or _is_full(
+            of_one = self._of_one.get(reading.owner)
+            if (of_one is not None and _is_full(of_one, limits.of_one, limits.stalled_of_one, now)) or _is_full(
                 self._all, limits.of_all, limits.stalled_of_all, now
             ):
                 raise StorageUnavailable(BUSY)
+            if of_one is None:
+                of_one = self._of_one[reading.owner] = {}
             of_one[reading] = self._all[reading] = now
-            self._of_one[owner] = of_one
 
-    def _end(self, owner: Hashable, reading: object) -> None:
+    def end(self, reading: "_Reading") -> None:
+        """Count it no more."""
         with self._mutex:
             del self._all[reading]
-            of_one = self._of_one[owner]
+            of_one = self._of_one[reading.owner]
             del of_one[reading]
             if not of_one:
-                del self._of_one[owner]
+                del self._of_one[reading.owner]
 
 
-def _is_full(readings: dict[object, float], at_once: int, stalled: int, now: float) -> bool:
+class _Reading:
+    """A class, because it costs half of what @contextmanager does, and each event has one."""
+
+    __slots__ = ("_limiter", "owner")
+
+    def __init__(self, limiter: BodyReadLimiter, owner: Hashable) -> None:
+        self._limiter = limiter
+        self.owner = owner
+
+    def __enter__(self) -> None:
+        self._limiter.begin(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._limiter.end(self)
+
+
+def _is_full(readings: dict[_Reading, float], at_once: int, stalled: int, now: float) -> bool:
     """Whether there are too many, or too many old ones: by each one's age, whatever has come to its end meanwhile."""
     if len(readings) < stalled:
         return False

@@ -6,7 +6,6 @@ comes back when it is committed. What is left is given to the application, behin
 
 import asyncio
 import contextvars
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from app.granian.environ import Environ, Scope, complete, environ_of
 from app.granian.streaming import PIPE_BYTES, stream
 from app.granian.threads import SharedThreads
 from app.http_rules import forget_upgrade
-from app.ingest.door import Application, Door, Expected
+from app.ingest.door import Answer, Application, Door, Expected
 from app.ingest.pending_write import WriteResult
 
 # The application waits on them: for PostgreSQL, for a connection to it, for argon2. Some dozens may do so for one
@@ -58,9 +57,7 @@ class GranianAdapter:
         self._loop = loop
         self._threads = SharedThreads(_THREADS, "application")
         self._probe_threads = ThreadPoolExecutor(_PROBE_THREADS, "probes")
-        self._settled = _Handover(loop)
-        self._under_way = 0
-        self._company: asyncio.Future[None] | None = None
+        self._decisions = _Handover(loop)
         metrics.GRANIAN_ADAPTERS.set(1)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,57 +69,28 @@ class GranianAdapter:
         forget_upgrade(environ)
         expected = self._door.expects(environ)
         if expected is not None and expected.length <= SMALL_BYTES:
-            if not await self._is_answered_by_door(environ, expected, protocol):
+            answer = await self._answer_of_door(environ, expected, protocol)
+            if answer is not None:
+                protocol.response_bytes(*answer)
+            else:
                 await self._answer_by_application(environ, scope, protocol)
             return
         async with self._bodies.body_in(environ, protocol):
             await self._answer_by_application(environ, scope, protocol)
 
-    async def _is_answered_by_door(self, environ: Environ, expected: Expected, protocol: Any) -> bool:
-        """Whether it was; else `environ` has the body, and what became of the event."""
-        begun = protocol()
-        self._under_way += 1
+    async def _answer_of_door(self, environ: Environ, expected: Expected, protocol: Any) -> Answer | None:
+        """Its answer; or None, and then `environ` has the body, and what became of the event."""
+        environ[BODY_IS_WHOLE] = True
         try:
-            if self._under_way > 1:
-                await self._join_company()
-            environ[BODY_IS_WHOLE] = True
-            body = await self._bodies.read_small(begun, expected.identity.workspace_id)
+            body = await self._bodies.read_small(protocol, expected.identity.workspace_id)
             if (visit := self._door.visit(environ, expected, body)) is None:
-                return False
-            is_answered: asyncio.Future[bool] = self._loop.create_future()
-
-            def settle(decision: WriteResult) -> None:
-                # On the committer's thread, before it gathers the next group: what these clients send next joins it.
-                answer = None
-                try:
-                    answer = self._door.answer(environ, visit, decision)
-                    if answer is not None:
-                        protocol.response_bytes(*answer)
-                finally:  # or this request would wait for ever
-                    self._settled.put(is_answered, answer is not None)
-
-            self._door.submit(visit, settle)
-            return await is_answered
+                return None
+            decision: asyncio.Future[WriteResult] = self._loop.create_future()
+            self._door.submit(visit, partial(self._decisions.put, decision))
+            return self._door.answer(environ, visit, await decision)
         except Exception as error:  # noqa: BLE001 - a refusal, or what Flask's handlers answer, log and count
             environ[BODY_REFUSAL] = error
-            return False
-        finally:
-            self._under_way -= 1
-
-    def _join_company(self) -> "asyncio.Future[None]":
-        """All that come in one moment go on together: with their bodies, and into one group of the committer's."""
-        if self._company is None:
-            self._company = self._loop.create_future()
-            self._loop.call_soon(self._end_company)
-        return self._company
-
-    def _end_company(self) -> None:
-        # Lets the interpreter go: granian brings the bodies meanwhile, and need not wake the loop for each. To wait
-        # here costs more than it saves (docs/decisions/0019).
-        time.sleep(0)
-        company, self._company = self._company, None
-        if company is not None:
-            company.set_result(None)
+            return None
 
     async def _answer_by_application(self, environ: Environ, scope: Scope, protocol: Any) -> None:
         complete(environ, scope)

@@ -19,6 +19,7 @@ from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, BUSY, ENDED_EARLY, BodyR
 from app.config import Settings
 from app.credentials import Credentials, Kind
 from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, StorageUnavailable
+from app.granian.deadlines import Deadlines
 from app.granian.environ import Environ
 
 SMALL_BYTES: Final = 65_536
@@ -50,22 +51,19 @@ class BodyReader:
         self._settings = settings
         self._credentials = credentials
         self._limiter = BodyReadLimiter(_LIMITS)
+        self._deadlines = Deadlines(settings.body_seconds)
         self._held: Counter[Hashable] = Counter()
         self._held_in_all = 0
 
-    async def read_small(self, begun: Awaitable[bytes], owner: Hashable) -> bytes:
-        """What `begun` (a call of the protocol) brings. Raises a Refusal."""
-        if asyncio.isfuture(begun) and not begun.done():
-            # Every second one, and the loop's next turn brings it: a bound in number and time would cost 20 us more.
-            await asyncio.sleep(0)
-        if asyncio.isfuture(begun) and begun.done():  # nearly always
-            try:
-                body: bytes = await begun
-            except ProtocolClosed:
-                raise BadRequest(ENDED_EARLY) from None
-            return body
-        with self._limiter.reading(owner):
-            return await self._in_time(lambda: _of_whole(begun), self._settings.body_seconds)
+    async def read_small(self, protocol: Protocol_, owner: Hashable) -> bytes:
+        """A body that the server gathers itself. Raises a Refusal."""
+        try:
+            with self._limiter.reading(owner), self._deadlines.bounded():
+                return await protocol()
+        except ProtocolClosed:
+            raise BadRequest(ENDED_EARLY) from None
+        except TimeoutError:
+            raise BodyTimeout from None
 
     @asynccontextmanager
     async def body_in(self, environ: Environ, protocol: Protocol_) -> AsyncIterator[None]:
@@ -90,9 +88,9 @@ class BodyReader:
     async def _read(self, environ: Environ, protocol: Protocol_, owner: Hashable | None) -> bytes:
         length = int(environ["CONTENT_LENGTH"]) if environ.get("CONTENT_LENGTH") else None
         bytes_max = self._bytes_max(environ) if owner is not None else SMALL_BYTES
+        if length is not None and length <= min(bytes_max, SMALL_BYTES):
+            return await self.read_small(protocol, owner)
         with self._limiter.reading(owner):
-            if length is not None and length <= min(bytes_max, SMALL_BYTES):
-                return await self._in_time(lambda: _of_whole(protocol()), self._settings.body_seconds)
             if length is not None and length > bytes_max:
                 if "HTTP_EXPECT" not in environ:  # else it waits for our word, and has sent nothing
                     await self._in_time(lambda: _thrown_away(protocol), _UNWANTED_SECONDS)
@@ -182,13 +180,6 @@ def _key_in(query: str) -> str:
 def _may_have_body(environ: Environ) -> bool:
     is_announced = environ.get("CONTENT_LENGTH") not in (None, "0") or "HTTP_TRANSFER_ENCODING" in environ
     return is_announced or environ["SERVER_PROTOCOL"] == "HTTP/2"
-
-
-async def _of_whole(begun: Awaitable[bytes]) -> bytes:
-    try:
-        return await begun
-    except ProtocolClosed:
-        raise BadRequest(ENDED_EARLY) from None
 
 
 async def _thrown_away(protocol: Protocol_) -> bytes:
