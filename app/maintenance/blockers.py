@@ -25,12 +25,14 @@ _REST_SECONDS: Final = 0.25
 _LOOK_SECONDS: Final = 0.1
 _NAMED_MAX: Final = 5
 
+# The oldest first: whatever is under way for a moment has often a low pid, and is not what anybody waits for.
 # PostgreSQL shows the age of a foreign transaction to members of pg_read_all_stats, and of its own role, only.
 _HOLDERS: Final = """
-    SELECT DISTINCT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)
+    SELECT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)
     FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'relation' AND datname = current_database() AND pid <> pg_backend_pid() AND granted
-        AND relation IN (SELECT to_regclass(name) FROM unnest({}) AS name) ORDER BY pid
+        AND relation IN (SELECT to_regclass(name) FROM unnest({}) AS name)
+    GROUP BY pid, application_name, xact_start ORDER BY xact_start NULLS LAST, pid
 """
 # Vacuums of the server's own (they have no user) never look at rows with old eyes.
 _OLDER_SNAPSHOTS: Final = """
@@ -38,7 +40,7 @@ _OLDER_SNAPSHOTS: Final = """
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
         AND age(coalesce(backend_xmin, backend_xid)) >= age(%s::text::xid)
-    ORDER BY pid
+    ORDER BY xact_start NULLS LAST, pid
 """
 
 
