@@ -26,6 +26,7 @@ from app.embedded.redis import EmbeddedRedis
 from app.factory import create_app
 from app.ingest.refusals import Refusals
 from app.schema import migrate
+from tests.databases import close
 from tests.live import LiveServer, live_server
 from tests.people import Tenant, make_tenant
 from tests.servers import database_url
@@ -127,7 +128,7 @@ def _refusals_are_flushed_by_hand() -> Iterator[None]:
 def _app(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
     app = create_app(replace(settings, database_pool_size=40), credentials=credentials)
     yield app
-    app.extensions[EXTENSION].database.engine.dispose()
+    close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(scope="session", name="house")

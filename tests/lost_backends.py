@@ -12,6 +12,7 @@ import psycopg
 from sqlalchemy import Engine, event
 
 from app.database import Database, conninfo_of
+from tests.databases import close
 
 # The last moments of a transaction count as well: whatever is said then goes through them.
 _MOMENTS = ("before_cursor_execute", "rollback", "commit")
@@ -118,5 +119,5 @@ def wired(database_url: str, pool_size: int = 2) -> Iterator[tuple[Database, Wir
     try:
         yield database, wire
     finally:
-        database.engine.dispose()
+        close(database)
         wire.close()

@@ -16,6 +16,7 @@ from app.config import Settings, SettingsError
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.factory import create_app
+from tests.databases import close
 from tests.live import environment_of
 from tests.people import Tenant, execute, rows
 from tests.sending import send
@@ -136,7 +137,7 @@ class TestInTheHouse:
         client = app.test_client()
         client.environ_base["HTTP_X_FORWARDED_FOR"] = "10.6.6.6, 203.0.113.7"
         yield client
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
         root.handlers, root.level = handlers, level
 
     def test_networks_and_usage_see_the_client_and_not_the_proxy(

@@ -21,6 +21,7 @@ from app.factory import create_app
 from app.identifiers import random_text
 from app.management.key_report import Staleness, report_keys
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.live import environment_of, free_port
 from tests.management.operating import desk_of
 from tests.people import Tenant, execute, issue_key, rows, source_of
@@ -388,7 +389,7 @@ class TestTrouble:
         with fresh_database(server_url) as settings:
             app = create_app(settings)
             assert "migrate" in _refused(_shell_of(app)("workspace", "list"))
-            app.extensions[EXTENSION].database.engine.dispose()
+            close(app.extensions[EXTENSION].database)
 
 
 def test_a_new_installation_begins_at_the_shell(server_url: str, checkout: Path) -> None:

@@ -10,6 +10,7 @@ from app.config import Settings
 from app.context import Context
 from app.database import EVERYWHERE, Database, conninfo_of
 from app.errors import Conflict, StorageUnavailable
+from tests.databases import close
 from tests.people import Tenant, execute, rows
 
 
@@ -49,7 +50,7 @@ def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settin
             names = ("transaction_isolation", "timezone", "lock_timeout", "synchronous_commit", "datestyle")
             found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in names]
     finally:
-        database.engine.dispose()
+        close(database)
         with psycopg.connect(settings.database_url, autocommit=True) as owner:
             owner.execute(f"ALTER ROLE {role} RESET ALL")
 
@@ -62,7 +63,7 @@ def test_options_in_the_url_are_kept_beside_ours(settings: Settings) -> None:
     database = Database(f"{settings.database_url}{separator}options=-cwork_mem%3D5MB", pool_size=1)
     with database.transaction(EVERYWHERE) as session:
         found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in ("work_mem", "timezone")]
-    database.engine.dispose()
+    close(database)
 
     assert found == ["5MB", "UTC"]
 

@@ -16,6 +16,7 @@ from app.config import Settings
 from app.context import EXTENSION
 from app.credentials import Credentials
 from app.factory import create_app
+from tests.databases import close
 from tests.people import Tenant
 from tests.sending import PATH, event_for, send
 from tests.waiting import wait_until
@@ -46,7 +47,7 @@ def _client_of(request: pytest.FixtureRequest, settings: Settings, credentials: 
 
     yield client_of
     for app in apps:
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(name="written")

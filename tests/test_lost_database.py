@@ -14,6 +14,7 @@ from app.context import Context
 from app.database import EVERYWHERE, Database
 from app.errors import NotFound, OutcomeUnknown, Refusal, StorageUnavailable
 from app.owner import Owner
+from tests.databases import close
 from tests.lost_backends import Wire, end_backend, losing_backend, wired
 from tests.people import rows
 from tests.waiting import wait_until
@@ -97,7 +98,7 @@ def test_a_lost_connection_gives_its_place_in_the_pool_back(settings: Settings) 
         assert in_use._value.get() == 0  # noqa: SLF001 - prometheus_client has no other way
         with database.transaction(EVERYWHERE) as session:
             assert session.execute(text("SELECT 1")).scalar_one() == 1
-    database.engine.dispose()
+    close(database)
 
 
 def test_a_server_that_hangs_up_on_whom_it_lets_in_is_unavailable(
@@ -108,7 +109,7 @@ def test_a_server_that_hangs_up_on_whom_it_lets_in_is_unavailable(
     monkeypatch.setattr("app.database.has_hung_up", lambda _: True)
     with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE):
         pass
-    database.engine.dispose()
+    close(database)
 
 
 def test_a_lane_that_loses_its_backend_between_two_statements_goes_on(house: Context, settings: Settings) -> None:

@@ -15,6 +15,7 @@ from app.context import Context
 from app.database import NOWHERE, Database
 from app.errors import StorageUnavailable
 from tests.counting import count_of, counts_of_this_process, growing, requests_in, sum_of
+from tests.databases import close
 from tests.people import Tenant, issue_key, source_of
 from tests.sending import PATH, event_for, send
 
@@ -158,7 +159,7 @@ def test_the_pool_says_how_many_of_its_connections_are_in_use_and_how_many_there
         assert gauges() == (2, 3)
         lost.invalidate()
     assert gauges() == (0, 3)
-    database.engine.dispose()
+    close(database)
     assert gauges() == (0, 0)
 
 
@@ -173,7 +174,7 @@ def test_a_transaction_that_gets_no_connection_is_counted(settings: Settings) ->
         use_it()
 
     assert count_of(growth, "lariba_pool_timeouts_total", program="another test") == 1
-    database.engine.dispose()
+    close(database)
 
 
 def test_many_values_at_once_are_counted_as_one_by_one() -> None:

@@ -21,6 +21,7 @@ from app.monitoring.upkeep_metrics import UpkeepMetrics
 from app.schema import migrate
 from tests.conftest import SECRET_KEY
 from tests.counting import count_of, counts_of_page
+from tests.databases import close
 from tests.people import Tenant
 from tests.sending import error_of, send
 
@@ -30,7 +31,7 @@ _TOKEN = "what Prometheus knows"
 def _client_of(settings: Settings, credentials: Credentials) -> Iterator[FlaskClient]:
     app = create_app(settings, credentials=credentials)
     yield app.test_client()
-    app.extensions[EXTENSION].database.engine.dispose()
+    close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(name="guarded")

@@ -14,6 +14,7 @@ from app.context import EXTENSION, Context
 from app.factory import create_app
 from app.schema import migrate
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.people import Tenant, make_tenant
 from tests.sending import send
 from tests.servers import database_url
@@ -55,7 +56,7 @@ def _tenants(fresh: Settings, owner: psycopg.Connection) -> Iterator[tuple[Tenan
         for moment in ("now()", "'2010-01-01Z'"):
             owner.execute(_EVENT.format(tenant.project_row, moment, tenant.workspace_row))
     yield pair
-    house.database.engine.dispose()
+    close(house.database)
 
 
 def _workspaces(connection: psycopg.Connection, relation: str) -> set[int]:
@@ -109,7 +110,7 @@ class TestPartitions:
 
         migrate(fresh)
         assert client.get("/readyz").status_code == 200
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
 
 class TestReportRole:

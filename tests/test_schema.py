@@ -24,6 +24,7 @@ from app.models import Base
 from app.owner import owner_engine
 from app.schema import SchemaBehindError, behind, downgrade, migrate, require_head
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.live import environment_of
 from tests.people import execute, make_tenant, rows
 from tests.servers import database_url
@@ -65,7 +66,7 @@ def test_keys_that_were_used_before_it_was_noted_know_the_hour(empty: Settings, 
     migrate(empty)
 
     first_used = {row.id: row.first_used_at for row in rows(house, "SELECT id, first_used_at FROM source_keys")}
-    house.database.engine.dispose()
+    close(house.database)
     assert first_used == {used.key_row: datetime(2024, 2, 29, 7, tzinfo=UTC), unused.key_row: None}
 
 

@@ -22,6 +22,7 @@ from app.embedded.redis import EmbeddedRedis
 from app.factory import create_app
 from app.shared_digests import SharedDigests
 from tests.conftest import SECRET_KEY
+from tests.databases import close
 from tests.hashers import CountingHasher
 from tests.people import Tenant, events_of, execute, make_tenant
 from tests.sending import send
@@ -166,7 +167,7 @@ def _processes(settings: Settings, server: EmbeddedRedis) -> Iterator[list[Flask
     for tier in tiers:
         tier.close()
     for app in apps:
-        _house(app).database.engine.dispose()
+        close(_house(app).database)
 
 
 class TestTheWholeRoad:

@@ -26,6 +26,7 @@ from app.monitoring.upkeep import Upkeep, read_upkeep
 from app.owner import Owner
 from app.schema import migrate
 from tests.conftest import copied_database, fresh_database
+from tests.databases import close
 from tests.live import live_server
 from tests.people import Tenant, execute, make_tenant
 from tests.sending import event_for, send
@@ -47,7 +48,7 @@ def _app(server_url: str, migrated: Settings, credentials: Credentials) -> Itera
     with copied_database(server_url, migrated) as settings:
         app = create_app(replace(settings, database_pool_size=5), credentials=credentials)
         yield app
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(name="house")
@@ -312,7 +313,7 @@ class TestStatus:
             wait_until(lambda: server.request("GET", "/healthz").status == 200)
 
         assert "lariba_requests_total" in _status(app).stdout
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
 
 def _status(app: Flask, *options: str) -> Result:

@@ -27,6 +27,7 @@ from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from app.schema import migrate
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.live import LiveServer, environment_of, live_server
 from tests.management.operating import Desk, desk_of
 from tests.people import Tenant, make_tenant, rows
@@ -109,7 +110,7 @@ def _app(server_url: str, credentials: Credentials) -> Iterator[Flask]:
         migrate(settings)
         app = create_app(settings, credentials=credentials)
         yield app
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(scope="module", name="house")

@@ -28,6 +28,7 @@ from app.errors import InvalidSourceKey, StorageUnavailable
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from app.models import Base
+from tests.databases import close
 from tests.live import environment_of
 from tests.management.operating import desk_of
 from tests.people import Tenant
@@ -166,7 +167,7 @@ class TestEveryTable:
         database = Database(url, pool_size=1)
         with database.transaction(NOWHERE) as session:
             seen = session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
-        database.engine.dispose()
+        close(database)
 
         assert seen == 0
 
@@ -329,7 +330,7 @@ class TestPool:
     def _database(self, settings: Settings) -> Iterator[Database]:
         database = Database(settings.database_url, pool_size=1)
         yield database
-        database.engine.dispose()
+        close(database)
 
     def _sees(self, database: Database, reach: int | Reach, tenants: tuple[Tenant, Tenant]) -> list[bool]:
         with database.transaction(reach) as session:
@@ -466,4 +467,4 @@ class TestStart:
             ready = app.test_client().get("/readyz")
             assert ready.status_code == status
             assert ((ready.json or {})["checks"]["row_level_security"] == "ok") is (status == 200)
-            app.extensions[EXTENSION].database.engine.dispose()
+            close(app.extensions[EXTENSION].database)

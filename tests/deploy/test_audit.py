@@ -17,6 +17,7 @@ from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from app.schema import migrate
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.people import Tenant, make_tenant
 from tests.sending import event_for, send
 
@@ -37,7 +38,7 @@ def _installation(server_url: str, credentials: Credentials) -> Iterator[tuple[S
         migrate(settings)
         app = create_app(settings, credentials=credentials)
         yield settings, app.extensions[EXTENSION], app.test_client()
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(name="owner")

@@ -22,6 +22,7 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.schema import migrate
 from tests.conftest import SECRET_KEY
+from tests.databases import close
 from tests.live import LiveServer, live_server
 from tests.people import Tenant, make_tenant
 from tests.sending import PATH
@@ -125,7 +126,7 @@ def _app(postgres: EmbeddedPostgres, credentials: Credentials) -> Iterator[Flask
     migrate(settings)
     app = create_app(settings, credentials=credentials)
     yield app
-    _house(app).database.engine.dispose()
+    close(_house(app).database)
 
 
 @pytest.fixture(name="dana")

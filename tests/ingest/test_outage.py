@@ -25,6 +25,7 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.schema import migrate
 from tests.conftest import SECRET_KEY
+from tests.databases import close
 from tests.people import Tenant, events_of, make_tenant
 from tests.sending import error_of, send
 from tests.servers import ENDED
@@ -49,7 +50,7 @@ def _app(server: EmbeddedPostgres, credentials: Credentials) -> Iterator[Flask]:
     migrate(settings)
     app = create_app(settings, credentials=credentials)
     yield app
-    app.extensions[EXTENSION].database.engine.dispose()
+    close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(name="dana")

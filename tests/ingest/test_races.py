@@ -11,7 +11,7 @@ from threading import Barrier, Event
 import pytest
 
 from app.context import Context
-from tests.live import Answer, LiveServer, read
+from tests.live import Answer, LiveServer, make_known, read
 from tests.people import Tenant, events_of, rows
 from tests.sending import PATH, event_for
 from tests.waiting import wait_until
@@ -110,6 +110,7 @@ def test_no_event_is_stored_after_a_revocation_has_answered(live: LiveServer, ho
 
 def _all_at_once(live: LiveServer, tenant: Tenant, work: list[tuple[bytes, str | None]]) -> list[Answer]:
     """Every item from a thread and a connection of its own, started together."""
+    make_known(live, tenant.key, workers=4)
     barrier = Barrier(len(work))
 
     def run(item: tuple[bytes, str | None]) -> Answer:

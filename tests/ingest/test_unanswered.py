@@ -24,6 +24,7 @@ from app.ingest.committer import Committer
 from app.ingest.envelope import Receipt
 from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent
 from app.ingest.storage import Outcome, Verdict
+from tests.databases import close
 from tests.ingest.scripted_lanes import Run, ScriptedLanes, attempt_of, identity_of, new_committer
 from tests.ingest.test_batch import send_batch
 from tests.lossy_commits import LossyCommits
@@ -258,7 +259,7 @@ def test_while_sessions_end_at_any_moment_nothing_is_stored_that_is_said_not_to_
     assert not not_stored & stored
     assert accepted <= stored
     assert accepted
-    database.engine.dispose()
+    close(database)
 
 
 def _is_stored(result: WriteResult) -> bool:

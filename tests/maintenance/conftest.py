@@ -18,6 +18,7 @@ from app.owner import Owner
 from app.rate_limits import RateLimiter, Rates
 from app.schema import migrate
 from tests.conftest import copied_database, fresh_database
+from tests.databases import close
 from tests.people import Tenant, execute, make_tenant, rows
 
 _NO_LIMIT = ConcurrencyLimit(99, at_once_per_client=99, waiting_per_client=0, wait_seconds=0, busy="")
@@ -121,4 +122,4 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
         for day in installation.days():
             installation.sql(f"DROP TABLE events_{day:%Y%m%d}")
         yield installation
-        database.engine.dispose()
+        close(database)

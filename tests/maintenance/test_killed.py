@@ -28,6 +28,7 @@ from app.schema import migrate
 from app.worker import create_celery
 from tests.celery_processes import QUEUE, beat, ring_until, worker
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.maintenance import holding
 from tests.maintenance.holding import Root
 from tests.maintenance.work import WORK, Work
@@ -105,7 +106,7 @@ def test_what_four_do_at_once_without_a_turn_is_done_once(arena: _Arena, task: T
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(lambda _: task.work(shift), range(_AT_ONCE)))
-    database.engine.dispose()
+    close(database)
 
     assert work.left(arena.root) == 0
     work.check(arena.root)

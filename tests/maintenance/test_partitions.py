@@ -13,6 +13,7 @@ from app.database import Database
 from app.maintenance.partitions import make_event_partitions
 from app.schema import migrate
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.people import rows
 
 # The app's role sees a workspace at a time, or all if it says so.
@@ -37,7 +38,7 @@ def _fresh(server_url: str) -> Iterator[Settings]:
 def _database(fresh: Settings) -> Iterator[Database]:
     database = Database(fresh.database_url, pool_size=6, lock_timeout_seconds=10)
     yield database
-    database.engine.dispose()
+    close(database)
 
 
 def _bounds(settings: Settings) -> dict[str, tuple[str, str]]:

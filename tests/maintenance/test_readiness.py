@@ -16,6 +16,7 @@ from app.maintenance.schedule import TASKS
 from app.maintenance.tasks import register
 from app.schema import migrate
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.servers import ENDED
 
 pytestmark = pytest.mark.wiring
@@ -46,7 +47,7 @@ def _ring() -> Iterator[Ring]:
     yield ring
     for celery, database in workers.values():
         celery.close()
-        database.engine.dispose()
+        close(database)
 
 
 @pytest.fixture(name="told")

@@ -17,6 +17,7 @@ from app.identifiers import random_text
 from app.locks import alone
 from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
 from app.owner import Owner
+from tests.databases import close
 from tests.people import rows
 from tests.servers import ENDED, OUR_LOCKS
 
@@ -308,7 +309,7 @@ def test_a_failure_that_cannot_be_noted_is_told_by_the_log(
     work.then = fail
     with pytest.raises(StorageUnavailable):
         run_if_due(task, replace(_shift(house, _NOON), database=database))
-    database.engine.dispose()
+    close(database)
 
     lines: list[Any] = [record.msg for record in caplog.records]
     assert [(line["event"], line["task"]) for line in lines] == [("maintenance_failed", task.name)]

@@ -12,6 +12,7 @@ from app.embedded.demo import DemoCredentials, ensure_demo
 from app.factory import create_app
 from app.schema import migrate
 from tests.conftest import fresh_database
+from tests.databases import close
 from tests.people import execute, rows
 
 _EVENT = {
@@ -34,7 +35,7 @@ def _empty(server_url: str) -> Iterator[Settings]:
 def _house(empty: Settings) -> Iterator[Context]:
     house = create_app(empty).extensions[EXTENSION]
     yield house
-    house.database.engine.dispose()
+    close(house.database)
 
 
 @pytest.fixture(name="demo")
@@ -46,7 +47,7 @@ def _demo(empty: Settings) -> DemoCredentials:
 def _client(empty: Settings) -> Iterator[FlaskClient]:
     app = create_app(empty)
     yield app.test_client()
-    app.extensions[EXTENSION].database.engine.dispose()
+    close(app.extensions[EXTENSION].database)
 
 
 def _known(demo: DemoCredentials) -> dict[str, str]:

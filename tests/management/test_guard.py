@@ -13,6 +13,7 @@ from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.factory import create_app
 from tests.conftest import SECRET_KEY
+from tests.databases import close
 from tests.management.operating import Desk
 from tests.people import Tenant, execute, rows
 from tests.sending import error_of
@@ -163,4 +164,4 @@ def test_a_hash_with_old_parameters_is_replaced_when_the_token_is_used(settings:
 
     assert stored() != before
     assert "t=2" in stored()
-    house.database.engine.dispose()
+    close(house.database)

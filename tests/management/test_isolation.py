@@ -17,6 +17,7 @@ from app.credentials import Credentials
 from app.factory import create_app
 from app.management.operators import Role
 from app.management.tokens import NewToken
+from tests.databases import close
 from tests.management.every_route import NOBODYS, Route, all_it_says, every_route
 from tests.management.operating import NOBODYS_ID, Desk, desk_with
 from tests.people import Tenant
@@ -28,7 +29,7 @@ def _app(request: pytest.FixtureRequest, settings: Settings, credentials: Creden
     url = settings.database_url if request.param == "both walls" else settings.admin_database_url
     app = create_app(replace(settings, database_url=url, database_pool_size=4), credentials=credentials)
     yield app
-    app.extensions[EXTENSION].database.engine.dispose()
+    close(app.extensions[EXTENSION].database)
 
 
 @pytest.fixture(scope="module", name="house")

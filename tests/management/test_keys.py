@@ -20,6 +20,7 @@ from app.management.revisions import Target
 from app.management.rotation import Rotation, rotate_key
 from app.management.tokens import NewToken, issue_token
 from tests.conftest import SECRET_KEY
+from tests.databases import close
 from tests.hashers import CountingHasher
 from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once
 from tests.people import Tenant, execute, rows
@@ -75,7 +76,7 @@ def test_issuing_holds_no_connection_while_it_waits_for_argon2(
                 pending.result(timeout=10)
     finally:
         hasher.may_finish.set()
-        database.engine.dispose()
+        close(database)
 
 
 class TestIssue:

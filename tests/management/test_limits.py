@@ -16,6 +16,7 @@ from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.database import EVERYWHERE
 from app.factory import create_app
+from tests.databases import close
 from tests.live import LiveServer, live_server
 from tests.management.operating import Desk, at_once, colleague_of, desk_of
 from tests.people import Tenant, rows
@@ -40,7 +41,7 @@ def _app_with(settings: Settings, credentials: Credentials) -> Iterator[MakeApp]
 
     yield make
     for app in _MADE:
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
 
 def _statuses(desk: Desk, requests: int) -> list[int]:

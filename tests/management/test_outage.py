@@ -12,6 +12,7 @@ from app.credentials import Credentials
 from app.errors import OutcomeUnknown
 from app.factory import create_app
 from app.management import new_projects
+from tests.databases import close
 from tests.live import free_port
 from tests.management.operating import Desk
 from tests.people import Tenant
@@ -24,7 +25,7 @@ def _lonely(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
     url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
     app = create_app(replace(settings, database_url=url), credentials=credentials)
     yield app
-    app.extensions[EXTENSION].database.engine.dispose()
+    close(app.extensions[EXTENSION].database)
 
 
 def test_without_a_database_everything_is_a_503_worth_repeating(lonely: Flask, alice: Tenant) -> None:

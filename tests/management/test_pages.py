@@ -12,6 +12,7 @@ from app.context import EXTENSION
 from app.credentials import Credentials
 from app.factory import create_app
 from tests.conftest import SECRET_KEY
+from tests.databases import close
 from tests.management.operating import Desk
 from tests.people import Tenant
 from tests.sending import pointers_of
@@ -153,7 +154,7 @@ class TestRotation:
         secrets = ("a newer secret that is long enough to be taken", SECRET_KEY)
         app = create_app(replace(settings, secret_key=secrets), credentials=Credentials(secrets, argon2_runs_max=2))
         yield app
-        app.extensions[EXTENSION].database.engine.dispose()
+        close(app.extensions[EXTENSION].database)
 
     def test_a_cursor_signed_with_an_older_secret_still_opens_its_list(
         self, rotated: Flask, desk: Desk, alice: Tenant, path: str

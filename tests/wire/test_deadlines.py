@@ -1,7 +1,7 @@
 """Waits that end: those that have taken too long, and no others."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import pytest
@@ -10,11 +10,16 @@ from app.granian.deadlines import Deadlines
 
 _SHORT_SECONDS = 0.01
 _LONG_SECONDS = 60.0
+_BUSY_SECONDS_MAX = 30.0
 
 
 async def _bounded(deadlines: Deadlines, wait: Awaitable[Any]) -> Any:
     with deadlines.bounded():
         return await wait
+
+
+def _run(scenario: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(scenario, _BUSY_SECONDS_MAX))
 
 
 def _never() -> "asyncio.Future[Any]":
@@ -27,7 +32,7 @@ def test_a_wait_that_takes_too_long_ends_with_a_timeout_and_its_task_goes_on() -
             await _bounded(Deadlines(_SHORT_SECONDS), _never())
         return await asyncio.sleep(0, "goes on")
 
-    assert asyncio.run(scenario()) == "goes on"
+    assert _run(scenario()) == "goes on"
 
 
 def test_each_ends_at_its_own_time_by_one_timer() -> None:
@@ -38,7 +43,7 @@ def test_each_ends_at_its_own_time_by_one_timer() -> None:
         # The timer has come to its end with them, and begins again with the next one.
         return [*ended, *await asyncio.gather(_bounded(deadlines, _never()), return_exceptions=True)]
 
-    assert [type(each) for each in asyncio.run(scenario())] == [TimeoutError] * 4
+    assert [type(each) for each in _run(scenario())] == [TimeoutError] * 4
 
 
 def test_one_that_begins_later_ends_later() -> None:
@@ -55,7 +60,7 @@ def test_one_that_begins_later_ends_later() -> None:
         await asyncio.gather(first, wait("second"))
         return ended
 
-    assert asyncio.run(scenario()) == ["first", "second"]
+    assert _run(scenario()) == ["first", "second"]
 
 
 def test_what_comes_in_time_is_not_touched_and_leaves_nothing_to_end() -> None:
@@ -68,7 +73,7 @@ def test_what_comes_in_time_is_not_touched_and_leaves_nothing_to_end() -> None:
         await asyncio.sleep(_SHORT_SECONDS)
         return found
 
-    assert asyncio.run(scenario()) == "in time"
+    assert _run(scenario()) == "in time"
 
 
 def test_what_goes_wrong_in_it_is_told_as_it_is() -> None:
@@ -79,7 +84,7 @@ def test_what_goes_wrong_in_it_is_told_as_it_is() -> None:
         await _bounded(Deadlines(_LONG_SECONDS), fail())
 
     with pytest.raises(ValueError):  # noqa: PT011 - the very one
-        asyncio.run(scenario())
+        _run(scenario())
 
 
 def test_a_task_that_somebody_else_ends_is_cancelled_and_not_late() -> None:
@@ -90,4 +95,4 @@ def test_a_task_that_somebody_else_ends_is_cancelled_and_not_late() -> None:
         await asyncio.wait([task])
         return task.cancelled()
 
-    assert asyncio.run(scenario())
+    assert _run(scenario())
