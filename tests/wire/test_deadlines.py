@@ -1,16 +1,38 @@
-"""Waits that end: those that have taken too long, and no others."""
+"""Waits that end: those that have taken too long, and no others. By a clock that the test sets."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from app.granian.deadlines import Deadlines
 
-_SHORT_SECONDS = 0.01
-_LONG_SECONDS = 60.0
+_SECONDS = 10.0
 _BUSY_SECONDS_MAX = 30.0
+
+PassTime = Callable[[float], Awaitable[None]]
+
+
+def _run(scenario: Callable[[Deadlines, PassTime], Coroutine[Any, Any, Any]]) -> Any:
+    """What `scenario` finds; it is given deadlines of ten seconds, and what lets the loop's seconds pass."""
+
+    async def run() -> Any:
+        loop = asyncio.get_running_loop()
+        now, ahead = loop.time, 0.0
+        loop.time = lambda: now() + ahead  # type: ignore[method-assign]
+
+        async def pass_time(seconds: float) -> None:
+            nonlocal ahead
+            await asyncio.sleep(0)
+            ahead += seconds
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        return await asyncio.wait_for(scenario(Deadlines(_SECONDS), pass_time), _BUSY_SECONDS_MAX + 10 * _SECONDS)
+
+    return asyncio.run(run())
 
 
 async def _bounded(deadlines: Deadlines, wait: Awaitable[Any]) -> Any:
@@ -18,81 +40,95 @@ async def _bounded(deadlines: Deadlines, wait: Awaitable[Any]) -> Any:
         return await wait
 
 
-def _run(scenario: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(scenario, _BUSY_SECONDS_MAX))
-
-
-def _never() -> "asyncio.Future[Any]":
-    return asyncio.get_running_loop().create_future()
+def _begin(deadlines: Deadlines) -> "asyncio.Task[Any]":
+    """A wait for what never comes."""
+    return asyncio.create_task(_bounded(deadlines, asyncio.get_running_loop().create_future()))
 
 
 def test_a_wait_that_takes_too_long_ends_with_a_timeout_and_its_task_goes_on() -> None:
-    async def scenario() -> str:
-        with pytest.raises(TimeoutError):
-            await _bounded(Deadlines(_SHORT_SECONDS), _never())
-        return await asyncio.sleep(0, "goes on")
-
-    assert _run(scenario()) == "goes on"
-
-
-def test_each_ends_at_its_own_time_by_one_timer() -> None:
-    async def scenario() -> list[Any]:
-        deadlines = Deadlines(_SHORT_SECONDS)
-        first = [asyncio.create_task(_bounded(deadlines, _never())) for _ in range(3)]
-        ended = await asyncio.gather(*first, return_exceptions=True)
-        # The timer has come to its end with them, and begins again with the next one.
-        return [*ended, *await asyncio.gather(_bounded(deadlines, _never()), return_exceptions=True)]
-
-    assert [type(each) for each in _run(scenario())] == [TimeoutError] * 4
-
-
-def test_one_that_begins_later_ends_later() -> None:
-    async def scenario() -> list[str]:
-        deadlines, ended = Deadlines(_SHORT_SECONDS), []
-
-        async def wait(name: str) -> None:
+    async def scenario(deadlines: Deadlines, pass_time: PassTime) -> str:
+        async def work() -> str:
             with pytest.raises(TimeoutError):
-                await _bounded(deadlines, _never())
-            ended.append(name)
+                await _bounded(deadlines, asyncio.get_running_loop().create_future())
+            return await asyncio.sleep(0, "goes on")
 
-        first = asyncio.create_task(wait("first"))
-        await asyncio.sleep(_SHORT_SECONDS / 2)
-        await asyncio.gather(first, wait("second"))
-        return ended
+        task = asyncio.create_task(work())
+        await pass_time(_SECONDS)
+        return await task
 
-    assert _run(scenario()) == ["first", "second"]
+    assert _run(scenario) == "goes on"
 
 
-def test_what_comes_in_time_is_not_touched_and_leaves_nothing_to_end() -> None:
-    async def scenario() -> str:
-        deadlines = Deadlines(_SHORT_SECONDS)
-        found: str = await _bounded(deadlines, asyncio.sleep(0, "in time"))
-        # Past the time of the first one: this task is not ended for it.
-        with pytest.raises(TimeoutError):
-            await _bounded(deadlines, _never())
-        await asyncio.sleep(_SHORT_SECONDS)
+def test_each_ends_at_its_own_time() -> None:
+    async def scenario(deadlines: Deadlines, pass_time: PassTime) -> list[list[bool]]:
+        waits, seen = [], []
+        for _ in range(3):
+            waits += [_begin(deadlines), _begin(deadlines)]
+            await pass_time(_SECONDS * 0.4)
+        for _ in range(3):
+            seen.append([wait.done() for wait in waits])
+            await pass_time(_SECONDS * 0.4)
+        assert {type(wait.exception()) for wait in waits} == {TimeoutError}
+        return seen
+
+    first, second, third = [True] * 2 + [False] * 4, [True] * 4 + [False] * 2, [True] * 6
+    assert _run(scenario) == [first, second, third]
+
+
+def test_one_begins_anew_when_all_before_it_have_ended() -> None:
+    async def scenario(deadlines: Deadlines, pass_time: PassTime) -> list[type]:
+        found = []
+        for _ in range(2):
+            wait = _begin(deadlines)
+            await pass_time(_SECONDS)
+            found.append(type(wait.exception()))
         return found
 
-    assert _run(scenario()) == "in time"
+    assert _run(scenario) == [TimeoutError] * 2
 
 
-def test_what_goes_wrong_in_it_is_told_as_it_is() -> None:
-    async def fail() -> None:
-        raise ValueError
+def test_what_came_in_time_is_ended_no_more() -> None:
+    async def scenario(deadlines: Deadlines, pass_time: PassTime) -> str:
+        async def work() -> str:
+            found: str = await _bounded(deadlines, asyncio.sleep(0, "in time"))
+            await over.wait()
+            return found
 
-    async def scenario() -> None:
-        await _bounded(Deadlines(_LONG_SECONDS), fail())
+        over = asyncio.Event()
+        task = asyncio.create_task(work())
+        await pass_time(2 * _SECONDS)
+        over.set()
+        return await task
 
-    with pytest.raises(ValueError):  # noqa: PT011 - the very one
-        _run(scenario())
+    assert _run(scenario) == "in time"
+
+
+def test_what_goes_wrong_in_it_is_told_as_it_is_also_when_it_is_late() -> None:
+    async def scenario(deadlines: Deadlines, pass_time: PassTime) -> list[BaseException | None]:
+        async def fail(wait: "asyncio.Future[None]") -> None:
+            with suppress(asyncio.CancelledError):
+                await wait
+            raise ValueError
+
+        loop = asyncio.get_running_loop()
+        in_time = loop.create_future()
+        in_time.set_result(None)
+        waits = [asyncio.create_task(_bounded(deadlines, fail(each))) for each in (in_time, loop.create_future())]
+        await pass_time(_SECONDS)
+        return [wait.exception() for wait in waits]
+
+    assert [type(error) for error in _run(scenario)] == [ValueError, ValueError]
 
 
 def test_a_task_that_somebody_else_ends_is_cancelled_and_not_late() -> None:
-    async def scenario() -> bool:
-        task = asyncio.create_task(_bounded(Deadlines(_LONG_SECONDS), _never()))
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        return task.cancelled()
+    async def scenario(deadlines: Deadlines, pass_time: PassTime) -> list[bool]:
+        before, at_once = _begin(deadlines), _begin(deadlines)
+        await pass_time(0)
+        before.cancel()
+        await pass_time(0)
+        # In one turn of the loop with the deadline, which comes second.
+        at_once.cancel()
+        await pass_time(_SECONDS)
+        return [before.cancelled(), at_once.cancelled()]
 
-    assert _run(scenario())
+    assert _run(scenario) == [True, True]
