@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -220,6 +221,17 @@ def test_the_readmes_commands_and_programs_do_what_they_say(shared: Shared) -> N
     assert "payment.failed" in shell(look)
     assert shell(f"make -s flask VAR_DIR='{shared.var_dir}' ARGS=--help").startswith("Usage: flask")
     assert "Demo" in shell(f"make -s flask VAR_DIR='{shared.var_dir}' ARGS='workspace list'")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_readmes_javascript_sends_an_event(shared: Shared) -> None:
+    (program,) = re.findall(r"```js\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+
+    sent = run_here("node", "-e", program, **demo_env.read(shared.var_dir / "demo.env"))
+
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert sent.stdout.startswith("201 {")
+    assert "accepted: true" in sent.stdout
 
 
 def test_the_help_of_the_operators_commands_needs_no_settings_and_the_commands_name_what_is_missing() -> None:
