@@ -183,7 +183,7 @@ def test_no_file_is_longer_than_300_lines_and_no_function_longer_than_50() -> No
 
 
 def test_the_readme_and_the_docs_link_to_files_that_exist() -> None:
-    pages = [*_CHECKOUT.glob("*.md"), *(_CHECKOUT / "docs").rglob("*.md")]
+    pages = [*_CHECKOUT.glob("*.md"), *(_CHECKOUT / "docs").rglob("*.md"), *(_CHECKOUT / "app").rglob("*.md")]
     broken = [
         f"{page.relative_to(_CHECKOUT)} -> {link}"
         for page in pages
