@@ -27,7 +27,7 @@ from app.warm_digests import WarmDigests
 Kind = Literal["sk", "mt"]
 
 _KEY_ID_CHARACTERS = 16
-_SECRET_CHARACTERS = 33  # 196 random bits; DESIGN asks for 192 or more
+_SECRET_CHARACTERS = 33  # 196 random bits
 
 # The longest text worth looking at: a megabyte of header is refused by its length alone.
 _CREDENTIAL_CHARACTERS = len("lrb_sk_") + _KEY_ID_CHARACTERS + 1 + _SECRET_CHARACTERS + CHECK_CHARACTERS
