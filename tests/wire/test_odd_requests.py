@@ -71,6 +71,12 @@ def test_a_path_has_one_spelling(live: LiveServer, alice: Tenant, body: bytes, p
     assert (answer.status, _code(answer)) == (404, "not_found")
 
 
+def test_what_is_encoded_in_a_path_is_what_it_stands_for(live: LiveServer, alice: Tenant, body: bytes) -> None:
+    """Servers hand paths on decoded, so %2F cannot be told from a slash (docs/operations.md)."""
+    assert _event(live, alice, body, path="/v1%2Fevents/%69ngest").status == 201
+    assert _event(live, alice, body, path="/%2Fv1/events/ingest").status == 404
+
+
 @pytest.mark.parametrize("path", [PATH, f"{PATH}/batch", "/v1/projects"])
 @pytest.mark.parametrize("coding", ["gzip, chunked", "gzip,chunked", "identity, chunked", "chunked, chunked"])
 def test_a_transfer_coding_that_we_do_not_know_is_not_taken_for_none(
