@@ -1,15 +1,26 @@
 """Archived things, and what comes back with them: everything but a key."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 from unittest.mock import ANY
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import Connection, event, text
 
 from app.context import Context
+from app.database import EVERYWHERE
+from app.maintenance.usage import fold_usage
 from tests.management.operating import Desk
-from tests.people import Tenant, execute, rows
+from tests.people import Tenant, execute, issue_key, rows, source_of
 from tests.sending import error_of, send
+from tests.waiting import wait_until
+
+_WAIT_FOR_A_ROW: Final = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event IN ('transactionid', 'tuple')
+"""
 
 
 @pytest.fixture(name="path_of", params=["projects", "environments", "sources"])
@@ -124,3 +135,44 @@ def test_a_key_that_was_over_already_is_left_as_it_was(desk: Desk, house: Contex
     desk.post(f"/v1/sources/{alice.source_id}/restore")
 
     assert desk.get(f"/v1/keys/{alice.key_id}").json == before
+
+
+@pytest.fixture(name="by_place")
+def _by_place(house: Context) -> Iterator[None]:
+    """PostgreSQL finds rows in the order in which they lie on their pages, as it does where tables are large."""
+
+    def plan(connection: Connection) -> None:
+        connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
+
+    event.listen(house.database.engine, "begin", plan)
+    yield
+    event.remove(house.database.engine, "begin", plan)
+
+
+@pytest.mark.usefixtures("by_place")
+def test_a_restoration_and_the_worker_that_notes_the_keys_use_never_wait_for_each_other_in_a_circle(
+    desk: Desk, house: Context, alice: Tenant
+) -> None:
+    """The worker takes the keys in the order in which they were issued."""
+    used = [issue_key(house, source_of(house, alice))[0] for _ in range(3)]
+    for end in ("now()", "NULL"):  # so that the last one lies before the others
+        execute(house, f"UPDATE source_keys SET expires_at = {end} WHERE id = ANY (:ids)", ids=used[:2])
+    desk.delete(f"/v1/projects/{alice.project_id}")
+    execute(
+        house,
+        "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,"
+        " received_at) SELECT project_id, gen_random_uuid(), source_id, id, 'stored', 1, 10, now()"
+        " FROM source_keys WHERE id = ANY (:used)",
+        used=used,
+    )
+
+    with ThreadPoolExecutor(2) as pool, house.database.transaction(EVERYWHERE) as holder:
+        holder.execute(text("SELECT 1 FROM source_keys WHERE id = :id FOR NO KEY UPDATE"), {"id": used[1]})
+        folding = pool.submit(fold_usage, house.database)
+        wait_until(lambda: len(rows(house, _WAIT_FOR_A_ROW)) == 1)
+        restoring = pool.submit(desk.post, f"/v1/projects/{alice.project_id}/restore")
+        wait_until(lambda: len(rows(house, _WAIT_FOR_A_ROW)) == 2)
+        holder.rollback()
+
+        assert folding.result(timeout=10).rows >= len(used)
+        assert restoring.result(timeout=10).status_code == 200
