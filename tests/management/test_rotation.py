@@ -9,6 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.context import Context
+from app.maintenance.key_life import mark_expired_keys
 from app.management.operators import Role
 from app.management.tokens import NewToken
 from tests.management.operating import NOBODYS_ID, Desk, at_once, desk_with
@@ -125,6 +126,27 @@ class TestGrace:
 
         assert send(client, alice).status_code == 401
         assert send(client, alice, key=new["key"]).status_code == 201
+
+    def test_without_one_it_stays_refused_whatever_becomes_of_the_clock(
+        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+    ) -> None:
+        """As after a failover, a moment later, to a server whose clock is an hour behind."""
+        _rotate(desk, alice.key_id, grace_seconds=0)
+        later = "expires_at = expires_at + interval '1 hour', expired_at = expired_at + interval '1 hour'"
+        execute(house, f"UPDATE source_keys SET {later} WHERE id = :id", id=alice.key_row)
+
+        assert error_of(send(client, alice))["code"] == "invalid_source_key"
+        assert events_of(house, alice) == []
+
+    def test_without_one_its_end_has_the_one_entry_that_each_expiry_has(
+        self, desk: Desk, house: Context, alice: Tenant
+    ) -> None:
+        _rotate(desk, alice.key_id, grace_seconds=0)
+        mark_expired_keys(house.database, now=datetime.now(UTC) + timedelta(minutes=1))
+
+        (entry,) = desk.all_of("/v1/audit", object_id=alice.key_id, action="source_key.expire")
+        assert entry["before"] == {"expired_at": None}
+        assert entry["after"] == {"expired_at": _read(desk, alice.key_id)["expires_at"]}
 
     @pytest.mark.parametrize("grace", [-1, 2_592_001, 1.5, "60", None, True, [], 10**30])
     def test_what_is_none_is_refused(self, desk: Desk, alice: Tenant, grace: object) -> None:
