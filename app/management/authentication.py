@@ -14,11 +14,13 @@ from app.management.operators import Operator, Role
 
 # By the unique index on public_id. Only here does a query begin outside a workspace: it finds out which one.
 _LOOK_UP = text("SELECT id, workspace_id, secret_hash FROM management_tokens WHERE public_id = :public_id")
-# What can change is read at every request.
+# What can change is read at every request. A token whose expiry is marked (app/maintenance/key_life.py) stays expired
+# if PostgreSQL's clock is set back, as source keys do (migrations/versions/0012_database_clock.py).
 _READ = text("""
     SELECT role, project_ids, expires_at, coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news
     FROM management_tokens
-    WHERE id = :id AND public_id = :public_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    WHERE id = :id AND public_id = :public_id AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > now() AND expired_at IS DISTINCT FROM expires_at)
 """)
 # SKIP LOCKED: of many requests at once one writes, and nobody waits behind whoever is revoking the token.
 _NOTE_USE = text("""

@@ -20,7 +20,8 @@ from app.management.operators import Operator
 _IS_VALID: Final = text("""
     SELECT 1 FROM management_tokens
     WHERE public_id = :public_id AND workspace_id = :workspace_id
-        AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
+        AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > clock_timestamp() AND expired_at IS DISTINCT FROM expires_at)
 """)
 _IS_HELD: Final = "standing_is_held"
 

@@ -369,6 +369,18 @@ class TestUse:
         assert desk.get("/v1/workspace").status_code == 401
         assert self._used(house, alice).last_used_at is None
 
+    def test_after_a_marked_expiry_is_refused_whatever_becomes_of_the_clock(
+        self, desk: Desk, house: Context, alice: Tenant
+    ) -> None:
+        """As the keys of sources are: say after a failover to a server whose clock is an hour behind."""
+        caller = _operator(house, alice)
+        marked = "expires_at = now() + interval '1 hour', expired_at = now() + interval '1 hour'"
+        execute(house, f"UPDATE management_tokens SET {marked} WHERE public_id = :id", id=alice.token_id)
+
+        assert desk.get("/v1/workspace").status_code == 401
+        with pytest.raises(InvalidManagementToken):
+            issue_token(house.database, house.credentials, caller, NewToken(role=Role.AUDITOR))
+
     def test_on_ingest_is_refused_and_told_what_belongs_there(self, app: Flask, desk: Desk, alice: Tenant) -> None:
         headers = {"X-API-Key": alice.token, "Content-Type": "application/json"}
         for path in (INGEST, f"{INGEST}/batch"):
