@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from app.credentials import Credentials, Minted
 from app.database import Database
-from app.errors import Fault, InsufficientScope, NotFound, SchemaValidationFailed
+from app.errors import Fault, InsufficientScope, SchemaValidationFailed
 from app.locks import share_parents
 from app.management.changes import insert, moment, update
 from app.management.lifetimes import CredentialState, expires_within, is_in, state_at
-from app.management.lookup import find, find_to_change, is_public_id
+from app.management.lookup import find, find_to_change
 from app.management.operators import Operator, Role
 from app.management.pages import Listing, Page, PageRequest
 from app.management.projects import live_projects
@@ -140,8 +140,8 @@ def revoke_token(database: Database, operator: Operator, target: Target) -> Toke
     Raises InsufficientScope for a token with a higher role than the caller's.
     """
     with changing(database, operator) as session:
-        if not is_public_id(target.public_id):
-            raise NotFound
+        # Before its lock is asked for, for a stranger's token has one as well.
+        find(session, visible_tokens(operator), ManagementToken, target.public_id)
         hold_standing_to_revoke(session, operator, target.public_id)
         row, asked_at = find_to_change(session, operator, visible_tokens(operator), ManagementToken, target)
         operator.require(Role(row.role))

@@ -318,6 +318,15 @@ class TestRevoking:
             changed.result(timeout=10)
             assert revoked.result(timeout=10).status_code == 200
 
+    def test_of_a_strangers_token_waits_for_nothing_of_the_stranger_nor_keeps_it_waiting(
+        self, house: Context, stranger: Desk, alice: Tenant
+    ) -> None:
+        """Or whoever knows an id would hear when it is at work, and could stand before its commits."""
+        with house.database.transaction(alice.workspace_row) as session:
+            hold_standing(session, _operator(house, alice))
+
+            assert stranger.post(f"{PATH}/{alice.token_id}/revoke").status_code == 404
+
     def test_a_token_may_revoke_itself_and_two_each_other(self, app: Flask, house: Context, issued: Issue) -> None:
         alone, one, other = (issued(Role.OWNER) for _ in range(3))
 
