@@ -77,11 +77,13 @@ _HAS_COLUMNS: Final = f"""
 # PostgreSQL cannot guess how few rows lie between two places, least of all if millions came in one moment: it would
 # look through the whole table for each slice.
 _BY_INDEX: Final = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
-# Its constraint says what PostgreSQL would otherwise look for in each of its rows when it is attached.
+# Its constraint says what PostgreSQL would otherwise look for in each of its rows when it is attached. Its policies
+# stand before its first row: somebody may have been given all tables to come, and it may be hours until it is attached.
 _CREATE_DAY: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         CONSTRAINT {key} PRIMARY KEY (project_id, received_at, event_uid),
-        CONSTRAINT within_day CHECK (received_at >= {begin} AND received_at < {end}))
+        CONSTRAINT within_day CHECK (received_at >= {begin} AND received_at < {end}));
+    SELECT wall_event_partition({name})
 """)
 _ATTACH_DAY: Final = sql.SQL("""
     ALTER TABLE {next} RENAME TO {table};
@@ -187,7 +189,8 @@ def _begin_or_go_on(connection: Connection, day: Partition) -> _Copying:
         connection.execute(sql.SQL("DROP TABLE {}").format(table))
     if not _is_there(connection, name):
         key = sql.Identifier(f"{day.name}_pkey")
-        connection.execute(_CREATE_DAY.format(next=table, key=key, begin=day.begin, end=day.end))
+        create = _CREATE_DAY.format(next=table, name=name, key=key, begin=day.begin, end=day.end)
+        connection.execute(create)
     last = connection.execute(_LAST_COPIED.format(table)).fetchone() or (day.begin, _LOWEST)
     return _Copying(_DEFAULT, table, begin=day.begin, end=day.end, after=_Place(*last))
 
