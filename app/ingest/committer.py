@@ -76,6 +76,7 @@ class Committer:
 
     def _reset(self) -> None:
         self._is_running = False
+        self._unstarted = [("committer-time", self._keep_time), ("committer", self._run)]
         self._handed_in: queue.SimpleQueue[PendingWrite] = queue.SimpleQueue()
         self._shares = Shares(self._settings.queue_events_max, _QUEUE_BYTES_MAX)
         self._waiting: RoundRobin = RoundRobin()
@@ -109,19 +110,25 @@ class Committer:
 
         Raises StorageUnavailable at once when too much is waiting already, in all or of this workspace.
         """
+        if not self._is_running:
+            self._start()
         write = PendingWrite(identity, attempt, time.monotonic() + self._settings.storage_deadline_seconds, resolved)
         if not self._shares.take(write):
             raise StorageUnavailable("Nothing was stored: too much is waiting already. Repeat the same request later.")
-        if not self._is_running:
-            self._start()
         self._open.append(write)
         self._handed_in.put(write)
 
     def _start(self) -> None:
         with self._starting:
             if not self._is_running:
-                threading.Thread(target=self._run, name="committer", daemon=True).start()
-                threading.Thread(target=self._keep_time, name="committer-time", daemon=True).start()
+                # One by one: if the second cannot be started, the next attempt must not start the first one again.
+                while self._unstarted:
+                    name, target = self._unstarted[-1]
+                    try:
+                        threading.Thread(target=target, name=name, daemon=True).start()
+                    except RuntimeError as error:  # a machine out of threads
+                        raise StorageUnavailable from error
+                    self._unstarted.pop()
                 # Not atexit, which a server's forked worker never comes to.
                 Finalize(None, self._every_tick, exitpriority=0)
                 self._is_running = True
