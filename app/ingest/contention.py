@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -77,8 +78,10 @@ class ContentionQueue:
         with self._changed:
             refused = [write for write in writes if not self._add(write)]
             if self._threads < _THREADS:
-                self._threads += 1
-                threading.Thread(target=self._work, name="contention", daemon=True).start()
+                # A machine out of threads: those that there are go on, and whoever comes next tries again.
+                with suppress(RuntimeError):
+                    threading.Thread(target=self._work, name="contention", daemon=True).start()
+                    self._threads += 1
             self._changed.notify()
         for write in refused:
             write.resolve(StorageUnavailable(_BUSY))
