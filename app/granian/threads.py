@@ -7,7 +7,7 @@ which they come, a few hundred such requests of one workspace would keep those o
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -30,9 +30,29 @@ class SharedThreads:
         """`step` on a thread, as soon as one is free for `owner`."""
         await self._take(owner)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, step)
+            return await asyncio.wrap_future(self._submit(step))
         finally:
             self._give_back(owner)
+
+    def _submit(self, step: Callable[[], Result]) -> "Future[Result]":
+        given: Future[Result] = Future()
+
+        def work() -> None:
+            if not given.set_running_or_notify_cancel():
+                return
+            try:
+                given.set_result(step())
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it hears it
+                given.set_exception(error)
+
+        try:
+            self._pool.submit(work)
+        except RuntimeError:
+            # Of a machine that is out of threads. The pool has queued it all the same, and would do it later, when its
+            # caller has been told that it failed.
+            if given.cancel():
+                raise
+        return given
 
     async def _take(self, owner: Hashable) -> None:
         # Whoever waits may hold none now: of that, _give_back() has made sure. So nobody is overtaken here.

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
+import pytest
 
 from app.config import Settings
 from app.granian.threads import SharedThreads
@@ -107,6 +108,26 @@ class TestSharedThreads:
 
         asyncio.run(meet())
 
+    def test_what_fails_for_want_of_a_thread_is_not_done_later(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its caller has heard that it failed, so nothing of it may be stored any more."""
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        async def meet() -> None:
+            house = _House(8)
+            first = house.visit("alice")
+            await house.until_running(["alice"])
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError):
+                await house.visit("charlie")
+            house.let_go()
+            await first
+            house.end()
+            assert house.came == ["alice"]
+
+        asyncio.run(meet())
+
 
 class _House:
     def __init__(self, number: int) -> None:
@@ -130,3 +151,7 @@ class _House:
 
     def let_go(self) -> None:
         self._open.set()
+
+    def end(self) -> None:
+        """With all that the pool has queued done."""
+        self._threads._pool.shutdown()  # noqa: SLF001
