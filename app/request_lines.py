@@ -96,7 +96,7 @@ class RequestLines:
             self._lines.append(line)
 
     def flush(self) -> None:
-        """Write what is gathered; returns at once if another thread is about it."""
+        """Write what is gathered, or give it up; returns at once if another thread is about it."""
         if not self._lines or not self._writing.acquire(blocking=False):
             return
         try:
@@ -109,6 +109,10 @@ class RequestLines:
                 piece += line
             sys.stderr.write(piece)
             sys.stderr.flush()
+        except OSError:
+            # A full disk, or a reader that is gone: other lines are lost then too (logging). Kept until somebody takes
+            # them, these would fill the memory.
+            self._lines.clear()
         finally:
             self._writing.release()
 

@@ -1,9 +1,12 @@
 """Lines of accepted requests: as many as an operator wants, and every one of the others."""
 
+import errno
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import StringIO
 from math import inf
 from typing import Any
 
@@ -16,6 +19,7 @@ from app.config import Settings
 from app.context import EXTENSION
 from app.credentials import Credentials
 from app.factory import create_app
+from app.request_lines import RequestLine, RequestLines, Sampling
 from tests.databases import close
 from tests.people import Tenant
 from tests.sending import PATH, event_for, send
@@ -109,6 +113,41 @@ def test_with_none_of_them_a_refusal_still_leaves_its_line(
     send(client, alice, event_for(alice, severity="x"))
 
     assert [line["event"] for line in written(1)] == ["event_refused"]
+
+
+def test_lines_that_nobody_takes_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk neither stops what is done beside them, nor fills the memory."""
+    logging.getLogger().setLevel(logging.INFO)
+    lines = RequestLines(Sampling())
+    for n in range(100):
+        lines.note(_line(f"lost-{n}"))
+    with monkeypatch.context() as machine:
+        machine.setattr(sys, "stderr", _FullDisk())
+        lines.flush()
+    lines.note(_line("written"))
+    found = StringIO()
+    monkeypatch.setattr(sys, "stderr", found)
+    lines.flush()
+
+    assert [json.loads(line)["request_id"] for line in found.getvalue().splitlines()] == ["written"]
+
+
+class _FullDisk(StringIO):
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _line(request_id: str) -> RequestLine:
+    return RequestLine(
+        event="event_accepted",
+        key="key_1",
+        method="POST",
+        milliseconds=1.0,
+        path=PATH,
+        remote_address="127.0.0.1",
+        request_id=request_id,
+        status=201,
+    )
 
 
 @pytest.mark.parametrize("name", ["celery.beat", "celery.worker.strategy", "celery.app.trace"])
