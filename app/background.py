@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -31,13 +32,17 @@ class Background:
         self._hurry = threading.Event()
         self.is_running = False
 
-    def start(self) -> None:
-        """Make sure that the thread runs."""
+    def start(self) -> bool:
+        """Make sure that the thread runs, if the machine has room for one; whether it was begun just now."""
         with self._mutex:
-            if not self.is_running:
-                self.is_running = True
-                arguments = (self._step, self._hurry, self._pause_seconds, self._pause_seconds_min)
+            if self.is_running:
+                return False
+            arguments = (self._step, self._hurry, self._pause_seconds, self._pause_seconds_min)
+            # A machine out of threads: whoever needs it next tries again.
+            with suppress(RuntimeError):
                 threading.Thread(target=_repeat, args=arguments, name=self._name, daemon=True).start()
+                self.is_running = True
+            return self.is_running
 
     def hurry(self) -> None:
         """Do not wait for the whole pause this time."""

@@ -584,6 +584,22 @@ class TestBackground:
         os.waitpid(child, 0)
         assert os.read(reading, 3) == b"yes"
 
+    def test_a_machine_without_a_thread_for_it_admits_and_starts_it_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        limiter = RateLimiter(Rates(5, None))
+        before = set(threading.enumerate())
+        with monkeypatch.context() as machine:
+            machine.setattr(threading.Thread, "start", refuse)
+            limiter.admit(someone())
+        limiter.admit(someone())
+
+        begun = set(threading.enumerate()) - before
+        assert [thread.name for thread in begun].count("rate-limits") == 1
+
     def test_the_thread_ends_with_its_limiter(self) -> None:
         def use() -> None:
             RateLimiter(Rates(5, None)).admit(someone())

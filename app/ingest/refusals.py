@@ -104,10 +104,9 @@ class Refusals:
                 self._since = now
             for code, events in codes.items():
                 self._add(_Kind(identity, code, self._since), events)
-        if self.flushes_by_itself and not self._background.is_running:
+        if self.flushes_by_itself and not self._background.is_running and self._background.start():
             # Not atexit, which a server's forked worker never comes to; for this process only, so not in __init__.
             Finalize(None, _call, args=(WeakMethod(self.flush),), exitpriority=0)
-            self._background.start()
 
     def flush(self) -> None:
         """Write what was counted; while PostgreSQL is away it stays in memory."""
