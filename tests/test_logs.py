@@ -157,7 +157,7 @@ def test_the_doors_line_is_the_one_that_flask_writes(
     _, by_flask = _lines(capsys)
     door.is_open = True
     send(client, alice, event, headers={"X-Request-ID": "same"})
-    # Written by the time keeper, a twentieth of a second later.
+    # Written at the next tick, a twentieth of a second later.
     lines: list[dict[str, object]] = []
 
     def is_written() -> bool:

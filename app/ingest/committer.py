@@ -66,7 +66,7 @@ class Committer:
     """The one way to store single events in this process; starts its threads at the first use, in each forked child."""
 
     def __init__(self, database: Database, settings: Settings, every_tick: Callable[[], None]) -> None:
-        """`every_tick` is called twenty times a second on the time keeper's thread, and at an orderly end."""
+        """`every_tick` is called twenty times a second on a thread of its own, and at an orderly end."""
         self._database = database
         self._settings = settings
         self._every_tick = every_tick
@@ -76,7 +76,11 @@ class Committer:
 
     def _reset(self) -> None:
         self._is_running = False
-        self._unstarted = [("committer-time", self._keep_time), ("committer", self._run)]
+        self._unstarted = [
+            ("committer-ticks", self._tick),
+            ("committer-time", self._keep_time),
+            ("committer", self._run),
+        ]
         self._handed_in: queue.SimpleQueue[PendingWrite] = queue.SimpleQueue()
         self._shares = Shares(self._settings.queue_events_max, _QUEUE_BYTES_MAX)
         self._waiting: RoundRobin = RoundRobin()
@@ -252,9 +256,14 @@ class Committer:
                 if not write.is_resolved:
                     self._open.append(write)
             metrics.QUEUE_EVENTS.set(len(self._open))
+
+    def _tick(self) -> None:
+        # Apart from the time keeper: whoever reads standard error may have stopped, and then a tick does not end.
+        while True:
+            time.sleep(_TICK_SECONDS)
             try:
                 self._every_tick()
-            except Exception:  # noqa: BLE001 - whatever it is, the time must be kept
+            except Exception:  # noqa: BLE001 - whatever it is, there are others to come
                 _log.exception("tick_failed")
 
 

@@ -71,8 +71,10 @@ class _ScriptedLane:
             raise
 
 
-def new_committer(house: Context, lanes: ScriptedLanes, **settings: Any) -> Committer:
-    return Committer(cast("Database", lanes), replace(house.settings, **settings), every_tick=lambda: None)
+def new_committer(
+    house: Context, lanes: ScriptedLanes, *, every_tick: Callable[[], None] = lambda: None, **settings: Any
+) -> Committer:
+    return Committer(cast("Database", lanes), replace(house.settings, **settings), every_tick)
 
 
 def identity_of(tenant: Tenant) -> Identity:

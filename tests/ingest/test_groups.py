@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -187,6 +188,28 @@ def test_an_attempt_that_waited_past_its_deadline_is_answered_then_and_never_sto
     later = attempt_of(alice, event_id="later")
     wait_until(lambda: _is_stored(committer, alice, later))
     assert "in-the-queue" not in {event.event_id for event in events_of(house, alice)}
+
+
+def test_a_tick_that_does_not_end_keeps_nobody_from_being_told_at_the_deadline(
+    lanes: ScriptedLanes, house: Context, alice: Tenant
+) -> None:
+    """As one does not that writes lines which nobody reads."""
+    ticks, reader = Semaphore(0), Event()
+
+    def tick() -> None:
+        ticks.release()
+        reader.wait()
+
+    committer = new_committer(house, lanes, every_tick=tick, storage_deadline_seconds=0.3)
+    decisions: list[WriteResult] = []
+    lanes.open.clear()
+    try:
+        committer.submit(identity_of(alice), attempt_of(alice), decisions.append)
+        ticks.acquire()
+        committer.submit(identity_of(alice), attempt_of(alice), decisions.append)
+        wait_until(lambda: len(decisions) == 2)
+    finally:
+        reader.set()
 
 
 def test_a_caller_that_cannot_be_told_keeps_nobody_else_from_being_told(
