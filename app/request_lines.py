@@ -25,6 +25,8 @@ _KEYS_MAX = 100_000
 # What a caller's own request id may look like; anything else could break a log line or a header. And no key or token,
 # for it stands in the log and in the audit trail as it is.
 _SANE_REQUEST_ID = re.compile(r"(?!.*lrb_(?:sk|mt)_)[A-Za-z0-9._:-]{1,128}")
+# Seconds of the top rate. While nobody reads standard error, a write does not end, and the oldest of more are lost.
+_GATHERED_MAX = 50_000
 # A pipe takes no more in one piece (PIPE_BUF on Linux), and two processes may share one.
 _PIECE_CHARACTERS_MAX = 4096
 _ROOT = logging.getLogger()
@@ -83,7 +85,7 @@ class RequestLines:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._lines: deque[RequestLine] = deque()
+        self._lines: deque[RequestLine] = deque(maxlen=_GATHERED_MAX)
         self._writing = threading.Lock()
 
     def note(self, line: RequestLine) -> None:

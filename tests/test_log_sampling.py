@@ -132,6 +132,19 @@ def test_lines_that_nobody_takes_are_given_up(monkeypatch: pytest.MonkeyPatch) -
     assert [json.loads(line)["request_id"] for line in found.getvalue().splitlines()] == ["written"]
 
 
+def test_while_they_cannot_be_written_only_the_newest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    logging.getLogger().setLevel(logging.INFO)
+    monkeypatch.setattr(request_lines, "_GATHERED_MAX", 3)
+    lines = RequestLines(Sampling())
+    for n in range(5):
+        lines.note(_line(f"req-{n}"))
+    found = StringIO()
+    monkeypatch.setattr(sys, "stderr", found)
+    lines.flush()
+
+    assert [json.loads(line)["request_id"] for line in found.getvalue().splitlines()] == ["req-2", "req-3", "req-4"]
+
+
 class _FullDisk(StringIO):
     def write(self, _: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
