@@ -68,6 +68,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_SERVER_THREADS": str(settings.server_threads),
         "LARIBA_TRUSTED_PROXIES": ",".join(settings.trusted_proxies),
         "LARIBA_BODY_SECONDS": str(settings.body_seconds),
+        "LARIBA_STORAGE_DEADLINE_SECONDS": str(settings.storage_deadline_seconds),
     }
 
 

@@ -34,6 +34,13 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]
         yield server
 
 
+@pytest.fixture(autouse=True)
+def _redis_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with other work a healthy Redis may need more than a tenth of a second."""
+    monkeypatch.setattr(shared_digests, "_TIMEOUT_SECONDS", 10.0)
+    monkeypatch.setattr(shared_digests, "_LOAD_WAIT_SECONDS", 10.0)
+
+
 @pytest.fixture(name="store")
 def _store(server: EmbeddedRedis) -> Iterator["redis.Redis"]:
     with redis.Redis.from_url(server.url) as store:

@@ -186,8 +186,9 @@ def test_an_outcome_that_stays_unknown_is_said_to_be_so_and_the_retry_settles_it
     client: FlaskClient, house: Context, alice: Tenant, commits: LossyCommits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed = [0.0]
+    step = house.settings.storage_deadline_seconds * 0.4
     clock = SimpleNamespace(
-        monotonic=lambda: time.monotonic() + passed[0], sleep=lambda _: passed.__setitem__(0, passed[0] + 0.7)
+        monotonic=lambda: time.monotonic() + passed[0], sleep=lambda _: passed.__setitem__(0, passed[0] + step)
     )
     monkeypatch.setattr("app.ingest.batch.acceptance.time", clock)
     commits.plan += ["after"] * 4

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def _a_web_process_before_its_commit(settings: Settings, checkout: Path, key: st
     """It has run its statement and holds its claims, until the block ends it with SIGKILL."""
     command = [sys.executable, "-c", _HANG_BEFORE_COMMIT, key, json.dumps(event)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=checkout, env=environment_of(settings), **pipes) as process:  # type: ignore[call-overload]
+    # Or its time keeper would answer, and it would end by itself.
+    environment = environment_of(replace(settings, storage_deadline_seconds=60.0))
+    with subprocess.Popen(command, cwd=checkout, env=environment, **pipes) as process:  # type: ignore[call-overload]
         try:
             assert process.stdout.readline() == "stored\n"
             yield
