@@ -7,7 +7,7 @@ comes back when it is committed. What is left is given to the application, behin
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -33,6 +33,9 @@ _PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 _PROBE_THREADS: Final = 2
 # What takes a right away.
 _URGENT: Final = ("/revoke", "/disable")
+# Of the lanes that somebody could have any number of: with as many, one that has a thousand tokens or revoked keys
+# takes a thousand turns at the threads while another workspace takes one.
+_LANES: Final = 4
 
 Header = tuple[str, str]
 Result = TypeVar("Result")
@@ -92,20 +95,27 @@ class GranianAdapter:
             environ[BODY_REFUSAL] = error
             return None
 
+    def lane_of(self, environ: Environ) -> Hashable:
+        """Who takes turns at the threads of the application: nearly always a workspace."""
+        owner = self._bodies.owner_of(environ)
+        if isinstance(owner, str):  # a credential that this process does not know
+            owner = "strangers", hash(owner) % _LANES
+        if environ["PATH_INFO"].endswith(_URGENT) and (token := self._bodies.token_of(environ)) is not None:
+            # Apart, as for connections: what else the workspace has waiting must not keep a leak open.
+            return owner, "urgent", hash(token) % _LANES
+        return owner
+
     async def _answer_by_application(self, environ: Environ, scope: Scope, protocol: Any) -> None:
         complete(environ, scope)
         is_probe = environ["PATH_INFO"] in _PROBES
-        owner = None if is_probe else self._bodies.owner_of(environ)
-        if environ["PATH_INFO"].endswith(_URGENT) and (token := self._bodies.token_of(environ)) is not None:
-            # By token, as for connections: what else the workspace has waiting must not keep a leak open.
-            owner = (owner, token)
+        lane = None if is_probe else self.lane_of(environ)
         # What the application binds to its request goes along from one thread to the next.
         context = contextvars.copy_context()
 
         def run(step: Callable[[], Result]) -> Awaitable[Result]:
             if is_probe:
                 return self._loop.run_in_executor(self._probe_threads, partial(context.run, step))
-            return self._threads.run(owner, partial(context.run, step))
+            return self._threads.run(lane, partial(context.run, step))
 
         response = await run(partial(_run, self._door.application, environ))
         if response.more is None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from flask.testing import FlaskClient
 
 from app.body_reads import BODY_REFUSAL
 from app.config import Settings
@@ -159,6 +160,35 @@ def test_a_token_is_one_owner_however_its_header_is_written(settings: Settings, 
 
     assert len({bodies.token_of({"HTTP_AUTHORIZATION": header}) for header in written} - {None}) == 1
     assert bodies.token_of({"HTTP_AUTHORIZATION": f"Bearer {alice.key}"}) is None
+
+
+@pytest.mark.parametrize("path", ["/v1/projects", "/v1/keys/key_1/revoke"])
+def test_whoever_has_many_credentials_has_few_turns_at_the_threads(
+    adapter: GranianAdapter, house: Context, alice: Tenant, path: str
+) -> None:
+    """A workspace may have a thousand tokens, and any number of keys that are revoked: nobody knows them."""
+    shown = [f"Bearer {house.credentials.mint('mt').text}" for _ in range(40)]
+
+    lanes = {adapter.lane_of(_request(path, HTTP_AUTHORIZATION=each)) for each in shown}
+
+    assert 1 < len(lanes) <= 4
+    assert adapter.lane_of(_request(path)) not in lanes
+
+
+def test_what_takes_a_right_away_has_another_turn_than_the_rest_of_its_workspace(
+    adapter: GranianAdapter, client: FlaskClient, alice: Tenant
+) -> None:
+    assert client.get("/v1/projects", headers=alice.bearer).status_code == 200  # it is known from now on
+
+    lanes = [adapter.lane_of(_request(path, alice)) for path in ("/v1/projects", "/v1/keys", "/v1/keys/key_1/revoke")]
+
+    assert lanes[:2] == [alice.workspace_row] * 2
+    assert lanes[2] != alice.workspace_row
+
+
+def _request(path: str, tenant: Tenant | None = None, **headers: str) -> Environ:
+    shown = {"HTTP_AUTHORIZATION": f"Bearer {tenant.token}"} if tenant else {}
+    return {"PATH_INFO": path, "QUERY_STRING": "", **shown, **headers}
 
 
 def _live(adapter: GranianAdapter, scenario: Callable[..., Any]) -> list[int]:
