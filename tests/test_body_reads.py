@@ -1,5 +1,6 @@
 """How many bodies may be on their way: who stalls its own holds up itself."""
 
+import weakref
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -81,3 +82,17 @@ def test_a_body_that_breaks_off_is_not_counted_any_longer() -> None:
 
     with ExitStack() as stack:
         assert _begin(limiter, _ALICE, stack, 8) == 8
+
+
+def test_nobody_is_remembered_whose_bodies_have_all_come() -> None:
+    class Owner:
+        pass
+
+    owner = Owner()
+    limiter = _limiter(16)
+    with limiter.reading(owner), limiter.reading(owner):
+        pass
+    remembered = weakref.ref(owner)
+    del owner
+
+    assert remembered() is None

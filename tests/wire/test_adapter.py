@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pytest
 from flask.testing import FlaskClient
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from app.body_reads import BODY_REFUSAL
 from app.config import Settings
 from app.context import Context
+from app.errors import BadRequest, StorageUnavailable
 from app.granian.adapter import GranianAdapter
 from app.granian.bodies import BodyReader
 from app.granian.environ import Environ
@@ -133,6 +135,29 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(
     assert protocol.answers == [201]
 
 
+def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings, house: Context) -> None:
+    """512 of one workspace: the next one is refused at once, and others are not."""
+
+    class Stalling(_Protocol):
+        def __call__(self) -> Any:
+            return asyncio.get_running_loop().create_future()
+
+    async def scenario() -> None:
+        bodies = BodyReader(settings, house.credentials)
+        waits = [asyncio.create_task(bodies.read_small(Stalling(0), "alice")) for _ in range(512)]
+        await asyncio.sleep(0)
+        with pytest.raises(StorageUnavailable):
+            await bodies.read_small(Stalling(0), "alice")
+        waits.append(asyncio.create_task(bodies.read_small(Stalling(0), "charlie")))
+        await asyncio.sleep(0)
+        assert not waits[-1].done()
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+
+    asyncio.run(scenario())
+
+
 def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
     adapter: GranianAdapter, alice: Tenant
 ) -> None:
@@ -152,6 +177,38 @@ def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
 
     _live(adapter, scenario)
     assert protocol.answers == [503]  # as this application answers where a body cannot be had
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(ProtocolClosed("gone"), BadRequest), (RuntimeError("broken"), RuntimeError)]
+)
+def test_of_a_common_event_too(
+    settings: Settings, house: Context, alice: Tenant, error: Exception, told: type[Exception]
+) -> None:
+    """A body that broke off is the client's doing, and no fault that an operator should look at."""
+
+    class Failing(_Protocol):
+        async def __call__(self) -> bytes:
+            raise error
+
+    met: list[object] = []
+
+    def application(environ: Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
+        met.append(environ[BODY_REFUSAL])
+        start_response("400 .", [])
+        return []
+
+    expected = SimpleNamespace(length=2, identity=SimpleNamespace(workspace_id=1))
+    door = SimpleNamespace(application=application, expects=lambda _: expected)
+    adapter = GranianAdapter(cast(Door, door), settings, house.credentials)
+    protocol = Failing(0)
+
+    async def scenario(_: object) -> None:
+        scope = _Scope(PATH, {"host": "localhost", "x-api-key": alice.key})
+        await adapter.__rsgi__(cast(Any, scope), protocol)
+
+    _live(adapter, scenario)
+    assert ([type(each) for each in met], protocol.answers) == ([told], [400])
 
 
 def test_a_token_is_one_owner_however_its_header_is_written(settings: Settings, house: Context, alice: Tenant) -> None:
