@@ -142,6 +142,8 @@ def _by_place(house: Context) -> Iterator[None]:
     """PostgreSQL finds rows in the order in which they lie on their pages, as it does where tables are large."""
 
     def plan(connection: Connection) -> None:
+        # Before the transaction has its deadline: the connection still has that of its last one, which may be over.
+        connection.connection.dbapi_connection.deadline = None  # type: ignore[union-attr]
         connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
 
     event.listen(house.database.engine, "begin", plan)
