@@ -1,7 +1,6 @@
 """Where a request comes from: nobody can claim an address that a trusted proxy has not seen."""
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from app.credentials import Credentials
 from app.factory import create_app
 from tests.databases import close
 from tests.live import environment_of
+from tests.logging_left_alone import logging_left_alone
 from tests.people import Tenant, execute, rows
 from tests.sending import send
 from tests.waiting import wait_until
@@ -130,15 +130,13 @@ class TestInTheHouse:
         self, settings: Settings, credentials: Credentials, request: pytest.FixtureRequest
     ) -> Iterator[FlaskClient]:
         door = "on" if request.param == "door" else "off"
-        root = logging.getLogger()
-        handlers, level = list(root.handlers), root.level
         told = replace(settings, trusted_proxies=("127.0.0.0/8",), door=door)
-        app = create_app(told, credentials=credentials)
-        client = app.test_client()
-        client.environ_base["HTTP_X_FORWARDED_FOR"] = "10.6.6.6, 203.0.113.7"
-        yield client
-        close(app.extensions[EXTENSION].database)
-        root.handlers, root.level = handlers, level
+        with logging_left_alone():
+            app = create_app(told, credentials=credentials)
+            client = app.test_client()
+            client.environ_base["HTTP_X_FORWARDED_FOR"] = "10.6.6.6, 203.0.113.7"
+            yield client
+            close(app.extensions[EXTENSION].database)
 
     def test_networks_and_usage_see_the_client_and_not_the_proxy(
         self, client: FlaskClient, house: Context, alice: Tenant

@@ -21,6 +21,7 @@ from app.credentials import Credentials
 from app.factory import create_app
 from app.request_lines import RequestLine, RequestLines, Sampling
 from tests.databases import close
+from tests.logging_left_alone import logging_left_alone
 from tests.people import Tenant
 from tests.sending import PATH, event_for, send
 from tests.waiting import wait_until
@@ -31,10 +32,8 @@ Written = Callable[[int], list[Any]]
 
 @pytest.fixture(autouse=True)
 def _logging_is_left_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
+    with logging_left_alone():
+        yield
     structlog.contextvars.clear_contextvars()
 
 

@@ -21,6 +21,7 @@ from app.management.sources import NewSource
 from app.management.tokens import NewToken, issue_token
 from app.models import SourceType
 from tests.ingest.test_policies import limit
+from tests.logging_left_alone import logging_left_alone
 from tests.people import Tenant, execute, rows
 from tests.sending import PATH, event_for, send
 from tests.waiting import wait_until
@@ -28,10 +29,8 @@ from tests.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def _at_full_volume(door: Door) -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
+    with logging_left_alone():
+        yield
     structlog.contextvars.clear_contextvars()
 
 

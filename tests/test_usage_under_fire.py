@@ -29,6 +29,7 @@ from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.live import LiveServer, environment_of, live_server
+from tests.logging_left_alone import logging_left_alone
 from tests.management.operating import Desk, desk_of
 from tests.people import Tenant, make_tenant, rows
 from tests.sending import PATH
@@ -105,7 +106,7 @@ class _Fire:
 @pytest.fixture(scope="module", name="app")
 def _app(server_url: str, credentials: Credentials) -> Iterator[Flask]:
     """An installation of this file's own: whatever lies in its tables is this file's doing."""
-    with fresh_database(server_url) as fresh:
+    with logging_left_alone(), fresh_database(server_url) as fresh:
         settings = replace(fresh, database_pool_size=4, log_level="CRITICAL")
         migrate(settings)
         app = create_app(settings, credentials=credentials)

@@ -24,6 +24,7 @@ from app.schema import migrate
 from tests.conftest import SECRET_KEY
 from tests.databases import close
 from tests.live import LiveServer, live_server
+from tests.logging_left_alone import logging_left_alone
 from tests.people import Tenant, make_tenant
 from tests.sending import PATH
 from tests.servers import ENDED
@@ -124,9 +125,10 @@ def _app(postgres: EmbeddedPostgres, credentials: Credentials) -> Iterator[Flask
         log_level="CRITICAL",
     )
     migrate(settings)
-    app = create_app(settings, credentials=credentials)
-    yield app
-    close(_house(app).database)
+    with logging_left_alone():
+        app = create_app(settings, credentials=credentials)
+        yield app
+        close(_house(app).database)
 
 
 @pytest.fixture(name="dana")

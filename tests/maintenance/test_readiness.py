@@ -1,6 +1,5 @@
 """What keeps a worker from working: told once, with its cause, and got over by itself."""
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from app.maintenance.tasks import register
 from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.databases import close
+from tests.logging_left_alone import logging_left_alone
 from tests.servers import ENDED
 
 pytestmark = pytest.mark.wiring
@@ -53,17 +53,15 @@ def _ring() -> Iterator[Ring]:
 @pytest.fixture(name="told")
 def _told(caplog: pytest.LogCaptureFixture) -> Iterator[Told]:
     """What the log has said of it since the last time."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    logs.configure("INFO")
 
     def told() -> list[dict[str, Any]]:
         lines: list[Any] = [record.msg for record in caplog.records if record.name == "app.maintenance.readiness"]
         caplog.clear()
         return lines
 
-    yield told
-    root.handlers, root.level = handlers, level
+    with logging_left_alone():
+        logs.configure("INFO")
+        yield told
 
 
 def _runs(settings: Settings) -> int:
