@@ -15,7 +15,7 @@ import pytest
 from app.context import Context
 from tests.ingest.test_batch import BATCH_PATH, body_of
 from tests.ingest.test_batch_replaying import expire_records
-from tests.live import Answer, LiveServer, read
+from tests.live import Answer, LiveServer, make_known, read
 from tests.people import Tenant, events_of, rows
 from tests.sending import PATH, event_for
 from tests.waiting import wait_until
@@ -138,6 +138,7 @@ def test_nothing_of_a_batch_is_stored_after_a_revocation_has_answered(
 
 def _all_at_once(live: LiveServer, tenant: Tenant, work: Sequence[Request]) -> list[Answer]:
     """Every request from a thread and a connection of its own, started together."""
+    make_known(live, tenant.key, workers=4)
     barrier = Barrier(len(work))
 
     def run(request: Request) -> Answer:
