@@ -75,6 +75,7 @@ def test_granian_that_is_stopped_while_its_workers_start_waits_for_none_of_them(
                 os.killpg(granian_process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_gunicorn_with_a_preloaded_application_stores_and_replays(
     settings: Settings, checkout: Path, house: Context, alice: Tenant
 ) -> None:

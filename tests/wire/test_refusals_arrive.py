@@ -71,6 +71,7 @@ console.log(JSON.stringify(found));
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.slow
 def test_of_a_hundred_clients_of_nodes_all_read_the_answer(live: LiveServer, alice: Tenant) -> None:
     sizes = json.dumps([size for size in _SIZES for _ in range(_EACH)])
     for path, headers, due in _cases(alice).values():

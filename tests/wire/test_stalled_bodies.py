@@ -86,6 +86,7 @@ def test_events_that_wait_for_a_commit_keep_no_health_check_waiting(
             assert live.request("GET", "/healthz").status == 200
 
 
+@pytest.mark.slow
 def test_under_gunicorn_one_workspace_leaves_half_of_the_threads(
     settings: Settings, checkout: Path, alice: Tenant, charlie: Tenant
 ) -> None:
