@@ -41,6 +41,19 @@ class Change:
     before: Mapping[str, Any] = field(default_factory=dict)
 
 
+def expiry(
+    kind: str, public_id: str, project_row: int | None, *, marked_before: datetime | None, expired_at: datetime | None
+) -> Change:
+    """The one entry that the expiry of a credential has; `kind` is source_key or management_token."""
+    return Change(
+        action=f"{kind}.expire",
+        object_id=public_id,
+        project_row=project_row,
+        before={"expired_at": marked_before},
+        after={"expired_at": expired_at},
+    )
+
+
 def record(session: Session, author: Author, change: Change) -> None:
     """Write down what `author` did."""
     session.add(AuditEntry(**_columns(author, change)))

@@ -38,7 +38,7 @@ class Background:
             if self.is_running:
                 return False
             arguments = (self._step, self._hurry, self._pause_seconds, self._pause_seconds_min)
-            # A machine out of threads: whoever needs it next tries again.
+            # The machine may have no thread left: the next one who needs it tries again.
             with suppress(RuntimeError):
                 threading.Thread(target=_repeat, args=arguments, name=self._name, daemon=True).start()
                 self.is_running = True

@@ -25,7 +25,7 @@ _KEYS_MAX = 100_000
 # What a caller's own request id may look like; anything else could break a log line or a header. And no key or token,
 # for it stands in the log and in the audit trail as it is.
 _SANE_REQUEST_ID = re.compile(r"(?!.*lrb_(?:sk|mt)_)[A-Za-z0-9._:-]{1,128}")
-# Seconds of the top rate. While nobody reads standard error, a write does not end, and the oldest of more are lost.
+# Some seconds of the top rate. While standard error is not read, a write does not end; beyond this the oldest are lost.
 _GATHERED_MAX = 50_000
 # A pipe takes no more in one piece (PIPE_BUF on Linux), and two processes may share one.
 _PIECE_CHARACTERS_MAX = 4096
@@ -112,8 +112,8 @@ class RequestLines:
             sys.stderr.write(piece)
             sys.stderr.flush()
         except OSError:
-            # A full disk, or a reader that is gone: other lines are lost then too (logging). Kept until somebody takes
-            # them, these would fill the memory.
+            # The disk is full, or the reader is gone. Other lines are lost then too (logging), and if these were kept,
+            # they would fill the memory.
             self._lines.clear()
         finally:
             self._writing.release()

@@ -28,14 +28,11 @@ from app.ingest.pending_write import WriteResult
 # The application waits on them: for PostgreSQL, for a connection to it, for argon2. Some dozens may do so for one
 # workspace, which gets half of them at the most.
 _THREADS: Final = 128
-# Whoever asks whether the process lives must hear it also when all threads wait.
+# A probe must be answered also when all threads wait.
 _PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 _PROBE_THREADS: Final = 2
-# What takes a right away.
+# Paths that take a right away.
 _URGENT: Final = ("/revoke", "/disable")
-# Of the lanes that somebody could have any number of: with as many, one that has a thousand tokens or revoked keys
-# takes a thousand turns at the threads while another workspace takes one.
-_LANES: Final = 4
 
 Header = tuple[str, str]
 Result = TypeVar("Result")
@@ -95,27 +92,29 @@ class GranianAdapter:
             environ[BODY_REFUSAL] = error
             return None
 
-    def lane_of(self, environ: Environ) -> Hashable:
-        """Who takes turns at the threads of the application: nearly always a workspace."""
+    def turns_of(self, environ: Environ) -> tuple[Hashable, Hashable]:
+        """The owner and the member (threads.py) whose turns at the threads this request takes.
+
+        Any number of tokens, or of revoked keys, takes the turns of one workspace at the most.
+        """
         owner = self._bodies.owner_of(environ)
-        if isinstance(owner, str):  # a credential that this process does not know
-            owner = "strangers", hash(owner) % _LANES
+        is_known = not isinstance(owner, str)  # a workspace's row, and not the id of a credential
         if environ["PATH_INFO"].endswith(_URGENT) and (token := self._bodies.token_of(environ)) is not None:
             # Apart, as for connections: what else the workspace has waiting must not keep a leak open.
-            return owner, "urgent", hash(token) % _LANES
-        return owner
+            return (owner if is_known else "unknown", "urgent"), token
+        return (owner, None) if is_known else ("unknown", owner)
 
     async def _answer_by_application(self, environ: Environ, scope: Scope, protocol: Any) -> None:
         complete(environ, scope)
         is_probe = environ["PATH_INFO"] in _PROBES
-        lane = None if is_probe else self.lane_of(environ)
+        owner, member = (None, None) if is_probe else self.turns_of(environ)
         # What the application binds to its request goes along from one thread to the next.
         context = contextvars.copy_context()
 
         def run(step: Callable[[], Result]) -> Awaitable[Result]:
             if is_probe:
                 return self._loop.run_in_executor(self._probe_threads, partial(context.run, step))
-            return self._threads.run(lane, partial(context.run, step))
+            return self._threads.run(owner, partial(context.run, step), member)
 
         response = await run(partial(_run, self._door.application, environ))
         if response.more is None:
@@ -144,7 +143,7 @@ class _Handover:
             self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        # First, so that whoever puts something in from now on calls again.
+        # First, so that a put() from now on calls again.
         self._is_called = False
         while self._found:
             waiting, value = self._found.popleft()

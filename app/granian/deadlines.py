@@ -63,7 +63,7 @@ class _Wait:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._deadlines.end(self)
-        # As asyncio.timeout() has it: somebody else may have cancelled the task too.
+        # As asyncio.timeout() has it: another one may have cancelled the task too.
         if self._is_overdue and self._task.uncancel() <= 0 and kind is asyncio.CancelledError:
             raise TimeoutError
 

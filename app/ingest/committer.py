@@ -50,9 +50,9 @@ _QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 _GROUP_LOCK_WAIT_SECONDS: Final = 0.02
 _SEARCH_SECONDS: Final = 0.06
 _SEARCH_LOCK_WAIT_SECONDS: Final = 0.005
-# Where one group had company the next one has too, and each event of it costs less the more there are. The moment to
-# gather grows with the load, up to where a larger group saves little (docs/performance.md). A producer alone waits for
-# nobody.
+# A group of several events is followed by another one, and the larger that is, the less each of its events costs. So
+# the committer waits after it, longer the larger it was, up to where a larger group saves little (docs/performance.md).
+# After a group of one event it does not wait: a producer alone is not slowed down.
 _LINGER_SECONDS_PER_EVENT: Final = 0.000_125
 _LINGER_SECONDS_MAX: Final = 0.003
 # A server that is going down or coming back; the pause keeps all processes from hammering it.
@@ -258,7 +258,7 @@ class Committer:
             metrics.QUEUE_EVENTS.set(len(self._open))
 
     def _tick(self) -> None:
-        # Apart from the time keeper: whoever reads standard error may have stopped, and then a tick does not end.
+        # Not on the time keeper's thread: a tick writes log lines, and does not end while standard error is not read.
         while True:
             time.sleep(_TICK_SECONDS)
             try:

@@ -78,7 +78,7 @@ class ContentionQueue:
         with self._changed:
             refused = [write for write in writes if not self._add(write)]
             if self._threads < _THREADS:
-                # A machine out of threads: those that there are go on, and whoever comes next tries again.
+                # The machine may have no thread left: those that run go on, and the next call tries again.
                 with suppress(RuntimeError):
                     threading.Thread(target=self._work, name="contention", daemon=True).start()
                     self._threads += 1

@@ -25,7 +25,7 @@ _REST_SECONDS: Final = 0.25
 _LOOK_SECONDS: Final = 0.1
 _NAMED_MAX: Final = 5
 
-# The oldest first: whatever is under way for a moment has often a low pid, and is not what anybody waits for.
+# The oldest first: it is what is waited for. A session that is there for a moment may have a lower pid.
 # PostgreSQL shows the age of a foreign transaction to members of pg_read_all_stats, and of its own role, only.
 _HOLDERS: Final = """
     SELECT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)

@@ -77,8 +77,8 @@ _HAS_COLUMNS: Final = f"""
 # PostgreSQL cannot guess how few rows lie between two places, least of all if millions came in one moment: it would
 # look through the whole table for each slice.
 _BY_INDEX: Final = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
-# Its constraint says what PostgreSQL would otherwise look for in each of its rows when it is attached. Its policies
-# stand before its first row: somebody may have been given all tables to come, and it may be hours until it is attached.
+# Its constraint says what PostgreSQL would otherwise look for in each of its rows when it is attached. It has its
+# policies before its first row: a role may have been granted all future tables, and attaching may be hours away.
 _CREATE_DAY: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         CONSTRAINT {key} PRIMARY KEY (project_id, received_at, event_uid),

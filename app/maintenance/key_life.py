@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, text
 
-from app.audit import WORKER, Author, Change, record_all
+from app.audit import WORKER, Author, Change, expiry, record_all
 from app.database import EVERYWHERE, Database
 from app.maintenance.runs import Clock, Done, in_batches, never
 
@@ -59,11 +59,5 @@ def mark_expired_keys(
 
 
 def _entry(kind: str, row: Row[Any]) -> tuple[Author, Change]:
-    change = Change(
-        action=f"{kind}.expire",
-        object_id=row.public_id,
-        project_row=row.project_row,
-        before={"expired_at": row.marked_before},
-        after={"expired_at": row.expired_at},
-    )
+    change = expiry(kind, row.public_id, row.project_row, marked_before=row.marked_before, expired_at=row.expired_at)
     return Author(workspace_id=row.workspace_id, actor=WORKER), change

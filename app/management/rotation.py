@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from app.audit import Change, record
+from app.audit import expiry, record
 from app.credentials import Credentials
 from app.database import Database
 from app.errors import Conflict
@@ -52,12 +52,16 @@ def rotate_key(
         values = {"expires_at": ends if old.expires_at is None else min(old.expires_at, ends)}
         marked_before = old.expired_at
         if not rotation.grace_seconds:
-            # The worker's mark (app/maintenance/key_life.py), which could come a minute later: until then the old key
-            # would live again if PostgreSQL's clock were set back, as by a failover to a server whose clock is behind.
+            # The mark that the worker would set within a minute (app/maintenance/key_life.py). Until then the old key
+            # would work again if PostgreSQL's clock were set back, as by a failover to a server whose clock is behind.
             values["expired_at"] = ends
         update(session, operator, old, "source_key.rotate", values, told={"replaced_by": successor.id})
         if not rotation.grace_seconds:
-            record(session, operator.author, _expiry_of(old, marked_before))
+            # The worker writes no entry for a key that is marked already.
+            ended = expiry(
+                "source_key", old.public_id, old.project_id, marked_before=marked_before, expired_at=old.expired_at
+            )
+            record(session, operator.author, ended)
         return successor
 
 
@@ -68,17 +72,6 @@ def _require_rotatable(old: SourceKey, replaced_by: str | None, now: datetime) -
         raise Conflict("This key is revoked. Issue a new one.")
     if old.expires_at is not None and old.expires_at <= now:
         raise Conflict("This key has expired. Issue a new one, or give this one another expires_at first.")
-
-
-def _expiry_of(old: SourceKey, marked_before: datetime | None) -> Change:
-    """The one entry that each expiry has, which the worker will not write for one that is marked."""
-    return Change(
-        action="source_key.expire",
-        object_id=old.public_id,
-        project_row=old.project_id,
-        before={"expired_at": marked_before},
-        after={"expired_at": old.expired_at},
-    )
 
 
 def _like(old: SourceKey, rotation: Rotation) -> NewKey:

@@ -220,27 +220,28 @@ def test_a_token_is_one_owner_however_its_header_is_written(settings: Settings, 
 
 
 @pytest.mark.parametrize("path", ["/v1/projects", "/v1/keys/key_1/revoke"])
-def test_whoever_has_many_credentials_has_few_turns_at_the_threads(
+def test_many_credentials_have_the_turns_of_one_workspace_at_the_threads(
     adapter: GranianAdapter, house: Context, alice: Tenant, path: str
 ) -> None:
-    """A workspace may have a thousand tokens, and any number of keys that are revoked: nobody knows them."""
+    """A workspace may have a thousand tokens, and any number of revoked keys, which no process remembers."""
     shown = [f"Bearer {house.credentials.mint('mt').text}" for _ in range(40)]
 
-    lanes = {adapter.lane_of(_request(path, HTTP_AUTHORIZATION=each)) for each in shown}
+    turns = {adapter.turns_of(_request(path, HTTP_AUTHORIZATION=each)) for each in shown}
 
-    assert 1 < len(lanes) <= 4
-    assert adapter.lane_of(_request(path)) not in lanes
+    assert len(turns) == 40
+    assert len({owner for owner, _ in turns}) == 1
 
 
-def test_what_takes_a_right_away_has_another_turn_than_the_rest_of_its_workspace(
+def test_what_takes_a_right_away_does_not_wait_behind_the_rest_of_its_workspace(
     adapter: GranianAdapter, client: FlaskClient, alice: Tenant
 ) -> None:
     assert client.get("/v1/projects", headers=alice.bearer).status_code == 200  # it is known from now on
 
-    lanes = [adapter.lane_of(_request(path, alice)) for path in ("/v1/projects", "/v1/keys", "/v1/keys/key_1/revoke")]
+    paths = ("/v1/projects", "/v1/keys", "/v1/keys/key_1/revoke")
+    owners = [adapter.turns_of(_request(path, alice))[0] for path in paths]
 
-    assert lanes[:2] == [alice.workspace_row] * 2
-    assert lanes[2] != alice.workspace_row
+    assert owners[:2] == [alice.workspace_row] * 2
+    assert owners[2] != alice.workspace_row
 
 
 def _request(path: str, tenant: Tenant | None = None, **headers: str) -> Environ:

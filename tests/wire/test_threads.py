@@ -93,6 +93,32 @@ class TestSharedThreads:
 
         asyncio.run(meet())
 
+    def test_a_thousand_members_of_one_owner_take_the_turns_of_one(self) -> None:
+        async def meet() -> None:
+            house = _House(1)
+            first = house.visit("alice")
+            await house.until_running(["alice"])
+            others = [house.visit("alice", n) for n in range(1_000)] + [house.visit("charlie")]
+            await asyncio.sleep(0)
+            house.let_go()
+            await asyncio.gather(first, *others)
+            assert house.came.index("charlie") <= 2
+
+        asyncio.run(meet())
+
+    def test_members_of_one_owner_take_turns_too(self) -> None:
+        async def meet() -> None:
+            house = _House(1)
+            first = house.visit("alice")
+            await house.until_running(["alice"])
+            others = [house.visit("alice", member) for member in ("loud", "loud", "loud", "quiet")]
+            await asyncio.sleep(0)
+            house.let_go()
+            await asyncio.gather(first, *others)
+            assert house.members.index("quiet") == 2
+
+        asyncio.run(meet())
+
     def test_whoever_gives_up_keeps_none(self) -> None:
         async def meet() -> None:
             house = _House(1)
@@ -134,13 +160,15 @@ class _House:
         self._threads = SharedThreads(number, "tried")
         self._open = threading.Event()
         self.came: list[Hashable] = []
+        self.members: list[Hashable] = []
 
-    def visit(self, owner: str) -> "asyncio.Task[None]":
+    def visit(self, owner: str, member: Hashable = None) -> "asyncio.Task[None]":
         def stay() -> None:
             self.came.append(owner)
+            self.members.append(member)
             self._open.wait(30)
 
-        return asyncio.get_running_loop().create_task(self._threads.run(owner, stay))
+        return asyncio.get_running_loop().create_task(self._threads.run(owner, stay, member))
 
     async def until_running(self, owners: list[str]) -> None:
         for _ in range(3_000):
