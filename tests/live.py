@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
+import psutil
+
 from app.config import Settings
 from tests.waiting import wait_until
 
@@ -37,6 +39,18 @@ class LiveServer:
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
             return read(connection.getresponse())
+
+
+def workers_of(server: LiveServer) -> list[psutil.Process]:
+    """Its processes that serve, without one that ends while they are listed or that only waits to be reaped."""
+    return [child for child in psutil.Process(server.process.pid).children() if _is_alive(child)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def make_known(live: LiveServer, key: str, *, workers: int) -> None:

@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import psutil
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.config import Settings
 from app.monitoring.shared_metrics import SharedMetrics
 from tests.counting import Counts, count_of, counts_of_page, sum_of
-from tests.live import Answer, LiveServer, environment_of, free_port, is_ready, live_server
+from tests.live import Answer, LiveServer, environment_of, free_port, is_ready, live_server, workers_of
 from tests.people import Tenant
 from tests.sending import PATH, event_for
 from tests.waiting import wait_until
@@ -70,10 +69,6 @@ def _connected_processes(server: LiveServer) -> float:
     """How many processes that live have a pool: each asks the database when it is asked whether it is ready."""
     _ask(server, "/readyz")
     return count_of(_scrape(server), "lariba_pool_connections_max", **_POOL) / _POOL_SIZE
-
-
-def _workers(server: LiveServer) -> list[psutil.Process]:
-    return psutil.Process(server.process.pid).children(recursive=True)
 
 
 # A process that may make no file longer than some bytes, counts in as many series as it is told, and says how it went.
@@ -163,7 +158,7 @@ def test_each_of_two_processes_tells_of_both_and_a_killed_one_is_still_counted(
         assert _says_the_same_at_each_of(server, 20, 60)
         files = set(Path(shared.metrics_dir).iterdir())
 
-        _workers(server)[-1].kill()
+        workers_of(server)[-1].kill()
         wait_until(lambda: _connected_processes(server) == 1)
         assert _says_the_same_at_each_of(server, 5, 60)
 
@@ -207,7 +202,7 @@ def test_processes_forked_from_one_that_has_loaded_the_application_count_for_the
         # One for the parent, which has loaded the metrics too.
         assert len(list(Path(shared.metrics_dir).glob("*.lock"))) == 3
 
-        _workers(server)[-1].kill()
+        workers_of(server)[-1].kill()
         wait_until(lambda: _connected_processes(server) == 2)
         assert _says_the_same_at_each_of(server, 5, 60)
         assert len(list(Path(shared.metrics_dir).glob("*.lock"))) == 3

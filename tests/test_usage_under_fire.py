@@ -28,7 +28,7 @@ from app.maintenance.usage import fold_usage
 from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.databases import close
-from tests.live import LiveServer, environment_of, live_server
+from tests.live import LiveServer, environment_of, live_server, workers_of
 from tests.logging_left_alone import logging_left_alone
 from tests.management.operating import Desk, desk_of
 from tests.people import Tenant, make_tenant, rows
@@ -289,12 +289,8 @@ def _folding(settings: Settings, checkout: Path) -> Iterator[_Folders]:
 
 def _eldest_worker(server: LiveServer) -> int:
     """granian gives up when the one that it has started last ends."""
-
-    def living() -> list[psutil.Process]:
-        return [it for it in psutil.Process(server.process.pid).children() if it.status() != "zombie"]
-
-    wait_until(lambda: len(living()) == 2)
-    return min(living(), key=psutil.Process.create_time).pid
+    wait_until(lambda: len(workers_of(server)) == 2)
+    return min(workers_of(server), key=psutil.Process.create_time).pid
 
 
 def _stop(server: LiveServer, house: Context) -> None:

@@ -1,7 +1,6 @@
 """Kill -9, restarts and shutdowns under load, each with an audit: whatever was answered with a 2xx is stored once."""
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 from flask import Flask
@@ -23,7 +21,7 @@ from app.factory import create_app
 from app.schema import migrate
 from tests.conftest import SECRET_KEY
 from tests.databases import close
-from tests.live import LiveServer, live_server
+from tests.live import LiveServer, live_server, workers_of
 from tests.logging_left_alone import logging_left_alone
 from tests.people import Tenant, make_tenant
 from tests.sending import PATH
@@ -146,7 +144,7 @@ def _server(app: Flask, checkout: Path) -> Iterator[LiveServer]:
 def test_kill_9_of_web_processes_under_load(server: LiveServer, app: Flask, dana: Tenant) -> None:
     with _load(server, dana) as load:
         for _ in range(3):
-            os.kill(_workers(server)[0], signal.SIGKILL)
+            workers_of(server)[0].kill()
             load.go_on()
 
     _audit(app, load)
@@ -210,9 +208,9 @@ def test_a_shutdown_under_load_answers_all_that_it_admitted(server: LiveServer, 
 
 def test_a_rolling_restart_under_load_loses_no_request(server: LiveServer, app: Flask, dana: Tenant) -> None:
     with _load(server, dana) as load:
-        before = set(_workers(server))
+        before = set(workers_of(server))
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(set(_workers(server)) - before) == 2 and not before & set(_workers(server)))
+        wait_until(lambda: len(now := set(workers_of(server))) == 2 and not before & now)
 
     assert not load.replayed
     assert load.statuses == {201}
@@ -232,10 +230,6 @@ def _audit(app: Flask, load: _Load) -> set[str]:
     assert set(load.answered) <= set(stored)
     assert set(stored) - set(load.answered) <= set(load.given_up)
     return set(stored)
-
-
-def _workers(server: LiveServer) -> list[int]:
-    return [child.pid for child in psutil.Process(server.process.pid).children() if child.status() != "zombie"]
 
 
 def _house(app: Flask) -> Context:
