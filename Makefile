@@ -18,7 +18,7 @@ help: ## List the targets
 
 .PHONY: run
 run: $(VENV)/run.installed ## Run the whole product here: PORT=8000 VAR_DIR=./var
-	@exec $(BIN)/python -m app.embedded
+	@exec $(BIN)/python -m local
 
 # Of `make run`: its settings and its data.
 .PHONY: flask

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import psutil
 
-from app.embedded import demo_env
-from app.embedded.product import HOST, Product, is_ready
-from app.embedded.var_dir import VarDir
+from local import demo_env
+from local.product import HOST, Product, is_ready
+from local.var_dir import VarDir
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _READY_SECONDS = 180.0
 _STOP_SECONDS = 90.0
 
 # Variables of the product that a benchmark needs to be other than `make run` has them (rate limits are lifted in the
-# tables instead: bench/senders.py). `python -m app.embedded` takes no LARIBA_… variable from outside at present: what
-# is named here has to be let through there (app/embedded/__main__.py) before it means anything.
+# tables instead: bench/senders.py). `python -m local` takes no LARIBA_… variable from outside at present: what
+# is named here has to be let through there (local/__main__.py) before it means anything.
 SETTINGS: dict[str, str] = {}
 
 
@@ -81,7 +81,7 @@ def installation(folder: Path, checkout: Path = _CHECKOUT) -> Iterator[Installat
     log = folder / "run.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.embedded"],
+            [sys.executable, "-m", "local" if (checkout / "local").is_dir() else "app.embedded"],
             cwd=checkout,
             env={**os.environ, **SETTINGS, "PORT": str(port), "VAR_DIR": str(folder / "var")},
             stdout=output,

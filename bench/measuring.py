@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.embedded.product import HOST
 from bench import machine, senders, wrk
 from bench.audit import BACKLOG_MAX, Auditor, Counts, Expected, Finding, complaints
 from bench.installation import Installation
 from bench.results import CannotRunError, Result, Traffic, of_answers
+from local.product import HOST
 
 _WARM_SECONDS = 2
 # After a run; after a warm-up, whose little backlog disturbs less than waiting costs.

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.credentials import Identity
-from app.embedded.redis import EmbeddedRedis
 from app.errors import RateLimitExceeded
 from app.rate_limits import RateLimiter, Rates, Sharing
+from local.redis import EmbeddedRedis
 
 _CALLS = 100_000
 _NO_LIMIT_MET = Rates(10_000_000, 10_000_000)

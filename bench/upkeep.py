@@ -17,7 +17,6 @@ import psycopg
 
 from app.config import Settings
 from app.database import Database
-from app.embedded.postgres import EmbeddedPostgres
 from app.maintenance.export import read_export
 from app.maintenance.purge import purge_expired_records, purge_old_event_ids
 from app.maintenance.retention import drop_old_partitions
@@ -27,6 +26,7 @@ from app.maintenance.usage import fold_usage
 from app.owner import Owner
 from app.schema import migrate
 from bench.rows import PAYLOAD, RECEIPT
+from local.postgres import EmbeddedPostgres
 from tests.conftest import fresh_database
 
 _KEYS = 500

@@ -21,11 +21,11 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.database import conninfo_of
-from app.embedded.postgres import EmbeddedPostgres
-from app.embedded.redis import EmbeddedRedis
 from app.factory import create_app
 from app.ingest.refusals import Refusals
 from app.schema import migrate
+from local.postgres import EmbeddedPostgres
+from local.redis import EmbeddedRedis
 from tests.databases import close
 from tests.live import LiveServer, live_server
 from tests.people import Tenant, make_tenant

@@ -15,10 +15,10 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.database import Database
-from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.monitoring.upkeep_metrics import UpkeepMetrics
 from app.schema import migrate
+from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
 from tests.counting import count_of, counts_of_page
 from tests.databases import close

@@ -11,11 +11,11 @@ import pytest
 from app import metrics
 from app.config import Settings
 from app.credentials import Identity
-from app.embedded.program import Program
-from app.embedded.redis import EmbeddedRedis
 from app.identifiers import random_text
 from app.rate_limits import RateLimiter, Rates, Sharing
 from app.redis_servers import RedisClusterError, require_no_cluster
+from local.program import Program
+from local.redis import EmbeddedRedis
 from tests.live import environment_of, free_port
 
 

@@ -10,7 +10,7 @@ import redis
 
 from app import shared_digests
 from app.credentials import Identity
-from app.embedded.redis import EmbeddedRedis
+from local.redis import EmbeddedRedis
 from tests.waiting import wait_until
 from tests.warm_processes import (
     IDENTITY,

@@ -18,9 +18,9 @@ from app import shared_digests
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
-from app.embedded.redis import EmbeddedRedis
 from app.factory import create_app
 from app.shared_digests import SharedDigests
+from local.redis import EmbeddedRedis
 from tests.conftest import SECRET_KEY
 from tests.databases import close
 from tests.hashers import CountingHasher

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from app.embedded import demo_env
-from app.embedded.product import is_ready
 from contract.matrix.workshop import Workshop, missing
+from local import demo_env
+from local.product import is_ready
 
 _START_SECONDS: Final = 180.0
 
@@ -92,7 +92,7 @@ def _product() -> Iterator[Mapping[str, str]]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="lariba-") as folder:
         environment = {**os.environ, "PORT": str(port), "VAR_DIR": folder}
-        command = [sys.executable, "-m", "app.embedded"]
+        command = [sys.executable, "-m", "local"]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             deadline = time.monotonic() + _START_SECONDS

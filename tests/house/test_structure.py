@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 _CHECKOUT = Path(__file__).parent.parent.parent
-_FILES = sorted([*(_CHECKOUT / "app").rglob("*.py"), _CHECKOUT / "wsgi.py"])
+_FILES = sorted([*(_CHECKOUT / "app").rglob("*.py"), *(_CHECKOUT / "local").rglob("*.py"), _CHECKOUT / "wsgi.py"])
 
 # The roof: what only the entry points may import.
 _ROOF = {"app.factory", "app.api", "app.worker"}
@@ -25,9 +25,9 @@ _ROAD = [
     *("pending_write", "table_locks", "storage", "common_envelope", "envelope"),
 ]
 _FORBIDDEN = {
-    "app.ingest": ("celery", "redis", "app.management", "app.maintenance", "app.embedded"),
-    "app.management": ("celery", "redis", "app.ingest", "app.maintenance", "app.embedded"),
-    "app.maintenance": ("flask", "app.ingest", "app.management", "app.embedded"),
+    "app.ingest": ("celery", "redis", "app.management", "app.maintenance", "local"),
+    "app.management": ("celery", "redis", "app.ingest", "app.maintenance", "local"),
+    "app.maintenance": ("flask", "app.ingest", "app.management", "local"),
     "app.models": ("flask", "celery", "app.ingest", "app.management", "app.maintenance", "app.database"),
     "app.credentials": ("sqlalchemy", "flask", "app.database", "app.models"),
     "app.shared_digests": ("sqlalchemy", "flask", "app.database", "app.models", "app.credentials"),
@@ -83,7 +83,7 @@ def test_nobody_but_itself_imports_the_embedded_servers() -> None:
     guilty = {
         name
         for name, targets in _GRAPH.items()
-        if any(target.startswith("app.embedded") for target in targets) and not name.startswith("app.embedded")
+        if any(target.split(".")[0] == "local" for target in targets) and name.split(".")[0] != "local"
     }
 
     assert guilty == set()
@@ -137,7 +137,7 @@ def test_only_the_database_commits() -> None:
 
     # The embedded server's provisioning runs CREATE DATABASE, and the owner CREATE INDEX CONCURRENTLY, which no
     # transaction allows.
-    assert guilty - {"app.embedded.roles"} == {"app.connections", "app.database", "app.owner"}
+    assert guilty - {"local.roles"} == {"app.connections", "app.database", "app.owner"}
 
 
 def test_nothing_is_decided_by_what_postgresql_says_in_words() -> None:
@@ -151,7 +151,7 @@ def test_nothing_is_decided_by_what_postgresql_says_in_words() -> None:
 def test_only_the_entry_points_read_the_environment() -> None:
     guilty = {name for name, path in _MODULES.items() if re.search(r"os\.environ|getenv", path.read_text())}
 
-    assert {name for name in guilty if not name.startswith("app.embedded")} == {"wsgi"}
+    assert {name for name in guilty if name.split(".")[0] != "local"} == {"wsgi"}
 
 
 def test_a_query_for_what_belongs_to_a_workspace_begins_inside_one() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 _CHECKOUT = Path(__file__).parent.parent.parent
 _TREES = {
     ".".join(path.relative_to(_CHECKOUT).with_suffix("").parts): ast.parse(path.read_text())
-    for path in [*(_CHECKOUT / "app").rglob("*.py"), _CHECKOUT / "wsgi.py"]
+    for path in [*(_CHECKOUT / "app").rglob("*.py"), *(_CHECKOUT / "local").rglob("*.py"), _CHECKOUT / "wsgi.py"]
 }
 
 # A name that ends in a dot stands for all modules of that room.
@@ -23,7 +23,7 @@ _MAY_SEE_EVERYWHERE = {
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",
     "app.monitoring.upkeep": "the state of the installation is of no workspace",
-    "app.embedded.demo": "makes the demo workspace, as the operator's shell would",
+    "local.demo": "makes the demo workspace, as the operator's shell would",
 }
 
 

@@ -21,9 +21,9 @@ from app.connections import Lane
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.database import Database, Reach
-from app.embedded.postgres import EmbeddedPostgres
 from app.factory import create_app
 from app.schema import migrate
+from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
 from tests.databases import close
 from tests.people import Tenant, events_of, make_tenant

@@ -16,9 +16,9 @@ import pytest
 import redis
 
 from app.config import Settings
-from app.embedded.redis import EmbeddedRedis
 from app.schema import migrate
 from app.worker import create_celery
+from local.redis import EmbeddedRedis
 from tests.celery_processes import QUEUE, beat, worker
 from tests.conftest import fresh_database
 from tests.maintenance import holding

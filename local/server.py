@@ -12,10 +12,10 @@ from subprocess import Popen
 from types import TracebackType
 from typing import Self
 
-from app.embedded.errors import EmbeddedError
-from app.embedded.guard import wait_until
-from app.embedded.launcher import Launcher
-from app.embedded.program import Program, Runner
+from local.errors import EmbeddedError
+from local.guard import wait_until
+from local.launcher import Launcher
+from local.program import Program, Runner
 
 _READY_SECONDS = 60.0
 _IMMEDIATE_SECONDS = 10.0

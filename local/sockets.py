@@ -11,9 +11,9 @@ import stat
 import tempfile
 from pathlib import Path
 
-from app.embedded.account import owner_name
-from app.embedded.errors import EmbeddedError
-from app.embedded.program import Account
+from local.account import owner_name
+from local.errors import EmbeddedError
+from local.program import Account
 
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, a closing NUL included; one limit for both.
 _PATH_BYTES_MAX = 103

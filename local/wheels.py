@@ -12,10 +12,10 @@ import stat
 import tempfile
 from pathlib import Path
 
-from app.embedded.console import say
-from app.embedded.errors import EmbeddedError
-from app.embedded.program import Account
-from app.embedded.sockets import may_be_entered
+from local.console import say
+from local.errors import EmbeddedError
+from local.program import Account
+from local.sockets import may_be_entered
 
 POSTGRES_MAJOR = "18"
 CACHE = Path("/var/cache/lariba")

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from signal import SIGTERM
 
-from app.embedded.errors import EmbeddedError, StopRequestedError
-from app.embedded.program import Program
-from app.embedded.supervisor import Supervisor
+from local.errors import EmbeddedError, StopRequestedError
+from local.program import Program
+from local.supervisor import Supervisor
 
 
 def main(folder: Path, codes: dict[str, str], stop_seconds: float) -> int:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
-from app.embedded import guard
-from app.embedded.errors import EmbeddedError
-from app.embedded.program import Program
+from local import guard
+from local.errors import EmbeddedError
+from local.program import Program
 
 # The program itself tells the guard its process group, before its first instruction: a supervisor killed
 # between fork and its own next line would otherwise leave a child that nobody knows. The guard's pipe travels

@@ -12,11 +12,11 @@ from subprocess import Popen
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
-from app.embedded.console import say
-from app.embedded.errors import EmbeddedError, StopRequestedError
-from app.embedded.launcher import Launcher, describe_end
-from app.embedded.logs import keep_short
-from app.embedded.program import Program
+from local.console import say
+from local.errors import EmbeddedError, StopRequestedError
+from local.launcher import Launcher, describe_end
+from local.logs import keep_short
+from local.program import Program
 
 # A program that dies more often than this is not having an accident.
 _DEATHS_MAX = 5

@@ -9,17 +9,17 @@ from pathlib import Path
 import psycopg
 
 from app.config import PREFIX
-from app.embedded import product
-from app.embedded.console import say
-from app.embedded.errors import EmbeddedError, StopRequestedError
-from app.embedded.postgres import EmbeddedPostgres
-from app.embedded.product import HOST, Product
-from app.embedded.redis import EmbeddedRedis
-from app.embedded.roles import APP_ROLE, DATABASE, OWNER_ROLE
-from app.embedded.server import EmbeddedServer
-from app.embedded.supervisor import Supervisor
-from app.embedded.var_dir import VarDir
-from app.embedded.welcome import COUNTED_MAX, welcome
+from local import product
+from local.console import say
+from local.errors import EmbeddedError, StopRequestedError
+from local.postgres import EmbeddedPostgres
+from local.product import HOST, Product
+from local.redis import EmbeddedRedis
+from local.roles import APP_ROLE, DATABASE, OWNER_ROLE
+from local.server import EmbeddedServer
+from local.supervisor import Supervisor
+from local.var_dir import VarDir
+from local.welcome import COUNTED_MAX, welcome
 
 _DEFAULT_PORT = "8000"
 _DEFAULT_VAR_DIR = "var"

@@ -13,11 +13,11 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import PREFIX, Settings, SettingsError
-from app.embedded import demo_env
-from app.embedded.demo import ensure_demo
-from app.embedded.roles import create_roles_and_database
 from app.errors import Refusal
 from app.schema import migrate
+from local import demo_env
+from local.demo import ensure_demo
+from local.roles import create_roles_and_database
 
 
 def main(superuser_url: str, path: Path) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from signal import SIGTERM
 
-from app.embedded import guard
+from local import guard
 
 # A parent's children are its own to end; those that outlive it come next.
 _GENERATIONS_MAX = 3

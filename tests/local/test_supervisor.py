@@ -10,11 +10,11 @@ from typing import NoReturn
 
 import pytest
 
-from app.embedded.errors import EmbeddedError
-from app.embedded.logs import keep_short
-from app.embedded.program import Program
-from app.embedded.supervisor import Supervisor
-from tests.embedded.conftest import Running, lives, started
+from local.errors import EmbeddedError
+from local.logs import keep_short
+from local.program import Program
+from local.supervisor import Supervisor
+from tests.local.conftest import Running, lives, started
 from tests.waiting import wait_until
 
 SLEEPS = "import time; time.sleep(600)"
@@ -45,7 +45,7 @@ def _supervise(tmp_path: Path) -> Supervise:
     @contextmanager
     def supervise(*, stop_seconds: float = 600, **codes: str) -> Iterator[Running]:
         arguments = (str(tmp_path), json.dumps(codes), str(stop_seconds))
-        with started("-m", "tests.embedded.supervised", *arguments) as running:
+        with started("-m", "tests.local.supervised", *arguments) as running:
             assert running.process.stdout is not None
             assert running.process.stdout.readline() == "watching\n"
             yield running

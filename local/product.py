@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM
 
-from app.embedded.program import Program
+from local.program import Program
 
 HOST = "127.0.0.1"
 # Argon2 takes 19 MiB a run. Left to itself, glibc keeps such a block in each thread that ever ran one, 600 MiB after
 # some hundred new keys; with a fixed threshold it gives them back.
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
-_CHECKOUT = Path(__file__).resolve().parents[2]
+_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +28,11 @@ class Product:
 
     def prepare(self, url: str, superuser_url: str, demo_env: Path) -> Program:
         """Ends when the data are in shape, and `demo_env` holds all that a person needs."""
-        program = self._program("prepare", "-m", "app.embedded.prepare", superuser_url, str(demo_env))
+        program = self._program("prepare", "-m", "local.prepare", superuser_url, str(demo_env))
         return replace(program, environment={**program.environment, "LARIBA_URL": url})
 
     def worker(self) -> Program:
-        command = ("-m", "celery", "-A", "app.embedded.worker.celery", "worker", "--pool", "threads")
+        command = ("-m", "celery", "-A", "local.worker.celery", "worker", "--pool", "threads")
         # One worker has no other one to mingle or gossip with, and is there a second sooner.
         return self._program("worker", *command, "--concurrency", "2", "--without-mingle", "--without-gossip")
 

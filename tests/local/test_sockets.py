@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded.errors import EmbeddedError
-from app.embedded.program import Account
-from app.embedded.sockets import remove_if_spare, socket_directory
+from local.errors import EmbeddedError
+from local.program import Account
+from local.sockets import remove_if_spare, socket_directory
 
 DEEP = Path("/" + "deep/" * 30)
 

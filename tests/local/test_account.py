@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded import account
-from app.embedded.account import database_account
-from app.embedded.errors import EmbeddedError
+from local import account
+from local.account import database_account
+from local.errors import EmbeddedError
 
 
 @pytest.fixture(name="user_database")

@@ -17,14 +17,14 @@ from urllib.parse import quote
 
 import psycopg
 
-from app.embedded.account import database_account, owner_name
-from app.embedded.errors import EmbeddedError
-from app.embedded.guard import wait_until
-from app.embedded.program import Account, Program, Runner
-from app.embedded.roles import create_roles_and_database
-from app.embedded.server import EmbeddedServer, make_private_folder
-from app.embedded.sockets import remove_if_spare, socket_directory
-from app.embedded.wheels import POSTGRES_MAJOR, postgres_binaries
+from local.account import database_account, owner_name
+from local.errors import EmbeddedError
+from local.guard import wait_until
+from local.program import Account, Program, Runner
+from local.roles import create_roles_and_database
+from local.server import EmbeddedServer, make_private_folder
+from local.sockets import remove_if_spare, socket_directory
+from local.wheels import POSTGRES_MAJOR, postgres_binaries
 
 SUPERUSER = "postgres"
 _SOCKET_NAME = ".s.PGSQL.5432"

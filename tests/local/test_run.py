@@ -1,4 +1,4 @@
-"""`python -m app.embedded` as a person runs it: the whole product, from an empty folder."""
+"""`python -m local` as a person runs it: the whole product, from an empty folder."""
 
 import http.client
 import itertools
@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from app.embedded import demo_env
-from app.embedded.__main__ import read_port
-from app.embedded.errors import EmbeddedError
-from app.embedded.product import is_ready
-from app.embedded.welcome import first_event
-from tests.embedded.conftest import CHECKOUT, Running, started
+from local import demo_env
+from local.__main__ import read_port
+from local.errors import EmbeddedError
+from local.product import is_ready
+from local.welcome import first_event
 from tests.live import free_port
+from tests.local.conftest import CHECKOUT, Running, started
 from tests.waiting import wait_until
 
 
@@ -45,7 +45,7 @@ def _port() -> int:
 def run(var_dir: Path, port: int) -> Iterator[Running]:
     """A run that has said that it is ready, whatever settings its shell has for other things."""
     foreign = {"PGPORT": "1", "LARIBA_LOG_LEVEL": "no such level"}
-    with started("-m", "app.embedded", VAR_DIR=str(var_dir), PORT=str(port), **foreign) as running:
+    with started("-m", "local", VAR_DIR=str(var_dir), PORT=str(port), **foreign) as running:
         assert running.process.stdout is not None
         said = list(itertools.takewhile(lambda line: not line.startswith("Ctrl-C"), running.process.stdout))
         assert "Lariba is ready.\n" in said, running.process.communicate()
@@ -65,7 +65,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 def refusal(var_dir: Path, port: str) -> str:
     """The one line that a run says which does not start."""
     ended = subprocess.run(
-        [sys.executable, "-m", "app.embedded"],
+        [sys.executable, "-m", "local"],
         cwd=CHECKOUT,
         env={"VAR_DIR": str(var_dir), "PORT": port},
         capture_output=True,

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from app.embedded.var_dir import write_private
+from local.var_dir import write_private
 
 
 def read(path: Path) -> dict[str, str]:

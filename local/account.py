@@ -8,10 +8,10 @@ import pwd
 import subprocess
 import sys
 
-from app.embedded.console import say
-from app.embedded.errors import EmbeddedError
-from app.embedded.guard import wait_until
-from app.embedded.program import Account
+from local.console import say
+from local.errors import EmbeddedError
+from local.guard import wait_until
+from local.program import Account
 
 ACCOUNT_NAME = "lariba-postgres"
 _LOCKED_SECONDS = 5.0

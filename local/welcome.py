@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from app.embedded import demo_env
+from local import demo_env
 
 COUNTED_MAX = 10_000
 """More events are not counted at a start."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded.errors import EmbeddedError
-from app.embedded.program import Account
-from app.embedded.wheels import postgres_binaries, redis_server
+from local.errors import EmbeddedError
+from local.program import Account
+from local.wheels import postgres_binaries, redis_server
 
 STRANGER = Account(name="stranger", uid=os.geteuid(), gid=os.getegid())
 

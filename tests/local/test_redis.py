@@ -6,7 +6,7 @@ import pytest
 import redis
 from kombu import Connection
 
-from app.embedded.redis import EmbeddedRedis
+from local.redis import EmbeddedRedis
 
 
 @pytest.fixture(name="server")

@@ -8,12 +8,12 @@ import shutil
 import stat
 from pathlib import Path
 
-from app.embedded import leftovers
-from app.embedded.account import owner_name
-from app.embedded.console import say
-from app.embedded.errors import EmbeddedError
-from app.embedded.guard import wait_until
-from app.embedded.server import make_private_folder
+from local import leftovers
+from local.account import owner_name
+from local.console import say
+from local.errors import EmbeddedError
+from local.guard import wait_until
+from local.server import make_private_folder
 
 # The guard of a killed run needs seconds to end what that one had started.
 _GUARD_SECONDS = 90.0

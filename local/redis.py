@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import redis
 
-from app.embedded.program import Program, Runner
-from app.embedded.server import EmbeddedServer, make_private_folder
-from app.embedded.sockets import remove_if_spare, socket_directory
-from app.embedded.wheels import redis_server
+from local.program import Program, Runner
+from local.server import EmbeddedServer, make_private_folder
+from local.sockets import remove_if_spare, socket_directory
+from local.wheels import redis_server
 
 _SOCKET_NAME = "redis.sock"
 

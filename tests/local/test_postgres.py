@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from app.embedded.account import ACCOUNT_NAME, database_account
-from app.embedded.errors import EmbeddedError
-from app.embedded.postgres import EmbeddedPostgres
-from tests.embedded.conftest import lives, started
+from local.account import ACCOUNT_NAME, database_account
+from local.errors import EmbeddedError
+from local.postgres import EmbeddedPostgres
+from tests.local.conftest import lives, started
 from tests.waiting import wait_until
 
 QUICK = {"fsync": "off"}
@@ -202,7 +202,7 @@ def test_another_major_version_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_it_does_not_outlive_a_killed_owner(tmp_path: Path) -> None:
-    code = "import pathlib, sys, time; from app.embedded.postgres import EmbeddedPostgres\n"
+    code = "import pathlib, sys, time; from local.postgres import EmbeddedPostgres\n"
     code += f"with EmbeddedPostgres(pathlib.Path({str(tmp_path / 'postgres')!r})): time.sleep(600)"
     with started("-c", code) as owner:
         owner.member("postgres: checkpointer")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded import demo_env
-from app.embedded.errors import EmbeddedError
-from app.embedded.var_dir import VarDir, write_private
-from app.embedded.welcome import first_event
+from local import demo_env
+from local.errors import EmbeddedError
+from local.var_dir import VarDir, write_private
+from local.welcome import first_event
 
 VALUES = {
     "LARIBA_SOURCE_ID": "src_demo",
