@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from app.client_address import read_network
+from app.wire.client_address import read_network
 
 PREFIX = "LARIBA_"
 _FILE = "_FILE"

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from flask import current_app
 
-from app.body_reads import BodyReadLimiter
 from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.credentials import Credentials
 from app.database import Database
 from app.rate_limits import RateLimiter
+from app.wire.body_reads import BodyReadLimiter
 
 EXTENSION = "lariba"
 

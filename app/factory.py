@@ -8,13 +8,11 @@ from flask import Flask, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app import api, commands, logs, metrics, problems, request_log
-from app.body_reads import BodyReadLimiter, BodyReadLimits
 from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
 from app.credentials import Credentials
 from app.database import Database
-from app.http_rules import is_misspelt, refusal_of
 from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
@@ -26,6 +24,8 @@ from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, names
 from app.request_body import discard_rest
 from app.request_lines import RequestLines, Sampling
 from app.shared_digests import SharedDigests
+from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
+from app.wire.http_rules import is_misspelt, refusal_of
 
 # A request of the management API takes some milliseconds of a connection; whoever has none after a second, or comes
 # when so many of its workspace wait, is better told to come back.

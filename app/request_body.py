@@ -10,10 +10,10 @@ from typing import Final
 from flask import Response, g, request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, patience
-from app.content_encoding import Encoding, encoding_of, expand
 from app.context import context
 from app.errors import BadRequest, BodyTimeout, LengthRequired, PayloadTooLarge, Refusal, UnsupportedMediaType
+from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, patience
+from app.wire.content_encoding import Encoding, encoding_of, expand
 
 _UNWANTED_BYTES_MAX: Final = 16 * 1024 * 1024
 _UNWANTED_SECONDS: Final = 5.0

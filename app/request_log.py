@@ -11,8 +11,8 @@ import structlog
 from flask import Flask, Response, g, request
 
 from app import metrics
-from app.client_address import client_address
 from app.request_lines import Sampling, request_id_from, sampled
+from app.wire.client_address import client_address
 
 _log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from marshmallow import RAISE, Schema, ValidationError, fields
 
-from app import moments
+from app.wire import rfc3339
 
 UNKNOWN_MEMBER: Final = "This member is not known."
 # Marshmallow's words, and ours, which say what to send.
@@ -46,15 +46,15 @@ class TextField(fields.String):
 
 
 class MomentField(TextField):
-    """A moment, see moments.py."""
+    """A moment, see rfc3339.py."""
 
     needs_offset = False
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, int | float | msgspec.Raw) and not isinstance(value, bool):
-            raise ValidationError(moments.NOT_A_NUMBER)
+            raise ValidationError(rfc3339.NOT_A_NUMBER)
         text = super()._deserialize(value, attr, data, **kwargs)
         try:
-            return moments.read_moment(text, needs_offset=self.needs_offset)
+            return rfc3339.read_moment(text, needs_offset=self.needs_offset)
         except ValueError as error:
             raise ValidationError(str(error)) from None

@@ -23,7 +23,6 @@ from app import metrics
 from app.context import EXTENSION, Context
 from app.credentials import Credentials, Identity, Known
 from app.database import EVERYWHERE
-from app.exact_json import read_object
 from app.factory import create_app
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
@@ -31,6 +30,7 @@ from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import store
 from app.schema import migrate
 from app.shared_digests import SharedDigests
+from app.wire.exact_json import read_object
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis
 from tests.conftest import SECRET_KEY, fresh_database

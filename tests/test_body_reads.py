@@ -5,8 +5,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from app.body_reads import BodyReadLimiter, BodyReadLimits
 from app.errors import StorageUnavailable
+from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 
 _ALICE, _CHARLIE = 1, 2
 

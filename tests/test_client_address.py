@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import logs
-from app.client_address import client_address, read_network
 from app.config import Settings, SettingsError
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.factory import create_app
+from app.wire.client_address import client_address, read_network
 from tests.databases import close
 from tests.live import environment_of
 from tests.logging_left_alone import logging_left_alone

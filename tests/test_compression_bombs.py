@@ -12,8 +12,8 @@ from itertools import chain, repeat
 import brotli
 import pytest
 
-from app.content_encoding import encoding_of, expand
 from app.errors import BadRequest, PayloadTooLarge
+from app.wire.content_encoding import encoding_of, expand
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.content_encoding import encoding_of, expand
 from app.errors import BadRequest, PayloadTooLarge, UnsupportedContentEncoding
+from app.wire.content_encoding import encoding_of, expand
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.exact_json import fingerprint, read_object
+from app.wire.exact_json import fingerprint, read_object
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import SchemaValidationFailed
-from app.exact_json import read_object
-from app.json_depth import cut_deeper, flatten_deeper, nests_deeper
+from app.wire.exact_json import read_object
+from app.wire.json_depth import cut_deeper, flatten_deeper, nests_deeper
 
 _any_machine = settings(max_examples=500, deadline=None, derandomize=True)
 _texts = st.text(st.sampled_from('a"\\[]{}é\n,:'), max_size=6)

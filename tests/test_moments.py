@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.moments import EXAMPLE, read_common_moment, read_moment
+from app.wire.rfc3339 import EXAMPLE, read_common_moment, read_moment
 
 _any_machine = settings(max_examples=500, deadline=None, derandomize=True)
 _offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))

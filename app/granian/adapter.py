@@ -14,16 +14,16 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from app import metrics
-from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
 from app.config import Settings
 from app.credentials import Credentials
 from app.granian.bodies import SMALL_BYTES, BodyReader
 from app.granian.environ import Environ, Scope, complete, environ_of
 from app.granian.streaming import PIPE_BYTES, stream
 from app.granian.threads import SharedThreads
-from app.http_rules import forget_upgrade
 from app.ingest.door import Answer, Application, Door, Expected
 from app.ingest.pending_write import WriteResult
+from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
+from app.wire.http_rules import forget_upgrade
 
 # The application waits on them: for PostgreSQL, for a connection to it, for argon2. Some dozens may do so for one
 # workspace, which gets half of them at the most.

@@ -15,12 +15,12 @@ from urllib.parse import parse_qs
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from app.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, BUSY, ENDED_EARLY, BodyReadLimiter, BodyReadLimits
 from app.config import Settings
 from app.credentials import Credentials, Kind
 from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, StorageUnavailable
 from app.granian.deadlines import Deadlines
 from app.granian.environ import Environ
+from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, BUSY, ENDED_EARLY, BodyReadLimiter, BodyReadLimits
 
 SMALL_BYTES: Final = 65_536
 """Up to here the server may gather a body itself: as much lies in its read buffer anyhow."""

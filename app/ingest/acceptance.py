@@ -13,14 +13,11 @@ from typing import Final
 from sqlalchemy import text
 
 from app import errors
-from app.body_reads import BodyReadLimiter
 from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.credentials import Credentials, Identity
 from app.database import Database
 from app.errors import RateLimitExceeded, Refusal, StorageUnavailable
-from app.exact_json import read_object
-from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
 from app.ingest.committer import Committer
@@ -33,6 +30,9 @@ from app.ingest.refusals import Refusals
 from app.ingest.storage import Outcome, Verdict
 from app.ingest.timestamps import timestamp_refusal
 from app.rate_limits import Allowance, RateLimiter, events_worth
+from app.wire.body_reads import BodyReadLimiter
+from app.wire.exact_json import read_object
+from app.wire.idempotency_key import read_idempotency_key
 
 REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.INVALID_SOURCE_KEY: errors.InvalidSourceKey,

@@ -10,11 +10,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.exact_json import LEVELS_MAX, fingerprint
 from app.ingest.envelope import EVENT_TYPE, PAYLOAD_BYTES_MAX, SEVERITIES, Envelope
-from app.json_depth import nests_deeper
-from app.json_numbers import Kept, read_number
-from app.moments import read_common_moment
+from app.wire.exact_json import LEVELS_MAX, fingerprint
+from app.wire.json_depth import nests_deeper
+from app.wire.json_numbers import Kept, read_number
+from app.wire.rfc3339 import read_common_moment
 
 _EVENT_ID = re.compile(r"[!-~]{1,128}")
 _EVENT_TYPE_CHARACTERS_MAX: Final = 200

@@ -18,12 +18,8 @@ import structlog
 from msgspec import Struct
 
 from app import metrics
-from app.body_reads import patience
-from app.client_address import client_address
 from app.credentials import Identity
 from app.errors import Refusal
-from app.http_rules import forget_upgrade, is_odd
-from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.acceptance import DECIDED, Counter, Decided
 from app.ingest.common_envelope import read_common_envelope
@@ -32,6 +28,10 @@ from app.ingest.pending_write import WriteResult
 from app.ingest.storage import LOG_EVENTS, Outcome, Verdict
 from app.rate_limits import Allowance, events_worth
 from app.request_lines import RequestLine, RequestLines, request_id_from
+from app.wire.body_reads import patience
+from app.wire.client_address import client_address
+from app.wire.http_rules import forget_upgrade, is_odd
+from app.wire.idempotency_key import read_idempotency_key
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]

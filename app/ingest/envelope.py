@@ -11,8 +11,8 @@ from marshmallow import ValidationError, fields, post_load, validate
 from msgspec import Struct
 
 from app.errors import Fault, PayloadTooLarge, SchemaValidationFailed
-from app.exact_json import JsonObject, fingerprint, pointer_token
 from app.schema_fields import InputSchema, MomentField, TextField
+from app.wire.exact_json import JsonObject, fingerprint, pointer_token
 
 PAYLOAD_BYTES_MAX: Final = 262_144
 WANTED: Final = "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."

@@ -9,7 +9,6 @@ from flask_smorest import Blueprint
 from app import metrics
 from app.credentials import Identity
 from app.errors import BadRequest, Fault, OriginNotAllowed, Refusal, SchemaValidationFailed
-from app.exact_json import pointer_token
 from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
 from app.ingest.batch.acceptance import BatchSubmission, accept_batch
 from app.ingest.batch.body import NDJSON
@@ -21,6 +20,7 @@ from app.key_policies import origin_of
 from app.rate_limits import Allowance
 from app.request_body import check_media_type, read_bytes
 from app.request_log import remote_address
+from app.wire.exact_json import pointer_token
 
 COUNTER: Final = "lariba.ingest"
 # A page that is being left can send only what needs no preflight, so it shows its key in the query and calls its JSON

@@ -11,10 +11,10 @@ from app.connections import Lane
 from app.context import Context
 from app.credentials import Identity
 from app.database import Database
-from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.committer import Committer
 from app.ingest.envelope import Attempt, read_envelope
+from app.wire.exact_json import read_object
 from tests.people import Tenant
 
 Run = Callable[[], list[Any]]

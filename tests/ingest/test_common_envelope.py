@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.exact_json import read_object
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Envelope, read_envelope
+from app.wire.exact_json import read_object
 
 _COMMON = {
     "event_id": "evt_1",

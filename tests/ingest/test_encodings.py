@@ -12,8 +12,8 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.body_reads import ENDED_EARLY
 from app.context import Context
+from app.wire.body_reads import ENDED_EARLY
 from tests.people import Tenant, events_of
 from tests.sending import PATH, error_of, event_for, send
 

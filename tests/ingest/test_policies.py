@@ -17,13 +17,13 @@ from sqlalchemy.orm import Session
 from app.context import Context
 from app.credentials import Identity
 from app.database import EVERYWHERE
-from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.batch import record
 from app.ingest.batch.record import Place
 from app.ingest.batch.storing import executing
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store
+from app.wire.exact_json import read_object
 from tests.ingest.test_batch import BATCH_PATH, body_of, send_batch, statuses_of
 from tests.live import LiveServer, read
 from tests.people import Tenant, events_of, execute, rows

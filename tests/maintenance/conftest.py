@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from app.body_reads import BodyReadLimiter, BodyReadLimits
 from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.context import Context, ManagementContext
@@ -17,6 +16,7 @@ from app.maintenance.runs import Shift
 from app.owner import Owner
 from app.rate_limits import RateLimiter, Rates
 from app.schema import migrate
+from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from tests.conftest import copied_database, fresh_database
 from tests.databases import close
 from tests.people import Tenant, execute, make_tenant, rows

@@ -8,12 +8,12 @@ import pytest
 
 from app.credentials import Identity
 from app.database import EVERYWHERE
-from app.exact_json import read_object
 from app.identifiers import uuid7
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store
 from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
+from app.wire.exact_json import read_object
 from tests.database_clock import make_clock_settable, set_clock
 from tests.maintenance.conftest import Installation, noon
 from tests.people import Tenant, execute

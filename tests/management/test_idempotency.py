@@ -25,7 +25,6 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import Context
 from app.errors import BadRequest
-from app.idempotency_keys import read_idempotency_key
 from app.maintenance.purge import purge_expired_requests
 from app.management.authentication import authenticate
 from app.management.new_projects import create_project
@@ -33,6 +32,7 @@ from app.management.operators import IdempotentRequest, Role
 from app.management.projects import NewProject
 from app.management.requests import changing
 from app.management.tokens import NewToken
+from app.wire.idempotency_key import read_idempotency_key
 from tests.live import live_server
 from tests.management.operating import Desk, at_once, desk_of, desk_with
 from tests.people import Tenant, execute, make_tenant, rows

@@ -11,7 +11,6 @@ import pytest
 from flask.testing import FlaskClient
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from app.body_reads import BODY_REFUSAL
 from app.config import Settings
 from app.context import Context
 from app.errors import BadRequest, StorageUnavailable
@@ -19,6 +18,7 @@ from app.granian.adapter import GranianAdapter
 from app.granian.bodies import BodyReader
 from app.granian.environ import Environ
 from app.ingest.door import Door
+from app.wire.body_reads import BODY_REFUSAL
 from tests.people import Tenant
 from tests.sending import PATH
 

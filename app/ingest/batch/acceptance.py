@@ -22,7 +22,6 @@ from app.errors import (
     Refusal,
     StorageUnavailable,
 )
-from app.idempotency_keys import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.acceptance import REFUSALS, Caller, Counter, identify, require_live
 from app.ingest.batch import answer, record
@@ -34,6 +33,7 @@ from app.ingest.mismatch import NAMED, named_refusals
 from app.ingest.storage import Execute, Outcome
 from app.ingest.table_locks import is_table_locked
 from app.rate_limits import Allowance, events_worth
+from app.wire.idempotency_key import read_idempotency_key
 
 # What holds for a batch whose commit went unanswered: it was found out behind all its claims, alone in its workspace.
 _CERTAIN: Final[tuple[type[Refusal], ...]] = (BatchRejected, IdempotencyKeyReused, *REFUSALS.values())

@@ -12,11 +12,11 @@ from typing import Final
 import msgspec
 
 from app.errors import Fault, PayloadTooLarge, Refusal, SchemaValidationFailed
-from app.exact_json import read_object
 from app.ingest.batch.outline import BATCH_LEVELS_MAX, outline
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import WANTED, Envelope, read_envelope
-from app.json_depth import nests_deeper
+from app.wire.exact_json import read_object
+from app.wire.json_depth import nests_deeper
 
 NDJSON: Final = "application/x-ndjson"
 EVENTS_MAX: Final = 1000

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from app.errors import BadRequest, Fault, SchemaValidationFailed
-from app.exact_json import LEVELS_MAX, pointer_token, read_members, read_text
-from app.json_depth import flatten_deeper, nests_deeper
+from app.wire.exact_json import LEVELS_MAX, pointer_token, read_members, read_text
+from app.wire.json_depth import flatten_deeper, nests_deeper
 
 _SPACES: Final = " \t\n\r"
 _SPACE: Final = re.compile(f"[{_SPACES}]*")

@@ -23,8 +23,6 @@ from app.errors import (
     Refusal,
     SchemaValidationFailed,
 )
-from app.exact_json import fingerprint, pointer_token, read_object
-from app.idempotency_keys import read_idempotency_key
 from app.management.authentication import authenticate
 from app.management.operators import IdempotentRequest, Operator, Role
 from app.management.pages import Page
@@ -36,6 +34,8 @@ from app.management.routes.operation import Declared, Operation
 from app.management.routes.reading import JsonParser, body_of_request, refuse_members
 from app.management.routes.shapes import PageSchema
 from app.request_log import remote_address, request_id
+from app.wire.exact_json import fingerprint, pointer_token, read_object
+from app.wire.idempotency_key import read_idempotency_key
 
 View = Callable[..., Any]
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
-from app.client_address import read_network
 from app.key_policies import (
     EVENT_TYPE_CHARACTERS_MAX,
     EVENT_TYPE_PATTERN,
@@ -27,6 +26,7 @@ from app.management.routes.shapes import (
     rate_field,
     text_field,
 )
+from app.wire.client_address import read_network
 
 _EVENT_TYPES = "Event types that it may send, whole or as payment.* for all below payment; null: all."
 _ORIGINS = "Makes it a browser key: origins (https://shop.example) of the web pages that may use it; null: none."

@@ -9,9 +9,9 @@ from marshmallow import Schema
 from webargs.flaskparser import FlaskParser
 
 from app.errors import Fault, PreconditionRequired, SchemaValidationFailed
-from app.exact_json import pointer_token, read_object
 from app.management.revisions import UNCONDITIONAL, Condition, Target
 from app.request_body import check_media_type, read_bytes
+from app.wire.exact_json import pointer_token, read_object
 
 # RFC 9110 §13.1.1 asks for the strong comparison, under which a weak tag never matches. But the bytes of an answer are
 # not what our tags name: they name a version of the row, and we send none of them weak. One that comes back weak, or

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from app.errors import BadRequest, Fault, SchemaValidationFailed
-from app.json_depth import cut_deeper, nests_deeper
-from app.json_numbers import Kept, UnreadableNumber, characters_written_out, read_any_number, read_number
+from app.wire.json_depth import cut_deeper, nests_deeper
+from app.wire.json_numbers import Kept, UnreadableNumber, characters_written_out, read_any_number, read_number
 
 DEPTH_MAX = 32
 # The object that a request's body is stands around what may nest so deep.

@@ -1,0 +1,1 @@
+"""Bytes to values and back, and the rules of HTTP, without a framework, a database or a setting."""
