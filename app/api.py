@@ -5,13 +5,12 @@ from typing import Any, Final
 from flask import Flask, Response, json
 from flask_smorest import Api
 
-from app import contract, health
 from app.ingest import openapi as ingest_openapi
 from app.ingest import routes as ingest
 from app.management.routes import BLUEPRINTS as MANAGEMENT
 from app.management.routes.links import Links
 from app.monitoring import metrics_route
-from app.web import pages
+from app.web import health, openapi, pages
 
 TITLE: Final = "Lariba"
 VERSION: Final = "v1"
@@ -68,11 +67,11 @@ def register(app: Flask) -> None:
     links = Links({name: each for blueprint in MANAGEMENT for name, each in blueprint.operations.items()})
     info = {"description": _DESCRIPTION, "license": _LICENSE}
     api = _Api(app, spec_kwargs={"info": info, "servers": _SERVERS, "extra_plugins": [links]})
-    for name, schema in {**contract.SCHEMAS, **ingest_openapi.SCHEMAS}.items():
+    for name, schema in {**openapi.SCHEMAS, **ingest_openapi.SCHEMAS}.items():
         api.spec.components.schema(name, schema)
-    for name, header in contract.HEADERS.items():
+    for name, header in openapi.HEADERS.items():
         api.spec.components.header(name, header)
-    for name, example in contract.examples().items():
+    for name, example in openapi.examples().items():
         api.spec.components.example(name, example)
     for name, scheme in _SECURITY.items():
         api.spec.components.security_scheme(name, scheme)

@@ -6,10 +6,11 @@ import pytest
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app import clock, health
+from app import clock
 from app.clock import Clocks
 from app.context import Context
-from app.health import check
+from app.web import health
+from app.web.health import check
 
 _YEAR = timedelta(days=366)
 

@@ -16,12 +16,12 @@ import redis
 from flask import Flask
 from structlog.testing import capture_logs
 
-from app import problems, request_log
 from app.context import Context
 from app.credentials import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.identifiers import random_text
 from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, events_worth, read_overrides
+from app.web import problems, request_log
 from local.redis import EmbeddedRedis
 from tests.management.operating import at_once
 from tests.people import Tenant, execute

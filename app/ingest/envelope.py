@@ -11,7 +11,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 from msgspec import Struct
 
 from app.errors import Fault, PayloadTooLarge, SchemaValidationFailed
-from app.schema_fields import InputSchema, MomentField, TextField
+from app.web.schema_fields import InputSchema, MomentField, TextField
 from app.wire.exact_json import JsonObject, fingerprint, pointer_token
 
 PAYLOAD_BYTES_MAX: Final = 262_144

@@ -3,9 +3,10 @@
 import json
 from typing import Any, Final
 
-from app import contract, errors
+from app import errors
 from app.ingest.batch.body import EVENTS_MAX, NDJSON
 from app.ingest.envelope import EnvelopeSchema
+from app.web import openapi
 
 _RECEIPT: Final = {
     "type": "object",
@@ -33,7 +34,7 @@ _CONTENT_ENCODING: Final = {
     "description": "How the body is compressed, if it is. Its limit holds for it compressed and expanded.",
     "schema": {"type": "string", "enum": ["gzip", "deflate", "zstd", "br"]},
 }
-_HEADERS: Final = contract.headers("Idempotent-Replayed", "RateLimit", "RateLimit-Policy")
+_HEADERS: Final = openapi.headers("Idempotent-Replayed", "RateLimit", "RateLimit-Policy")
 _REFUSALS: Final = (
     errors.BadRequest,
     errors.BodyTimeout,
@@ -157,7 +158,7 @@ def _idempotency_key(what: str) -> dict[str, Any]:
         "required": False,
         "description": f"1 to 255 visible ASCII characters, bare or in double quotes; names this {what} for safe"
         " retries during 24 hours. One with a comma has to be in quotes.",
-        "schema": contract.IDEMPOTENCY_KEY,
+        "schema": openapi.IDEMPOTENCY_KEY,
         "example": "demo-request-001",
     }
 
@@ -180,7 +181,7 @@ INGEST_OPERATION: Final[dict[str, Any]] = {
         "201": _receipt("Committed by this request, or by the first one with this Idempotency-Key", "stored"),
         "200": _receipt("This event_id was stored before with the same content", "duplicate"),
     }
-    | contract.refusal_answers((*_REFUSALS, *_OF_ONE_EVENT), notes=_NOTES),
+    | openapi.refusal_answers((*_REFUSALS, *_OF_ONE_EVENT), notes=_NOTES),
 }
 
 BATCH_OPERATION: Final[dict[str, Any]] = {
@@ -225,5 +226,5 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
             },
         }
     }
-    | contract.refusal_answers((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
+    | openapi.refusal_answers((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
 }

@@ -18,8 +18,8 @@ from app.ingest.openapi import BATCH_OPERATION, INGEST_OPERATION
 from app.ingest.storage import LOG_EVENTS, Verdict
 from app.key_policies import origin_of
 from app.rate_limits import Allowance
-from app.request_body import check_media_type, read_bytes
-from app.request_log import remote_address
+from app.web.request_body import check_media_type, read_bytes
+from app.web.request_log import remote_address
 from app.wire.exact_json import pointer_token
 
 COUNTER: Final = "lariba.ingest"

@@ -9,11 +9,12 @@ from flask_smorest import Blueprint
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from app import contract, metrics
+from app import metrics
 from app.context import EXTENSION, Context, context
 from app.errors import InvalidMetricsToken
 from app.monitoring.shared_metrics import SharedMetrics
 from app.monitoring.upkeep_metrics import UpkeepMetrics
+from app.web import openapi
 
 METRICS: Final = "lariba.metrics"
 _PLAIN: Final = "text/plain"
@@ -63,10 +64,10 @@ def register(app: Flask) -> None:
     responses={
         "200": {
             "description": "Prometheus' text format, or OpenMetrics for whoever accepts it",
-            "headers": contract.headers(),
+            "headers": openapi.headers(),
             "content": {_PLAIN: _CONTENT, _OPENMETRICS: _CONTENT},
         },
-        **contract.refusal_answers([InvalidMetricsToken]),
+        **openapi.refusal_answers([InvalidMetricsToken]),
     },
 )
 def metrics_page() -> Response:

@@ -1,1 +1,1 @@
-"""What people see in a browser: the page at `/` and the API's documentation at `/docs`."""
+"""HTTP that all routes share: the body of a request, its log line, errors as answers, OpenAPI, health, pages."""

@@ -16,7 +16,7 @@ from app.management.operators import Role
 from app.management.routes import BLUEPRINTS
 from app.management.routes.openapi import operation_id
 from app.management.routes.operation import Operation
-from app.problems import STATUSES
+from app.web.problems import STATUSES
 
 Described = dict[str, Any]
 

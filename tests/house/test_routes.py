@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from app.management.operators import Role
 from app.management.routes.operation import Operation
-from app.problems import STATUSES
+from app.web.problems import STATUSES
 
 # What opens without a credential, each with its reason.
 _OPEN = {

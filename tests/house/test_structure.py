@@ -15,9 +15,8 @@ _ROOF = {"app.factory", "app.api", "app.worker"}
 _MAY_IMPORT_ROOF = {"wsgi", *_ROOF}
 # The files that may know Flask: the framework's own, and the routes.
 _MAY_IMPORT_FLASK = re.compile(
-    r"wsgi|app\.(factory|api|problems|health|context|request_log|request_body|commands)"
+    r"wsgi|app\.(factory|api|context|commands)|app\.web\..*"
     r"|app\.ingest\.routes|app\.management\.routes\..*|app\.management\.routes|app\.monitoring\.metrics_route"
-    r"|app\.web\.pages"
 )
 # The road of an event, top to bottom: each may import only those below it, and what lies below the road.
 _ROAD = [

@@ -186,7 +186,7 @@ class TestRefusing:
     def test_a_wrong_key_is_refused_before_anything_is_expanded(
         self, client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.delattr("app.request_body.expand")
+        monkeypatch.delattr("app.web.request_body.expand")
 
         response = send(client, alice, gzip.compress(b"{}"), key="wrong", headers={"Content-Encoding": "gzip"})
 

@@ -33,7 +33,7 @@ from app.management.routes.openapi import PAGED, complete_answers, describe, pat
 from app.management.routes.operation import Declared, Operation
 from app.management.routes.reading import JsonParser, body_of_request, refuse_members
 from app.management.routes.shapes import PageSchema
-from app.request_log import remote_address, request_id
+from app.web.request_log import remote_address, request_id
 from app.wire.exact_json import fingerprint, pointer_token, read_object
 from app.wire.idempotency_key import read_idempotency_key
 

@@ -5,11 +5,12 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from app import contract, errors
+from app import errors
 from app.errors import Refusal
 from app.management.lookup import PUBLIC_ID
 from app.management.operators import Role
 from app.management.routes.operation import Operation
+from app.web import openapi
 
 _ALWAYS: Final = (
     errors.InvalidManagementToken,
@@ -41,15 +42,15 @@ IDEMPOTENCY_KEY: Final = {
     "in": "header",
     "required": False,
     "description": "Yours for this request: sent again with the same content, it changes nothing more.",
-    "schema": contract.IDEMPOTENCY_KEY,
+    "schema": openapi.IDEMPOTENCY_KEY,
     "example": "4f8e2d1c-create-shop",
 }
 
-SHOWN: Final = contract.headers("ETag")
+SHOWN: Final = openapi.headers("ETag")
 """Headers of an answer that shows one object."""
-CREATED: Final = contract.headers("ETag", "Location")
+CREATED: Final = openapi.headers("ETag", "Location")
 """Headers of an answer that shows a new object."""
-PAGED: Final = contract.headers("Link")
+PAGED: Final = openapi.headers("Link")
 """Headers of an answer that shows a page of a list."""
 
 
@@ -68,7 +69,7 @@ def describe(view: Callable[..., Any], operation: Operation, guard: str) -> dict
         "description": description,
         "security": [{guard: []}],
         "x-required-role": operation.role.value,
-        "responses": contract.refusal_answers(_refusals(operation), *_ON_EVERY_ANSWER),
+        "responses": openapi.refusal_answers(_refusals(operation), *_ON_EVERY_ANSWER),
     }
     parameters: list[dict[str, Any]] = []
     if operation.takes_condition:
@@ -96,9 +97,9 @@ def path_parameters(rule: str) -> list[dict[str, Any]]:
 
 def complete_answers(documented: dict[str, Any], operation: Operation) -> None:
     """Add to a view's own answers what all answers carry."""
-    always = contract.headers(*_ON_EVERY_ANSWER)
+    always = openapi.headers(*_ON_EVERY_ANSWER)
     if operation.method == "POST":
-        always |= contract.headers("Idempotent-Replayed")
+        always |= openapi.headers("Idempotent-Replayed")
     for answers in documented.get("response", {}).get("responses", {}).values():
         for answer in answers:
             answer["headers"] = always | answer.get("headers", {})

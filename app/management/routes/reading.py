@@ -10,7 +10,7 @@ from webargs.flaskparser import FlaskParser
 
 from app.errors import Fault, PreconditionRequired, SchemaValidationFailed
 from app.management.revisions import UNCONDITIONAL, Condition, Target
-from app.request_body import check_media_type, read_bytes
+from app.web.request_body import check_media_type, read_bytes
 from app.wire.exact_json import pointer_token, read_object
 
 # RFC 9110 §13.1.1 asks for the strong comparison, under which a weak tag never matches. But the bytes of an answer are

@@ -14,7 +14,7 @@ from app.management.lifetimes import DAYS_MAX
 from app.management.lookup import PUBLIC_ID, is_public_id
 from app.management.pages import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
-from app.schema_fields import InputSchema, MomentField, TextField
+from app.web.schema_fields import InputSchema, MomentField, TextField
 
 _MOMENT = {"description": "RFC 3339, UTC."}
 # What JSON Schema cannot say has a name as its format, and words.

@@ -7,13 +7,13 @@ from flask_smorest import Blueprint
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import contract
 from app.clock import OwnClock, own_now, read_clocks_in
 from app.context import context
 from app.database import NOWHERE, Database
 from app.errors import Fault, StorageUnavailable
-from app.problems import answer
 from app.schema import behind, wall_missing
+from app.web import openapi
+from app.web.problems import answer
 
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
@@ -34,7 +34,7 @@ def _answer(description: str, members: list[str], example: dict[str, Any], *head
     schema = {"type": "object", "required": members, "properties": properties}
     return {
         "description": description,
-        "headers": contract.headers(*headers),
+        "headers": openapi.headers(*headers),
         "content": {"application/json": {"schema": schema, "example": example}},
     }
 
@@ -65,7 +65,7 @@ def healthz() -> Response:
             "A check failed; `checks` names each, beside the error body that all errors have",
             ["status", "checks", "error"],
             {"status": "unavailable", "checks": _ALL_WELL | {"database": "read-only"}}
-            | contract.examples()[StorageUnavailable.code]["value"],
+            | openapi.examples()[StorageUnavailable.code]["value"],
             "Retry-After",
         ),
     },

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from app import errors
 from app.errors import Refusal
-from app.problems import STATUSES
+from app.web.problems import STATUSES
 
 Document = dict[str, Any]
 

@@ -13,7 +13,7 @@ from werkzeug.routing import RequestRedirect
 
 from app import errors
 from app.errors import Fault, Refusal
-from app.request_log import request_id
+from app.web.request_log import request_id
 from app.wire.exact_json import pointer_token
 
 _log = structlog.get_logger()
