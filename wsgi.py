@@ -16,9 +16,9 @@ from typing import cast
 
 import click
 
-from app import logs
 from app.config import Settings, SettingsError, variable_of
 from app.monitoring.shared_metrics import share
+from app.telemetry import logs
 
 # Asked of the command line, and not of what a server will look for: some look into a module's variables only.
 _command = click.get_current_context(silent=True)

@@ -17,11 +17,11 @@ from typing import Final, Literal, NamedTuple
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
-from app import metrics
 from app.concurrency import ConcurrencyLimit
 from app.identifiers import random_text
 from app.shared_digests import Entries, SharedDigests
 from app.signers import CHECK_CHARACTERS, Signer
+from app.telemetry import metrics
 from app.warm_digests import WarmDigests
 
 Kind = Literal["sk", "mt"]

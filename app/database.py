@@ -21,10 +21,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app import metrics
 from app.concurrency import ConcurrencyLimit
 from app.connections import ImpatientConnection, Lane, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
+from app.telemetry import metrics
 
 # The lowest that psycopg takes; a refused connection fails at once whatever this says.
 _CONNECT_TIMEOUT_SECONDS = 2

@@ -7,7 +7,7 @@ import click
 from flask import Flask, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from app import api, commands, logs, metrics
+from app import api, commands
 from app.concurrency import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
@@ -21,8 +21,9 @@ from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
 from app.monitoring import metrics_route
 from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
-from app.request_lines import RequestLines, Sampling
 from app.shared_digests import SharedDigests
+from app.telemetry import logs, metrics
+from app.telemetry.access_log import RequestLines, Sampling
 from app.web import problems, request_log
 from app.web.request_body import discard_rest
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits

@@ -10,12 +10,12 @@ from celery.schedules import schedule
 from celery.signals import setup_logging
 from kombu.transport.redis import Channel
 
-from app import logs
 from app.config import Settings
 from app.database import Database
 from app.maintenance import tasks
 from app.maintenance.runs import Task
 from app.maintenance.schedule import TASKS
+from app.telemetry import logs
 
 # A worker process runs one task at a time; the second connection is for the moment in which one is being replaced.
 _POOL_SIZE: Final = 2

@@ -19,7 +19,6 @@ from argon2 import PasswordHasher, profiles
 from flask import Flask
 from sqlalchemy import text
 
-from app import metrics
 from app.context import EXTENSION, Context
 from app.credentials import Credentials, Identity, Known
 from app.database import EVERYWHERE
@@ -30,6 +29,7 @@ from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import store
 from app.schema import migrate
 from app.shared_digests import SharedDigests
+from app.telemetry import metrics
 from app.wire.exact_json import read_object
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import metrics
+from app.telemetry import metrics
 
 Counts = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

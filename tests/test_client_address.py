@@ -9,11 +9,11 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import logs
 from app.config import Settings, SettingsError
 from app.context import EXTENSION, Context
 from app.credentials import Credentials
 from app.factory import create_app
+from app.telemetry import logs
 from app.wire.client_address import client_address, read_network
 from tests.databases import close
 from tests.live import environment_of

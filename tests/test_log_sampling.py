@@ -14,12 +14,12 @@ import pytest
 import structlog
 from flask.testing import FlaskClient
 
-from app import logs, request_lines
 from app.config import Settings
 from app.context import EXTENSION
 from app.credentials import Credentials
 from app.factory import create_app
-from app.request_lines import RequestLine, RequestLines, Sampling
+from app.telemetry import access_log, logs
+from app.telemetry.access_log import RequestLine, RequestLines, Sampling
 from tests.databases import close
 from tests.logging_left_alone import logging_left_alone
 from tests.people import Tenant
@@ -72,7 +72,7 @@ def _written(capsys: pytest.CaptureFixture[str]) -> Written:
 def test_of_each_key_one_in_so_many_leaves_a_line_that_says_so_and_every_refusal_its_own(
     client_of: Client, alice: Tenant, charlie: Tenant, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_lines, "SLOW_MILLISECONDS", inf)
+    monkeypatch.setattr(access_log, "SLOW_MILLISECONDS", inf)
     client = client_of(3)
     for n in range(6):
         send(client, alice, idempotency_key=f"k{n // 2}", headers={"X-Request-ID": f"accepted-{n}"})
@@ -93,7 +93,7 @@ def test_of_each_key_one_in_so_many_leaves_a_line_that_says_so_and_every_refusal
 def test_what_is_slow_leaves_a_line_in_any_case(
     client_of: Client, alice: Tenant, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_lines, "SLOW_MILLISECONDS", 0)
+    monkeypatch.setattr(access_log, "SLOW_MILLISECONDS", 0)
     client = client_of(None)
     for _ in range(3):
         send(client, alice)
@@ -104,7 +104,7 @@ def test_what_is_slow_leaves_a_line_in_any_case(
 def test_with_none_of_them_a_refusal_still_leaves_its_line(
     client_of: Client, alice: Tenant, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_lines, "SLOW_MILLISECONDS", inf)
+    monkeypatch.setattr(access_log, "SLOW_MILLISECONDS", inf)
     client = client_of(None)
     batch = json.dumps({"events": [event_for(alice)]})
     send(client, alice)
@@ -133,7 +133,7 @@ def test_lines_that_nobody_takes_are_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 def test_while_they_cannot_be_written_only_the_newest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     logging.getLogger().setLevel(logging.INFO)
-    monkeypatch.setattr(request_lines, "_GATHERED_MAX", 3)
+    monkeypatch.setattr(access_log, "_GATHERED_MAX", 3)
     lines = RequestLines(Sampling())
     for n in range(5):
         lines.note(_line(f"req-{n}"))

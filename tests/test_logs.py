@@ -9,7 +9,6 @@ import structlog
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import logs
 from app.context import Context
 from app.ingest.door import Door
 from app.ingest.envelope import Envelope
@@ -20,6 +19,7 @@ from app.management.operators import Role
 from app.management.sources import NewSource
 from app.management.tokens import NewToken, issue_token
 from app.models import SourceType
+from app.telemetry import logs
 from tests.ingest.test_policies import limit
 from tests.logging_left_alone import logging_left_alone
 from tests.people import Tenant, execute, rows

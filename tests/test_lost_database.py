@@ -7,13 +7,13 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import text
 
-from app import metrics
 from app.config import Settings
 from app.connections import ImpatientConnection
 from app.context import Context
 from app.database import EVERYWHERE, Database
 from app.errors import NotFound, OutcomeUnknown, Refusal, StorageUnavailable
 from app.owner import Owner
+from app.telemetry import metrics
 from tests.databases import close
 from tests.lost_backends import Wire, end_backend, losing_backend, wired
 from tests.people import rows

@@ -9,11 +9,11 @@ from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry, Histogram
 from werkzeug.test import TestResponse
 
-from app import metrics
 from app.config import Settings
 from app.context import Context
 from app.database import NOWHERE, Database
 from app.errors import StorageUnavailable
+from app.telemetry import metrics
 from tests.counting import count_of, counts_of_this_process, growing, requests_in, sum_of
 from tests.databases import close
 from tests.people import Tenant, issue_key, source_of

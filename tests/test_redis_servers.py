@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from app import metrics
 from app.config import Settings
 from app.credentials import Identity
 from app.identifiers import random_text
 from app.rate_limits import RateLimiter, Rates, Sharing
 from app.redis_servers import RedisClusterError, require_no_cluster
+from app.telemetry import metrics
 from local.program import Program
 from local.redis import EmbeddedRedis
 from tests.live import environment_of, free_port

@@ -75,11 +75,11 @@ def _connected_processes(server: LiveServer) -> float:
 _CRAMPED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-from app import logs
+from app.telemetry import logs
 logs.configure("INFO")
 from app.monitoring.shared_metrics import share
 share(sys.argv[1], os.environ)
-from app import metrics
+from app.telemetry import metrics
 for n in range(int(sys.argv[3])):
     metrics.KEY_LOOKUPS.labels(f"place {n}").inc()
     metrics.QUEUE_EVENTS.set(n)
@@ -92,7 +92,7 @@ _PROCESS = """
 import os, sys
 from app.monitoring.shared_metrics import share
 share(sys.argv[1], os.environ)
-from app import metrics
+from app.telemetry import metrics
 metrics.ARGON2_RUNS.labels("prove").inc()
 metrics.POOL_IN_USE.labels("a test").inc()
 print("counted", flush=True)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from app import metrics
 from app.config import Settings
 from app.credentials import Credentials
 from app.granian.bodies import SMALL_BYTES, BodyReader
@@ -22,6 +21,7 @@ from app.granian.streaming import PIPE_BYTES, stream
 from app.granian.threads import SharedThreads
 from app.ingest.door import Answer, Application, Door, Expected
 from app.ingest.pending_write import WriteResult
+from app.telemetry import metrics
 from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
 from app.wire.http_rules import forget_upgrade
 

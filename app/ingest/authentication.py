@@ -9,10 +9,10 @@ import time
 import structlog
 from sqlalchemy import text
 
-from app import metrics
 from app.credentials import Credentials, Identity, Known
 from app.database import EVERYWHERE, Database
 from app.errors import InvalidSourceKey
+from app.telemetry import metrics
 
 # By the unique index on public_id. Whatever can change is left out: the answer is remembered for the process's life.
 _LOOK_UP = text("SELECT id, workspace_id, secret_hash FROM source_keys WHERE public_id = :public_id")

@@ -24,7 +24,6 @@ import psycopg
 import structlog
 from psycopg.errors import LockNotAvailable
 
-from app import metrics
 from app.config import Settings
 from app.connections import Lane
 from app.credentials import Identity
@@ -36,6 +35,7 @@ from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent, w
 from app.ingest.shares import RoundRobin, Shares
 from app.ingest.storage import Verdict
 from app.ingest.table_locks import waits_for_table
+from app.telemetry import metrics
 
 _log = structlog.get_logger()
 

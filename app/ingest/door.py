@@ -17,7 +17,6 @@ from typing import Any, Final
 import structlog
 from msgspec import Struct
 
-from app import metrics
 from app.credentials import Identity
 from app.errors import Refusal
 from app.identifiers import uuid7
@@ -27,7 +26,8 @@ from app.ingest.envelope import Attempt, Receipt
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import LOG_EVENTS, Outcome, Verdict
 from app.rate_limits import Allowance, events_worth
-from app.request_lines import RequestLine, RequestLines, request_id_from
+from app.telemetry import metrics
+from app.telemetry.access_log import RequestLine, RequestLines, request_id_from
 from app.wire.body_reads import patience
 from app.wire.client_address import client_address
 from app.wire.http_rules import forget_upgrade, is_odd

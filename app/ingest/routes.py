@@ -6,7 +6,6 @@ import structlog
 from flask import Response, current_app, g, request
 from flask_smorest import Blueprint
 
-from app import metrics
 from app.credentials import Identity
 from app.errors import BadRequest, Fault, OriginNotAllowed, Refusal, SchemaValidationFailed
 from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
@@ -18,6 +17,7 @@ from app.ingest.openapi import BATCH_OPERATION, INGEST_OPERATION
 from app.ingest.storage import LOG_EVENTS, Verdict
 from app.key_policies import origin_of
 from app.rate_limits import Allowance
+from app.telemetry import metrics
 from app.web.request_body import check_media_type, read_bytes
 from app.web.request_log import remote_address
 from app.wire.exact_json import pointer_token

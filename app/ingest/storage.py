@@ -14,10 +14,10 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app import metrics
 from app.credentials import Identity
 from app.ingest.envelope import Attempt, Receipt, receipt_end
 from app.locks import workspace_lock
+from app.telemetry import metrics
 
 Execute = Callable[[str, Sequence[Any]], Sequence[Any]]
 """Runs a statement with its parameters (psycopg's placeholders) and returns its rows."""

@@ -9,11 +9,11 @@ from flask_smorest import Blueprint
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from app import metrics
 from app.context import EXTENSION, Context, context
 from app.errors import InvalidMetricsToken
 from app.monitoring.shared_metrics import SharedMetrics
 from app.monitoring.upkeep_metrics import UpkeepMetrics
+from app.telemetry import metrics
 from app.web import openapi
 
 METRICS: Final = "lariba.metrics"

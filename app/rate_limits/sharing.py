@@ -13,8 +13,8 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app import metrics
 from app.rate_limits.window import SPAN_SECONDS, Report, Standing
+from app.telemetry import metrics
 
 _log = structlog.get_logger()
 

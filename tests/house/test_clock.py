@@ -9,7 +9,7 @@ _APP = Path(__file__).parent.parent.parent / "app"
 _MAY_READ_IT = {
     "clock.py": "it is held against PostgreSQL's",
     "identifiers.py": "the order of ids; no id is compared with a moment",
-    "request_lines.py": "when a line was written into the log",
+    "telemetry/access_log.py": "when a line was written into the log",
     "shared_digests.py": "names of keys in Redis, by the week; a wrong week finds nothing",
     "worker.py": "where beat's steady clock begins",
     "maintenance/export.py": "the age of a file of this machine",

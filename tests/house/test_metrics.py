@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from app import metrics
 from app.monitoring import troubles, upkeep_metrics
 from app.monitoring.troubles import Trouble
+from app.telemetry import metrics
 
 _CHECKOUT = Path(__file__).parent.parent.parent
 _NAME = re.compile(r"\blariba_[a-z0-9_]+")

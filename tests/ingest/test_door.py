@@ -13,7 +13,7 @@ from app.context import Context
 from app.ingest.door import Door
 from app.ingest.pending_write import WriteResult
 from app.ingest.routes import COUNTER
-from app.metrics import REGISTRY, fold
+from app.telemetry.metrics import REGISTRY, fold
 from tests.people import Tenant, events_of
 from tests.sending import PATH, error_of, event_for, send
 from tests.waiting import wait_until

@@ -7,9 +7,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import metrics
 from app.context import Context
 from app.ingest.routes import COUNTER
+from app.telemetry import metrics
 from tests.ingest.test_batch import send_batch, verdicts_of
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import error_of, event_for, send

@@ -8,12 +8,12 @@ import psycopg
 import pytest
 from celery import Celery
 
-from app import logs
 from app.config import Settings
 from app.database import Database, conninfo_of
 from app.maintenance.schedule import TASKS
 from app.maintenance.tasks import register
 from app.schema import migrate
+from app.telemetry import logs
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.logging_left_alone import logging_left_alone

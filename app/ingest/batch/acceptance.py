@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from app import metrics
 from app.credentials import Identity
 from app.database import NOWHERE, Database
 from app.errors import (
@@ -33,6 +32,7 @@ from app.ingest.mismatch import NAMED, named_refusals
 from app.ingest.storage import Execute, Outcome
 from app.ingest.table_locks import is_table_locked
 from app.rate_limits import Allowance, events_worth
+from app.telemetry import metrics
 from app.wire.idempotency_key import read_idempotency_key
 
 # What holds for a batch whose commit went unanswered: it was found out behind all its claims, alone in its workspace.

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from app import metrics
 from app.identifiers import random_bytes
+from app.telemetry import metrics
 
 SLOW_MILLISECONDS = 500
 """What took as long leaves its line in any case."""
