@@ -5,7 +5,7 @@ A missing setting or a schema behind this code ends the start with one line and 
 away does not: the process starts, says 503 and serves as soon as the database is back.
 """
 
-from app.stop_signals import end_at_once_while_starting
+from app.concurrency.stop_signals import end_at_once_while_starting
 
 end_at_once_while_starting()  # the imports below take most of a start
 

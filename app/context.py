@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flask import current_app
 
-from app.concurrency import ConcurrencyLimit
+from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.credentials import Credentials
 from app.database import Database

@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
-from app.concurrency import ConcurrencyLimit
+from app.concurrency.limit import ConcurrencyLimit
 from app.identifiers import random_text
 from app.shared_digests import Entries, SharedDigests
 from app.signers import CHECK_CHARACTERS, Signer

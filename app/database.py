@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.concurrency import ConcurrencyLimit
+from app.concurrency.limit import ConcurrencyLimit
 from app.connections import ImpatientConnection, Lane, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.telemetry import metrics

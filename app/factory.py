@@ -8,7 +8,7 @@ from flask import Flask, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app import api, commands
-from app.concurrency import ConcurrencyLimit
+from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
 from app.credentials import Credentials

@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from app.concurrency import ConcurrencyLimit
+from app.concurrency.limit import ConcurrencyLimit
 from app.errors import StorageUnavailable
 from tests.waiting import wait_until
 

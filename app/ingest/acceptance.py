@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import text
 
 from app import errors
-from app.concurrency import ConcurrencyLimit
+from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.credentials import Credentials, Identity
 from app.database import Database

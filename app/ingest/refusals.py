@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import DataError
 
-from app.background import Background, in_every_child
+from app.concurrency.background import Background, in_every_child
 from app.credentials import Identity
 from app.database import EVERYWHERE, Database
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable

@@ -29,7 +29,7 @@ _TURN: Final = "turn"
 
 
 def share(path: str, environ: MutableMapping[str, str]) -> None:
-    """Keep the metrics of this process and its children in the folder `path`; call it before telemetry.metrics is imported.
+    """Keep the metrics of this process and its children in the folder `path`. Call it before the metrics are imported.
 
     Without room there, it counts for itself alone. Raises SettingsError if the folder cannot be used.
     """

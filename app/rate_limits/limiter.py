@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
 
-from app.background import Background, in_every_child
+from app.concurrency.background import Background, in_every_child
 from app.credentials import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.rate_limits.overrides import Overrides

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from app.background import in_every_child
+from app.concurrency.background import in_every_child
 
 Item = TypeVar("Item")
 

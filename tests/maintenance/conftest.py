@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.concurrency import ConcurrencyLimit
+from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import Context, ManagementContext
 from app.credentials import Credentials

@@ -1,0 +1,1 @@
+"""What threads and processes need of each other: bounded concurrency, background threads, signals."""
