@@ -38,11 +38,18 @@ except SettingsError as error:
     if not is_operator:
         sys.exit(f"lariba: {unset}")
 
+from app.database.schema import (
+    EncodingError,
+    SchemaBehindError,
+    WallMissingError,
+    require_head,
+    require_utf8,
+    require_walls,
+)
 from app.redis_servers import RedisClusterError, require_no_cluster
-from app.schema import EncodingError, SchemaBehindError, WallMissingError, require_head, require_utf8, require_walls
 
 if is_celery and settings:
-    from app.database import Database
+    from app.database.engine import Database
     from app.worker import create_celery
 
     celery = create_celery(settings)

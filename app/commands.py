@@ -16,9 +16,9 @@ from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
-from app import schema
 from app.context import context
-from app.database import NOWHERE
+from app.database import schema
+from app.database.engine import NOWHERE
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
 from app.management import key_report, shell, workspaces
 from app.management.key_report import StaleKey, Staleness

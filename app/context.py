@@ -6,8 +6,8 @@ from flask import current_app
 
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
-from app.credentials import Credentials
-from app.database import Database
+from app.credentials.verification import Credentials
+from app.database.engine import Database
 from app.rate_limits import RateLimiter
 from app.wire.body_reads import BodyReadLimiter
 

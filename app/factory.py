@@ -11,8 +11,9 @@ from app import api, commands
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
-from app.credentials import Credentials
-from app.database import Database
+from app.credentials.shared_digests import SharedDigests
+from app.credentials.verification import Credentials
+from app.database.engine import Database
 from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
@@ -21,7 +22,6 @@ from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
 from app.monitoring import metrics_route
 from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
-from app.shared_digests import SharedDigests
 from app.telemetry import logs, metrics
 from app.telemetry.access_log import RequestLines, Sampling
 from app.web import problems, request_log

@@ -11,7 +11,7 @@ from celery.signals import setup_logging
 from kombu.transport.redis import Channel
 
 from app.config import Settings
-from app.database import Database
+from app.database.engine import Database
 from app.maintenance import tasks
 from app.maintenance.runs import Task
 from app.maintenance.schedule import TASKS

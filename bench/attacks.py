@@ -21,7 +21,7 @@ from bench.victim import Tenant
 _HELD = 200
 _STALLED = 300
 _STRANDED = 3_000_000
-# As app/locks.py numbers a workspace's barrier.
+# As app/database/advisory_locks.py numbers a workspace's barrier.
 _BARRIER_SPACE = 0x6C72_0000_0000_0000
 
 

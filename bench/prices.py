@@ -20,15 +20,15 @@ from flask import Flask
 from sqlalchemy import text
 
 from app.context import EXTENSION, Context
-from app.credentials import Credentials, Identity, Known
-from app.database import EVERYWHERE
+from app.credentials.shared_digests import SharedDigests
+from app.credentials.verification import Credentials, Identity, Known
+from app.database.engine import EVERYWHERE
+from app.database.schema import migrate
 from app.factory import create_app
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import store
-from app.schema import migrate
-from app.shared_digests import SharedDigests
 from app.telemetry import metrics
 from app.wire.exact_json import read_object
 from local.postgres import EmbeddedPostgres

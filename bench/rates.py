@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded
 from app.rate_limits import RateLimiter, Rates, Sharing
 from local.redis import EmbeddedRedis

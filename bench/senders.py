@@ -7,8 +7,8 @@ import psycopg
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.credentials import Credentials, Kind, Minted
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Credentials, Kind, Minted
+from app.database.engine import EVERYWHERE, Database
 from app.identifiers import new_public_id, random_text
 from app.management.keys import NewKey, add_key
 from app.management.projects import NewProject, add_project

@@ -16,15 +16,15 @@ from pathlib import Path
 import psycopg
 
 from app.config import Settings
-from app.database import Database
+from app.database.engine import Database
+from app.database.owner import Owner
+from app.database.schema import migrate
 from app.maintenance.export import read_export
 from app.maintenance.purge import purge_expired_records, purge_old_event_ids
 from app.maintenance.retention import drop_old_partitions
 from app.maintenance.runs import Done
 from app.maintenance.search_indexes import index_closed_partitions
 from app.maintenance.usage import fold_usage
-from app.owner import Owner
-from app.schema import migrate
 from bench.rows import PAYLOAD, RECEIPT
 from local.postgres import EmbeddedPostgres
 from tests.conftest import fresh_database

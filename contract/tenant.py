@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
 from app.errors import InvalidManagementToken
 from app.factory import create_app
 from app.management import new_sources, workspaces

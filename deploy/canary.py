@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings, SettingsError
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
 from app.errors import StorageUnavailable
 
 # It is due every ten seconds. While all places of a worker are taken it waits, and a run is killed after 75 seconds;

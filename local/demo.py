@@ -9,8 +9,8 @@ from sqlalchemy import Select, func, or_, text
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.credentials import Credentials
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Credentials
+from app.database.engine import EVERYWHERE, Database
 from app.errors import InvalidManagementToken, InvalidSourceKey
 from app.ingest import authentication as ingest
 from app.management import authentication as management

@@ -13,8 +13,8 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import PREFIX, Settings, SettingsError
+from app.database.schema import migrate
 from app.errors import Refusal
-from app.schema import migrate
 from local import demo_env
 from local.demo import ensure_demo
 from local.roles import create_roles_and_database

@@ -19,11 +19,11 @@ from psycopg import sql
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
-from app.database import conninfo_of
+from app.credentials.verification import Credentials
+from app.database.engine import conninfo_of
+from app.database.schema import migrate
 from app.factory import create_app
 from app.ingest.refusals import Refusals
-from app.schema import migrate
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis
 from tests.databases import close

@@ -2,7 +2,7 @@
 
 from sqlalchemy import event
 
-from app.database import Database
+from app.database.engine import Database
 
 
 def close(database: Database) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
 from app.identifiers import new_public_id, random_text
 from app.models import Environment, ManagementToken, Project, Source, SourceKey, Workspace
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.config import Settings, SettingsError
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from app.factory import create_app
 from app.telemetry import logs
 from app.wire.client_address import client_address, read_network

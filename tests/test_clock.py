@@ -6,9 +6,9 @@ import pytest
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app import clock
-from app.clock import Clocks
 from app.context import Context
+from app.database import clock
+from app.database.clock import Clocks
 from app.web import health
 from app.web.health import check
 

@@ -10,7 +10,7 @@ from argon2 import PasswordHasher, profiles
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.credentials import OWASP, Credentials, Identity, Kind, Known
+from app.credentials.verification import OWASP, Credentials, Identity, Kind, Known
 from app.errors import StorageUnavailable
 from tests.hashers import CountingHasher
 from tests.waiting import wait_until

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import Context
-from app.database import EVERYWHERE, Database, conninfo_of
+from app.database.engine import EVERYWHERE, Database, conninfo_of
 from app.errors import Conflict, StorageUnavailable
 from tests.databases import close
 from tests.people import Tenant, execute, rows

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import EXTENSION
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from app.factory import create_app
 from app.telemetry import access_log, logs
 from app.telemetry.access_log import RequestLine, RequestLines, Sampling

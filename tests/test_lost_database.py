@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 
 from app.config import Settings
-from app.connections import ImpatientConnection
 from app.context import Context
-from app.database import EVERYWHERE, Database
+from app.database.dedicated_connection import ImpatientConnection
+from app.database.engine import EVERYWHERE, Database
+from app.database.owner import Owner
 from app.errors import NotFound, OutcomeUnknown, Refusal, StorageUnavailable
-from app.owner import Owner
 from app.telemetry import metrics
 from tests.databases import close
 from tests.lost_backends import Wire, end_backend, losing_backend, wired
@@ -106,7 +106,7 @@ def test_a_server_that_hangs_up_on_whom_it_lets_in_is_unavailable(
 ) -> None:
     database = Database(settings.database_url, pool_size=1)
     _run(database, "commit")
-    monkeypatch.setattr("app.database.has_hung_up", lambda _: True)
+    monkeypatch.setattr("app.database.engine.has_hung_up", lambda _: True)
     with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE):
         pass
     close(database)

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from app.config import Settings
 from app.context import Context
-from app.database import NOWHERE, Database
+from app.database.engine import NOWHERE, Database
 from app.errors import StorageUnavailable
 from app.telemetry import metrics
 from tests.counting import count_of, counts_of_this_process, growing, requests_in, sum_of

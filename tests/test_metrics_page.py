@@ -13,11 +13,11 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
-from app.database import Database
+from app.credentials.verification import Credentials
+from app.database.engine import Database
+from app.database.schema import migrate
 from app.factory import create_app
 from app.monitoring.upkeep_metrics import UpkeepMetrics
-from app.schema import migrate
 from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
 from tests.counting import count_of, counts_of_page

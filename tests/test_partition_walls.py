@@ -11,8 +11,8 @@ from psycopg.errors import InsufficientPrivilege, RaiseException
 
 from app.config import Settings
 from app.context import EXTENSION, Context
+from app.database.schema import migrate
 from app.factory import create_app
-from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.people import Tenant, make_tenant

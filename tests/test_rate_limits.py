@@ -17,7 +17,7 @@ from flask import Flask
 from structlog.testing import capture_logs
 
 from app.context import Context
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.identifiers import random_text
 from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, events_worth, read_overrides
@@ -447,7 +447,7 @@ class TestSeveralProcesses:
 
 _SENDER = """
 import sys, threading, time
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded
 from app.rate_limits import RateLimiter, Rates, Sharing
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.identifiers import random_text
 from app.rate_limits import RateLimiter, Rates, Sharing
 from app.redis_servers import RedisClusterError, require_no_cluster

@@ -17,12 +17,12 @@ from alembic.migration import MigrationContext
 
 from app.config import Settings
 from app.context import EXTENSION
-from app.credentials import Credentials
-from app.database import conninfo_of
+from app.credentials.verification import Credentials
+from app.database.engine import conninfo_of
+from app.database.owner import owner_engine
+from app.database.schema import SchemaBehindError, behind, downgrade, migrate, require_head
 from app.factory import create_app
 from app.models import Base
-from app.owner import owner_engine
-from app.schema import SchemaBehindError, behind, downgrade, migrate, require_head
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.live import environment_of

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import redis
 
-from app import shared_digests
-from app.credentials import Identity
+from app.credentials import shared_digests
+from app.credentials.verification import Identity
 from local.redis import EmbeddedRedis
 from tests.waiting import wait_until
 from tests.warm_processes import (

@@ -14,12 +14,12 @@ import redis
 from argon2 import PasswordHasher, profiles
 from flask import Flask
 
-from app import shared_digests
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
+from app.credentials import shared_digests
+from app.credentials.shared_digests import SharedDigests
+from app.credentials.verification import Credentials
 from app.factory import create_app
-from app.shared_digests import SharedDigests
 from local.redis import EmbeddedRedis
 from tests.conftest import SECRET_KEY
 from tests.databases import close

@@ -14,8 +14,10 @@ from flask import Flask
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
-from app.database import conninfo_of
+from app.credentials.verification import Credentials
+from app.database.engine import conninfo_of
+from app.database.owner import Owner
+from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
@@ -23,8 +25,6 @@ from app.maintenance.usage import fold_usage
 from app.monitoring import upkeep
 from app.monitoring.troubles import troubles_of
 from app.monitoring.upkeep import Upkeep, read_upkeep
-from app.owner import Owner
-from app.schema import migrate
 from tests.conftest import copied_database, fresh_database
 from tests.databases import close
 from tests.live import live_server

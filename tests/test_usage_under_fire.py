@@ -22,10 +22,10 @@ from flask import Flask
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
+from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
-from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.live import LiveServer, environment_of, live_server, workers_of
@@ -45,7 +45,7 @@ _EVENTS_PER_ROUND = 100
 _FOLD_ON = """
 import sys
 from contextlib import suppress
-from app.database import Database
+from app.database.engine import Database
 from app.errors import StorageUnavailable
 from app.maintenance.usage import fold_usage
 

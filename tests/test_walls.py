@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.database import EVERYWHERE, NOWHERE, Database, Reach
+from app.database.engine import EVERYWHERE, NOWHERE, Database, Reach
 from app.errors import InvalidSourceKey, StorageUnavailable
 from app.factory import create_app
 from app.maintenance.usage import fold_usage

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.warm_digests import WarmDigests
+from app.credentials.warm_digests import WarmDigests
 
 
 def test_it_remembers_no_more_than_its_bound_even_when_all_of_it_is_in_use() -> None:

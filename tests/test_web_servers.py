@@ -13,8 +13,8 @@ import pytest
 
 from app.config import Settings
 from app.context import Context
-from app.database import EVERYWHERE
-from app.locks import exclude_workspace
+from app.database.advisory_locks import exclude_workspace
+from app.database.engine import EVERYWHERE
 from tests.live import LiveServer, free_port, gunicorn_server, live_server
 from tests.people import Tenant, events_of, rows
 from tests.sending import PATH, event_for

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import redis
 
-from app.credentials import Credential, Credentials, Identity, Known, Proof
-from app.shared_digests import SharedDigests
+from app.credentials.shared_digests import SharedDigests
+from app.credentials.verification import Credential, Credentials, Identity, Known, Proof
 from tests.hashers import CountingHasher
 from tests.waiting import wait_until
 

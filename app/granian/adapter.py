@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from app.config import Settings
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from app.granian.bodies import SMALL_BYTES, BodyReader
 from app.granian.environ import Environ, Scope, complete, environ_of
 from app.granian.streaming import PIPE_BYTES, stream

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from app.config import Settings
-from app.credentials import Credentials, Kind
+from app.credentials.verification import Credentials, Kind
 from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, StorageUnavailable
 from app.granian.deadlines import Deadlines
 from app.granian.environ import Environ

@@ -15,8 +15,8 @@ from sqlalchemy import text
 from app import errors
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
-from app.credentials import Credentials, Identity
-from app.database import Database
+from app.credentials.verification import Credentials, Identity
+from app.database.engine import Database
 from app.errors import RateLimitExceeded, Refusal, StorageUnavailable
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate

@@ -9,8 +9,8 @@ import time
 import structlog
 from sqlalchemy import text
 
-from app.credentials import Credentials, Identity, Known
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Credentials, Identity, Known
+from app.database.engine import EVERYWHERE, Database
 from app.errors import InvalidSourceKey
 from app.telemetry import metrics
 

@@ -25,9 +25,9 @@ import structlog
 from psycopg.errors import LockNotAvailable
 
 from app.config import Settings
-from app.connections import Lane
-from app.credentials import Identity
-from app.database import Database
+from app.credentials.verification import Identity
+from app.database.dedicated_connection import Lane
+from app.database.engine import Database
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.ingest.contention import ContentionQueue
 from app.ingest.envelope import Attempt

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from app.config import Settings
-from app.database import Database
+from app.database.engine import Database
 from app.errors import StorageUnavailable
 from app.ingest.contention_round import Entry, Round
 from app.ingest.pending_write import PendingWrite

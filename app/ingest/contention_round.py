@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from app.config import Settings
-from app.connections import Lane
+from app.database.dedicated_connection import Lane
 from app.errors import Fault, IdempotencyInProgress, OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
 from app.ingest.pending_write import PendingWrite, refuse_unsent, write_group
 from app.ingest.table_locks import waits_for_table

@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy import text
 
-from app.credentials import Identity
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Identity
+from app.database.engine import EVERYWHERE, Database
 from app.errors import OriginNotAllowed, StorageUnavailable
 
 _IS_ORIGIN_ALLOWED = text("SELECT is_origin_allowed(:origin)")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 from msgspec import Struct
 
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.errors import Refusal
 from app.identifiers import uuid7
 from app.ingest.acceptance import DECIDED, Counter, Decided

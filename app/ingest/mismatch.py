@@ -6,7 +6,7 @@ it, for the few events that are refused so; and it is told only where the key ma
 
 from typing import Final
 
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.errors import EnvironmentMismatch, Refusal, SourceDisabled, SourceMismatch
 from app.ingest.storage import Execute, Outcome
 

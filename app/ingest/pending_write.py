@@ -12,8 +12,8 @@ import psycopg
 import structlog
 
 from app.config import Settings
-from app.connections import Lane
-from app.credentials import Identity
+from app.credentials.verification import Identity
+from app.database.dedicated_connection import Lane
 from app.errors import OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
 from app.ingest.envelope import Attempt
 from app.ingest.storage import Outcome, Verdict, store

@@ -20,8 +20,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError
 
 from app.concurrency.background import Background, in_every_child
-from app.credentials import Identity
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Identity
+from app.database.engine import EVERYWHERE, Database
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
 from app.identifiers import uuid7
 

@@ -6,7 +6,8 @@ import structlog
 from flask import Response, current_app, g, request
 from flask_smorest import Blueprint
 
-from app.credentials import Identity
+from app.credentials.policies import origin_of
+from app.credentials.verification import Identity
 from app.errors import BadRequest, Fault, OriginNotAllowed, Refusal, SchemaValidationFailed
 from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
 from app.ingest.batch.acceptance import BatchSubmission, accept_batch
@@ -15,7 +16,6 @@ from app.ingest.cors import ANSWER_HEADERS, PREFLIGHT_HEADERS, allowing
 from app.ingest.envelope import Receipt
 from app.ingest.openapi import BATCH_OPERATION, INGEST_OPERATION
 from app.ingest.storage import LOG_EVENTS, Verdict
-from app.key_policies import origin_of
 from app.rate_limits import Allowance
 from app.telemetry import metrics
 from app.web.request_body import check_media_type, read_bytes

@@ -14,9 +14,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.credentials import Identity
+from app.credentials.verification import Identity
+from app.database.advisory_locks import workspace_lock
 from app.ingest.envelope import Attempt, Receipt, receipt_end
-from app.locks import workspace_lock
 from app.telemetry import metrics
 
 Execute = Callable[[str, Sequence[Any]], Sequence[Any]]

@@ -10,7 +10,7 @@ from typing import Final
 
 import psycopg
 
-from app.connections import Lane
+from app.database.dedicated_connection import Lane
 from app.errors import StorageUnavailable
 from app.ingest.storage import Execute
 

@@ -13,7 +13,7 @@ from psycopg import errors, sql
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.owner import Connection
+from app.database.owner import Connection
 
 Result = TypeVar("Result")
 

@@ -19,11 +19,11 @@ from uuid import UUID
 import structlog
 from psycopg import sql
 
+from app.database.owner import Connection, Owner
 from app.maintenance.blockers import in_short_tries, named, wait_for_older_snapshots
 from app.maintenance.partitions import Partition
 from app.maintenance.purge import BATCH_ROWS
 from app.maintenance.runs import Clock, Done, in_batches, never
-from app.owner import Connection, Owner
 
 _log = structlog.get_logger()
 

@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from psycopg import sql
 
+from app.database.owner import Connection
 from app.maintenance.partitions import Partition
-from app.owner import Connection
 
 if sys.version_info >= (3, 14):  # pragma: no cover - the same module under its name in the standard library
     from compression import zstd

@@ -6,9 +6,9 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import OperationalError as EngineOperationalError
 
-from app.clock import ClockSkewError
+from app.database.clock import ClockSkewError
+from app.database.owner import OwnerBusyError
 from app.errors import StorageUnavailable
-from app.owner import OwnerBusyError
 
 # What happens to us, and not what we do wrong: a database is lost, a lock is held, a disk is full, a clock is off.
 _OF_THE_WORLD: Final = (

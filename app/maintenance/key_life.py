@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 
 from app.audit import WORKER, Author, Change, expiry, record_all
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
 from app.maintenance.runs import Clock, Done, in_batches, never
 
 # Short transactions: they hold the rows' locks for some milliseconds.

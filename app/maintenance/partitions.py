@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 from psycopg import errors, sql
 from sqlalchemy import text
 
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
+from app.database.owner import Connection
 from app.errors import StorageUnavailable
 from app.maintenance.blockers import holders_in, named
-from app.owner import Connection
 
 CLOSED_AFTER: Final = timedelta(hours=1)
 """How long after its end a day may still get events: from a statement that was frozen before its commit."""

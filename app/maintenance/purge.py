@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
 from app.maintenance.runs import Clock, Done, in_batches, never
 
 # Short transactions: the write-ahead log of many more deletes at once would keep the commits of ingest waiting for the

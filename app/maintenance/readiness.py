@@ -6,8 +6,8 @@ bell is heard. What is in the way is told once and not at each ring; the age of 
 
 import structlog
 
-from app.database import NOWHERE, Database
-from app.schema import SchemaBehindError, WallMissingError, behind, wall_missing
+from app.database.engine import NOWHERE, Database
+from app.database.schema import SchemaBehindError, WallMissingError, behind, wall_missing
 
 _log = structlog.get_logger()
 

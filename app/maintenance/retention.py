@@ -11,12 +11,12 @@ from typing import Final
 import structlog
 from psycopg import errors, sql
 
+from app.database.owner import Connection, Owner
 from app.maintenance.blockers import in_short_tries
 from app.maintenance.export import ExportError, content_of, export_partition
 from app.maintenance.partitions import Partition, attached_partitions
 from app.maintenance.purge import BATCH_ROWS, RESTS
 from app.maintenance.runs import Clock, Done, in_batches, never
-from app.owner import Connection, Owner
 
 _log = structlog.get_logger()
 

@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 import structlog
 from sqlalchemy import Row, TextClause, text
 
-from app.clock import SKEW_MAX, Clocks
 from app.config import Settings
-from app.database import EVERYWHERE, Database
-from app.locks import alone
+from app.database.advisory_locks import alone
+from app.database.clock import SKEW_MAX, Clocks
+from app.database.engine import EVERYWHERE, Database
+from app.database.owner import Owner
 from app.maintenance.failures import in_one_line, is_of_the_world
-from app.owner import Owner
 
 _log = structlog.get_logger()
 

@@ -13,10 +13,10 @@ from typing import Final
 import structlog
 from psycopg import errors, sql
 
+from app.database.owner import Connection, Owner
 from app.maintenance.blockers import current_transaction, named, older_snapshots, wait_for_older_snapshots
 from app.maintenance.partitions import Partition, attached_partitions, first_open_day
 from app.maintenance.runs import Clock, Done, never
-from app.owner import Connection, Owner
 
 _log = structlog.get_logger()
 

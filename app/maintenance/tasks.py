@@ -7,15 +7,15 @@ from typing import Final
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.clock import read_clocks
 from app.config import Settings
-from app.database import Database
+from app.database.clock import read_clocks
+from app.database.engine import Database
+from app.database.owner import Owner
+from app.database.schema import SchemaBehindError, WallMissingError
 from app.errors import StorageUnavailable
 from app.maintenance.readiness import Readiness
 from app.maintenance.runs import Shift, Task, run_if_due
 from app.maintenance.schedule import TASKS
-from app.owner import Owner
-from app.schema import SchemaBehindError, WallMissingError
 
 # A run comes to an end by itself. One that does not is asked to, and then killed.
 _SOFT_SECONDS: Final = 20

@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import text
 
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
 from app.maintenance.runs import Clock, Done, in_batches, never
 
 _BATCH_ROWS = 5_000

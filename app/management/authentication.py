@@ -7,8 +7,8 @@ import structlog
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from app.credentials import Credential, Credentials, Identity, Known, Proof
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Credential, Credentials, Identity, Known, Proof
+from app.database.engine import EVERYWHERE, Database
 from app.errors import InvalidManagementToken
 from app.management.operators import Operator, Role
 

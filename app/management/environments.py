@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Select
 
-from app.database import Database
+from app.database.engine import Database
 from app.identifiers import new_public_id
 from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update

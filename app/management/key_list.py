@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Select
 
-from app.database import Database
+from app.database.engine import Database
 from app.management.keys import KeyFacts, facts_of, has_successor, shown_keys
 from app.management.lifetimes import CredentialState, expires_within, is_in, is_unused_for
 from app.management.operators import Operator

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, tuple_
 
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
 from app.management.keys import has_successor
 from app.management.lifetimes import CredentialState, expires_within, is_in, is_unused_for, state_at
 from app.models import Environment, Project, Source, SourceKey, Workspace

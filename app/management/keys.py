@@ -7,8 +7,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from app.credentials import Credentials, Minted
-from app.database import Database
+from app.credentials.verification import Credentials, Minted
+from app.database.engine import Database
 from app.errors import Conflict, Fault, SchemaValidationFailed
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.lifetimes import CredentialState, state_at
@@ -62,7 +62,7 @@ class IssuedKey(KeyFacts):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewKey:
-    """What can be chosen for one; policies as key_policies.py and client_address.py write them."""
+    """What can be chosen for one; policies as policies.py and client_address.py write them."""
 
     label: str = ""
     expires_at: datetime | None = None

@@ -6,8 +6,8 @@ from typing import Any, Final
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
+from app.database.advisory_locks import exclude_parents, exclude_workspace, share_parents
 from app.errors import NotFound, PreconditionFailed
-from app.locks import exclude_parents, exclude_workspace, share_parents
 from app.management.operators import Operator
 from app.management.revisions import Target, etag_of
 from app.models import Environment, Project, Source

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from app.database import Database
+from app.database.engine import Database
 from app.management.environments import EnvironmentFacts, facts_of, live_environments
 from app.management.lookup import find
 from app.management.operators import Operator

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass, field
 
-from app.credentials import Credentials
-from app.database import Database
+from app.credentials.verification import Credentials
+from app.database.engine import Database
 from app.management.environments import live_environments
 from app.management.keys import IssuedKey, NewKey, add_key, require_event_types
 from app.management.lookup import find_parent

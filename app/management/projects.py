@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database.engine import Database
 from app.identifiers import new_public_id
 from app.management.archiving import revoke_keys_below
 from app.management.changes import ABSENT, Absent, insert, mentioned, moment, update

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database.engine import Database
 from app.errors import IdempotencyInProgress, IdempotencyKeyReused
 from app.management.operators import IdempotentRequest, Operator
 from app.management.standing import hold_standing

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from app.audit import expiry, record
-from app.credentials import Credentials
-from app.database import Database
+from app.credentials.verification import Credentials
+from app.database.engine import Database
 from app.errors import Conflict
 from app.management.changes import ABSENT, Absent, moment, update
 from app.management.keys import IssuedKey, NewKey, add_key, shown_keys

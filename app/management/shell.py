@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
 from app.errors import NotFound
 from app.management.keys import KeyFacts, revoke_key
 from app.management.lookup import is_public_id

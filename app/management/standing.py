@@ -12,8 +12,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.database.advisory_locks import exclude_token, share_token
 from app.errors import InvalidManagementToken
-from app.locks import exclude_token, share_token
 from app.management.operators import Operator
 
 # By the clock and not by now(), which stands still at the beginning of the transaction.

@@ -7,10 +7,10 @@ from typing import Any, Final
 from sqlalchemy import Select, func, or_
 from sqlalchemy.orm import Session
 
-from app.credentials import Credentials, Minted
-from app.database import Database
+from app.credentials.verification import Credentials, Minted
+from app.database.advisory_locks import share_parents
+from app.database.engine import Database
 from app.errors import Fault, InsufficientScope, SchemaValidationFailed
-from app.locks import share_parents
 from app.management.changes import insert, moment, update
 from app.management.lifetimes import CredentialState, expires_within, is_in, state_at
 from app.management.lookup import find, find_to_change

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, DateTime, Interval, Select, func, literal, text
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database.engine import Database
 from app.management.lookup import find
 from app.management.operators import Operator
 from app.management.pages import Listing, Page, PageRequest

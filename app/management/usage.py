@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, Select, Subquery, case, func, null, select, union_all
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database.engine import Database
 from app.errors import Fault, NotFound, SchemaValidationFailed
 from app.management.lookup import find
 from app.management.operators import Operator

@@ -6,11 +6,11 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from app.audit import Change, record
-from app.credentials import Credentials
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Credentials
+from app.database.advisory_locks import exclude_workspace
+from app.database.engine import EVERYWHERE, Database
 from app.errors import NotFound, PreconditionFailed
 from app.identifiers import new_public_id
-from app.locks import exclude_workspace
 from app.management.changes import ABSENT, Absent, mentioned, update
 from app.management.lookup import is_public_id
 from app.management.names import read_label, read_name

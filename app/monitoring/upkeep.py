@@ -11,8 +11,8 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from app.clock import OwnClock, own_now, read_clocks_in
-from app.database import EVERYWHERE, Database
+from app.database.clock import OwnClock, own_now, read_clocks_in
+from app.database.engine import EVERYWHERE, Database
 from app.maintenance.runs import Task
 from app.maintenance.schedule import TASKS
 

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
-from app.database import Database
+from app.database.engine import Database
 from app.errors import StorageUnavailable
 from app.monitoring.upkeep import TaskUpkeep, Upkeep, read_upkeep
 

@@ -1,6 +1,6 @@
 """How fast a credential and its workspace may send, over all processes together. Knows no Flask and no table.
 
-window.py (what is left?) is asked by limiter.py on the road, without any I/O; a thread (app/concurrency/background.py) lets
+window.py (what is left?) is asked by limiter.py on the road, without any I/O; a thread (concurrency/background.py) lets
 sharing.py tell Redis every 100 ms what this process has let through, and learn what the others have.
 """
 

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Final, NamedTuple
 
 from app.concurrency.background import Background, in_every_child
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.rate_limits.overrides import Overrides
 from app.rate_limits.sharing import Sharing

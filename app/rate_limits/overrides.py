@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import text
 
-from app.database import EVERYWHERE, Database
+from app.database.engine import EVERYWHERE, Database
 
 # By the partial indexes of migrations 0005 and 0007: few rows, however many keys there are.
 _KEYS = text("SELECT id, events_per_second AS rate FROM source_keys WHERE events_per_second IS NOT NULL")

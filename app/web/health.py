@@ -7,11 +7,11 @@ from flask_smorest import Blueprint
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.clock import OwnClock, own_now, read_clocks_in
 from app.context import context
-from app.database import NOWHERE, Database
+from app.database.clock import OwnClock, own_now, read_clocks_in
+from app.database.engine import NOWHERE, Database
+from app.database.schema import behind, wall_missing
 from app.errors import Fault, StorageUnavailable
-from app.schema import behind, wall_missing
 from app.web import openapi
 from app.web.problems import answer
 

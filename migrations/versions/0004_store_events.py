@@ -50,7 +50,7 @@ _ITEM = """
     JOIN caller USING (caller)
 """
 
-# 1. Wait until nobody takes a right of these workspaces away (app/locks.py). A statement of its own: in READ COMMITTED
+# 1. Wait until nobody takes a right of these workspaces away. A statement of its own: in READ COMMITTED
 #    each statement sees what was committed when it began, and in a volatile function too.
 # 2. Write what is new. Claims are inserts into unique keys: the idempotency record, then the ledger's event id, then
 #    the event for whoever holds its claims. The rows go in sorted, stage after stage, so that two groups may wait for

@@ -1,7 +1,7 @@
 """Roles of tokens, policies of keys, and row level security: the second wall between workspaces.
 
 The first wall is `within(workspace_id)` in the code. The second one is here: the app's role sees the rows of one
-workspace at a time, the one that its transaction has named (app/database.py), and none if it has named none.
+workspace at a time, the one that its transaction has named (app/database/engine.py), and none if it has named none.
 `lariba.everywhere` opens all of them, for the worker, the operator's shell and the look-up that finds out whose
 credential it is. store_events runs as its owner, whom the policies do not bind: it is handed keys of many workspaces
 at once, and judges each by the key itself.

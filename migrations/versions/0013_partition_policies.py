@@ -4,7 +4,7 @@ A policy binds who asks by the name of its table, so a partition needs policies 
 `events_20260601` read every workspace. They are copied from `events` when a partition is made.
 
 The policies so far were for everybody, and ask settings that everybody can SET. That is enough against our own
-mistakes, and nothing against a role for reports. So `migrate` gives them to the app's role alone (app/schema.py), and
+mistakes, and nothing against a role for reports. So `migrate` gives them to the app's role alone (schema.py), and
 a role for reports gets policies of its own, which name its workspace: nothing that it can say changes them.
 
 Below a policy only operators that leak nothing may use an index, and those of jsonb are not among them. A view of the

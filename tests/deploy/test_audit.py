@@ -12,10 +12,10 @@ from psycopg.rows import dict_row
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
+from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
-from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.people import Tenant, make_tenant

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from app.config import Settings
+from app.database.schema import migrate
 from app.maintenance.schedule import TASKS
-from app.schema import migrate
 from deploy import canary
 from tests.conftest import fresh_database
 from tests.live import environment_of

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from psycopg.errors import LockNotAvailable
 
-from app.connections import Lane
 from app.context import Context
-from app.credentials import Identity
-from app.database import Database
+from app.credentials.verification import Identity
+from app.database.dedicated_connection import Lane
+from app.database.engine import Database
 from app.identifiers import uuid7
 from app.ingest.committer import Committer
 from app.ingest.envelope import Attempt, read_envelope

@@ -15,10 +15,10 @@ from werkzeug.test import TestResponse
 
 from app.config import Settings
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.advisory_locks import exclude_workspace
+from app.database.engine import EVERYWHERE
 from app.errors import StorageUnavailable
 from app.ingest.routes import COUNTER
-from app.locks import exclude_workspace
 from tests.ingest.test_batch import send_batch, statuses_of
 from tests.people import Tenant, events_of, issue_key, limit_key, source_of
 from tests.sending import error_of, event_for

@@ -7,9 +7,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.context import Context
+from app.credentials.policies import origin_of
 from app.errors import OriginNotAllowed
 from app.ingest.cors import Origins
-from app.key_policies import origin_of
 from tests.ingest.test_batch import BATCH_PATH, send_batch
 from tests.ingest.test_policies import limit
 from tests.live import LiveServer

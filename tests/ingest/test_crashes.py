@@ -14,8 +14,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.config import Settings
-from app.connections import Lane
 from app.context import Context
+from app.database.dedicated_connection import Lane
 from app.errors import OutcomeUnknown
 from app.maintenance.usage import REPEATABLE, fold_usage
 from tests.live import environment_of
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.wiring
 # A web process that runs its statement and then never commits; the test kills it there.
 _HANG_BEFORE_COMMIT = """
 import sys
-from app.connections import Lane
+from app.database.dedicated_connection import Lane
 from tests.sending import PATH
 from wsgi import app
 

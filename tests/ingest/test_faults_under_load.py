@@ -15,9 +15,9 @@ from flask import Flask
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
+from app.database.schema import migrate
 from app.factory import create_app
-from app.schema import migrate
 from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
 from tests.databases import close

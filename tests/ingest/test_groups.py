@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
 from app.errors import OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
 from app.identifiers import uuid7
 from app.ingest.committer import Committer

@@ -11,13 +11,13 @@ import pytest
 
 from app.config import Settings
 from app.context import Context
+from app.database.advisory_locks import workspace_lock
 from app.errors import IdempotencyInProgress, StorageUnavailable
 from app.ingest import contention
 from app.ingest.committer import Committer
 from app.ingest.envelope import Attempt
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import Outcome, Verdict
-from app.locks import workspace_lock
 from tests.ingest.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
 from tests.people import Tenant, events_of
 from tests.waiting import wait_until

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from app.config import Settings
-from app.connections import Lane
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
-from app.database import Database, Reach
+from app.credentials.verification import Credentials
+from app.database.dedicated_connection import Lane
+from app.database.engine import Database, Reach
+from app.database.schema import migrate
 from app.factory import create_app
-from app.schema import migrate
 from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
 from tests.databases import close
@@ -170,7 +170,7 @@ def test_no_wait_on_the_road_is_longer_than_the_deadline(
 def test_the_server_starts_while_the_database_is_away(
     app: Flask, server: EmbeddedPostgres, dana: Tenant, tmp_path: Path
 ) -> None:
-    from app.schema import require_head
+    from app.database.schema import require_head
 
     house = _house(app)
     server.stop()

@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.context import Context
-from app.credentials import Identity
-from app.database import EVERYWHERE
+from app.credentials.verification import Identity
+from app.database.engine import EVERYWHERE
 from app.identifiers import uuid7
 from app.ingest.batch import record
 from app.ingest.batch.record import Place

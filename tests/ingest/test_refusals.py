@@ -17,8 +17,8 @@ from werkzeug.test import TestResponse
 
 from app.config import Settings
 from app.context import Context
-from app.credentials import Identity
-from app.database import EVERYWHERE, Database
+from app.credentials.verification import Identity
+from app.database.engine import EVERYWHERE, Database
 from app.errors import BadRequest, OutcomeUnknown, RateLimitExceeded, StorageUnavailable
 from app.ingest import refusals as refusals_module
 from app.ingest.refusals import Refusals

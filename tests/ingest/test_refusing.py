@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from tests.people import Tenant, events_of, execute, issue_key, source_of
 from tests.sending import PATH, error_of, event_for, pointers_of, send
 

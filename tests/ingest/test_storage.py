@@ -8,11 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.context import Context
-from app.credentials import Identity
-from app.database import EVERYWHERE
+from app.credentials.verification import Identity
+from app.database.advisory_locks import exclude_workspace
+from app.database.engine import EVERYWHERE
 from app.ingest.envelope import Attempt
 from app.ingest.storage import Outcome, Verdict, store
-from app.locks import exclude_workspace
 from app.maintenance.usage import REPEATABLE, fold_usage
 from tests.ingest.scripted_lanes import attempt_of
 from tests.people import Tenant, events_of, execute, rows

@@ -15,7 +15,7 @@ from psycopg.errors import InternalError, LockNotAvailable
 from app import errors
 from app.config import Settings
 from app.context import Context
-from app.database import Database
+from app.database.engine import Database
 from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
 from app.ingest import contention
 from app.ingest.acceptance import REFUSALS

@@ -10,12 +10,12 @@ import pytest
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import Context, ManagementContext
-from app.credentials import Credentials
-from app.database import Database
+from app.credentials.verification import Credentials
+from app.database.engine import Database
+from app.database.owner import Owner
+from app.database.schema import migrate
 from app.maintenance.runs import Shift
-from app.owner import Owner
 from app.rate_limits import RateLimiter, Rates
-from app.schema import migrate
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from tests.conftest import copied_database, fresh_database
 from tests.databases import close

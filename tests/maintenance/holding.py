@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from app.config import Settings
-from app.database import conninfo_of
+from app.database.engine import conninfo_of
 from tests.servers import ENDED
 
 Root = psycopg.Connection[Any]

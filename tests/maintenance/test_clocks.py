@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from app.clock import SKEW_MAX, Clocks, ClockSkewError
+from app.database.clock import SKEW_MAX, Clocks, ClockSkewError
 from app.maintenance import tasks
 from app.maintenance.retention import DAYS_MAX, delete_expired_events, drop_old_partitions, first_kept_day
 from app.maintenance.runs import Done, Shift, run_if_due

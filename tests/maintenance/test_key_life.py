@@ -12,7 +12,7 @@ from flask import Flask
 from sqlalchemy import Connection, Row, event
 
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
 from app.errors import OutcomeUnknown
 from app.maintenance import key_life
 from app.maintenance.key_life import mark_expired_keys

@@ -20,11 +20,11 @@ from celery import Celery
 from psycopg.rows import namedtuple_row
 
 from app.config import Settings
-from app.database import Database
+from app.database.engine import Database
+from app.database.owner import Owner
+from app.database.schema import migrate
 from app.maintenance.runs import Shift, Task
 from app.maintenance.schedule import TASKS
-from app.owner import Owner
-from app.schema import migrate
 from app.worker import create_celery
 from tests.celery_processes import QUEUE, beat, ring_until, worker
 from tests.conftest import fresh_database

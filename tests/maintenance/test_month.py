@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from app.credentials import Identity
-from app.database import EVERYWHERE
+from app.credentials.verification import Identity
+from app.database.engine import EVERYWHERE
 from app.identifiers import uuid7
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store

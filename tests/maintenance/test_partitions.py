@@ -9,9 +9,9 @@ import pytest
 
 from app.config import Settings
 from app.context import Context
-from app.database import Database
+from app.database.engine import Database
+from app.database.schema import migrate
 from app.maintenance.partitions import make_event_partitions
-from app.schema import migrate
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.people import rows

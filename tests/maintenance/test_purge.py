@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
 from app.maintenance.purge import purge_expired_records, purge_expired_requests, purge_old_event_ids
 from app.maintenance.runs import Done
 from tests.management.operating import desk_of

@@ -9,10 +9,10 @@ import pytest
 from celery import Celery
 
 from app.config import Settings
-from app.database import Database, conninfo_of
+from app.database.engine import Database, conninfo_of
+from app.database.schema import migrate
 from app.maintenance.schedule import TASKS
 from app.maintenance.tasks import register
-from app.schema import migrate
 from app.telemetry import logs
 from tests.conftest import fresh_database
 from tests.databases import close

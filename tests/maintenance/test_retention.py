@@ -13,13 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from app.database.owner import Connection, NotTheOwnerError, Owner
 from app.maintenance import export, retention
 from app.maintenance.blockers import LOCK_WAIT_MILLISECONDS, in_short_tries
 from app.maintenance.export import Content, ExportError, export_partition, read_export
 from app.maintenance.partitions import Partition
 from app.maintenance.retention import delete_expired_events, drop_old_partitions, first_kept_day
 from app.maintenance.runs import Done
-from app.owner import Connection, NotTheOwnerError, Owner
 from tests.maintenance.conftest import Installation, noon
 from tests.people import execute
 from tests.servers import OUR_LOCKS

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import Row, text
 
 from app.context import Context
-from app.database import NOWHERE, Database
+from app.database.advisory_locks import alone
+from app.database.engine import NOWHERE, Database
+from app.database.owner import Owner
 from app.errors import StorageUnavailable
 from app.identifiers import random_text
-from app.locks import alone
 from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
-from app.owner import Owner
 from tests.databases import close
 from tests.people import rows
 from tests.servers import ENDED, OUR_LOCKS

@@ -10,11 +10,11 @@ from flask.testing import FlaskClient
 from sqlalchemy import Row, text
 
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
+from app.database.owner import Owner
 from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
 from app.maintenance.usage import fold_usage
-from app.owner import Owner
 from tests.management.operating import desk_of
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import event_for, send

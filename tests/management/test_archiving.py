@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, event, text
 
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
 from app.maintenance.usage import fold_usage
 from tests.management.operating import Desk
 from tests.people import Tenant, execute, issue_key, rows, source_of

@@ -8,8 +8,8 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import EXTENSION, Context
+from app.database.schema import migrate
 from app.factory import create_app
-from app.schema import migrate
 from local.demo import DemoCredentials, ensure_demo
 from tests.conftest import fresh_database
 from tests.databases import close

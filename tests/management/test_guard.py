@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from app.factory import create_app
 from tests.conftest import SECRET_KEY
 from tests.databases import close

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from app.factory import create_app
 from app.management.operators import Role
 from app.management.tokens import NewToken

@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import Context
-from app.credentials import Credentials
-from app.database import NOWHERE, Database
+from app.credentials.verification import Credentials
+from app.database.engine import NOWHERE, Database
 from app.maintenance.usage import fold_usage
 from app.management.authentication import authenticate
 from app.management.keys import NewKey, issue_key

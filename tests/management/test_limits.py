@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials import Credentials
-from app.database import EVERYWHERE
+from app.credentials.verification import Credentials
+from app.database.engine import EVERYWHERE
 from app.factory import create_app
 from tests.databases import close
 from tests.live import LiveServer, live_server

@@ -8,7 +8,7 @@ from flask import Flask
 
 from app.config import Settings
 from app.context import EXTENSION
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from app.errors import OutcomeUnknown
 from app.factory import create_app
 from app.management import new_projects

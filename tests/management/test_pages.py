@@ -9,7 +9,7 @@ from flask import Flask
 
 from app.config import Settings
 from app.context import EXTENSION
-from app.credentials import Credentials
+from app.credentials.verification import Credentials
 from app.factory import create_app
 from tests.conftest import SECRET_KEY
 from tests.databases import close

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import text
 
 from app.context import Context
-from app.database import EVERYWHERE
-from app.locks import exclude_parents
+from app.database.advisory_locks import exclude_parents
+from app.database.engine import EVERYWHERE
 from tests.management.operating import Desk
 from tests.people import Tenant, rows
 from tests.servers import OUR_LOCKS

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.database import EVERYWHERE
-from app.locks import workspace_lock
+from app.database.advisory_locks import workspace_lock
+from app.database.engine import EVERYWHERE
 from app.management.workspaces import set_workspace_status
 from app.models import WorkspaceStatus
 from tests.management.operating import Desk

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import Context
-from app.database import EVERYWHERE
+from app.database.engine import EVERYWHERE
 from tests.live import LiveServer, gunicorn_server
 from tests.people import Tenant
 from tests.raw_http import answer_on, connected, head

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from app.config import Settings
+from app.database.advisory_locks import workspace_lock
 from app.granian.threads import SharedThreads
-from app.locks import workspace_lock
 from tests.live import LiveServer
 from tests.people import Tenant
 from tests.sending import PATH, event_for

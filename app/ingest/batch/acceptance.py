@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from app.credentials import Identity
-from app.database import NOWHERE, Database
+from app.credentials.verification import Identity
+from app.database.engine import NOWHERE, Database
 from app.errors import (
     BatchRejected,
     IdempotencyInProgress,

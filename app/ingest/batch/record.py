@@ -11,11 +11,11 @@ from uuid import UUID
 
 import msgspec
 
-from app.credentials import Identity
+from app.credentials.verification import Identity
+from app.database.advisory_locks import workspace_lock
 from app.errors import IdempotencyInProgress, IdempotencyKeyReused, StorageUnavailable
 from app.ingest.envelope import Receipt
 from app.ingest.storage import Execute, Outcome
-from app.locks import workspace_lock
 
 _BEGIN: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock_shared(%s)"
 _BEGIN_ALONE: Final = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock(%s)"

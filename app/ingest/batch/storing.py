@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.credentials import Identity
+from app.credentials.verification import Identity
 from app.errors import Fault, IdempotencyInProgress, SchemaValidationFailed
 from app.ingest.envelope import Attempt
 from app.ingest.storage import Execute, Outcome, Verdict, store

@@ -12,8 +12,8 @@ from flask_smorest import Blueprint
 from marshmallow import Schema
 
 from app.context import context, urgent_database
-from app.credentials import Identity
-from app.database import Database
+from app.credentials.verification import Identity
+from app.database.engine import Database
 from app.errors import (
     Conflict,
     CredentialAlreadyShown,

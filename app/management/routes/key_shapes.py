@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
-from app.key_policies import (
+from app.credentials.policies import (
     EVENT_TYPE_CHARACTERS_MAX,
     EVENT_TYPE_PATTERN,
     ORIGIN_CHARACTERS_MAX,

@@ -7,8 +7,8 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from app.clock import read_clocks
 from app.context import context
+from app.database.clock import read_clocks
 from app.management import names
 from app.management.lifetimes import DAYS_MAX
 from app.management.lookup import PUBLIC_ID, is_public_id

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Final
 
 from marshmallow import ValidationError, fields, post_load
 
-from app.clock import read_clocks
 from app.context import context
+from app.database.clock import read_clocks
 from app.errors import NotFound
 from app.management import usage
 from app.management.operators import Operator, Role

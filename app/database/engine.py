@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.concurrency.limit import ConcurrencyLimit
-from app.connections import ImpatientConnection, Lane, has_hung_up
+from app.database.dedicated_connection import ImpatientConnection, Lane, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.telemetry import metrics
 
@@ -40,7 +40,7 @@ _SESSION = {
     "timezone": "UTC",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "10s",
-    # An idle connection may hold a task's turn (app/locks.py) for as long as the task takes.
+    # An idle connection may hold a task's turn (app/database/advisory_locks.py) for as long as the task takes.
     "idle_session_timeout": "0",
     # PostgreSQL notices within a minute that a machine has gone without a word, and frees what it held; by Linux's own
     # measure it would take two hours. Unix sockets know it at once.

@@ -23,7 +23,7 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database.engine import Database
 from app.errors import OutcomeUnknown, StorageUnavailable
 
 # Keep these numbers apart from each other and from all other advisory locks of the database.
@@ -78,7 +78,7 @@ def alone(database: Database, name: str) -> Iterator[bool]:
     """Whether nobody else has the turn called `name`; if so, nobody gets it until the block ends.
 
     A process that is killed gives its turn back when PostgreSQL notices that its connection is gone: at once, or within
-    a minute if its whole machine is gone (app/database.py). A connection that is lost before the block ends gives it
+    a minute if its whole machine is gone (engine.py). A connection that is lost before the block ends gives it
     back too, and the block does not hear of it: whoever needs it has to be safe to run twice.
     Raises StorageUnavailable.
     """

@@ -5,7 +5,7 @@ HMAC over the rest with the server's secret: a forged or mistyped credential die
 the database and argon2, so nobody can force argon2 runs (CVEProject/cve-services#1885 is that attack).
 
 Cost (bench/prices.py): 1 µs for a credential that is warm in this process; 5 µs at its first use if the second tier
-(app/shared_digests.py) has brought it; a round trip to Redis if another process proved it since; else argon2, 20 ms.
+(shared_digests.py) has brought it; a round trip to Redis if another process proved it since; else argon2, 20 ms.
 """
 
 import hmac
@@ -18,11 +18,11 @@ from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
 from app.concurrency.limit import ConcurrencyLimit
+from app.credentials.shared_digests import Entries, SharedDigests
+from app.credentials.signing import CHECK_CHARACTERS, Signer
+from app.credentials.warm_digests import WarmDigests
 from app.identifiers import random_text
-from app.shared_digests import Entries, SharedDigests
-from app.signers import CHECK_CHARACTERS, Signer
 from app.telemetry import metrics
-from app.warm_digests import WarmDigests
 
 Kind = Literal["sk", "mt"]
 

@@ -21,8 +21,8 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.signers import DIGEST_BYTES
-from app.warm_digests import ENTRIES_MAX
+from app.credentials.signing import DIGEST_BYTES
+from app.credentials.warm_digests import ENTRIES_MAX
 
 Entries = Iterable[tuple[bytes, bytes]]
 

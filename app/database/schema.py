@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
-from app.database import unavailable
+from app.database.engine import unavailable
+from app.database.owner import owner_engine
 from app.models import Base
-from app.owner import owner_engine
 
 Answer = TypeVar("Answer")
 
@@ -78,7 +78,7 @@ _NOT_UTF8 = (
 # Any number that nothing else locks.
 _TURN = 0x6C617269_62610001
 _TURN_PAUSE_SECONDS = 0.2
-_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+_MIGRATIONS = Path(__file__).parents[2] / "migrations"
 _LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '4s'")  # as migrations have: who waits makes all behind it wait
 _RELATIONS = text("SELECT relname FROM pg_class WHERE relnamespace = current_schema()::text::regnamespace")
 # Nobody may DELETE events or change the trail; the worker purges and folds, the API changes control rows.

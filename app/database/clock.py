@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.database import NOWHERE, Database
+from app.database.engine import NOWHERE, Database
 
 SKEW_MAX: Final = timedelta(minutes=5)
 """How far two clocks may be apart. Machines that keep time are within a second; one that is minutes off keeps none."""
