@@ -46,7 +46,7 @@ from app.database.schema import (
     require_utf8,
     require_walls,
 )
-from app.redis_servers import RedisClusterError, require_no_cluster
+from app.rate_limits.redis_servers import RedisClusterError, require_no_cluster
 
 if is_celery and settings:
     from app.database.engine import Database

@@ -7,7 +7,8 @@ import click
 from flask import Flask, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from app import api, commands
+from app import api
+from app.cli import commands
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext

@@ -12,7 +12,7 @@ from app.config import Settings
 from app.credentials.verification import Identity
 from app.identifiers import random_text
 from app.rate_limits import RateLimiter, Rates, Sharing
-from app.redis_servers import RedisClusterError, require_no_cluster
+from app.rate_limits.redis_servers import RedisClusterError, require_no_cluster
 from app.telemetry import metrics
 from local.program import Program
 from local.redis import EmbeddedRedis

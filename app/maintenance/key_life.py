@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, text
 
-from app.audit import WORKER, Author, Change, expiry, record_all
+from app.audit.entries import WORKER, Author, Change, expiry, record_all
 from app.database.engine import EVERYWHERE, Database
 from app.maintenance.runs import Clock, Done, in_batches, never
 

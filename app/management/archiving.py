@@ -7,7 +7,7 @@ nobody remembers; so they are revoked in the transaction that restores, and what
 from sqlalchemy import ColumnElement, func, update
 from sqlalchemy.orm import Session
 
-from app.audit import Change, record_all
+from app.audit.entries import Change, record_all
 from app.management.changes import moment, next_revision
 from app.management.operators import Operator
 from app.models import SourceKey

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.audit import Change, record
+from app.audit.entries import Change, record
 from app.errors import Conflict, Fault
 from app.management.operators import Operator
 from app.management.requests import note_created

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, true
 
-from app.audit import Author
+from app.audit.entries import Author
 from app.errors import InsufficientScope
 
 # The operator's shell, as it stands in the audit trail.

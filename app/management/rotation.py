@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from app.audit import expiry, record
+from app.audit.entries import expiry, record
 from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.errors import Conflict

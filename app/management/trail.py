@@ -1,4 +1,4 @@
-"""Reads the audit trail: pages, one entry, and an export of any size. Writing is app/audit.py's alone."""
+"""Reads the audit trail: pages, one entry, and an export of any size. Writing is app/audit/entries.py's alone."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

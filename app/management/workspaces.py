@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.audit import Change, record
+from app.audit.entries import Change, record
 from app.credentials.verification import Credentials
 from app.database.advisory_locks import exclude_workspace
 from app.database.engine import EVERYWHERE, Database

@@ -82,4 +82,4 @@ def test_the_trail_has_one_pen() -> None:
 
     writing = {module for module, tree in _TREES.items() if any(is_written(node) for node in ast.walk(tree))}
 
-    assert writing == {"app.audit"}
+    assert writing == {"app.audit.entries"}
