@@ -7,8 +7,8 @@ from flask_smorest import Api
 
 from app.ingest import openapi as ingest_openapi
 from app.ingest import routes as ingest
-from app.management.routes import BLUEPRINTS as MANAGEMENT
-from app.management.routes.links import Links
+from app.management.blueprints import BLUEPRINTS as MANAGEMENT
+from app.management.common.openapi_links import Links
 from app.monitoring import metrics_route
 from app.web import health, openapi, pages
 
@@ -32,7 +32,7 @@ _SECURITY: Final = {
 
 
 class _Api(Api):  # type: ignore[misc]
-    """smorest without its own errors and pages: errors leave by problems.py, pages are management/pages.py's."""
+    """smorest without its own errors and pages: problems.py renders errors, management/common/paging.py pages."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
     _document: str | None = None

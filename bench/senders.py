@@ -10,10 +10,10 @@ from app.config import Settings
 from app.credentials.verification import Credentials, Kind, Minted
 from app.database.engine import EVERYWHERE, Database
 from app.identifiers import new_public_id, random_text
-from app.management.keys import NewKey, add_key
-from app.management.projects import NewProject, add_project
-from app.management.sources import NewSource, add_source
-from app.management.workspaces import add_workspace
+from app.management.keys.domain import NewKey, add_key
+from app.management.projects.domain import NewProject, add_project
+from app.management.sources.domain import NewSource, add_source
+from app.management.workspace.domain import add_workspace
 from app.models import Environment, SourceType
 from bench.installation import Installation
 

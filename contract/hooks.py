@@ -17,7 +17,7 @@ from schemathesis import AuthContext, Case, CheckContext, HookContext, Response,
 from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.openapi.checks import UseAfterFree
 
-from app.management.names import read_label
+from app.management.common.names import read_label
 from contract.archived import Archived
 from contract.tenant import FuzzedTenant
 
@@ -201,7 +201,7 @@ def _chosen(members: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_look_alikes(text: Any) -> Any:
-    """`text`, or another one if it looks like something that it is not (app/management/names.py)."""
+    """`text`, or another one if it looks like something that it is not (app/management/common/names.py)."""
     try:
         read_label(text)
     except (TypeError, ValueError):

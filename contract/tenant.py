@@ -14,15 +14,16 @@ from app.context import EXTENSION, Context
 from app.database.engine import EVERYWHERE
 from app.errors import InvalidManagementToken
 from app.factory import create_app
-from app.management import new_sources, workspaces
-from app.management.authentication import authenticate
-from app.management.environments import list_environments
-from app.management.keys import IssuedKey, NewKey
-from app.management.new_projects import create_project
-from app.management.operators import Operator, Role
-from app.management.pages import PageRequest
-from app.management.projects import NewProject
-from app.management.sources import NewSource
+from app.management.common.authentication import authenticate
+from app.management.common.operators import Operator, Role
+from app.management.common.paging import PageRequest
+from app.management.environments.domain import list_environments
+from app.management.keys.domain import IssuedKey, NewKey
+from app.management.projects.creation import create_project
+from app.management.projects.domain import NewProject
+from app.management.sources import creation as new_sources
+from app.management.sources.domain import NewSource
+from app.management.workspace import domain as workspaces
 from app.models import SourceType
 
 _CAN_SEND = text("""

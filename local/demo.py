@@ -13,14 +13,14 @@ from app.credentials.verification import Credentials
 from app.database.engine import EVERYWHERE, Database
 from app.errors import InvalidManagementToken, InvalidSourceKey
 from app.ingest import authentication as ingest
-from app.management import authentication as management
-from app.management.keys import NewKey, add_key, revoke_key
-from app.management.operators import Role, at_the_shell
-from app.management.projects import NewProject, add_project
-from app.management.revisions import Target
-from app.management.sources import NewSource, add_source
-from app.management.tokens import NewToken, add_token, revoke_token
-from app.management.workspaces import add_workspace
+from app.management.common import authentication as management
+from app.management.common.etags import Target
+from app.management.common.operators import Role, at_the_shell
+from app.management.keys.domain import NewKey, add_key, revoke_key
+from app.management.projects.domain import NewProject, add_project
+from app.management.sources.domain import NewSource, add_source
+from app.management.tokens.domain import NewToken, add_token, revoke_token
+from app.management.workspace.domain import add_workspace
 from app.models import Environment, ManagementToken, Source, SourceKey, SourceType
 
 SOURCE_ID: Final = "src_demo"

@@ -19,7 +19,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.factory import create_app
 from app.identifiers import random_text
-from app.management.key_report import Staleness, report_keys
+from app.management.keys.report import Staleness, report_keys
 from tests.conftest import fresh_database
 from tests.databases import close
 from tests.live import environment_of, free_port

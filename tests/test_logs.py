@@ -12,12 +12,12 @@ from flask.testing import FlaskClient
 from app.context import Context
 from app.ingest.door import Door
 from app.ingest.envelope import Envelope
-from app.management.authentication import authenticate
-from app.management.keys import NewKey
-from app.management.new_sources import create_source
-from app.management.operators import Role
-from app.management.sources import NewSource
-from app.management.tokens import NewToken, issue_token
+from app.management.common.authentication import authenticate
+from app.management.common.operators import Role
+from app.management.keys.domain import NewKey
+from app.management.sources.creation import create_source
+from app.management.sources.domain import NewSource
+from app.management.tokens.domain import NewToken, issue_token
 from app.models import SourceType
 from app.telemetry import logs
 from tests.ingest.test_policies import limit

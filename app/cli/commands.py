@@ -20,10 +20,12 @@ from app.context import context
 from app.database import schema
 from app.database.engine import NOWHERE
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
-from app.management import key_report, shell, workspaces
-from app.management.key_report import StaleKey, Staleness
-from app.management.lifetimes import DAYS_MAX
-from app.management.operators import Role
+from app.management import shell
+from app.management.common.lifetimes import DAYS_MAX
+from app.management.common.operators import Role
+from app.management.keys import report as key_report
+from app.management.keys.report import StaleKey, Staleness
+from app.management.workspace import domain as workspaces
 from app.models import WorkspaceStatus
 from app.monitoring import status as shown
 from app.monitoring.shared_metrics import SharedMetrics

@@ -6,11 +6,11 @@ from sqlalchemy import TextClause, text
 
 from app.database.engine import EVERYWHERE, Database
 from app.errors import NotFound
-from app.management.keys import KeyFacts, revoke_key
-from app.management.lookup import is_public_id
-from app.management.operators import Operator, at_the_shell
-from app.management.revisions import Target
-from app.management.tokens import TokenFacts, revoke_token
+from app.management.common.etags import Target
+from app.management.common.lookup import is_public_id
+from app.management.common.operators import Operator, at_the_shell
+from app.management.keys.domain import KeyFacts, revoke_key
+from app.management.tokens.domain import TokenFacts, revoke_token
 
 # They begin in no workspace, since they find out which one it is: a public id is unique in the installation.
 _WORKSPACE_OF_KEY: Final = text("SELECT workspace_id FROM source_keys WHERE public_id = :public_id")

@@ -12,10 +12,10 @@ from openapi_spec_validator import validate
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from app.management.operators import Role
-from app.management.routes import BLUEPRINTS
-from app.management.routes.openapi import operation_id
-from app.management.routes.operation import Operation
+from app.management.blueprints import BLUEPRINTS
+from app.management.common.openapi import operation_id
+from app.management.common.operation import Operation
+from app.management.common.operators import Role
 from app.web.problems import STATUSES
 
 Described = dict[str, Any]

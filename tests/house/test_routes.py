@@ -7,8 +7,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.management.operators import Role
-from app.management.routes.operation import Operation
+from app.management.common.operation import Operation
+from app.management.common.operators import Role
 from app.web.problems import STATUSES
 
 # What opens without a credential, each with its reason.

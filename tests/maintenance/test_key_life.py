@@ -17,11 +17,11 @@ from app.errors import OutcomeUnknown
 from app.maintenance import key_life
 from app.maintenance.key_life import mark_expired_keys
 from app.maintenance.runs import Done
-from app.management.authentication import authenticate
-from app.management.keys import KeyChange, change_key
-from app.management.operators import Role
-from app.management.revisions import Target
-from app.management.tokens import NewToken
+from app.management.common.authentication import authenticate
+from app.management.common.etags import Target
+from app.management.common.operators import Role
+from app.management.keys.domain import KeyChange, change_key
+from app.management.tokens.domain import NewToken
 from tests.lossy_commits import LossyCommits
 from tests.management.operating import Desk, at_once, desk_of, desk_with
 from tests.people import Tenant, execute, issue_key, rows, source_of

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from app.management.routes.operation import Operation
+from app.management.common.operation import Operation
 from tests.management.operating import NOBODYS_ID, Desk
 
 # Prefixes of public ids by the name that a path has for them.

@@ -13,9 +13,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.management.authentication import authenticate
-from app.management.operators import Role
-from app.management.tokens import NewToken, issue_token
+from app.management.common.authentication import authenticate
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken, issue_token
 from tests.people import Tenant
 
 Value = TypeVar("Value")

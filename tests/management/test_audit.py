@@ -3,8 +3,8 @@
 from typing import Any
 
 from app.context import Context
-from app.management.operators import SHELL, Role
-from app.management.workspaces import create_workspace, issue_workspace_token, set_workspace_status
+from app.management.common.operators import SHELL, Role
+from app.management.workspace.domain import create_workspace, issue_workspace_token, set_workspace_status
 from app.models import WorkspaceStatus
 from tests.management.operating import Desk
 from tests.people import Tenant, rows

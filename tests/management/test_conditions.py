@@ -8,9 +8,9 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.management.changes import update
-from app.management.operators import at_the_shell
-from app.management.requests import changing
+from app.management.common.idempotency import changing
+from app.management.common.mutations import update
+from app.management.common.operators import at_the_shell
 from app.models import Source
 from tests.management.operating import Desk, at_once
 from tests.people import Tenant, execute

@@ -8,7 +8,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.management.changes import _TAKEN
+from app.management.common.mutations import _TAKEN
 from tests.management.operating import Desk, at_once
 from tests.people import Tenant, rows
 

@@ -26,12 +26,12 @@ from app.config import Settings
 from app.context import Context
 from app.errors import BadRequest
 from app.maintenance.purge import purge_expired_requests
-from app.management.authentication import authenticate
-from app.management.new_projects import create_project
-from app.management.operators import IdempotentRequest, Role
-from app.management.projects import NewProject
-from app.management.requests import changing
-from app.management.tokens import NewToken
+from app.management.common.authentication import authenticate
+from app.management.common.idempotency import changing
+from app.management.common.operators import IdempotentRequest, Role
+from app.management.projects.creation import create_project
+from app.management.projects.domain import NewProject
+from app.management.tokens.domain import NewToken
 from app.wire.idempotency_key import read_idempotency_key
 from tests.live import live_server
 from tests.management.operating import Desk, at_once, desk_of, desk_with

@@ -15,8 +15,8 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.factory import create_app
-from app.management.operators import Role
-from app.management.tokens import NewToken
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken
 from tests.databases import close
 from tests.management.every_route import NOBODYS, Route, all_it_says, every_route
 from tests.management.operating import NOBODYS_ID, Desk, desk_with

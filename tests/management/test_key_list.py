@@ -8,8 +8,8 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.maintenance.usage import fold_usage
-from app.management.operators import Role
-from app.management.tokens import NewToken
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken
 from tests.management.operating import NOBODYS_ID, Desk, desk_with
 from tests.people import Tenant, execute
 from tests.sending import pointers_of, send

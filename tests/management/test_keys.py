@@ -13,12 +13,12 @@ from app.context import Context
 from app.credentials.verification import Credentials
 from app.database.engine import NOWHERE, Database
 from app.maintenance.usage import fold_usage
-from app.management.authentication import authenticate
-from app.management.keys import NewKey, issue_key
-from app.management.operators import Role
-from app.management.revisions import Target
-from app.management.rotation import Rotation, rotate_key
-from app.management.tokens import NewToken, issue_token
+from app.management.common.authentication import authenticate
+from app.management.common.etags import Target
+from app.management.common.operators import Role
+from app.management.keys.domain import NewKey, issue_key
+from app.management.keys.rotation import Rotation, rotate_key
+from app.management.tokens.domain import NewToken, issue_token
 from tests.conftest import SECRET_KEY
 from tests.databases import close
 from tests.hashers import CountingHasher

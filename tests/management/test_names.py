@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.management.names import read_description, read_environment_name, read_label, read_name
+from app.management.common.names import read_description, read_environment_name, read_label, read_name
 from tests.management.operating import Desk
 from tests.people import Tenant
 from tests.sending import pointers_of

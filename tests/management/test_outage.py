@@ -11,7 +11,7 @@ from app.context import EXTENSION
 from app.credentials.verification import Credentials
 from app.errors import OutcomeUnknown
 from app.factory import create_app
-from app.management import new_projects
+from app.management.projects import creation as new_projects
 from tests.databases import close
 from tests.live import free_port
 from tests.management.operating import Desk

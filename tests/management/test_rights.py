@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from app.context import Context
 from app.database.advisory_locks import workspace_lock
 from app.database.engine import EVERYWHERE
-from app.management.workspaces import set_workspace_status
+from app.management.workspace.domain import set_workspace_status
 from app.models import WorkspaceStatus
 from tests.management.operating import Desk
 from tests.people import Tenant, rows

@@ -8,8 +8,8 @@ import pytest
 from flask import Flask
 
 from app.context import Context
-from app.management.operators import Role
-from app.management.tokens import NewToken
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken
 from app.models import Base
 from tests.management.every_route import NOBODYS, Route, every_route
 from tests.management.operating import Desk, at_once, desk_with

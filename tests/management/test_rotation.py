@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.maintenance.key_life import mark_expired_keys
-from app.management.operators import Role
-from app.management.tokens import NewToken
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken
 from tests.management.operating import NOBODYS_ID, Desk, at_once, desk_with
 from tests.people import Tenant, events_of, execute, rows
 from tests.sending import error_of, event_for, pointers_of, send

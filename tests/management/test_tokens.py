@@ -13,14 +13,14 @@ from sqlalchemy import text
 
 from app.context import Context
 from app.errors import InvalidManagementToken
-from app.management.authentication import authenticate
-from app.management.new_projects import create_project
-from app.management.operators import Operator, Role
-from app.management.projects import NewProject
-from app.management.requests import changing
-from app.management.revisions import Target
-from app.management.standing import hold_standing
-from app.management.tokens import NewToken, issue_token, revoke_token
+from app.management.common.authentication import authenticate
+from app.management.common.etags import Target
+from app.management.common.idempotency import changing
+from app.management.common.operators import Operator, Role
+from app.management.common.token_validity import hold_standing
+from app.management.projects.creation import create_project
+from app.management.projects.domain import NewProject
+from app.management.tokens.domain import NewToken, issue_token, revoke_token
 from tests.live import LiveServer
 from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_with
 from tests.people import Tenant, execute, rows

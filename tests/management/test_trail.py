@@ -17,11 +17,11 @@ from werkzeug.routing import Rule
 from app.config import Settings
 from app.context import Context
 from app.errors import InvalidManagementToken
-from app.management.authentication import authenticate
-from app.management.operators import Operator, Role
-from app.management.tokens import NewToken
-from app.management.trail import EntryFilter, export_entries
-from app.management.workspaces import (
+from app.management.audit.domain import EntryFilter, export_entries
+from app.management.common.authentication import authenticate
+from app.management.common.operators import Operator, Role
+from app.management.tokens.domain import NewToken
+from app.management.workspace.domain import (
     create_workspace,
     issue_workspace_token,
     set_workspace_limit,

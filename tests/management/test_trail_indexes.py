@@ -11,8 +11,8 @@ from flask import Flask
 from sqlalchemy import event
 
 from app.context import Context
-from app.management.operators import Role
-from app.management.tokens import NewToken
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken
 from tests.management.operating import Desk, desk_of, desk_with
 from tests.people import Tenant, execute, make_tenant
 

@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 from app.context import Context
 from app.ingest.routes import COUNTER
 from app.maintenance.usage import fold_usage
-from app.management.operators import Role
-from app.management.tokens import NewToken
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken
 from tests.management.operating import MOMENT, NOBODYS_ID, Desk, desk_with
 from tests.people import Tenant, execute, issue_key, rows, source_of
 from tests.sending import error_of, event_for, pointers_of, send

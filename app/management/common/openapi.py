@@ -1,0 +1,126 @@
+"""How the operations of the control plane read in the OpenAPI document, beside what their schemas say."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from app import errors
+from app.errors import Refusal
+from app.management.common.lookup import PUBLIC_ID
+from app.management.common.operation import Operation
+from app.management.common.operators import Role
+from app.web import openapi
+
+_ALWAYS: Final = (
+    errors.InvalidManagementToken,
+    errors.SchemaValidationFailed,
+    errors.RateLimitExceeded,
+    errors.StorageUnavailable,
+)
+_WITH_BODY: Final = (
+    errors.BadRequest,
+    errors.BodyTimeout,
+    errors.LengthRequired,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.UnsupportedTransferCoding,
+)
+_ON_EVERY_ANSWER: Final = ("Cache-Control", "RateLimit", "RateLimit-Policy")
+_IF_MATCH: Final = {
+    "name": "If-Match",
+    "in": "header",
+    "description": "The ETag of the state that the change is meant for, or *; any other state answers 412.",
+    "schema": {"type": "string", "minLength": 1},
+    "examples": {
+        "any state": {"value": "*"},
+        "the state that was read": {"value": '"5f1d7a84db00d2fce00b31a7"'},
+    },
+}
+IDEMPOTENCY_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Yours for this request: sent again with the same content, it changes nothing more.",
+    "schema": openapi.IDEMPOTENCY_KEY,
+    "example": "4f8e2d1c-create-shop",
+}
+
+SHOWN: Final = openapi.headers("ETag")
+"""Headers of an answer that shows one object."""
+CREATED: Final = openapi.headers("ETag", "Location")
+"""Headers of an answer that shows a new object."""
+PAGED: Final = openapi.headers("Link")
+"""Headers of an answer that shows a page of a list."""
+
+
+def operation_id(view_name: str) -> str:
+    """`read_project` is the operation readProject."""
+    words = view_name.split("_")
+    return words[0] + "".join(word.capitalize() for word in words[1:])
+
+
+def describe(view: Callable[..., Any], operation: Operation, guard: str) -> dict[str, Any]:
+    """What is documented of an operation: its id, its words, its credential and role, its error answers and headers."""
+    summary, description = _words(view, operation)
+    described: dict[str, Any] = {
+        "operationId": operation_id(view.__name__),
+        "summary": summary,
+        "description": description,
+        "security": [{guard: []}],
+        "x-required-role": operation.role.value,
+        "responses": openapi.refusal_answers(_refusals(operation), *_ON_EVERY_ANSWER),
+    }
+    parameters: list[dict[str, Any]] = []
+    if operation.takes_condition:
+        parameters.append(_IF_MATCH | {"required": operation.needs_condition})
+    if operation.method == "POST":
+        parameters.append(IDEMPOTENCY_KEY)
+    if parameters:
+        described["parameters"] = parameters
+    return described
+
+
+def path_parameters(rule: str) -> list[dict[str, Any]]:
+    """The ids in a rule."""
+    return [
+        {
+            "in": "path",
+            "name": name,
+            "required": True,
+            "description": f"The {name.removesuffix('_id').replace('_', ' ')}'s id.",
+            "schema": {"type": "string", "pattern": f"^{PUBLIC_ID}$"},
+        }
+        for name in re.findall("<([^>]+)>", rule)
+    ]
+
+
+def complete_answers(documented: dict[str, Any], operation: Operation) -> None:
+    """Add to a view's own answers what all answers carry."""
+    always = openapi.headers(*_ON_EVERY_ANSWER)
+    if operation.method == "POST":
+        always |= openapi.headers("Idempotent-Replayed")
+    for answers in documented.get("response", {}).get("responses", {}).values():
+        for answer in answers:
+            answer["headers"] = always | answer.get("headers", {})
+
+
+def _words(view: Callable[..., Any], operation: Operation) -> tuple[str, str]:
+    """The first sentence of the view's docstring, and all the rest with what the operation takes."""
+    sentence, _, rest = (inspect.getdoc(view) or "").partition(".")
+    takes = f"Takes a management token with the role `{operation.role}` or more"
+    takes += ", for the whole workspace." if operation.is_for_whole_workspace else "."
+    return f"{sentence}.", "\n\n".join(filter(None, (rest.strip(), takes)))
+
+
+def _refusals(operation: Operation) -> list[type[Refusal]]:
+    refusals: list[type[Refusal]] = [*_ALWAYS, *operation.refuses]
+    if operation.role is not Role.AUDITOR or operation.is_for_whole_workspace:
+        refusals.append(errors.InsufficientScope)
+    if operation.method != "GET":
+        refusals += _WITH_BODY
+    if operation.method == "POST":
+        refusals += [errors.IdempotencyKeyReused, errors.IdempotencyInProgress]
+    if "<" in operation.rule:
+        refusals.append(errors.NotFound)
+    return refusals

@@ -1,0 +1,1 @@
+"""Projects: domain, and routes over HTTP."""

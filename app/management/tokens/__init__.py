@@ -1,0 +1,1 @@
+"""Management tokens: issue, change, revoke."""

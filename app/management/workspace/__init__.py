@@ -1,0 +1,1 @@
+"""The workspace itself: made by the operator, shown and changed over the API."""
