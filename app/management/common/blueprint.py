@@ -135,7 +135,7 @@ def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]
         try:
             return view(operator, **path)
         except AlreadyDoneError as done:
-            if operation.shown_by is None:  # pragma: no cover - a wiring mistake, found by tests/house
+            if operation.shown_by is None:  # pragma: no cover - a wiring mistake, found by tests/architecture
                 raise
             shown_by, rule = views[operation.shown_by]
             shown_by = retold.get(view.__name__, shown_by)
