@@ -34,9 +34,9 @@ from app.wire.exact_json import read_object
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis
 from tests.conftest import SECRET_KEY, fresh_database
-from tests.people import Tenant, make_tenant
-from tests.sending import PATH
-from tests.waiting import wait_until
+from tests.support.people import Tenant, make_tenant
+from tests.support.sending import PATH
+from tests.support.waiting import wait_until
 
 _RUNS = 2_000
 _SHARED_KEYS = 10_000

@@ -26,10 +26,10 @@ from app.factory import create_app
 from app.ingest.refusals import Refusals
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis
-from tests.databases import close
-from tests.live import LiveServer, live_server
-from tests.people import Tenant, make_tenant
-from tests.servers import database_url
+from tests.support.databases import close
+from tests.support.live import LiveServer, live_server
+from tests.support.people import Tenant, make_tenant
+from tests.support.servers import database_url
 
 SECRET_KEY = "a secret for tests only and long enough to be taken"
 # A machine with other work can stand still for the two seconds of the product; what is about its deadline has its own.

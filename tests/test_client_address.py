@@ -15,12 +15,12 @@ from app.credentials.verification import Credentials
 from app.factory import create_app
 from app.telemetry import logs
 from app.wire.client_address import client_address, read_network
-from tests.databases import close
-from tests.live import environment_of
-from tests.logging_left_alone import logging_left_alone
-from tests.people import Tenant, execute, rows
-from tests.sending import send
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.live import environment_of
+from tests.support.logging_left_alone import logging_left_alone
+from tests.support.people import Tenant, execute, rows
+from tests.support.sending import send
+from tests.support.waiting import wait_until
 
 _PROXIES = ("10.0.0.0/8", "2001:db8:ff::/48")
 

@@ -21,11 +21,11 @@ from app.factory import create_app
 from app.identifiers import random_text
 from app.management.keys.report import Staleness, report_keys
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.live import environment_of, free_port
-from tests.management.operating import desk_of
-from tests.people import Tenant, execute, issue_key, rows, source_of
-from tests.sending import error_of, send
+from tests.support.databases import close
+from tests.support.live import environment_of, free_port
+from tests.support.operating import desk_of
+from tests.support.people import Tenant, execute, issue_key, rows, source_of
+from tests.support.sending import error_of, send
 
 Shell = Callable[..., Result]
 

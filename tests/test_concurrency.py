@@ -8,7 +8,7 @@ import pytest
 
 from app.concurrency.limit import ConcurrencyLimit
 from app.errors import StorageUnavailable
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 _FOREVER = 60.0
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from app.credentials.verification import OWASP, Credentials, Identity, Kind, Known
 from app.errors import StorageUnavailable
-from tests.hashers import CountingHasher
-from tests.waiting import wait_until
+from tests.support.hashers import CountingHasher
+from tests.support.waiting import wait_until
 
 _SECRET, _OLD_SECRET = "s" * 40, "o" * 40
 _IDENTITY = Identity(public_id="key_7", row_id=7, workspace_id=3)

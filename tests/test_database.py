@@ -10,8 +10,8 @@ from app.config import Settings
 from app.context import Context
 from app.database.engine import EVERYWHERE, Database, conninfo_of
 from app.errors import Conflict, StorageUnavailable
-from tests.databases import close
-from tests.people import Tenant, execute, rows
+from tests.support.databases import close
+from tests.support.people import Tenant, execute, rows
 
 
 def test_what_is_raised_in_the_block_rolls_it_back(house: Context, alice: Tenant) -> None:

@@ -20,11 +20,11 @@ from app.credentials.verification import Credentials
 from app.factory import create_app
 from app.telemetry import access_log, logs
 from app.telemetry.access_log import RequestLine, RequestLines, Sampling
-from tests.databases import close
-from tests.logging_left_alone import logging_left_alone
-from tests.people import Tenant
-from tests.sending import PATH, event_for, send
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.logging_left_alone import logging_left_alone
+from tests.support.people import Tenant
+from tests.support.sending import PATH, event_for, send
+from tests.support.waiting import wait_until
 
 Client = Callable[[int | None], FlaskClient]
 Written = Callable[[int], list[Any]]

@@ -21,10 +21,10 @@ from app.management.tokens.domain import NewToken, issue_token
 from app.models import SourceType
 from app.telemetry import logs
 from tests.ingest.test_policies import limit
-from tests.logging_left_alone import logging_left_alone
-from tests.people import Tenant, execute, rows
-from tests.sending import PATH, event_for, send
-from tests.waiting import wait_until
+from tests.support.logging_left_alone import logging_left_alone
+from tests.support.people import Tenant, execute, rows
+from tests.support.sending import PATH, event_for, send
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import Context
 from tests.ingest.test_batch import send_batch
-from tests.lost_backends import losing_backend
-from tests.management.operating import NOBODYS_ID, Desk, desk_of
-from tests.people import execute, make_tenant
-from tests.sending import error_of, event_for, send
+from tests.support.lost_backends import losing_backend
+from tests.support.operating import NOBODYS_ID, Desk, desk_of
+from tests.support.people import execute, make_tenant
+from tests.support.sending import error_of, event_for, send
 
 # Each request with the answers that are right where nothing is lost; both refusals and changes, and each twice under
 # one Idempotency-Key: what has been made meanwhile is said by leaving the transaction.

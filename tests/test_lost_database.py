@@ -14,10 +14,10 @@ from app.database.engine import EVERYWHERE, Database
 from app.database.owner import Owner
 from app.errors import NotFound, OutcomeUnknown, Refusal, StorageUnavailable
 from app.telemetry import metrics
-from tests.databases import close
-from tests.lost_backends import Wire, end_backend, losing_backend, wired
-from tests.people import rows
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.lost_backends import Wire, end_backend, losing_backend, wired
+from tests.support.people import rows
+from tests.support.waiting import wait_until
 
 _FAULTS = {"silent": Wire.fall_silent, "broken": Wire.break_now}
 

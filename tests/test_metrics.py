@@ -14,10 +14,10 @@ from app.context import Context
 from app.database.engine import NOWHERE, Database
 from app.errors import StorageUnavailable
 from app.telemetry import metrics
-from tests.counting import count_of, counts_of_this_process, growing, requests_in, sum_of
-from tests.databases import close
-from tests.people import Tenant, issue_key, source_of
-from tests.sending import PATH, event_for, send
+from tests.support.counting import count_of, counts_of_this_process, growing, requests_in, sum_of
+from tests.support.databases import close
+from tests.support.people import Tenant, issue_key, source_of
+from tests.support.sending import PATH, event_for, send
 
 _BATCH = f"{PATH}/batch"
 

@@ -20,10 +20,10 @@ from app.factory import create_app
 from app.monitoring.upkeep_metrics import UpkeepMetrics
 from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
-from tests.counting import count_of, counts_of_page
-from tests.databases import close
-from tests.people import Tenant
-from tests.sending import error_of, send
+from tests.support.counting import count_of, counts_of_page
+from tests.support.databases import close
+from tests.support.people import Tenant
+from tests.support.sending import error_of, send
 
 _TOKEN = "what Prometheus knows"
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from flask.testing import FlaskClient
 
-from tests.management.operating import Desk
-from tests.people import Tenant
-from tests.sending import error_of, event_for, send
+from tests.support.operating import Desk
+from tests.support.people import Tenant
+from tests.support.sending import error_of, event_for, send
 
 
 def _answers(client: FlaskClient, tenant: Tenant, text: object) -> dict[str, tuple[int, str]]:

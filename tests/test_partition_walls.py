@@ -14,10 +14,10 @@ from app.context import EXTENSION, Context
 from app.database.schema import migrate
 from app.factory import create_app
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.people import Tenant, make_tenant
-from tests.sending import send
-from tests.servers import database_url
+from tests.support.databases import close
+from tests.support.people import Tenant, make_tenant
+from tests.support.sending import send
+from tests.support.servers import database_url
 
 _PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1"
 _POLICIES = (

@@ -15,11 +15,11 @@ import psycopg
 import pytest
 
 from app.config import Settings
-from tests.celery_processes import beat, worker
 from tests.conftest import fresh_database
-from tests.live import Answer, LiveServer, environment_of, live_server
-from tests.sending import PATH
-from tests.waiting import wait_until
+from tests.support.celery_processes import beat, worker
+from tests.support.live import Answer, LiveServer, environment_of, live_server
+from tests.support.sending import PATH
+from tests.support.waiting import wait_until
 
 # The app's role sees a workspace at a time, or all if it says so.
 _EVERYWHERE = "-c lariba.everywhere=on"

@@ -23,9 +23,9 @@ from app.identifiers import random_text
 from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, events_worth, read_overrides
 from app.web import problems, request_log
 from local.redis import EmbeddedRedis
-from tests.management.operating import at_once
-from tests.people import Tenant, execute
-from tests.waiting import wait_until
+from tests.support.operating import at_once
+from tests.support.people import Tenant, execute
+from tests.support.waiting import wait_until
 
 _SYNCHRONISE_SECONDS = 0.1
 

@@ -16,7 +16,7 @@ from app.rate_limits.redis_servers import RedisClusterError, require_no_cluster
 from app.telemetry import metrics
 from local.program import Program
 from local.redis import EmbeddedRedis
-from tests.live import environment_of, free_port
+from tests.support.live import environment_of, free_port
 
 
 class _ClusterNode(EmbeddedRedis):

@@ -24,10 +24,10 @@ from app.database.schema import SchemaBehindError, behind, downgrade, migrate, r
 from app.factory import create_app
 from app.models import Base
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.live import environment_of
-from tests.people import execute, make_tenant, rows
-from tests.servers import database_url
+from tests.support.databases import close
+from tests.support.live import environment_of
+from tests.support.people import execute, make_tenant, rows
+from tests.support.servers import database_url
 
 
 @pytest.fixture(name="empty")

@@ -11,8 +11,8 @@ import redis
 from app.credentials import shared_digests
 from app.credentials.verification import Identity
 from local.redis import EmbeddedRedis
-from tests.waiting import wait_until
-from tests.warm_processes import (
+from tests.support.waiting import wait_until
+from tests.support.warm_processes import (
     IDENTITY,
     SECRET,
     Processes,

@@ -22,12 +22,12 @@ from app.credentials.verification import Credentials
 from app.factory import create_app
 from local.redis import EmbeddedRedis
 from tests.conftest import SECRET_KEY
-from tests.databases import close
-from tests.hashers import CountingHasher
-from tests.people import Tenant, events_of, execute, make_tenant
-from tests.sending import send
-from tests.waiting import wait_until
-from tests.warm_processes import IDENTITY, Process, Processes, entries, new_key, shared_key
+from tests.support.databases import close
+from tests.support.hashers import CountingHasher
+from tests.support.people import Tenant, events_of, execute, make_tenant
+from tests.support.sending import send
+from tests.support.waiting import wait_until
+from tests.support.warm_processes import IDENTITY, Process, Processes, entries, new_key, shared_key
 
 
 @pytest.fixture(name="server")

@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from app.config import Settings
 from app.monitoring.shared_metrics import SharedMetrics
-from tests.counting import Counts, count_of, counts_of_page, sum_of
-from tests.live import Answer, LiveServer, environment_of, free_port, is_ready, live_server, workers_of
-from tests.people import Tenant
-from tests.sending import PATH, event_for
-from tests.waiting import wait_until
+from tests.support.counting import Counts, count_of, counts_of_page, sum_of
+from tests.support.live import Answer, LiveServer, environment_of, free_port, is_ready, live_server, workers_of
+from tests.support.people import Tenant
+from tests.support.sending import PATH, event_for
+from tests.support.waiting import wait_until
 
 _STORED = {"method": "POST", "route": PATH, "outcome": "stored"}
 _POOL = {"program": "lariba-web"}

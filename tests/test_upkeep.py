@@ -26,11 +26,11 @@ from app.monitoring import upkeep
 from app.monitoring.troubles import troubles_of
 from app.monitoring.upkeep import Upkeep, read_upkeep
 from tests.conftest import copied_database, fresh_database
-from tests.databases import close
-from tests.live import live_server
-from tests.people import Tenant, execute, make_tenant
-from tests.sending import event_for, send
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.live import live_server
+from tests.support.people import Tenant, execute, make_tenant
+from tests.support.sending import event_for, send
+from tests.support.waiting import wait_until
 
 _DAY = timedelta(days=1)
 

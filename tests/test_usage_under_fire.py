@@ -27,13 +27,13 @@ from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.live import LiveServer, environment_of, live_server, workers_of
-from tests.logging_left_alone import logging_left_alone
-from tests.management.operating import Desk, desk_of
-from tests.people import Tenant, make_tenant, rows
-from tests.sending import PATH
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.live import LiveServer, environment_of, live_server, workers_of
+from tests.support.logging_left_alone import logging_left_alone
+from tests.support.operating import Desk, desk_of
+from tests.support.people import Tenant, make_tenant, rows
+from tests.support.sending import PATH
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.wiring, pytest.mark.slow]
 

@@ -28,12 +28,12 @@ from app.errors import InvalidSourceKey, StorageUnavailable
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from app.models import Base
-from tests.databases import close
-from tests.live import environment_of
-from tests.management.operating import desk_of
-from tests.people import Tenant
-from tests.sending import send
-from tests.servers import database_url
+from tests.support.databases import close
+from tests.support.live import environment_of
+from tests.support.operating import desk_of
+from tests.support.people import Tenant
+from tests.support.sending import send
+from tests.support.servers import database_url
 
 # What the app's role may read without row level security, each with its reason.
 _OPEN = {"alembic_version": "one row, the schema's revision"}

@@ -15,11 +15,11 @@ from app.config import Settings
 from app.context import Context
 from app.database.advisory_locks import exclude_workspace
 from app.database.engine import EVERYWHERE
-from tests.live import LiveServer, free_port, gunicorn_server, live_server
-from tests.people import Tenant, events_of, rows
-from tests.sending import PATH, event_for
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.live import LiveServer, free_port, gunicorn_server, live_server
+from tests.support.people import Tenant, events_of, rows
+from tests.support.sending import PATH, event_for
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.wiring
 

@@ -12,8 +12,8 @@ import pytest
 
 from app.config import Settings
 from contract.client import PACKAGE, generate
-from tests.live import LiveServer, live_server
-from tests.people import Tenant
+from tests.support.live import LiveServer, live_server
+from tests.support.people import Tenant
 
 
 class Caller:

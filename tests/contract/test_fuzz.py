@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from tests.live import LiveServer, environment_of, live_server
+from tests.support.live import LiveServer, environment_of, live_server
 
 pytestmark = pytest.mark.slow
 

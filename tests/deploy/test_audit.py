@@ -17,9 +17,9 @@ from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.people import Tenant, make_tenant
-from tests.sending import event_for, send
+from tests.support.databases import close
+from tests.support.people import Tenant, make_tenant
+from tests.support.sending import event_for, send
 
 Rows = list[dict[str, Any]]
 _SINGLES, _IN_BATCH = 3, 5

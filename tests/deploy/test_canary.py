@@ -17,7 +17,7 @@ from app.database.schema import migrate
 from app.maintenance.schedule import TASKS
 from deploy import canary
 from tests.conftest import fresh_database
-from tests.live import environment_of
+from tests.support.live import environment_of
 
 
 @pytest.fixture(scope="module", name="installation")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from tests.live import LiveServer, live_server
+from tests.support.live import LiveServer, live_server
 
 
 @pytest.fixture(scope="session", name="live")

@@ -19,8 +19,8 @@ from app.granian.bodies import BodyReader
 from app.granian.environ import Environ
 from app.ingest.door import Door
 from app.wire.body_reads import BODY_REFUSAL
-from tests.people import Tenant
-from tests.sending import PATH
+from tests.support.people import Tenant
+from tests.support.sending import PATH
 
 _BUSY_SECONDS_MAX = 30.0
 _MIB = 1024 * 1024

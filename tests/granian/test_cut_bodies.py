@@ -9,9 +9,9 @@ import pytest
 
 from app.config import Settings
 from app.context import Context
-from tests.live import Answer, LiveServer, gunicorn_server, live_server
-from tests.people import Tenant, events_of
-from tests.raw_http import (
+from tests.support.live import Answer, LiveServer, gunicorn_server, live_server
+from tests.support.people import Tenant, events_of
+from tests.support.raw_http import (
     LAST_CHUNK,
     chunk,
     connected,
@@ -22,8 +22,8 @@ from tests.raw_http import (
     http_2_request,
     http_2_stream,
 )
-from tests.sending import PATH, event_for
-from tests.waiting import wait_until
+from tests.support.sending import PATH, event_for
+from tests.support.waiting import wait_until
 
 _BATCH = f"{PATH}/batch"
 _NDJSON = "Content-Type: application/x-ndjson"

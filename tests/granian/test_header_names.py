@@ -7,10 +7,10 @@ import pytest
 
 from app.config import Settings
 from app.context import Context
-from tests.live import Answer, LiveServer, gunicorn_server
-from tests.people import Tenant, events_of, execute, rows
-from tests.raw_http import exchange, head
-from tests.sending import PATH, event_for
+from tests.support.live import Answer, LiveServer, gunicorn_server
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.raw_http import exchange, head
+from tests.support.sending import PATH, event_for
 
 _JSON = "Content-Type: application/json"
 

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from app.context import Context
-from tests.live import Answer, LiveServer
-from tests.people import Tenant, events_of
-from tests.raw_http import LAST_CHUNK, chunk, exchange, head
-from tests.sending import PATH, event_for
+from tests.support.live import Answer, LiveServer
+from tests.support.people import Tenant, events_of
+from tests.support.raw_http import LAST_CHUNK, chunk, exchange, head
+from tests.support.sending import PATH, event_for
 
 _JSON = "Content-Type: application/json"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from tests.live import LiveServer, gunicorn_server
-from tests.people import Tenant
-from tests.raw_http import answer_on, connected, head
-from tests.sending import PATH
+from tests.support.live import LiveServer, gunicorn_server
+from tests.support.people import Tenant
+from tests.support.raw_http import answer_on, connected, head
+from tests.support.sending import PATH
 
 _SIZES = (530_000, 2_000_000, 6_000_000, 8_000_000)
 _EACH = 25

@@ -14,11 +14,11 @@ from sqlalchemy import text
 from app.config import Settings
 from app.context import Context
 from app.database.engine import EVERYWHERE
-from tests.live import LiveServer, gunicorn_server
-from tests.people import Tenant
-from tests.raw_http import answer_on, connected, head
-from tests.sending import PATH, event_for
-from tests.waiting import wait_until
+from tests.support.live import LiveServer, gunicorn_server
+from tests.support.people import Tenant
+from tests.support.raw_http import answer_on, connected, head
+from tests.support.sending import PATH, event_for
+from tests.support.waiting import wait_until
 
 _JSON = "Content-Type: application/json"
 _LENGTH = "Content-Length: 100"

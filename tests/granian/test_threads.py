@@ -14,10 +14,10 @@ import pytest
 from app.config import Settings
 from app.database.advisory_locks import workspace_lock
 from app.granian.threads import SharedThreads
-from tests.live import LiveServer
-from tests.people import Tenant
-from tests.sending import PATH, event_for
-from tests.waiting import wait_until
+from tests.support.live import LiveServer
+from tests.support.people import Tenant
+from tests.support.sending import PATH, event_for
+from tests.support.waiting import wait_until
 
 _SENDERS = 256
 # Those that wait for a place among batches do so for a second. The machine may be busy.

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.ingest.door import Door
-from tests.ingest.scripted_lanes import ScriptedLanes
+from tests.support.scripted_lanes import ScriptedLanes
 
 
 @pytest.fixture(name="client", params=["door", "flask"])

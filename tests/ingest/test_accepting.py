@@ -12,8 +12,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.context import Context
-from tests.people import Tenant, events_of, execute, issue_key, rows, source_of
-from tests.sending import error_of, event_for, send
+from tests.support.people import Tenant, events_of, execute, issue_key, rows, source_of
+from tests.support.sending import error_of, event_for, send
 
 pytestmark = pytest.mark.wiring
 

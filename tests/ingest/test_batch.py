@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from tests.people import Tenant, events_of, rows
-from tests.sending import PATH, error_of, event_for, send
+from tests.support.people import Tenant, events_of, rows
+from tests.support.sending import PATH, error_of, event_for, send
 
 BATCH_PATH: Final = f"{PATH}/batch"
 NDJSON: Final = "application/x-ndjson"

@@ -17,10 +17,10 @@ from app.config import Settings
 from app.context import Context
 from app.ingest.storage import Execute, Outcome, Verdict, store
 from tests.ingest.test_batch import body_of, send_batch, statuses_of, usage_of, verdicts_of
-from tests.live import environment_of
-from tests.lossy_commits import LossyCommits
-from tests.people import Tenant, events_of, execute
-from tests.sending import error_of, event_for
+from tests.support.live import environment_of
+from tests.support.lossy_commits import LossyCommits
+from tests.support.people import Tenant, events_of, execute
+from tests.support.sending import error_of, event_for
 
 pytestmark = pytest.mark.wiring
 

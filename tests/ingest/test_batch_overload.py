@@ -20,8 +20,8 @@ from app.database.engine import EVERYWHERE
 from app.errors import StorageUnavailable
 from app.ingest.routes import COUNTER
 from tests.ingest.test_batch import send_batch, statuses_of
-from tests.people import Tenant, events_of, issue_key, limit_key, source_of
-from tests.sending import error_of, event_for
+from tests.support.people import Tenant, events_of, issue_key, limit_key, source_of
+from tests.support.sending import error_of, event_for
 
 _RECORD = text(
     "INSERT INTO idempotency_records VALUES (:project, :source, 'k', '', gen_random_uuid(), 200, '', now(), now())"

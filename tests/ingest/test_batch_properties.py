@@ -11,8 +11,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from tests.ingest.test_batch import NDJSON, send_batch, verdicts_of
-from tests.people import Tenant, rows
-from tests.sending import error_of, send
+from tests.support.people import Tenant, rows
+from tests.support.sending import error_of, send
 
 _any_machine = settings(
     max_examples=60,

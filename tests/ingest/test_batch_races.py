@@ -15,10 +15,10 @@ import pytest
 from app.context import Context
 from tests.ingest.test_batch import BATCH_PATH, body_of
 from tests.ingest.test_batch_replaying import expire_records
-from tests.live import Answer, LiveServer, make_known, read
-from tests.people import Tenant, events_of, rows
-from tests.sending import PATH, event_for
-from tests.waiting import wait_until
+from tests.support.live import Answer, LiveServer, make_known, read
+from tests.support.people import Tenant, events_of, rows
+from tests.support.sending import PATH, event_for
+from tests.support.waiting import wait_until
 
 _THREADS = 24
 

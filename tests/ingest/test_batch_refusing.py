@@ -15,8 +15,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from tests.ingest.test_batch import BATCH_PATH, NDJSON, body_of, send_batch, statuses_of
-from tests.people import Tenant, events_of, execute, issue_key, rows, source_of
-from tests.sending import error_of, event_for, pointers_of, send
+from tests.support.people import Tenant, events_of, execute, issue_key, rows, source_of
+from tests.support.sending import error_of, event_for, pointers_of, send
 
 _BYTES_MAX = 5_242_880
 

@@ -10,8 +10,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from tests.ingest.test_batch import NDJSON, send_batch, statuses_of, usage_of
-from tests.people import Tenant, events_of, execute, issue_key, source_of
-from tests.sending import error_of, event_for, send
+from tests.support.people import Tenant, events_of, execute, issue_key, source_of
+from tests.support.sending import error_of, event_for, send
 
 pytestmark = pytest.mark.wiring
 

@@ -15,8 +15,8 @@ from app.ingest.batch.body import EVENTS_MAX, read_batch
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Envelope
 from tests.ingest.test_batch import NDJSON, body_of, send_batch, statuses_of, verdicts_of
-from tests.people import Tenant, events_of, rows
-from tests.sending import error_of, event_for, pointers_of, send
+from tests.support.people import Tenant, events_of, rows
+from tests.support.sending import error_of, event_for, pointers_of, send
 
 _TEMPLATE = '{"event_type": "a", "source_id": "SOURCE", "payload": PAYLOAD}'
 _WRONG = [

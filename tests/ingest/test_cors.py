@@ -12,9 +12,9 @@ from app.errors import OriginNotAllowed
 from app.ingest.cors import Origins
 from tests.ingest.test_batch import BATCH_PATH, send_batch
 from tests.ingest.test_policies import limit
-from tests.live import LiveServer
-from tests.people import Tenant, events_of, execute
-from tests.sending import PATH, error_of, event_for, send
+from tests.support.live import LiveServer
+from tests.support.people import Tenant, events_of, execute
+from tests.support.sending import PATH, error_of, event_for, send
 
 _EXPOSED = {"X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy", "Idempotent-Replayed"}
 

@@ -18,10 +18,10 @@ from app.context import Context
 from app.database.dedicated_connection import Lane
 from app.errors import OutcomeUnknown
 from app.maintenance.usage import REPEATABLE, fold_usage
-from tests.live import environment_of
-from tests.people import Tenant, events_of, execute, rows
-from tests.sending import error_of, event_for, send
-from tests.servers import ENDED
+from tests.support.live import environment_of
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.sending import error_of, event_for, send
+from tests.support.servers import ENDED
 
 pytestmark = pytest.mark.wiring
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.wiring
 _HANG_BEFORE_COMMIT = """
 import sys
 from app.database.dedicated_connection import Lane
-from tests.sending import PATH
+from tests.support.sending import PATH
 from wsgi import app
 
 key, body = sys.argv[1:]

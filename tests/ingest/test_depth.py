@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from tests.ingest.test_batch import BATCH_PATH, NDJSON, body_of, send_batch, verdicts_of
-from tests.live import LiveServer, read
-from tests.people import Tenant, events_of
-from tests.sending import PATH, error_of, event_for, pointers_of, send
+from tests.support.live import LiveServer, read
+from tests.support.people import Tenant, events_of
+from tests.support.sending import PATH, error_of, event_for, pointers_of, send
 
 # One too many; where Python's own limit is near; what ended processes of Python 3.13; and beyond all parsers.
 _LEVELS = [33, 490, 1_000, 7_000, 9_990, 60_000]

@@ -14,9 +14,9 @@ from app.ingest.door import Door
 from app.ingest.pending_write import WriteResult
 from app.ingest.routes import COUNTER
 from app.telemetry.metrics import REGISTRY, fold
-from tests.people import Tenant, events_of
-from tests.sending import PATH, error_of, event_for, send
-from tests.waiting import wait_until
+from tests.support.people import Tenant, events_of
+from tests.support.sending import PATH, error_of, event_for, send
+from tests.support.waiting import wait_until
 
 Answer = tuple[int, dict[str, str], dict[str, Any]]
 

@@ -14,8 +14,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from app.wire.body_reads import ENDED_EARLY
-from tests.people import Tenant, events_of
-from tests.sending import PATH, error_of, event_for, send
+from tests.support.people import Tenant, events_of
+from tests.support.sending import PATH, error_of, event_for, send
 
 if sys.version_info >= (3, 14):
     from compression import zstd

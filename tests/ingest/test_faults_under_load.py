@@ -20,13 +20,13 @@ from app.database.schema import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
-from tests.databases import close
-from tests.live import LiveServer, live_server, workers_of
-from tests.logging_left_alone import logging_left_alone
-from tests.people import Tenant, make_tenant
-from tests.sending import PATH
-from tests.servers import ENDED
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.live import LiveServer, live_server, workers_of
+from tests.support.logging_left_alone import logging_left_alone
+from tests.support.people import Tenant, make_tenant
+from tests.support.sending import PATH
+from tests.support.servers import ENDED
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

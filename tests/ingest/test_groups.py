@@ -18,9 +18,9 @@ from app.ingest.committer import Committer
 from app.ingest.envelope import Attempt
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import Outcome, Verdict
-from tests.ingest.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
-from tests.people import Tenant, events_of
-from tests.waiting import wait_until
+from tests.support.people import Tenant, events_of
+from tests.support.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(name="committer")

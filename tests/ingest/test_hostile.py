@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from app.context import Context
-from tests.live import Answer, LiveServer
-from tests.people import Tenant, events_of
-from tests.sending import PATH, event_for
+from tests.support.live import Answer, LiveServer
+from tests.support.people import Tenant, events_of
+from tests.support.sending import PATH, event_for
 
 _MEBIBYTE = 1_048_576
 

@@ -11,8 +11,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from tests.ingest.test_batch import NDJSON, send_batch, statuses_of
-from tests.people import Tenant, events_of, limit_key
-from tests.sending import error_of, event_for, send
+from tests.support.people import Tenant, events_of, limit_key
+from tests.support.sending import error_of, event_for, send
 
 _PACKED = {"Content-Encoding": "gzip"}
 

@@ -10,8 +10,8 @@ from app.errors import StorageUnavailable
 from app.ingest import acceptance
 from tests.ingest.test_batch import send_batch
 from tests.ingest.test_policies import limit
-from tests.people import Tenant
-from tests.sending import error_of, event_for, send
+from tests.support.people import Tenant
+from tests.support.sending import error_of, event_for, send
 
 
 def _wrong(tenant: Tenant) -> list[tuple[dict[str, Any], str, str]]:

@@ -13,9 +13,9 @@ from app.errors import StorageUnavailable
 from app.ingest import contention
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import Outcome, Verdict
-from tests.ingest.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
-from tests.people import Tenant
-from tests.waiting import wait_until
+from tests.support.people import Tenant
+from tests.support.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
+from tests.support.waiting import wait_until
 
 # A busy machine has the time that it takes.
 _PATIENT_SECONDS = 15.0

@@ -25,10 +25,10 @@ from app.database.schema import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
 from tests.conftest import SECRET_KEY
-from tests.databases import close
-from tests.people import Tenant, events_of, make_tenant
-from tests.sending import error_of, send
-from tests.servers import ENDED
+from tests.support.databases import close
+from tests.support.people import Tenant, events_of, make_tenant
+from tests.support.sending import error_of, send
+from tests.support.servers import ENDED
 
 
 @pytest.fixture(scope="module", name="server")

@@ -12,9 +12,9 @@ from app.context import Context
 from app.ingest.routes import COUNTER
 from tests.ingest.test_batch import BATCH_PATH
 from tests.ingest.test_policies import limit
-from tests.live import LiveServer
-from tests.people import Tenant, events_of, execute, rows
-from tests.sending import PATH, error_of, event_for, pointers_of, send
+from tests.support.live import LiveServer
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.sending import PATH, error_of, event_for, pointers_of, send
 
 _SHOP = "https://shop.example"
 # As navigator.sendBeacon(url, text) sends it.

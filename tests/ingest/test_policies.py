@@ -25,11 +25,11 @@ from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store
 from app.wire.exact_json import read_object
 from tests.ingest.test_batch import BATCH_PATH, body_of, send_batch, statuses_of
-from tests.live import LiveServer, read
-from tests.people import Tenant, events_of, execute, rows
-from tests.sending import PATH, error_of, event_for, send
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.live import LiveServer, read
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.sending import PATH, error_of, event_for, send
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 _SHOP = "https://shop.example"
 _FROM_SHOP = {"Origin": _SHOP}

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.context import Context
-from tests.people import Tenant, rows
-from tests.sending import error_of, send
+from tests.support.people import Tenant, rows
+from tests.support.sending import error_of, send
 
 # The database and the tenant are shared by all examples on purpose; no example has a deadline of its own.
 _any_machine = settings(

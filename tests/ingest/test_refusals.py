@@ -25,11 +25,11 @@ from app.ingest.refusals import Refusals
 from app.ingest.routes import COUNTER
 from app.maintenance.usage import fold_usage
 from tests.ingest.test_batch import send_batch
-from tests.live import LiveServer, live_server
-from tests.lossy_commits import LossyCommits
-from tests.people import Tenant, events_of, execute, rows
-from tests.sending import PATH, event_for, send
-from tests.waiting import wait_until
+from tests.support.live import LiveServer, live_server
+from tests.support.lossy_commits import LossyCommits
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.sending import PATH, event_for, send
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.wiring
 

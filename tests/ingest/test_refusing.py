@@ -12,8 +12,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from app.credentials.verification import Credentials
-from tests.people import Tenant, events_of, execute, issue_key, source_of
-from tests.sending import PATH, error_of, event_for, pointers_of, send
+from tests.support.people import Tenant, events_of, execute, issue_key, source_of
+from tests.support.sending import PATH, error_of, event_for, pointers_of, send
 
 
 @pytest.fixture(autouse=True)

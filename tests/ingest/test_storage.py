@@ -14,10 +14,10 @@ from app.database.engine import EVERYWHERE
 from app.ingest.envelope import Attempt
 from app.ingest.storage import Outcome, Verdict, store
 from app.maintenance.usage import REPEATABLE, fold_usage
-from tests.ingest.scripted_lanes import attempt_of
-from tests.people import Tenant, events_of, execute, rows
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.scripted_lanes import attempt_of
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 _NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

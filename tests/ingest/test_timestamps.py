@@ -11,8 +11,8 @@ from app.context import Context
 from app.ingest.routes import COUNTER
 from app.telemetry import metrics
 from tests.ingest.test_batch import send_batch, verdicts_of
-from tests.people import Tenant, events_of, execute, rows
-from tests.sending import error_of, event_for, send
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.sending import error_of, event_for, send
 
 pytestmark = pytest.mark.wiring
 

@@ -24,13 +24,13 @@ from app.ingest.committer import Committer
 from app.ingest.envelope import Receipt
 from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent
 from app.ingest.storage import Outcome, Verdict
-from tests.databases import close
-from tests.ingest.scripted_lanes import Run, ScriptedLanes, attempt_of, identity_of, new_committer
 from tests.ingest.test_batch import send_batch
-from tests.lossy_commits import LossyCommits
-from tests.people import Tenant, events_of
-from tests.sending import error_of, event_for
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.lossy_commits import LossyCommits
+from tests.support.people import Tenant, events_of
+from tests.support.scripted_lanes import Run, ScriptedLanes, attempt_of, identity_of, new_committer
+from tests.support.sending import error_of, event_for
+from tests.support.waiting import wait_until
 
 _REFUSALS = [
     value

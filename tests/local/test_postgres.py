@@ -13,7 +13,7 @@ from local.account import ACCOUNT_NAME, database_account
 from local.errors import EmbeddedError
 from local.postgres import EmbeddedPostgres
 from tests.local.conftest import lives, started
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 QUICK = {"fsync": "off"}
 ACTIVE = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT count(*) FROM gen%'"

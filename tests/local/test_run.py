@@ -26,9 +26,9 @@ from local.__main__ import read_port
 from local.errors import EmbeddedError
 from local.product import is_ready
 from local.welcome import first_event
-from tests.live import free_port
 from tests.local.conftest import CHECKOUT, Running, started
-from tests.waiting import wait_until
+from tests.support.live import free_port
+from tests.support.waiting import wait_until
 
 
 class Shared(NamedTuple):

@@ -15,7 +15,7 @@ from local.logs import keep_short
 from local.program import Program
 from local.supervisor import Supervisor
 from tests.local.conftest import Running, lives, started
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 SLEEPS = "import time; time.sleep(600)"
 IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); open('deaf', 'w'); time.sleep(600)"
@@ -45,7 +45,7 @@ def _supervise(tmp_path: Path) -> Supervise:
     @contextmanager
     def supervise(*, stop_seconds: float = 600, **codes: str) -> Iterator[Running]:
         arguments = (str(tmp_path), json.dumps(codes), str(stop_seconds))
-        with started("-m", "tests.local.supervised", *arguments) as running:
+        with started("-m", "tests.support.supervised", *arguments) as running:
             assert running.process.stdout is not None
             assert running.process.stdout.readline() == "watching\n"
             yield running

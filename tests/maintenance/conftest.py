@@ -18,8 +18,8 @@ from app.maintenance.runs import Shift
 from app.rate_limits import RateLimiter, Rates
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from tests.conftest import copied_database, fresh_database
-from tests.databases import close
-from tests.people import Tenant, execute, make_tenant, rows
+from tests.support.databases import close
+from tests.support.people import Tenant, execute, make_tenant, rows
 
 _NO_LIMIT = ConcurrencyLimit(99, at_once_per_client=99, waiting_per_client=0, wait_seconds=0, busy="")
 

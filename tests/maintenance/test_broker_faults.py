@@ -19,11 +19,11 @@ from app.config import Settings
 from app.database.schema import migrate
 from app.worker import create_celery
 from local.redis import EmbeddedRedis
-from tests.celery_processes import QUEUE, beat, worker
 from tests.conftest import fresh_database
-from tests.maintenance import holding
-from tests.maintenance.holding import Root
-from tests.waiting import wait_until
+from tests.support import holding
+from tests.support.celery_processes import QUEUE, beat, worker
+from tests.support.holding import Root
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.wiring, pytest.mark.slow]
 

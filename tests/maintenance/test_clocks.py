@@ -13,7 +13,7 @@ from app.maintenance.retention import DAYS_MAX, delete_expired_events, drop_old_
 from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
 from tests.maintenance.conftest import Installation, noon
-from tests.people import Tenant, execute, rows
+from tests.support.people import Tenant, execute, rows
 
 _TODAY = date(2031, 3, 30)
 _NOW = noon(_TODAY)

@@ -16,7 +16,7 @@ from app.maintenance import default_partition
 from app.maintenance.default_partition import settle_stranded_events
 from app.maintenance.runs import Done
 from tests.maintenance.conftest import Installation, noon
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 _DAY = date(2031, 3, 30)
 _EVENT = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"

@@ -22,9 +22,9 @@ from app.management.common.etags import Target
 from app.management.common.operators import Role
 from app.management.keys.domain import KeyChange, change_key
 from app.management.tokens.domain import NewToken
-from tests.lossy_commits import LossyCommits
-from tests.management.operating import Desk, at_once, desk_of, desk_with
-from tests.people import Tenant, execute, issue_key, rows, source_of
+from tests.support.lossy_commits import LossyCommits
+from tests.support.operating import Desk, at_once, desk_of, desk_with
+from tests.support.people import Tenant, execute, issue_key, rows, source_of
 
 _NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 _ELEVEN = _NOON - timedelta(hours=1)

@@ -1,6 +1,6 @@
 """Each task done by four at once; killed at random points, then rung by two beats for two workers: exact each time.
 
-Which tasks there are, app/maintenance/schedule.py says; what each has to do here, tests/maintenance/work.py.
+Which tasks there are, app/maintenance/schedule.py says; what each has to do here, tests/support/maintenance_work.py.
 """
 
 import os
@@ -26,13 +26,13 @@ from app.database.schema import migrate
 from app.maintenance.runs import Shift, Task
 from app.maintenance.schedule import TASKS
 from app.worker import create_celery
-from tests.celery_processes import QUEUE, beat, ring_until, worker
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.maintenance import holding
-from tests.maintenance.holding import Root
-from tests.maintenance.work import WORK, Work
-from tests.waiting import wait_until
+from tests.support import holding
+from tests.support.celery_processes import QUEUE, beat, ring_until, worker
+from tests.support.databases import close
+from tests.support.holding import Root
+from tests.support.maintenance_work import WORK, Work
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.wiring, pytest.mark.broker]
 
@@ -96,7 +96,7 @@ def _arena(server_url: str, broker_url: str) -> Iterator[_Arena]:
 
 
 def _work_of(task: Task) -> Work:
-    assert task.name in WORK, f"give {task.name} work to do: an entry in tests/maintenance/work.py"
+    assert task.name in WORK, f"give {task.name} work to do: an entry in tests/support/maintenance_work.py"
     return WORK[task.name]
 
 

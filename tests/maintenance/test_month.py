@@ -14,10 +14,10 @@ from app.ingest.storage import Outcome, store
 from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
 from app.wire.exact_json import read_object
-from tests.database_clock import make_clock_settable, set_clock
 from tests.maintenance.conftest import Installation, noon
-from tests.people import Tenant, execute
-from tests.sending import event_for
+from tests.support.database_clock import make_clock_settable, set_clock
+from tests.support.people import Tenant, execute
+from tests.support.sending import event_for
 
 # It ends in the future, where no partition has been made by anybody else.
 _FIRST = date(2031, 3, 1)

@@ -13,8 +13,8 @@ from app.database.engine import Database
 from app.database.schema import migrate
 from app.maintenance.partitions import make_event_partitions
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.people import rows
+from tests.support.databases import close
+from tests.support.people import rows
 
 # The app's role sees a workspace at a time, or all if it says so.
 _EVERYWHERE = "-c lariba.everywhere=on"

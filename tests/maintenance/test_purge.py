@@ -13,9 +13,9 @@ from app.context import Context
 from app.database.engine import EVERYWHERE
 from app.maintenance.purge import purge_expired_records, purge_expired_requests, purge_old_event_ids
 from app.maintenance.runs import Done
-from tests.management.operating import desk_of
-from tests.people import Tenant, execute, rows
-from tests.sending import event_for, send
+from tests.support.operating import desk_of
+from tests.support.people import Tenant, execute, rows
+from tests.support.sending import event_for, send
 
 _NOW = datetime.now(UTC)
 

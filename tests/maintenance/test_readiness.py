@@ -15,9 +15,9 @@ from app.maintenance.schedule import TASKS
 from app.maintenance.tasks import register
 from app.telemetry import logs
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.logging_left_alone import logging_left_alone
-from tests.servers import ENDED
+from tests.support.databases import close
+from tests.support.logging_left_alone import logging_left_alone
+from tests.support.servers import ENDED
 
 pytestmark = pytest.mark.wiring
 

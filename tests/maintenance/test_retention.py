@@ -21,9 +21,9 @@ from app.maintenance.partitions import Partition
 from app.maintenance.retention import delete_expired_events, drop_old_partitions, first_kept_day
 from app.maintenance.runs import Done
 from tests.maintenance.conftest import Installation, noon
-from tests.people import execute
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.people import execute
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -17,9 +17,9 @@ from app.database.owner import Owner
 from app.errors import StorageUnavailable
 from app.identifiers import random_text
 from app.maintenance.runs import Done, Shift, Task, pause_after, run_if_due
-from tests.databases import close
-from tests.people import rows
-from tests.servers import ENDED, OUR_LOCKS
+from tests.support.databases import close
+from tests.support.people import rows
+from tests.support.servers import ENDED, OUR_LOCKS
 
 _NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 _EVERY = timedelta(minutes=10)

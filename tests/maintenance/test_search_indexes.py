@@ -15,8 +15,8 @@ from app.maintenance.partitions import Partition
 from app.maintenance.runs import Done
 from app.maintenance.search_indexes import INDEXES, index_closed_partitions, index_name
 from tests.maintenance.conftest import Installation, noon
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 _TODAY = date(2031, 3, 30)
 _YESTERDAY = Partition(_TODAY - timedelta(days=1))

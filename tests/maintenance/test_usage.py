@@ -15,10 +15,10 @@ from app.database.owner import Owner
 from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
 from app.maintenance.usage import fold_usage
-from tests.management.operating import desk_of
-from tests.people import Tenant, events_of, execute, rows
-from tests.sending import event_for, send
-from tests.waiting import wait_until
+from tests.support.operating import desk_of
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.sending import event_for, send
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.wiring
 

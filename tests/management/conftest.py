@@ -4,8 +4,8 @@ import pytest
 from flask import Flask
 
 from app.context import Context
-from tests.management.operating import Desk, colleague_of, desk_of
-from tests.people import Tenant
+from tests.support.operating import Desk, colleague_of, desk_of
+from tests.support.people import Tenant
 
 
 @pytest.fixture(name="desk")

@@ -12,10 +12,10 @@ from sqlalchemy import Connection, event, text
 from app.context import Context
 from app.database.engine import EVERYWHERE
 from app.maintenance.usage import fold_usage
-from tests.management.operating import Desk
-from tests.people import Tenant, execute, issue_key, rows, source_of
-from tests.sending import error_of, send
-from tests.waiting import wait_until
+from tests.support.operating import Desk
+from tests.support.people import Tenant, execute, issue_key, rows, source_of
+from tests.support.sending import error_of, send
+from tests.support.waiting import wait_until
 
 _WAIT_FOR_A_ROW: Final = """
     SELECT 1 FROM pg_stat_activity

@@ -6,8 +6,8 @@ from app.context import Context
 from app.management.common.operators import SHELL, Role
 from app.management.workspace.domain import create_workspace, issue_workspace_token, set_workspace_status
 from app.models import WorkspaceStatus
-from tests.management.operating import Desk
-from tests.people import Tenant, rows
+from tests.support.operating import Desk
+from tests.support.people import Tenant, rows
 
 
 def _trail(house: Context, workspace_row: int) -> list[Any]:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.management.operating import Desk
-from tests.people import Tenant
-from tests.sending import error_of, pointers_of
+from tests.support.operating import Desk
+from tests.support.people import Tenant
+from tests.support.sending import error_of, pointers_of
 
 _JSON: dict[str, Any] = {"content_type": "application/json"}
 

@@ -12,9 +12,9 @@ from app.management.common.idempotency import changing
 from app.management.common.mutations import update
 from app.management.common.operators import at_the_shell
 from app.models import Source
-from tests.management.operating import Desk, at_once
-from tests.people import Tenant, execute
-from tests.sending import error_of
+from tests.support.operating import Desk, at_once
+from tests.support.people import Tenant, execute
+from tests.support.sending import error_of
 
 Change = Callable[[Mapping[str, str | None]], TestResponse]
 

@@ -9,8 +9,8 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from app.management.common.mutations import _TAKEN
-from tests.management.operating import Desk, at_once
-from tests.people import Tenant, rows
+from tests.support.operating import Desk, at_once
+from tests.support.people import Tenant, rows
 
 _CONTROL = "'workspaces', 'projects', 'environments', 'sources', 'source_keys', 'management_tokens'"
 Attempt = Callable[[Desk, Tenant], TestResponse]

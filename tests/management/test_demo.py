@@ -12,8 +12,8 @@ from app.database.schema import migrate
 from app.factory import create_app
 from local.demo import DemoCredentials, ensure_demo
 from tests.conftest import fresh_database
-from tests.databases import close
-from tests.people import execute, rows
+from tests.support.databases import close
+from tests.support.people import execute, rows
 
 _EVENT = {
     "event_type": "payment.failed",

@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 from flask.testing import FlaskClient
 
-from tests.management.operating import NOBODYS_ID, Desk, at_once
-from tests.people import Tenant
-from tests.sending import error_of, event_for, pointers_of, send
+from tests.support.operating import NOBODYS_ID, Desk, at_once
+from tests.support.people import Tenant
+from tests.support.sending import error_of, event_for, pointers_of, send
 
 
 class TestCreate:

@@ -13,10 +13,10 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.factory import create_app
 from tests.conftest import SECRET_KEY
-from tests.databases import close
-from tests.management.operating import Desk
-from tests.people import Tenant, execute, rows
-from tests.sending import error_of
+from tests.support.databases import close
+from tests.support.operating import Desk
+from tests.support.people import Tenant, execute, rows
+from tests.support.sending import error_of
 
 PATH = "/v1/projects"
 

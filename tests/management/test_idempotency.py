@@ -33,12 +33,12 @@ from app.management.projects.creation import create_project
 from app.management.projects.domain import NewProject
 from app.management.tokens.domain import NewToken
 from app.wire.idempotency_key import read_idempotency_key
-from tests.live import live_server
-from tests.management.operating import Desk, at_once, desk_of, desk_with
-from tests.people import Tenant, execute, make_tenant, rows
-from tests.sending import error_of
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.live import live_server
+from tests.support.operating import Desk, at_once, desk_of, desk_with
+from tests.support.people import Tenant, execute, make_tenant, rows
+from tests.support.sending import error_of
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 PATH = "/v1/projects"
 

@@ -17,11 +17,11 @@ from app.credentials.verification import Credentials
 from app.factory import create_app
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.databases import close
-from tests.management.every_route import NOBODYS, Route, all_it_says, every_route
-from tests.management.operating import NOBODYS_ID, Desk, desk_with
-from tests.people import Tenant
-from tests.sending import pointers_of
+from tests.support.databases import close
+from tests.support.every_route import NOBODYS, Route, all_it_says, every_route
+from tests.support.operating import NOBODYS_ID, Desk, desk_with
+from tests.support.people import Tenant
+from tests.support.sending import pointers_of
 
 
 @pytest.fixture(scope="module", name="app", params=["both walls", "the first wall alone"])

@@ -10,9 +10,9 @@ from app.context import Context
 from app.maintenance.usage import fold_usage
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.management.operating import NOBODYS_ID, Desk, desk_with
-from tests.people import Tenant, execute
-from tests.sending import pointers_of, send
+from tests.support.operating import NOBODYS_ID, Desk, desk_with
+from tests.support.people import Tenant, execute
+from tests.support.sending import pointers_of, send
 
 _DAY_AGO = "now() - interval '1 day' * :days"
 _END = "UPDATE source_keys SET expires_at = now() + interval '1 day' * :days WHERE public_id = :id"

@@ -20,12 +20,12 @@ from app.management.keys.domain import NewKey, issue_key
 from app.management.keys.rotation import Rotation, rotate_key
 from app.management.tokens.domain import NewToken, issue_token
 from tests.conftest import SECRET_KEY
-from tests.databases import close
-from tests.hashers import CountingHasher
-from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once
-from tests.people import Tenant, execute, rows
-from tests.sending import error_of, pointers_of, send
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.hashers import CountingHasher
+from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once
+from tests.support.people import Tenant, execute, rows
+from tests.support.sending import error_of, pointers_of, send
+from tests.support.waiting import wait_until
 
 _SHOWN = {
     "id",

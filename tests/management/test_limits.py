@@ -16,13 +16,13 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.engine import EVERYWHERE
 from app.factory import create_app
-from tests.databases import close
-from tests.live import LiveServer, live_server
-from tests.management.operating import Desk, at_once, colleague_of, desk_of
-from tests.people import Tenant, rows
-from tests.sending import error_of, event_for, send
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.databases import close
+from tests.support.live import LiveServer, live_server
+from tests.support.operating import Desk, at_once, colleague_of, desk_of
+from tests.support.people import Tenant, rows
+from tests.support.sending import error_of, event_for, send
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 MakeApp = Callable[..., Flask]
 _POOL = 9  # three for management, of them two for one workspace

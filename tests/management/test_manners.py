@@ -8,8 +8,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
-from tests.management.operating import Desk
-from tests.people import Tenant
+from tests.support.operating import Desk
+from tests.support.people import Tenant
 
 
 def _links(header: str) -> dict[str, str]:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.management.common.names import read_description, read_environment_name, read_label, read_name
-from tests.management.operating import Desk
-from tests.people import Tenant
-from tests.sending import pointers_of
+from tests.support.operating import Desk
+from tests.support.people import Tenant
+from tests.support.sending import pointers_of
 
 _INVISIBLE = ["\0", "\a", "\n", "\t", "\x7f", "\x85", "\u200b", "\ufeff", "\u00ad", "\u2028", "\ue000", "\ud800"]
 _TURNING = ["\u200e", "\u200f", "\u061c", "\u202a", "\u202e", "\u2066", "\u2069"]

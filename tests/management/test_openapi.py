@@ -8,8 +8,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.management.operating import Desk
-from tests.people import Tenant
+from tests.support.operating import Desk
+from tests.support.people import Tenant
 
 Operation = dict[str, Any]
 

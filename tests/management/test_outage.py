@@ -12,11 +12,11 @@ from app.credentials.verification import Credentials
 from app.errors import OutcomeUnknown
 from app.factory import create_app
 from app.management.projects import creation as new_projects
-from tests.databases import close
-from tests.live import free_port
-from tests.management.operating import Desk
-from tests.people import Tenant
-from tests.sending import error_of
+from tests.support.databases import close
+from tests.support.live import free_port
+from tests.support.operating import Desk
+from tests.support.people import Tenant
+from tests.support.sending import error_of
 
 
 @pytest.fixture(name="lonely")

@@ -12,10 +12,10 @@ from app.context import EXTENSION
 from app.credentials.verification import Credentials
 from app.factory import create_app
 from tests.conftest import SECRET_KEY
-from tests.databases import close
-from tests.management.operating import Desk
-from tests.people import Tenant
-from tests.sending import pointers_of
+from tests.support.databases import close
+from tests.support.operating import Desk
+from tests.support.people import Tenant
+from tests.support.sending import pointers_of
 
 
 def _names(page: dict[str, Any] | None) -> list[str]:

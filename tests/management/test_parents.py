@@ -8,10 +8,10 @@ from sqlalchemy import text
 from app.context import Context
 from app.database.advisory_locks import exclude_parents
 from app.database.engine import EVERYWHERE
-from tests.management.operating import Desk
-from tests.people import Tenant, rows
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.operating import Desk
+from tests.support.people import Tenant, rows
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 _WAITING = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND mode = 'ShareLock' AND NOT granted"
 

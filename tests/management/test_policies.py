@@ -6,9 +6,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.context import Context
-from tests.management.operating import Desk
-from tests.people import Tenant, rows
-from tests.sending import error_of, event_for, pointers_of, send
+from tests.support.operating import Desk
+from tests.support.people import Tenant, rows
+from tests.support.sending import error_of, event_for, pointers_of, send
 
 _POLICIES = ("allowed_event_types", "allowed_origins", "allowed_networks")
 

@@ -3,9 +3,9 @@
 from functools import partial
 
 from app.context import Context
-from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once
-from tests.people import Tenant, rows
-from tests.sending import error_of, pointers_of
+from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once
+from tests.support.people import Tenant, rows
+from tests.support.sending import error_of, pointers_of
 
 
 class TestCreate:

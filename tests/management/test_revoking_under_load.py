@@ -11,10 +11,10 @@ import pytest
 
 from app.config import Settings
 from app.context import Context
-from tests.live import LiveServer, live_server
-from tests.management.operating import Desk
-from tests.people import Tenant, rows
-from tests.waiting import wait_until
+from tests.support.live import LiveServer, live_server
+from tests.support.operating import Desk
+from tests.support.people import Tenant, rows
+from tests.support.waiting import wait_until
 
 _LOOPS = 6
 _KEYS = "SELECT count(*) FROM source_keys WHERE workspace_id = :id"

@@ -16,11 +16,11 @@ from app.database.advisory_locks import workspace_lock
 from app.database.engine import EVERYWHERE
 from app.management.workspace.domain import set_workspace_status
 from app.models import WorkspaceStatus
-from tests.management.operating import Desk
-from tests.people import Tenant, rows
-from tests.sending import send
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.operating import Desk
+from tests.support.people import Tenant, rows
+from tests.support.sending import send
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 _WAITING = """
     SELECT 1 FROM pg_locks

@@ -11,10 +11,10 @@ from app.context import Context
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
 from app.models import Base
-from tests.management.every_route import NOBODYS, Route, every_route
-from tests.management.operating import Desk, at_once, desk_with
-from tests.people import Tenant, rows
-from tests.sending import error_of, send
+from tests.support.every_route import NOBODYS, Route, every_route
+from tests.support.operating import Desk, at_once, desk_with
+from tests.support.people import Tenant, rows
+from tests.support.sending import error_of, send
 
 
 @pytest.fixture(name="routes")

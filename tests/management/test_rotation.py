@@ -12,9 +12,9 @@ from app.context import Context
 from app.maintenance.key_life import mark_expired_keys
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.management.operating import NOBODYS_ID, Desk, at_once, desk_with
-from tests.people import Tenant, events_of, execute, rows
-from tests.sending import error_of, event_for, pointers_of, send
+from tests.support.operating import NOBODYS_ID, Desk, at_once, desk_with
+from tests.support.people import Tenant, events_of, execute, rows
+from tests.support.sending import error_of, event_for, pointers_of, send
 
 _CHOSEN = {
     "label": "till 1",

@@ -8,9 +8,9 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.maintenance.usage import fold_usage
-from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once
-from tests.people import Tenant
-from tests.sending import error_of, pointers_of, send
+from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once
+from tests.support.people import Tenant
+from tests.support.sending import error_of, pointers_of, send
 
 
 def _make(desk: Desk, environment_id: str, **changes: Any) -> dict[str, Any]:

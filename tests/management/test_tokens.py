@@ -21,13 +21,13 @@ from app.management.common.token_validity import hold_standing
 from app.management.projects.creation import create_project
 from app.management.projects.domain import NewProject
 from app.management.tokens.domain import NewToken, issue_token, revoke_token
-from tests.live import LiveServer
-from tests.management.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_with
-from tests.people import Tenant, execute, rows
-from tests.sending import PATH as INGEST
-from tests.sending import error_of, event_for, pointers_of
-from tests.servers import OUR_LOCKS
-from tests.waiting import wait_until
+from tests.support.live import LiveServer
+from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_with
+from tests.support.people import Tenant, execute, rows
+from tests.support.sending import PATH as INGEST
+from tests.support.sending import error_of, event_for, pointers_of
+from tests.support.servers import OUR_LOCKS
+from tests.support.waiting import wait_until
 
 PATH = "/v1/tokens"
 Issue = Callable[..., Desk]

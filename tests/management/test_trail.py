@@ -28,11 +28,11 @@ from app.management.workspace.domain import (
     set_workspace_status,
 )
 from app.models import WorkspaceStatus
-from tests.live import LiveServer
-from tests.management.operating import MOMENT, NOBODYS_ID, Desk, desk_with
-from tests.people import Tenant, execute, rows
-from tests.sending import pointers_of
-from tests.waiting import wait_until
+from tests.support.live import LiveServer
+from tests.support.operating import MOMENT, NOBODYS_ID, Desk, desk_with
+from tests.support.people import Tenant, execute, rows
+from tests.support.sending import pointers_of
+from tests.support.waiting import wait_until
 
 PATH = "/v1/audit"
 EXPORT = f"{PATH}/export"

@@ -13,8 +13,8 @@ from sqlalchemy import event
 from app.context import Context
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.management.operating import Desk, desk_of, desk_with
-from tests.people import Tenant, execute, make_tenant
+from tests.support.operating import Desk, desk_of, desk_with
+from tests.support.people import Tenant, execute, make_tenant
 
 _ENTRIES = 20_000
 _BEGIN = datetime(2020, 1, 1, tzinfo=UTC)

@@ -12,9 +12,9 @@ from app.ingest.routes import COUNTER
 from app.maintenance.usage import fold_usage
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.management.operating import MOMENT, NOBODYS_ID, Desk, desk_with
-from tests.people import Tenant, execute, issue_key, rows, source_of
-from tests.sending import error_of, event_for, pointers_of, send
+from tests.support.operating import MOMENT, NOBODYS_ID, Desk, desk_with
+from tests.support.people import Tenant, execute, issue_key, rows, source_of
+from tests.support.sending import error_of, event_for, pointers_of, send
 
 _NOTHING = {"stored": 0, "duplicate": 0, "replayed": 0, "rejected": {}, "payload_bytes": 0}
 _DAY = "2024-02-29"

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from app.context import Context
-from tests.management.operating import MOMENT, Desk
-from tests.people import Tenant, rows
-from tests.sending import error_of, pointers_of
+from tests.support.operating import MOMENT, Desk
+from tests.support.people import Tenant, rows
+from tests.support.sending import error_of, pointers_of
 
 PATH = "/v1/workspace"
 

@@ -7,8 +7,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.people import Tenant
-from tests.sending import error_of
+from tests.support.people import Tenant
+from tests.support.sending import error_of
 
 _BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 _PAGES = ["/", "/docs", "/docs/"]

@@ -1,4 +1,4 @@
-"""The product's Celery app for `celery -A tests.fast_bells.celery beat`: a test has no ten seconds for each bell."""
+"""For `celery -A tests.support.fast_bells.celery beat`: the product's Celery app with short intervals."""
 
 from wsgi import celery
 

@@ -12,8 +12,8 @@ import redis
 
 from app.credentials.shared_digests import SharedDigests
 from app.credentials.verification import Credential, Credentials, Identity, Known, Proof
-from tests.hashers import CountingHasher
-from tests.waiting import wait_until
+from tests.support.hashers import CountingHasher
+from tests.support.waiting import wait_until
 
 SECRET = "s" * 40
 IDENTITY = Identity(public_id="key_7", row_id=7, workspace_id=3)

@@ -16,7 +16,7 @@ from app.context import Context
 from app.management.common.authentication import authenticate
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken, issue_token
-from tests.people import Tenant
+from tests.support.people import Tenant
 
 Value = TypeVar("Value")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from app.config import Settings
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import psycopg
 
 from app.config import Settings
 from app.database.engine import conninfo_of
-from tests.servers import ENDED
+from tests.support.servers import ENDED
 
 Root = psycopg.Connection[Any]
 """A superuser's connection, whom no wall binds."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from psycopg.errors import UndefinedTable
 
 from app.maintenance.search_indexes import INDEXES
-from tests.maintenance.holding import Root
+from tests.support.holding import Root
 
 _ROWS = 20_000
 """Some hundred milliseconds for a task that goes in batches."""

@@ -8,7 +8,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from app.management.common.operation import Operation
-from tests.management.operating import NOBODYS_ID, Desk
+from tests.support.operating import NOBODYS_ID, Desk
 
 # Prefixes of public ids by the name that a path has for them.
 KINDS = {

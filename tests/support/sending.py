@@ -6,7 +6,7 @@ from typing import Any
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.people import Tenant
+from tests.support.people import Tenant
 
 PATH = "/v1/events/ingest"
 

@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import Engine, event
 
 from app.database.engine import Database, conninfo_of
-from tests.databases import close
+from tests.support.databases import close
 
 # The last moments of a transaction count as well: whatever is said then goes through them.
 _MOMENTS = ("before_cursor_execute", "rollback", "commit")

@@ -14,12 +14,12 @@ from pathlib import Path
 from celery import Celery
 
 from app.config import Settings
-from tests.live import environment_of
-from tests.waiting import wait_until
+from tests.support.live import environment_of
+from tests.support.waiting import wait_until
 
 QUEUE = "maintenance"
 _RING_SECONDS = 1.0
-_FAST = "tests.fast_bells"
+_FAST = "tests.support.fast_bells"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from app.identifiers import uuid7
 from app.ingest.committer import Committer
 from app.ingest.envelope import Attempt, read_envelope
 from app.wire.exact_json import read_object
-from tests.people import Tenant
+from tests.support.people import Tenant
 
 Run = Callable[[], list[Any]]
 Script = Callable[[Run], list[Any]]

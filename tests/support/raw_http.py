@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPResponse
 
-from tests.live import Answer, read
+from tests.support.live import Answer, read
 
 _HEADERS, _SETTINGS, _END_HEADERS = 1, 4, 4
 
