@@ -33,7 +33,7 @@ from app.telemetry import metrics
 from app.wire.exact_json import read_object
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis
-from tests.conftest import SECRET_KEY, fresh_database
+from tests.support.databases import SECRET_KEY, fresh_database
 from tests.support.people import Tenant, make_tenant
 from tests.support.sending import PATH
 from tests.support.waiting import wait_until

@@ -27,7 +27,7 @@ from app.maintenance.search_indexes import index_closed_partitions
 from app.maintenance.usage import fold_usage
 from bench.rows import PAYLOAD, RECEIPT
 from local.postgres import EmbeddedPostgres
-from tests.conftest import fresh_database
+from tests.support.databases import fresh_database
 
 _KEYS = 500
 _NOW = datetime.now(UTC).replace(microsecond=0)

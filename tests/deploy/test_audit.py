@@ -16,8 +16,7 @@ from app.credentials.verification import Credentials
 from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.people import Tenant, make_tenant
 from tests.support.sending import event_for, send
 

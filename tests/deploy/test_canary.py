@@ -16,7 +16,7 @@ from app.config import Settings
 from app.database.schema import migrate
 from app.maintenance.schedule import TASKS
 from deploy import canary
-from tests.conftest import fresh_database
+from tests.support.databases import fresh_database
 from tests.support.live import environment_of
 
 

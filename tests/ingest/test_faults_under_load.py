@@ -19,8 +19,7 @@ from app.credentials.verification import Credentials
 from app.database.schema import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
-from tests.conftest import SECRET_KEY
-from tests.support.databases import close
+from tests.support.databases import SECRET_KEY, close
 from tests.support.live import LiveServer, live_server, workers_of
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.people import Tenant, make_tenant

@@ -24,8 +24,7 @@ from app.database.engine import Database, Reach
 from app.database.schema import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
-from tests.conftest import SECRET_KEY
-from tests.support.databases import close
+from tests.support.databases import SECRET_KEY, close
 from tests.support.people import Tenant, events_of, make_tenant
 from tests.support.sending import error_of, send
 from tests.support.servers import ENDED

@@ -24,7 +24,7 @@ _characters = st.characters(codec="utf-8", exclude_characters="\0")
 _numbers = st.one_of(
     st.integers(-(10**40), 10**40),
     st.decimals(allow_nan=False, allow_infinity=False, places=12),
-    # With 308 digits before the point at the most: beyond that tests/test_json_numbers.py takes over.
+    # With 308 digits before the point at the most: beyond that tests/wire/test_json_numbers.py takes over.
     st.floats(-1e308, 1e308).map(Decimal).filter(lambda number: len(f"{number:f}") <= 1_000),
     st.builds(lambda digits, power: Decimal(f"{digits}E{power}"), st.integers(-99, 99), st.integers(-400, 306)),
 )

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from local.account import ACCOUNT_NAME, database_account
 from local.errors import EmbeddedError
 from local.postgres import EmbeddedPostgres
-from tests.local.conftest import lives, started
+from tests.support.programs import lives, started
 from tests.support.waiting import wait_until
 
 QUICK = {"fsync": "off"}

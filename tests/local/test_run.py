@@ -26,8 +26,8 @@ from local.__main__ import read_port
 from local.errors import EmbeddedError
 from local.product import is_ready
 from local.welcome import first_event
-from tests.local.conftest import CHECKOUT, Running, started
 from tests.support.live import free_port
+from tests.support.programs import CHECKOUT, Running, started
 from tests.support.waiting import wait_until
 
 

@@ -14,7 +14,7 @@ from local.errors import EmbeddedError
 from local.logs import keep_short
 from local.program import Program
 from local.supervisor import Supervisor
-from tests.local.conftest import Running, lives, started
+from tests.support.programs import Running, lives, started
 from tests.support.waiting import wait_until
 
 SLEEPS = "import time; time.sleep(600)"

@@ -19,9 +19,9 @@ from app.config import Settings
 from app.database.schema import migrate
 from app.worker import create_celery
 from local.redis import EmbeddedRedis
-from tests.conftest import fresh_database
 from tests.support import holding
 from tests.support.celery_processes import QUEUE, beat, worker
+from tests.support.databases import fresh_database
 from tests.support.holding import Root
 from tests.support.waiting import wait_until
 

@@ -12,7 +12,7 @@ from app.maintenance import tasks
 from app.maintenance.retention import DAYS_MAX, delete_expired_events, drop_old_partitions, first_kept_day
 from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
-from tests.maintenance.conftest import Installation, noon
+from tests.support.installation import Installation, noon
 from tests.support.people import Tenant, execute, rows
 
 _TODAY = date(2031, 3, 30)

@@ -15,7 +15,7 @@ from app.ingest.table_locks import waits_for_table
 from app.maintenance import default_partition
 from app.maintenance.default_partition import settle_stranded_events
 from app.maintenance.runs import Done
-from tests.maintenance.conftest import Installation, noon
+from tests.support.installation import Installation, noon
 from tests.support.waiting import wait_until
 
 _DAY = date(2031, 3, 30)

@@ -26,10 +26,9 @@ from app.database.schema import migrate
 from app.maintenance.runs import Shift, Task
 from app.maintenance.schedule import TASKS
 from app.worker import create_celery
-from tests.conftest import fresh_database
 from tests.support import holding
 from tests.support.celery_processes import QUEUE, beat, ring_until, worker
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.holding import Root
 from tests.support.maintenance_work import WORK, Work
 from tests.support.waiting import wait_until

@@ -14,8 +14,8 @@ from app.ingest.storage import Outcome, store
 from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
 from app.wire.exact_json import read_object
-from tests.maintenance.conftest import Installation, noon
 from tests.support.database_clock import make_clock_settable, set_clock
+from tests.support.installation import Installation, noon
 from tests.support.people import Tenant, execute
 from tests.support.sending import event_for
 

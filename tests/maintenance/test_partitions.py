@@ -12,8 +12,7 @@ from app.context import Context
 from app.database.engine import Database
 from app.database.schema import migrate
 from app.maintenance.partitions import make_event_partitions
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.people import rows
 
 # The app's role sees a workspace at a time, or all if it says so.

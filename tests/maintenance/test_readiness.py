@@ -14,8 +14,7 @@ from app.database.schema import migrate
 from app.maintenance.schedule import TASKS
 from app.maintenance.tasks import register
 from app.telemetry import logs
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.servers import ENDED
 

@@ -20,7 +20,7 @@ from app.maintenance.export import Content, ExportError, export_partition, read_
 from app.maintenance.partitions import Partition
 from app.maintenance.retention import delete_expired_events, drop_old_partitions, first_kept_day
 from app.maintenance.runs import Done
-from tests.maintenance.conftest import Installation, noon
+from tests.support.installation import Installation, noon
 from tests.support.people import execute
 from tests.support.servers import OUR_LOCKS
 from tests.support.waiting import wait_until

@@ -14,7 +14,7 @@ from app.maintenance.blockers import Blocker, wait_for_older_snapshots
 from app.maintenance.partitions import Partition
 from app.maintenance.runs import Done
 from app.maintenance.search_indexes import INDEXES, index_closed_partitions, index_name
-from tests.maintenance.conftest import Installation, noon
+from tests.support.installation import Installation, noon
 from tests.support.servers import OUR_LOCKS
 from tests.support.waiting import wait_until
 

@@ -11,8 +11,7 @@ from app.context import EXTENSION, Context
 from app.database.schema import migrate
 from app.factory import create_app
 from local.demo import DemoCredentials, ensure_demo
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.people import execute, rows
 
 _EVENT = {

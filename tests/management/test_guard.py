@@ -12,8 +12,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.factory import create_app
-from tests.conftest import SECRET_KEY
-from tests.support.databases import close
+from tests.support.databases import SECRET_KEY, close
 from tests.support.operating import Desk
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import error_of

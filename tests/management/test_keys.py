@@ -19,8 +19,7 @@ from app.management.common.operators import Role
 from app.management.keys.domain import NewKey, issue_key
 from app.management.keys.rotation import Rotation, rotate_key
 from app.management.tokens.domain import NewToken, issue_token
-from tests.conftest import SECRET_KEY
-from tests.support.databases import close
+from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
 from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once
 from tests.support.people import Tenant, execute, rows

@@ -20,8 +20,7 @@ from app.context import EXTENSION, Context
 from app.factory import create_app
 from app.identifiers import random_text
 from app.management.keys.report import Staleness, report_keys
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.live import environment_of, free_port
 from tests.support.operating import desk_of
 from tests.support.people import Tenant, execute, issue_key, rows, source_of

@@ -25,8 +25,7 @@ from app.maintenance.usage import fold_usage
 from app.monitoring import upkeep
 from app.monitoring.troubles import troubles_of
 from app.monitoring.upkeep import Upkeep, read_upkeep
-from tests.conftest import copied_database, fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, copied_database, fresh_database
 from tests.support.live import live_server
 from tests.support.people import Tenant, execute, make_tenant
 from tests.support.sending import event_for, send

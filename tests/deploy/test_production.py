@@ -15,8 +15,8 @@ import psycopg
 import pytest
 
 from app.config import Settings
-from tests.conftest import fresh_database
 from tests.support.celery_processes import beat, worker
+from tests.support.databases import fresh_database
 from tests.support.live import Answer, LiveServer, environment_of, live_server
 from tests.support.sending import PATH
 from tests.support.waiting import wait_until

@@ -19,9 +19,8 @@ from app.database.schema import migrate
 from app.factory import create_app
 from app.monitoring.upkeep_metrics import UpkeepMetrics
 from local.postgres import EmbeddedPostgres
-from tests.conftest import SECRET_KEY
 from tests.support.counting import count_of, counts_of_page
-from tests.support.databases import close
+from tests.support.databases import SECRET_KEY, close
 from tests.support.people import Tenant
 from tests.support.sending import error_of, send
 

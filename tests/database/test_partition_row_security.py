@@ -13,8 +13,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.database.schema import migrate
 from app.factory import create_app
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.people import Tenant, make_tenant
 from tests.support.sending import send
 from tests.support.servers import database_url

@@ -23,8 +23,7 @@ from app.database.owner import owner_engine
 from app.database.schema import SchemaBehindError, behind, downgrade, migrate, require_head
 from app.factory import create_app
 from app.models import Base
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.live import environment_of
 from tests.support.people import execute, make_tenant, rows
 from tests.support.servers import database_url

@@ -26,8 +26,7 @@ from app.credentials.verification import Credentials
 from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
-from tests.conftest import fresh_database
-from tests.support.databases import close
+from tests.support.databases import close, fresh_database
 from tests.support.live import LiveServer, environment_of, live_server, workers_of
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.operating import Desk, desk_of

@@ -21,8 +21,7 @@ from app.credentials.shared_digests import SharedDigests
 from app.credentials.verification import Credentials
 from app.factory import create_app
 from local.redis import EmbeddedRedis
-from tests.conftest import SECRET_KEY
-from tests.support.databases import close
+from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
 from tests.support.people import Tenant, events_of, execute, make_tenant
 from tests.support.sending import send
