@@ -42,11 +42,11 @@ class Context:
 
 def urgent_database(token: str | None) -> Database:
     """The database for an urgent request of this token."""
-    house = context()
-    return house.database.share(house.management.urgent, token)
+    context = current_context()
+    return context.database.share(context.management.urgent, token)
 
 
-def context() -> Context:
+def current_context() -> Context:
     """The context of the app that serves this request; raises what the factory has put there instead."""
     value = current_app.extensions[EXTENSION]
     if isinstance(value, Exception):

@@ -91,17 +91,17 @@ def _keep_to_http() -> None:
         raise MethodNotAllowed(sorted(request.url_rule.methods or ()))
 
 
-def _counter(house: Context, lines: RequestLines) -> Counter:
+def _counter(context: Context, lines: RequestLines) -> Counter:
     return Counter(
-        settings=house.settings,
-        database=house.database,
-        credentials=house.credentials,
-        committer=Committer(house.database, house.settings, every_tick=partial(_every_tick, lines)),
-        rate_limiter=house.rate_limiter,
-        batch_places=_batch_places(house.settings.batches_at_once_max),
-        body_reads=house.body_reads,
-        origins=Origins(house.database),
-        refusals=Refusals(house.database),
+        settings=context.settings,
+        database=context.database,
+        credentials=context.credentials,
+        committer=Committer(context.database, context.settings, every_tick=partial(_every_tick, lines)),
+        rate_limiter=context.rate_limiter,
+        batch_places=_batch_places(context.settings.batches_at_once_max),
+        body_reads=context.body_reads,
+        origins=Origins(context.database),
+        refusals=Refusals(context.database),
     )
 
 

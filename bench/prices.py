@@ -22,7 +22,7 @@ from sqlalchemy import text
 from app.context import EXTENSION, Context
 from app.credentials.shared_digests import SharedDigests
 from app.credentials.verification import Credentials, Identity, Known
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.database.schema import migrate
 from app.factory import create_app
 from app.identifiers import uuid7
@@ -55,19 +55,19 @@ def median_microseconds(step: Callable[[], object], runs: int = _RUNS) -> float:
     return statistics.median(taken[runs // 10 :]) / 1000
 
 
-def prices_in_the_process(house: Context, tenant: Tenant, body: bytes) -> Iterator[tuple[str, float]]:
+def prices_in_the_process(context: Context, tenant: Tenant, body: bytes) -> Iterator[tuple[str, float]]:
     """What needs no round trip."""
-    yield "argon2, once per key and process", median_microseconds(lambda: house.credentials.mint("sk"), 20)
+    yield "argon2, once per key and process", median_microseconds(lambda: context.credentials.mint("sk"), 20)
     forever = time.monotonic() + 3600
-    prove = median_microseconds(lambda: authenticate(tenant.key, house.credentials, house.database, forever))
-    yield "recognise a warm key", median_microseconds(lambda: house.credentials.recognise(tenant.key, "sk"))
+    prove = median_microseconds(lambda: authenticate(tenant.key, context.credentials, context.database, forever))
+    yield "recognise a warm key", median_microseconds(lambda: context.credentials.recognise(tenant.key, "sk"))
     yield "prove a warm key", prove
     forged = tenant.key[:-1] + ("0" if tenant.key[-1] == "1" else "1")
-    yield "refuse a forged key", median_microseconds(lambda: house.credentials.parse(forged, "sk"))
-    yield "check and parse a key", median_microseconds(lambda: house.credentials.parse(tenant.key, "sk"))
+    yield "refuse a forged key", median_microseconds(lambda: context.credentials.parse(forged, "sk"))
+    yield "check and parse a key", median_microseconds(lambda: context.credentials.parse(tenant.key, "sk"))
     yield "read an envelope", median_microseconds(lambda: read_envelope(read_object(body)))
     poller = select.poll()
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         connection = session.connection().connection.dbapi_connection
         poller.register(connection.fileno(), select.POLLIN)  # type: ignore[union-attr]
     yield "poll a pooled connection", median_microseconds(lambda: poller.poll(0))
@@ -127,13 +127,13 @@ def prices_of_the_second_tier(url: str) -> Iterator[tuple[str, float]]:
         tier.close()
 
 
-def prices_in_the_database(house: Context, tenant: Tenant, body: bytes) -> Iterator[tuple[str, float]]:
+def prices_in_the_database(context: Context, tenant: Tenant, body: bytes) -> Iterator[tuple[str, float]]:
     """Transactions, each with its commit."""
-    lane = house.database.lane()
+    connection = context.database.dedicated_connection()
     forever = time.monotonic() + 3600
 
     def select_one() -> None:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             session.execute(text("SELECT 1"))
 
     def store_one() -> None:
@@ -143,7 +143,7 @@ def prices_in_the_database(house: Context, tenant: Tenant, body: bytes) -> Itera
             event_uid=uuid7(),
         )
         store(
-            lambda statement, parameters: lane.run(statement, parameters, forever),
+            lambda statement, parameters: connection.run(statement, parameters, forever),
             [(Identity(tenant.key_id, tenant.key_row, tenant.workspace_row), attempt)],
             idempotency_ttl_seconds=86_400,
             lock_wait_seconds=1,
@@ -151,7 +151,7 @@ def prices_in_the_database(house: Context, tenant: Tenant, body: bytes) -> Itera
 
     yield "a transaction with SELECT 1", median_microseconds(select_one)
     yield "a statement that stores an event", median_microseconds(store_one)
-    lane.close()
+    connection.close()
 
 
 def price_of_a_request(app: Flask, tenant: Tenant, body: bytes) -> float:
@@ -175,17 +175,17 @@ def main() -> None:
         settings = stack.enter_context(fresh_database(server))
         migrate(settings)
         app = create_app(settings)
-        house: Context = app.extensions[EXTENSION]
-        stack.callback(house.database.engine.dispose)
-        tenant = make_tenant(house)
+        context: Context = app.extensions[EXTENSION]
+        stack.callback(context.database.engine.dispose)
+        tenant = make_tenant(context)
         event = {"event_type": "payment.failed", "source_id": tenant.source_id, "payload": _PAYLOAD}
         body = json.dumps(event).encode()
-        for name, price in [*prices_in_the_process(house, tenant, body), *prices_of_counting()]:
+        for name, price in [*prices_in_the_process(context, tenant, body), *prices_of_counting()]:
             print(f"{name:40}{price:10.1f} µs")
         shared = stack.enter_context(EmbeddedRedis(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"))
         for name, price in prices_of_the_second_tier(shared.url):
             print(f"{name:40}{price:10.1f} µs")
-        for name, price in prices_in_the_database(house, tenant, body):
+        for name, price in prices_in_the_database(context, tenant, body):
             print(f"{name:40}{price:10.1f} µs")
         print(f"{'a whole request through Flask':40}{price_of_a_request(app, tenant, body):10.1f} µs")
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.credentials.verification import Credentials, Kind, Minted
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.identifiers import new_public_id, random_text
 from app.management.keys.domain import NewKey, add_key
 from app.management.projects.domain import NewProject, add_project
@@ -54,7 +54,7 @@ def make_senders(product: Installation, folder: Path, *, sources: int, keys: int
     further_keys = iter(_shares(keys, sources))
     try:
         for share in _shares(sources, workspaces):
-            with database.transaction(EVERYWHERE, deadline_seconds=300) as session:
+            with database.transaction(TenantScope.ALL, deadline_seconds=300) as session:
                 issued = _fill_workspace(session, credentials, [1 + next(further_keys) for _ in range(share)])
             for source_id, plain_texts in issued:
                 first.append(f"{plain_texts[0]} {source_id}")

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.errors import InvalidManagementToken
 from app.factory import create_app
 from app.management.common.authentication import authenticate
@@ -43,7 +43,7 @@ class FuzzedTenant:
 
     def __init__(self) -> None:
         context: Context = create_app(Settings.from_environment(os.environ)).extensions[EXTENSION]
-        self._house = context
+        self._context = context
         workspace, issued = workspaces.create_workspace(context.database, context.credentials, f"fuzzed {uuid4()}")
         self._workspace_id = workspace.id
         self._token = issued.token
@@ -54,7 +54,7 @@ class FuzzedTenant:
         try:
             self._operator()
         except InvalidManagementToken:
-            database, credentials = self._house.database, self._house.credentials
+            database, credentials = self._context.database, self._context.credentials
             issued = workspaces.issue_workspace_token(database, credentials, self._workspace_id, "again", Role.OWNER)
             self._token = issued.token
         return self._token
@@ -69,21 +69,21 @@ class FuzzedTenant:
     def project_id(self) -> str:
         """A project that is there at this moment."""
         self.token()
-        return create_project(self._house.database, self._operator(), NewProject(name=f"{uuid4()}")).id
+        return create_project(self._context.database, self._operator(), NewProject(name=f"{uuid4()}")).id
 
     def _operator(self) -> Operator:
-        return authenticate(f"Bearer {self._token}", self._house.credentials, self._house.database)
+        return authenticate(f"Bearer {self._token}", self._context.credentials, self._context.database)
 
     def _can_send(self, key: IssuedKey) -> bool:
-        with self._house.database.transaction(EVERYWHERE) as session:
+        with self._context.database.transaction(TenantScope.ALL) as session:
             return bool(session.execute(_CAN_SEND, {"public_id": key.id}).scalar_one())
 
     def _new_key(self) -> IssuedKey:
-        database, operator = self._house.database, self._operator()
-        first = PageRequest(1, None, self._house.settings.secret_key)
+        database, operator = self._context.database, self._operator()
+        first = PageRequest(1, None, self._context.settings.secret_key)
         environment = list_environments(database, operator, self.project_id(), first).data[0]
         new = NewSource(name="fuzzed", type=SourceType.BACKEND)
-        credentials = self._house.credentials
+        credentials = self._context.credentials
         source = new_sources.create_source(database, credentials, operator, environment.id, new, NewKey())
         if source.key is None:  # pragma: no cover - it was asked for
             raise TypeError(source.id)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings, SettingsError
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import StorageUnavailable
 
 # It is due every ten seconds. While all places of a worker are taken it waits, and a run is killed after 75 seconds;
@@ -25,7 +25,7 @@ def complaint(settings: Settings) -> str | None:
     """What is wrong, in one line; None if the canary ran a moment ago."""
     database = Database(settings.database_url, pool_size=1, application_name="lariba-canary")
     try:
-        with database.transaction(EVERYWHERE, deadline_seconds=5) as session:
+        with database.transaction(TenantScope.ALL, deadline_seconds=5) as session:
             age = session.execute(_AGE).scalar()
     except (StorageUnavailable, SQLAlchemyError):
         return "the database does not answer, or holds no schema"

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.credentials.verification import Credentials
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import InvalidManagementToken, InvalidSourceKey
 from app.ingest import authentication as ingest
 from app.management.common import authentication as management
@@ -50,7 +50,7 @@ def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials
     database = Database(settings.database_url, pool_size=2, application_name="lariba-demo")
     credentials = Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max)
     try:
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             source = _find_source(session) or _create_source(session)
         key, token = known.get("LARIBA_SOURCE_KEY", ""), known.get("LARIBA_MANAGEMENT_TOKEN", "")
         if not _opens_source(key, source, credentials, database):

@@ -73,8 +73,8 @@ def _app(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
     close(app.extensions[EXTENSION].database)
 
 
-@pytest.fixture(scope="session", name="house")
-def _house(app: Flask) -> Context:
+@pytest.fixture(scope="session", name="context")
+def _context(app: Flask) -> Context:
     context = app.extensions[EXTENSION]
     assert isinstance(context, Context)
     return context
@@ -86,21 +86,21 @@ def _client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture(name="tenant")
-def _tenant(house: Context) -> Callable[[], Tenant]:
+def _tenant(context: Context) -> Callable[[], Tenant]:
     """A new workspace with project, production environment, source, key and token at each call."""
-    return lambda: make_tenant(house)
+    return lambda: make_tenant(context)
 
 
 @pytest.fixture(name="alice")
-def _alice(house: Context) -> Tenant:
+def _alice(context: Context) -> Tenant:
     """Owns a workspace."""
-    return make_tenant(house)
+    return make_tenant(context)
 
 
 @pytest.fixture(name="charlie")
-def _charlie(house: Context) -> Tenant:
+def _charlie(context: Context) -> Tenant:
     """A stranger: owns another workspace."""
-    return make_tenant(house)
+    return make_tenant(context)
 
 
 @pytest.fixture(scope="session", name="checkout")

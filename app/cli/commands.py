@@ -16,9 +16,9 @@ from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
-from app.context import context
+from app.context import current_context
 from app.database import schema
-from app.database.engine import NOWHERE
+from app.database.engine import TenantScope
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
 from app.management import shell
 from app.management.common.lifetimes import DAYS_MAX
@@ -67,9 +67,9 @@ def _failing_in_one_line() -> Iterator[None]:
 @_failing_in_one_line()
 def migrate() -> None:
     """Bring the database's schema to head, as the owner."""
-    house = context()
-    schema.migrate(house.settings)
-    with house.database.transaction(NOWHERE) as session:
+    context = current_context()
+    schema.migrate(context.settings)
+    with context.database.transaction(TenantScope.NONE) as session:
         click.echo(f"schema at {session.execute(_REVISION).scalar_one()}")
 
 
@@ -79,10 +79,10 @@ def migrate() -> None:
 @_failing_in_one_line()
 def status(*, as_json: bool) -> None:
     """Show backlogs, partitions and tasks; ends with 1 if anything is wrong, which it names."""
-    settings = context().settings
+    settings = current_context().settings
     upkeep, troubles = None, [DATABASE_AWAY]
     with suppress(StorageUnavailable):
-        upkeep = read_upkeep(context().database)
+        upkeep = read_upkeep(current_context().database)
         troubles = list(troubles_of(upkeep, settings))
     if as_json:
         click.echo(shown.as_json(upkeep, troubles))
@@ -105,10 +105,10 @@ workspace = AppGroup("workspace", help="Create, list, suspend, resume and limit 
 @_failing_in_one_line()
 def create(name: str, *, as_json: bool) -> None:
     """Create a workspace and its first management token, which is shown this once."""
-    house = context()
-    new, issued = workspaces.create_workspace(house.database, house.credentials, name)
+    context = current_context()
+    new, issued = workspaces.create_workspace(context.database, context.credentials, name)
     _show({"workspace_id": new.id, "token_id": issued.id, "management_token": issued.token}, as_json=as_json)
-    if others := workspaces.namesakes(house.database, new):
+    if others := workspaces.namesakes(context.database, new):
         click.echo(
             f"Note: {len(others)} more of this name: {', '.join(others[:_NAMESAKES_MAX])}. If one of them was meant,"
             f" suspend the new one (flask --app wsgi workspace suspend {new.id}) and issue a token for that one.",
@@ -120,7 +120,7 @@ def create(name: str, *, as_json: bool) -> None:
 @_failing_in_one_line()
 def list_all() -> None:
     """List all workspaces: id, status, time of creation, name."""
-    for each in workspaces.list_workspaces(context().database):
+    for each in workspaces.list_workspaces(current_context().database):
         click.echo(f"{each.id}\t{each.status}\t{each.created_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}\t{each.name}")
 
 
@@ -149,7 +149,7 @@ def limit(workspace_id: str, *, events_per_second: int | None, is_default: bool)
     """Limit what a workspace may send, within seconds on every process; with --default, lift its own limit."""
     if is_default is (events_per_second is not None):
         raise click.UsageError("Give either --events-per-second or --default.")
-    changed = workspaces.set_workspace_limit(context().database, workspace_id, events_per_second)
+    changed = workspaces.set_workspace_limit(current_context().database, workspace_id, events_per_second)
     rate = changed.events_per_second
     click.echo(f"{changed.id} may send {f'{rate} events per second' if rate else 'what the default says'}")
 
@@ -165,8 +165,8 @@ token = AppGroup("token", help="Issue and revoke management tokens.")
 @_failing_in_one_line()
 def issue(workspace_id: str, label: str, role: str, *, as_json: bool) -> None:
     """Issue a further management token, which is shown this once."""
-    house = context()
-    issued = workspaces.issue_workspace_token(house.database, house.credentials, workspace_id, label, Role(role))
+    context = current_context()
+    issued = workspaces.issue_workspace_token(context.database, context.credentials, workspace_id, label, Role(role))
     _show({"token_id": issued.id, "management_token": issued.token}, as_json=as_json)
 
 
@@ -175,7 +175,7 @@ def issue(workspace_id: str, label: str, role: str, *, as_json: bool) -> None:
 @_failing_in_one_line()
 def revoke_token(token_id: str) -> None:
     """Revoke a management token of any workspace: once this returns, it opens and changes nothing."""
-    click.echo(f"{shell.revoke_any_token(context().database, token_id).id} is revoked")
+    click.echo(f"{shell.revoke_any_token(current_context().database, token_id).id} is revoked")
 
 
 key = AppGroup("key", help="Revoke and report on source keys.")
@@ -202,7 +202,7 @@ _REPORT: Final = {
 @_failing_in_one_line()
 def revoke_key(key_id: str) -> None:
     """Revoke a source key of any workspace: once this returns, nothing more is stored with it."""
-    click.echo(f"{shell.revoke_any_key(context().database, key_id).id} is revoked")
+    click.echo(f"{shell.revoke_any_key(current_context().database, key_id).id} is revoked")
 
 
 @key.command("report")
@@ -215,7 +215,7 @@ def report(unused_for_days: int | None, expires_within_days: int | None, *, as_j
     if unused_for_days is None and expires_within_days is None:
         unused_for_days, expires_within_days = _UNUSED_FOR_DAYS, _EXPIRES_WITHIN_DAYS
     stale = Staleness(unused_for_days=unused_for_days, expires_within_days=expires_within_days)
-    keys = key_report.report_keys(context().database, stale)
+    keys = key_report.report_keys(current_context().database, stale)
     count = 0
     for count, each in enumerate(keys, 1):
         # The heading comes with the first line, so that a database that is away leaves none.
@@ -249,7 +249,7 @@ def _exact(moment: datetime) -> str:
 
 
 def _set_status(workspace_id: str, status: WorkspaceStatus) -> None:
-    changed = workspaces.set_workspace_status(context().database, workspace_id, status)
+    changed = workspaces.set_workspace_status(current_context().database, workspace_id, status)
     click.echo(f"{changed.id} is {changed.status}")
 
 

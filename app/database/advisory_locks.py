@@ -82,14 +82,14 @@ def alone(database: Database, name: str) -> Iterator[bool]:
     back too, and the block does not hear of it: whoever needs it has to be safe to run twice.
     Raises StorageUnavailable.
     """
-    lane = database.lane()
+    connection = database.dedicated_connection()
     try:
-        is_alone = lane.run(_TRY, [name], time.monotonic() + _TRY_SECONDS)[0][0]
+        is_alone = connection.run(_TRY, [name], time.monotonic() + _TRY_SECONDS)[0][0]
         try:
             yield is_alone
         finally:
             # A session that is ended gives its locks back a moment later; the next one would find the turn taken.
             with suppress(StorageUnavailable, OutcomeUnknown, psycopg.Error):
-                lane.run(_GIVE_BACK, [], time.monotonic() + _TRY_SECONDS)
+                connection.run(_GIVE_BACK, [], time.monotonic() + _TRY_SECONDS)
     finally:
-        lane.close()
+        connection.close()

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.database.engine import NOWHERE, Database
+from app.database.engine import Database, TenantScope
 
 SKEW_MAX: Final = timedelta(minutes=5)
 """How far two clocks may be apart. Machines that keep time are within a second; one that is minutes off keeps none."""
@@ -68,5 +68,5 @@ def read_clocks_in(session: Session, own_clock: OwnClock = own_now) -> Clocks:
 
 def read_clocks(database: Database, own_clock: OwnClock = own_now) -> Clocks:
     """As read_clocks_in, in a transaction of its own. Raises StorageUnavailable."""
-    with database.transaction(NOWHERE) as session:
+    with database.transaction(TenantScope.NONE) as session:
         return read_clocks_in(session, own_clock)

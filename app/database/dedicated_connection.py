@@ -15,7 +15,7 @@ from app.errors import OutcomeUnknown, StorageUnavailable
 Result = TypeVar("Result")
 
 
-class ImpatientConnection(psycopg.Connection[Any]):
+class DeadlineConnection(psycopg.Connection[Any]):
     """A connection that stops waiting at `deadline` (time.monotonic() seconds), whatever the server does.
 
     The server's own timeouts do not help against a server that is frozen or unreachable. A connection that ran into
@@ -37,7 +37,7 @@ class ImpatientConnection(psycopg.Connection[Any]):
             raise
 
 
-class Lane:
+class DedicatedConnection:
     """A connection of its own on which each statement is a transaction: one exchange, one wait. For one thread.
 
     Waiting is what costs a busy process: each time a thread comes back from the network it queues for the interpreter.
@@ -45,7 +45,7 @@ class Lane:
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
-        self._connection: ImpatientConnection | None = None
+        self._connection: DeadlineConnection | None = None
 
     def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
         """The rows of `statement`, committed; waits until `deadline` (time.monotonic() seconds).
@@ -68,11 +68,11 @@ class Lane:
         if self._connection is not None:
             self._connection.close()
 
-    def _connect(self) -> ImpatientConnection:
+    def _connect(self) -> DeadlineConnection:
         if self._connection is None or self._connection.closed or has_hung_up(self._connection):
             self.close()
             try:
-                self._connection = ImpatientConnection.connect(**self._arguments, autocommit=True)
+                self._connection = DeadlineConnection.connect(**self._arguments, autocommit=True)
             except psycopg.Error as error:
                 raise StorageUnavailable from error
         return self._connection

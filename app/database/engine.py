@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import psycopg
 from psycopg.errors import ReadOnlySqlTransaction
@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.concurrency.limit import ConcurrencyLimit
-from app.database.dedicated_connection import ImpatientConnection, Lane, has_hung_up
+from app.database.dedicated_connection import DeadlineConnection, DedicatedConnection, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.telemetry import metrics
 
@@ -53,24 +53,20 @@ _SESSION = {
 }
 # The second wall between workspaces (migrations/versions/0006_rights.py): true means until the transaction ends, so a
 # pooled connection carries nothing over.
-_REACH = text(
+_SCOPE = text(
     "SELECT set_config('lariba.workspace', :workspace, true), set_config('lariba.everywhere', :everywhere, true)"
 )
 _DEADLINE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 0.2
 
 
-class Reach(Enum):
+class TenantScope(Enum):
     """How far a transaction sees that belongs to no single workspace."""
 
-    EVERYWHERE = "everywhere"
+    ALL = "all"
     """All workspaces: for the worker, the operator's shell, and whoever finds out whose credential it is."""
-    NOWHERE = "nowhere"
+    NONE = "none"
     """No row of any workspace."""
-
-
-EVERYWHERE: Final = Reach.EVERYWHERE
-NOWHERE: Final = Reach.NOWHERE
 
 
 class Database:
@@ -111,35 +107,37 @@ class Database:
         return self._engine
 
     def share(self, limit: ConcurrencyLimit, client: Hashable = None) -> "Database":
-        """The same database and pool, of which no more is used than `limit` lets through of `client`, or of a reach."""
+        """The same database and pool, of which no more is used than `limit` lets through of `client`, or of a scope."""
         other = copy.copy(self)
         other._limit, other._client = limit, client  # noqa: SLF001 - it is our own
         return other
 
-    def lane(self) -> "Lane":
+    def dedicated_connection(self) -> "DedicatedConnection":
         """A further connection, beside the pool, for one thread that has statements all the time."""
-        return Lane(self._arguments)
+        return DedicatedConnection(self._arguments)
 
     @contextmanager
-    def transaction(self, reach: int | Reach, *, deadline_seconds: float = _DEADLINE_SECONDS) -> Iterator[Session]:
+    def transaction(
+        self, scope: int | TenantScope, *, deadline_seconds: float = _DEADLINE_SECONDS
+    ) -> Iterator[Session]:
         """One use case, one transaction: commits at the end of the block, rolls back if anything is raised in it.
 
-        It sees the rows of the workspace (its inner id) that `reach` names, and no others.
+        It sees the rows of the workspace (its inner id) that `scope` names, and no others.
         Raises StorageUnavailable if PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass
         OutcomeUnknown if the connection was lost during the commit itself.
         """
-        with self._limit.held(reach if self._client is None else self._client) if self._limit else nullcontext():
-            yield from self._transaction(reach, deadline_seconds)
+        with self._limit.held(scope if self._client is None else self._client) if self._limit else nullcontext():
+            yield from self._transaction(scope, deadline_seconds)
 
-    def _transaction(self, reach: int | Reach, deadline_seconds: float) -> Iterator[Session]:
+    def _transaction(self, scope: int | TenantScope, deadline_seconds: float) -> Iterator[Session]:
         deadline = time.monotonic() + deadline_seconds
         session = Session(self._engine, expire_on_commit=False)
         connection: Connection | None = None
         try:
             connection = _connected(session)
             _set_deadline(connection, deadline)
-            if reach is not NOWHERE:
-                session.execute(_REACH, _settings_of(reach))
+            if scope is not TenantScope.NONE:
+                session.execute(_SCOPE, _settings_of(scope))
             yield session
             session.flush()
         except BaseException as error:
@@ -161,8 +159,8 @@ class Database:
         finally:
             _roll_back(session, connection)
 
-    def _connect(self) -> ImpatientConnection:
-        connection = ImpatientConnection.connect(**self._arguments)
+    def _connect(self) -> DeadlineConnection:
+        connection = DeadlineConnection.connect(**self._arguments)
         # SQLAlchemy asks the first connection a few things before anybody else can give it a deadline.
         connection.deadline = time.monotonic() + _CONNECT_TIMEOUT_SECONDS
         return connection
@@ -193,10 +191,10 @@ def _roll_back(session: Session, connection: Connection | None) -> Exception | N
     return None
 
 
-def _settings_of(reach: int | Reach) -> dict[str, str]:
-    if reach is EVERYWHERE:
+def _settings_of(scope: int | TenantScope) -> dict[str, str]:
+    if scope is TenantScope.ALL:
         return {"workspace": "", "everywhere": "on"}
-    return {"workspace": str(reach), "everywhere": ""}
+    return {"workspace": str(scope), "everywhere": ""}
 
 
 def conninfo_of(url: str) -> dict[str, Any]:
@@ -226,7 +224,7 @@ def _set_deadline(connection: Connection | None, deadline: float) -> None:
     if connection is None or connection.closed or connection.invalidated:
         return
     raw: object = connection.connection.dbapi_connection
-    if isinstance(raw, ImpatientConnection):
+    if isinstance(raw, DeadlineConnection):
         raw.deadline = deadline
 
 

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import text
 
 from app.credentials.verification import Credentials, Identity, Known
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import InvalidSourceKey
 from app.telemetry import metrics
 
@@ -39,7 +39,7 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
     structlog.contextvars.bind_contextvars(key=f"key_{credential.key_id}")
 
     def look_up(key_id: str) -> Known | None:
-        with database.transaction(EVERYWHERE, deadline_seconds=deadline - time.monotonic()) as session:
+        with database.transaction(TenantScope.ALL, deadline_seconds=deadline - time.monotonic()) as session:
             row = session.execute(_LOOK_UP, {"public_id": f"key_{key_id}"}).one_or_none()
         return Known(row.secret_hash, Identity(f"key_{key_id}", row.id, row.workspace_id)) if row else None
 

@@ -26,7 +26,7 @@ from psycopg.errors import LockNotAvailable
 
 from app.config import Settings
 from app.credentials.verification import Identity
-from app.database.dedicated_connection import Lane
+from app.database.dedicated_connection import DedicatedConnection
 from app.database.engine import Database
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.ingest.contention import ContentionQueue
@@ -138,13 +138,13 @@ class Committer:
                 self._is_running = True
 
     def _run(self) -> None:
-        lane = self._database.lane()
+        connection = self._database.dedicated_connection()
         while True:
             try:
                 group = self._gather()
-                error = self._write(lane, group)
+                error = self._write(connection, group)
                 if error is not None:
-                    self._find_out_whose(lane, group, error)
+                    self._find_out_whose(connection, group, error)
                 if len(group) > 1:
                     time.sleep(min(len(group) * _LINGER_SECONDS_PER_EVENT, _LINGER_SECONDS_MAX))
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
@@ -191,7 +191,10 @@ class Committer:
         return group
 
     def _write(
-        self, lane: Lane, group: list[PendingWrite], lock_wait_seconds: float = _GROUP_LOCK_WAIT_SECONDS
+        self,
+        connection: DedicatedConnection,
+        group: list[PendingWrite],
+        lock_wait_seconds: float = _GROUP_LOCK_WAIT_SECONDS,
     ) -> psycopg.Error | None:
         """Write a group and pass on what is undecided; the error if PostgreSQL refuses it for one of its attempts.
 
@@ -201,7 +204,7 @@ class Committer:
             return None
         began = time.monotonic()
         try:
-            undecided = write_group(lane, group, self._settings, lock_wait_seconds=lock_wait_seconds, waits=False)
+            undecided = write_group(connection, group, self._settings, lock_wait_seconds=lock_wait_seconds, waits=False)
         except OutcomeUnknown:
             # Asked about again: each attempt's uid stands in what it wrote, and the statement recognises it.
             self._again += group
@@ -220,7 +223,7 @@ class Committer:
             _GROUPS.note((len(group), time.monotonic() - began, began - came))
         return None
 
-    def _find_out_whose(self, lane: Lane, group: list[PendingWrite], error: psycopg.Error) -> None:
+    def _find_out_whose(self, connection: DedicatedConnection, group: list[PendingWrite], error: psycopg.Error) -> None:
         """PostgreSQL has refused the group for one of its attempts: let the others be stored, in bounded time.
 
         Only whose attempt it was is found out here; which one it was is found out apart (contention.py). What is not
@@ -230,7 +233,7 @@ class Committer:
         parts = [(_by_workspace(group), error)]
         while parts:
             part, error = parts.pop()
-            if isinstance(error, LockNotAvailable) and waits_for_table(lane):
+            if isinstance(error, LockNotAvailable) and waits_for_table(connection):
                 # It concerns everybody, and in the next group we stand in that table's queue again.
                 self._again += _all_of(part)
             elif len(part) == 1 or time.monotonic() >= until:
@@ -240,7 +243,7 @@ class Committer:
                     self._contention.add(writes)
             else:
                 for half in _halves(part):
-                    refused = self._write(lane, _all_of(half), _SEARCH_LOCK_WAIT_SECONDS)
+                    refused = self._write(connection, _all_of(half), _SEARCH_LOCK_WAIT_SECONDS)
                     if refused is not None:
                         parts.append((half, refused))
 

@@ -97,10 +97,10 @@ class ContentionQueue:
         return True
 
     def _work(self) -> None:
-        lane = self._database.lane()
+        connection = self._database.dedicated_connection()
         while True:
             workspace_id, entries = self._begin_round()
-            this = Round(entries, lane, self._settings)
+            this = Round(entries, connection, self._settings)
             try:
                 this.run()
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from app.config import Settings
-from app.database.dedicated_connection import Lane
+from app.database.dedicated_connection import DedicatedConnection
 from app.errors import Fault, IdempotencyInProgress, OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
 from app.ingest.pending_write import PendingWrite, refuse_unsent, write_group
 from app.ingest.table_locks import waits_for_table
@@ -45,11 +45,11 @@ class Entry:
 
 
 class Round:
-    """Of one workspace, on one lane."""
+    """Of one workspace, on one connection."""
 
-    def __init__(self, entries: Sequence[Entry], lane: Lane, settings: Settings) -> None:
+    def __init__(self, entries: Sequence[Entry], connection: DedicatedConnection, settings: Settings) -> None:
         self._entries = entries
-        self._lane = lane
+        self._connection = connection
         self._settings = settings
         self._until = time.monotonic() + _ROUND_SECONDS
         self.is_troubled = False
@@ -128,7 +128,7 @@ class Round:
         """Write a group; the error if PostgreSQL refuses it as a whole."""
         try:
             undecided = write_group(
-                self._lane, writes, self._settings, lock_wait_seconds=lock_wait_seconds, waits=waits
+                self._connection, writes, self._settings, lock_wait_seconds=lock_wait_seconds, waits=waits
             )
         except StorageUnavailable as error:
             self.needs_rest = True
@@ -144,7 +144,7 @@ class Round:
 
     def _is_table(self, error: psycopg.Error) -> bool:
         """Whether it is a table that is waited for: then no attempt is to blame, and none gets on."""
-        self.needs_rest |= isinstance(error, LockNotAvailable) and waits_for_table(self._lane)
+        self.needs_rest |= isinstance(error, LockNotAvailable) and waits_for_table(self._connection)
         return self.needs_rest
 
 

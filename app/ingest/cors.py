@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import text
 
 from app.credentials.verification import Identity
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import OriginNotAllowed, StorageUnavailable
 
 _IS_ORIGIN_ALLOWED = text("SELECT is_origin_allowed(:origin)")
@@ -71,7 +71,7 @@ class Origins:
         if not self._places.acquire(timeout=_DEADLINE_SECONDS):
             raise StorageUnavailable("Too many preflights with new origins are under way. Repeat it later.")
         try:
-            with self._database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+            with self._database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
                 return bool(session.execute(_IS_ORIGIN_ALLOWED, {"origin": origin}).scalar_one())
         finally:
             self._places.release()

@@ -13,7 +13,7 @@ import structlog
 
 from app.config import Settings
 from app.credentials.verification import Identity
-from app.database.dedicated_connection import Lane
+from app.database.dedicated_connection import DedicatedConnection
 from app.errors import OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
 from app.ingest.envelope import Attempt
 from app.ingest.storage import Outcome, Verdict, store
@@ -125,11 +125,16 @@ class Undecided(NamedTuple):
 
 
 def write_group(
-    lane: Lane, group: Sequence[PendingWrite], settings: Settings, *, lock_wait_seconds: float, waits: bool
+    connection: DedicatedConnection,
+    group: Sequence[PendingWrite],
+    settings: Settings,
+    *,
+    lock_wait_seconds: float,
+    waits: bool,
 ) -> Undecided:
     """Send a group to PostgreSQL and resolve what it decides; repeating it is safe, whatever happened before.
 
-    No two of `group` may share an Idempotency-Key. Raises what Lane.run raises; then all of them are undecided.
+    No two of `group` may share an Idempotency-Key. Raises what DedicatedConnection.run raises; then all are undecided.
     """
     those = [write for write in group if write.begin_try()]
     if not those:
@@ -138,7 +143,7 @@ def write_group(
     deadline = max(write.deadline for write in those)
     try:
         verdicts = store(
-            lambda statement, parameters: lane.run(statement, parameters, deadline),
+            lambda statement, parameters: connection.run(statement, parameters, deadline),
             [(write.identity, write.attempt) for write in those],
             idempotency_ttl_seconds=settings.idempotency_ttl_seconds,
             lock_wait_seconds=lock_wait_seconds,

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError
 
 from app.concurrency.background import Background, in_every_child
 from app.credentials.verification import Identity
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
 from app.identifiers import uuid7
 
@@ -125,7 +125,7 @@ class Refusals:
             return
         transaction = ""
         try:
-            with self._database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+            with self._database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
                 transaction = session.execute(_WRITE, {"refused": _json(counts)}).scalar_one()
         except OutcomeUnknown:
             self._unanswered = _Flush(transaction, counts)
@@ -137,7 +137,7 @@ class Refusals:
     def _find_out(self, flush: _Flush) -> bool:
         """Whether it is known by now what became of `flush`; if it was rolled back, its counts are there again."""
         try:
-            with self._database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+            with self._database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
                 fate = session.execute(_FATE, {"transaction": flush.transaction}).scalar_one()
         except DataError:
             # A transaction of the future: a server that crashed before it wrote anything of ours has forgotten it.

@@ -10,7 +10,7 @@ from typing import Final
 
 import psycopg
 
-from app.database.dedicated_connection import Lane
+from app.database.dedicated_connection import DedicatedConnection
 from app.errors import StorageUnavailable
 from app.ingest.storage import Execute
 
@@ -42,10 +42,10 @@ def is_table_locked(execute: Execute) -> bool:
     return bool(is_locked)
 
 
-def waits_for_table(lane: Lane) -> bool:
-    """As is_table_locked, for a statement of `lane` that was given up. Also if PostgreSQL does not say."""
+def waits_for_table(connection: DedicatedConnection) -> bool:
+    """As is_table_locked, for a statement of `connection` that was given up. Also if PostgreSQL does not say."""
     try:
         deadline = time.monotonic() + _DEADLINE_SECONDS
-        return is_table_locked(lambda statement, parameters: lane.run(statement, parameters, deadline))
+        return is_table_locked(lambda statement, parameters: connection.run(statement, parameters, deadline))
     except (StorageUnavailable, psycopg.Error):
         return True

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 
 from app.audit.entries import WORKER, Author, Change, expiry, record_all
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.maintenance.runs import Clock, Done, in_batches, never
 
 # Short transactions: they hold the rows' locks for some milliseconds.
@@ -48,7 +48,7 @@ def mark_expired_keys(
 
     def mark_batch() -> int:
         rows = 0
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             for kind, statement in _STATEMENTS.items():
                 marked = session.execute(statement, {"now": now, "rows": batch_rows - rows}).all()
                 record_all(session, (_entry(kind, row) for row in marked))

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from psycopg import errors, sql
 from sqlalchemy import text
 
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.database.owner import Connection
 from app.errors import StorageUnavailable
 from app.maintenance.blockers import holders_in, named
@@ -62,12 +62,12 @@ def make_event_partitions(database: Database, *, first_day: date, days: int) -> 
     """
     statement, values = text("SELECT make_event_partitions(:first_day, :days)"), {"first_day": first_day, "days": days}
     try:
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             made: int = session.execute(statement, values).scalar_one()
     except StorageUnavailable as error:
         if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != errors.LockNotAvailable.sqlstate:
             raise
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             held = holders_in(session, ["events", "events_default"])
         raise errors.LockNotAvailable(f"events_default: held by {named(held)}") from error
     return made

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.maintenance.runs import Clock, Done, in_batches, never
 
 # Short transactions: the write-ahead log of many more deletes at once would keep the commits of ingest waiting for the
@@ -58,7 +58,7 @@ def purge_old_event_ids(
 
 def _purge(database: Database, statement: TextClause, until: datetime, batch_rows: int, is_over: Clock) -> Done:
     def purge_batch() -> int:
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             deleted: int = session.execute(statement, {"until": until, "rows": batch_rows}).rowcount  # type: ignore[attr-defined]
         return deleted
 

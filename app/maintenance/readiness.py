@@ -6,7 +6,7 @@ bell is heard. What is in the way is told once and not at each ring; the age of 
 
 import structlog
 
-from app.database.engine import NOWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.database.schema import SchemaBehindError, WallMissingError, behind, wall_missing
 
 _log = structlog.get_logger()
@@ -25,7 +25,7 @@ class Readiness:
         """Raise StorageUnavailable, SchemaBehindError or WallMissingError; what was in order is not looked at again."""
         if self._is_proven:
             return
-        with self._database.transaction(NOWHERE) as session:
+        with self._database.transaction(TenantScope.NONE) as session:
             connection = session.connection()
             if (missing := behind(connection)) is not None:
                 raise SchemaBehindError(missing)

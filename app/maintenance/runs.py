@@ -18,7 +18,7 @@ from sqlalchemy import Row, TextClause, text
 from app.config import Settings
 from app.database.advisory_locks import alone
 from app.database.clock import SKEW_MAX, Clocks
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.database.owner import Owner
 from app.maintenance.failures import in_one_line, is_of_the_world
 
@@ -128,7 +128,7 @@ class _Run:
         seconds = time.monotonic() - self.began
         now = self.shift.now + timedelta(seconds=seconds)
         values = {"name": self.task.name, "run": self.number, "now": now, "seconds": seconds, **outcome}
-        with self.shift.database.transaction(EVERYWHERE) as session:
+        with self.shift.database.transaction(TenantScope.ALL) as session:
             is_noted = session.execute(statement, values).rowcount  # type: ignore[attr-defined]
         if not is_noted:
             _log.warning("maintenance_overtaken", task=self.task.name)
@@ -195,7 +195,7 @@ def pause_after(every: timedelta, failures_in_a_row: int) -> timedelta:
 
 def _begin(task: Task, shift: Shift) -> int | None:
     """The number of the run that has begun; None if it is not due."""
-    with shift.database.transaction(EVERYWHERE) as session:
+    with shift.database.transaction(TenantScope.ALL) as session:
         state = session.execute(_STATE, {"name": task.name}).one_or_none()
         if state is not None and not _is_due(task, state, shift.now):
             return None

@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import text
 
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.maintenance.runs import Clock, Done, in_batches, never
 
 _BATCH_ROWS = 5_000
@@ -102,7 +102,7 @@ def fold_usage(
     parameters = {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX, "repeatable": repeatable}
 
     def fold_batch() -> int:
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             folded: int = session.execute(_FOLD, parameters).scalar_one()
         return folded
 

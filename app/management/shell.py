@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import NotFound
 from app.management.common.etags import Target
 from app.management.common.lookup import is_public_id
@@ -36,7 +36,7 @@ def revoke_any_token(database: Database, token_id: str) -> TokenFacts:
 def _owner_of(database: Database, statement: TextClause, public_id: str) -> Operator:
     if not is_public_id(public_id):
         raise NotFound
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         workspace_row = session.execute(statement, {"public_id": public_id}).scalar_one_or_none()
     if workspace_row is None:
         raise NotFound

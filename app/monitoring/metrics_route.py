@@ -9,7 +9,7 @@ from flask_smorest import Blueprint
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from app.context import EXTENSION, Context, context
+from app.context import EXTENSION, Context, current_context
 from app.errors import InvalidMetricsToken
 from app.monitoring.shared_metrics import SharedMetrics
 from app.monitoring.upkeep_metrics import UpkeepMetrics
@@ -50,10 +50,10 @@ class Page:
 
 def register(app: Flask) -> None:
     """Lay out the page of `app`, whose Context must be there."""
-    house: Context = app.extensions[EXTENSION]
-    folder = house.settings.metrics_dir
+    context: Context = app.extensions[EXTENSION]
+    folder = context.settings.metrics_dir
     processes = SharedMetrics(folder) if folder else metrics.REGISTRY
-    app.extensions[METRICS] = Page(processes, UpkeepMetrics(house.database, house.settings))
+    app.extensions[METRICS] = Page(processes, UpkeepMetrics(context.database, context.settings))
 
 
 @blueprint.route("/metrics", methods=["GET"])
@@ -72,7 +72,7 @@ def register(app: Flask) -> None:
 )
 def metrics_page() -> Response:
     """What the processes and the worker do, in numbers; open unless LARIBA_METRICS_TOKEN is set."""
-    _require_token(request.headers.get("Authorization"), context().settings.metrics_token)
+    _require_token(request.headers.get("Authorization"), current_context().settings.metrics_token)
     metrics.fold()
     try:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -12,7 +12,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from app.database.clock import OwnClock, own_now, read_clocks_in
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.maintenance.runs import Task
 from app.maintenance.schedule import TASKS
 
@@ -114,7 +114,7 @@ def read_upkeep(database: Database, *, ahead: timedelta = timedelta(), own_clock
 
     Raises StorageUnavailable, and SQLAlchemyError if the schema is behind.
     """
-    with database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+    with database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
         clocks = read_clocks_in(session, own_clock)
         now = clocks.database + ahead
         backlogs = session.execute(_BACKLOGS, {"now": now, "rows_max": ROWS_MAX}).one()

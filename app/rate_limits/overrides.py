@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import text
 
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 
 # By the partial indexes of migrations 0005 and 0007: few rows, however many keys there are.
 _KEYS = text("SELECT id, events_per_second AS rate FROM source_keys WHERE events_per_second IS NOT NULL")
@@ -27,7 +27,7 @@ class Overrides:
 
 def read_overrides(database: Database) -> Overrides:
     """All of them, as they are now. Raises StorageUnavailable."""
-    with database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+    with database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
         keys, workspaces, keys_by_workspace = (
             {row.id: row.rate for row in session.execute(statement)}
             for statement in (_KEYS, _WORKSPACES, _WORKSPACE_KEYS)

@@ -7,9 +7,9 @@ from flask_smorest import Blueprint
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.context import context
+from app.context import current_context
 from app.database.clock import OwnClock, own_now, read_clocks_in
-from app.database.engine import NOWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.database.schema import behind, wall_missing
 from app.errors import Fault, StorageUnavailable
 from app.web import openapi
@@ -75,8 +75,8 @@ def readyz() -> Response:
 
     `clock` is told and keeps no traffic away.
     """
-    house = context()
-    checks = check(house.database, is_wall_needed=house.settings.allow_rls_bypass == "off")
+    context = current_context()
+    checks = check(context.database, is_wall_needed=context.settings.allow_rls_bypass == "off")
     failed = tuple(
         Fault(f"/checks/{name}", said) for name, said in checks.items() if said != "ok" and name not in _TOLD_ONLY
     )
@@ -92,7 +92,7 @@ def readyz() -> Response:
 def check(database: Database, *, is_wall_needed: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
     """Each check's name with "ok" or what is wrong in one line."""
     try:
-        with database.transaction(NOWHERE, deadline_seconds=1.5) as session:
+        with database.transaction(TenantScope.NONE, deadline_seconds=1.5) as session:
             is_read_only = session.execute(_IS_READ_ONLY).scalar_one()
             clocks = read_clocks_in(session, own_clock)
             behind_by = behind(session.connection())

@@ -10,7 +10,7 @@ from typing import Final
 from flask import Response, g, request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from app.context import context
+from app.context import current_context
 from app.errors import BadRequest, BodyTimeout, LengthRequired, PayloadTooLarge, Refusal, UnsupportedMediaType
 from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, patience
 from app.wire.content_encoding import Encoding, encoding_of, expand
@@ -39,7 +39,7 @@ def read_bytes(bytes_max: int | None = None) -> bytes:
     caller went away before the end or the body cannot be expanded, and StorageUnavailable if too many have stalled.
     """
     if bytes_max is None:
-        bytes_max = context().settings.request_bytes_max
+        bytes_max = current_context().settings.request_bytes_max
     encoding = encoding_of(request.headers.get("Content-Encoding", ""))
     refusal: Exception | None = request.environ.get(BODY_REFUSAL)
     if refusal is not None:
@@ -51,8 +51,8 @@ def read_bytes(bytes_max: int | None = None) -> bytes:
         if "Transfer-Encoding" not in request.headers:
             return b""
         raise LengthRequired
-    house = context()
-    with house.body_reads.reading(g.get("body_owner")), patience(request.environ, house.settings.body_seconds):
+    context = current_context()
+    with context.body_reads.reading(g.get("body_owner")), patience(request.environ, context.settings.body_seconds):
         try:
             return _read_all(bytes_max, encoding)
         except ClientDisconnected as error:
@@ -70,7 +70,11 @@ def discard_rest(response: Response) -> Response:
     if "gunicorn.socket" in environ:
         stream, size = environ["wsgi.input"], 0
         deadline = time.monotonic() + _UNWANTED_SECONDS
-        with suppress(Refusal, OSError), context().body_reads.reading(None), patience(environ, _UNWANTED_PAUSE_SECONDS):
+        with (
+            suppress(Refusal, OSError),
+            current_context().body_reads.reading(None),
+            patience(environ, _UNWANTED_PAUSE_SECONDS),
+        ):
             while size < _UNWANTED_BYTES_MAX and time.monotonic() < deadline and (piece := stream.read(65_536)):
                 size += len(piece)
     return response

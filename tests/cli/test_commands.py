@@ -76,11 +76,11 @@ class TestWorkspaceCreate:
         assert json.loads(_said(first))["workspace_id"] in second.stderr
         assert f"workspace suspend {json.loads(_said(second))['workspace_id']}" in second.stderr
 
-    def test_the_token_is_not_kept(self, shell: Shell, house: Context) -> None:
+    def test_the_token_is_not_kept(self, shell: Shell, context: Context) -> None:
         made = json.loads(_said(shell("workspace", "create", "Alice's", "--json")))
 
         secret = made["management_token"].split("_")[3]
-        kept = rows(house, "SELECT t::text FROM management_tokens t WHERE public_id = :id", id=made["token_id"])
+        kept = rows(context, "SELECT t::text FROM management_tokens t WHERE public_id = :id", id=made["token_id"])
         assert len(kept) == 1
         assert secret not in str(kept)
 
@@ -104,10 +104,10 @@ class TestWorkspaceSuspend:
 
     @pytest.mark.parametrize("verb", ["suspend", "resume"])
     def test_repeating_it_says_the_same_and_changes_nothing(
-        self, shell: Shell, house: Context, alice: Tenant, verb: str
+        self, shell: Shell, context: Context, alice: Tenant, verb: str
     ) -> None:
         def state() -> object:
-            return rows(house, "SELECT w::text FROM workspaces w WHERE id = :id", id=alice.workspace_row)
+            return rows(context, "SELECT w::text FROM workspaces w WHERE id = :id", id=alice.workspace_row)
 
         first, before = _said(shell("workspace", verb, alice.workspace_id)), state()
 
@@ -120,19 +120,19 @@ class TestWorkspaceSuspend:
 
 
 class TestWorkspaceLimit:
-    def test_a_limit_is_set_lifted_and_written_down(self, shell: Shell, house: Context, alice: Tenant) -> None:
+    def test_a_limit_is_set_lifted_and_written_down(self, shell: Shell, context: Context, alice: Tenant) -> None:
         def limit(*arguments: str) -> str:
             return _said(shell("workspace", "limit", alice.workspace_id, *arguments))
 
         for _ in range(2):
             said = limit("--events-per-second", "500")
             assert said == f"{alice.workspace_id} may send 500 events per second\n"
-        assert [row.keys_limit for row in _limits(house, alice)] == [500]
+        assert [row.keys_limit for row in _limits(context, alice)] == [500]
         assert limit("--default") == f"{alice.workspace_id} may send what the default says\n"
-        assert [row.keys_limit for row in _limits(house, alice)] == [None]
+        assert [row.keys_limit for row in _limits(context, alice)] == [None]
 
         trail = rows(
-            house,
+            context,
             "SELECT action, after FROM audit_entries WHERE object_id = :id ORDER BY id",
             id=alice.workspace_id,
         )
@@ -153,18 +153,18 @@ class TestWorkspaceLimit:
         ],
     )
     def test_what_is_no_limit_is_refused(
-        self, shell: Shell, house: Context, alice: Tenant, arguments: tuple[str, ...]
+        self, shell: Shell, context: Context, alice: Tenant, arguments: tuple[str, ...]
     ) -> None:
         assert shell("workspace", "limit", alice.workspace_id, *arguments).exit_code == 2
-        assert [row.keys_limit for row in _limits(house, alice)] == [None]
+        assert [row.keys_limit for row in _limits(context, alice)] == [None]
 
     def test_a_workspace_that_is_not_there_is_told(self, shell: Shell) -> None:
         assert "no workspace with this id" in _refused(shell("workspace", "limit", "ws_nobody", "--default"))
 
 
-def _limits(house: Context, tenant: Tenant) -> list[Row[Any]]:
+def _limits(context: Context, tenant: Tenant) -> list[Row[Any]]:
     statement = "SELECT events_per_second AS keys_limit FROM workspaces WHERE id = :id"
-    return rows(house, statement, id=tenant.workspace_row)
+    return rows(context, statement, id=tenant.workspace_row)
 
 
 def test_the_list_tells_each_workspaces_status(shell: Shell, alice: Tenant, charlie: Tenant) -> None:
@@ -178,13 +178,13 @@ def test_the_list_tells_each_workspaces_status(shell: Shell, alice: Tenant, char
 
 class TestTokenIssue:
     def test_it_prints_a_further_token_of_the_workspace(
-        self, shell: Shell, client: FlaskClient, house: Context, alice: Tenant
+        self, shell: Shell, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         issued = json.loads(_said(shell("token", "issue", alice.workspace_id, "--label", "deploy", "--json")))
 
         headers = {"Authorization": f"Bearer {issued['management_token']}"}
         assert client.get(f"/v1/projects/{alice.project_id}", headers=headers).status_code == 200
-        label = rows(house, "SELECT label FROM management_tokens WHERE public_id = :id", id=issued["token_id"])
+        label = rows(context, "SELECT label FROM management_tokens WHERE public_id = :id", id=issued["token_id"])
         assert label == [("deploy",)]
 
     def test_it_refuses_a_workspace_or_a_label_that_is_none(self, shell: Shell, alice: Tenant) -> None:
@@ -194,22 +194,22 @@ class TestTokenIssue:
 
 class TestRevoke:
     def test_it_ends_a_token_of_any_workspace(
-        self, shell: Shell, client: FlaskClient, house: Context, alice: Tenant
+        self, shell: Shell, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         assert _said(shell("token", "revoke", alice.token_id)) == f"{alice.token_id} is revoked\n"
 
         assert client.get("/v1/workspace", headers=alice.bearer).status_code == 401
         assert _said(shell("token", "revoke", alice.token_id)) == f"{alice.token_id} is revoked\n"
-        trail = rows(house, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.token_id)
+        trail = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.token_id)
         assert trail == [("cli", "management_token.revoke")]
 
     def test_it_ends_a_key_of_any_workspace(
-        self, shell: Shell, client: FlaskClient, house: Context, alice: Tenant
+        self, shell: Shell, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         assert _said(shell("key", "revoke", alice.key_id)) == f"{alice.key_id} is revoked\n"
 
         assert send(client, alice).status_code == 401
-        trail = rows(house, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.key_id)
+        trail = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.key_id)
         assert trail == [("cli", "source_key.revoke")]
 
     def test_it_says_how_an_id_is_found_in_what_has_leaked(self, shell: Shell, alice: Tenant) -> None:
@@ -220,25 +220,25 @@ class TestRevoke:
 
 class TestKeyReport:
     @staticmethod
-    def _age(house: Context, tenant: Tenant, days: int) -> None:
+    def _age(context: Context, tenant: Tenant, days: int) -> None:
         statement = "UPDATE source_keys SET created_at = now() - interval '1 day' * :days WHERE id = :id"
-        execute(house, statement, days=days, id=tenant.key_row)
+        execute(context, statement, days=days, id=tenant.key_row)
 
     @staticmethod
-    def _end(house: Context, tenant: Tenant, days: int) -> None:
+    def _end(context: Context, tenant: Tenant, days: int) -> None:
         statement = "UPDATE source_keys SET expires_at = now() + interval '1 day' * :days WHERE id = :id"
-        execute(house, statement, days=days, id=tenant.key_row)
+        execute(context, statement, days=days, id=tenant.key_row)
 
     @staticmethod
     def _reported(shell: Shell, *options: str) -> list[str]:
         return [json.loads(line)["key_id"] for line in _said(shell("key", "report", "--json", *options)).splitlines()]
 
     def test_a_person_gets_a_table_of_all_workspaces(
-        self, app: Flask, shell: Shell, house: Context, alice: Tenant, charlie: Tenant
+        self, app: Flask, shell: Shell, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": "the till at the back door"})
-        execute(house, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
-        execute(house, "UPDATE source_keys SET expires_at = '2024-02-29T12:00Z' WHERE id = :id", id=charlie.key_row)
+        execute(context, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET expires_at = '2024-02-29T12:00Z' WHERE id = :id", id=charlie.key_row)
 
         heading, *lines = _said(shell("key", "report")).splitlines()
 
@@ -267,16 +267,16 @@ class TestKeyReport:
         assert successor not in lines
 
     def test_a_script_gets_one_object_a_line_with_all_of_it(
-        self, app: Flask, shell: Shell, house: Context, alice: Tenant
+        self, app: Flask, shell: Shell, context: Context, alice: Tenant
     ) -> None:
         label = "the till at the back door"
         desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": label})
-        execute(house, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
 
         lines = [json.loads(line) for line in _said(shell("key", "report", "--json")).splitlines()]
 
         (mine,) = (line for line in lines if line["key_id"] == alice.key_id)
-        workspace = rows(house, "SELECT name FROM workspaces WHERE id = :id", id=alice.workspace_row)[0].name
+        workspace = rows(context, "SELECT name FROM workspaces WHERE id = :id", id=alice.workspace_row)[0].name
         assert mine == {
             "workspace_id": alice.workspace_id,
             "workspace": workspace,
@@ -293,14 +293,14 @@ class TestKeyReport:
         }
 
     def test_without_an_option_it_tells_what_is_unused_for_90_days_or_over_within_30(
-        self, shell: Shell, house: Context, tenant: Callable[[], Tenant]
+        self, shell: Shell, context: Context, tenant: Callable[[], Tenant]
     ) -> None:
         unused, used, ending, lasting = (tenant() for _ in range(4))
-        self._age(house, unused, 90)
-        self._age(house, used, 90)
-        execute(house, "UPDATE source_keys SET last_used_at = now() WHERE id = :id", id=used.key_row)
-        self._end(house, ending, 30)
-        self._end(house, lasting, 31)
+        self._age(context, unused, 90)
+        self._age(context, used, 90)
+        execute(context, "UPDATE source_keys SET last_used_at = now() WHERE id = :id", id=used.key_row)
+        self._end(context, ending, 30)
+        self._end(context, lasting, 31)
 
         reported = self._reported(shell)
 
@@ -309,10 +309,10 @@ class TestKeyReport:
         assert not {used.key_id, lasting.key_id} & set(reported)
 
     def test_with_one_option_it_tells_that_alone(
-        self, shell: Shell, house: Context, alice: Tenant, charlie: Tenant
+        self, shell: Shell, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
-        self._age(house, alice, 8)
-        self._end(house, charlie, 6)
+        self._age(context, alice, 8)
+        self._end(context, charlie, 6)
 
         unused = self._reported(shell, "--unused-for-days", "7")
         ending = self._reported(shell, "--expires-within-days", "7")
@@ -327,7 +327,7 @@ class TestKeyReport:
         assert len(both) == len(set(both))
 
     def test_a_key_that_is_revoked_or_archived_from_above_is_not_stale(
-        self, app: Flask, shell: Shell, house: Context, alice: Tenant, tenant: Callable[[], Tenant]
+        self, app: Flask, shell: Shell, context: Context, alice: Tenant, tenant: Callable[[], Tenant]
     ) -> None:
         desk_of(app, alice).post(f"/v1/keys/{alice.key_id}/revoke")
         gone = [alice]
@@ -335,24 +335,24 @@ class TestKeyReport:
             gone.append(tenant())
             assert desk_of(app, gone[-1]).delete(f"/v1/{path.format(gone[-1])}").status_code == 204
         for each in gone:
-            self._age(house, each, 100)
-            self._end(house, each, 1)
+            self._age(context, each, 100)
+            self._end(context, each, 1)
 
         assert not {each.key_id for each in gone} & set(self._reported(shell))
 
     def test_it_comes_in_chunks_and_nothing_is_missing_or_there_twice(
-        self, house: Context, tenant: Callable[[], Tenant]
+        self, context: Context, tenant: Callable[[], Tenant]
     ) -> None:
         soon = datetime.now(UTC) + timedelta(days=2)
         stale = [
-            issue_key(house, source_of(house, each), expires_at=soon)[1]
+            issue_key(context, source_of(context, each), expires_at=soon)[1]
             for each in (tenant() for _ in range(2))
             for _ in range(3)
         ]
         asked = Staleness(expires_within_days=3)
 
         by_one, by_three, whole = (
-            [key.key_id for key in report_keys(house.database, asked, chunk_rows=rows)] for rows in (1, 3, 500)
+            [key.key_id for key in report_keys(context.database, asked, chunk_rows=rows)] for rows in (1, 3, 500)
         )
 
         assert by_one == by_three == whole

@@ -166,7 +166,7 @@ def _processes(settings: Settings, server: EmbeddedRedis) -> Iterator[list[Flask
     for tier in tiers:
         tier.close()
     for app in apps:
-        close(_house(app).database)
+        close(_context(app).database)
 
 
 class TestTheWholeRoad:
@@ -174,7 +174,7 @@ class TestTheWholeRoad:
         self, processes: list[Flask], store: "redis.Redis"
     ) -> None:
         first, second = processes
-        alice = make_tenant(_house(first))
+        alice = make_tenant(_context(first))
         assert send(first.test_client(), alice).status_code == 201
         wait_until(lambda: entries(store))
         assert send(second.test_client(), alice).status_code == 201
@@ -182,23 +182,23 @@ class TestTheWholeRoad:
 
         for app in (first, second, second):
             assert send(app.test_client(), alice).status_code == 401
-        assert len(events_of(_house(first), alice)) == 2
+        assert len(events_of(_context(first), alice)) == 2
 
     def test_a_key_that_is_revoked_before_a_process_meets_it_is_refused(
         self, processes: list[Flask], store: "redis.Redis"
     ) -> None:
         first, second = processes
-        alice = make_tenant(_house(first))
+        alice = make_tenant(_context(first))
         assert send(first.test_client(), alice).status_code == 201
         wait_until(lambda: entries(store))
         _revoke(first, alice)
 
         assert send(second.test_client(), alice).status_code == 401
-        assert len(events_of(_house(first), alice)) == 1
+        assert len(events_of(_context(first), alice)) == 1
 
     def test_with_redis_frozen_events_are_stored_on(self, processes: list[Flask], server: EmbeddedRedis) -> None:
         first, _ = processes
-        alice, charlie = make_tenant(_house(first)), make_tenant(_house(first))
+        alice, charlie = make_tenant(_context(first)), make_tenant(_context(first))
         assert send(first.test_client(), alice).status_code == 201
         os.kill(server.pid, signal.SIGSTOP)
         try:
@@ -219,10 +219,10 @@ def _expect_right_answers(process: Process) -> None:
 
 
 def _revoke(app: Flask, tenant: Tenant) -> None:
-    execute(_house(app), "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=tenant.key_row)
+    execute(_context(app), "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=tenant.key_row)
 
 
-def _house(app: Flask) -> Context:
-    house = app.extensions[EXTENSION]
-    assert isinstance(house, Context)
-    return house
+def _context(app: Flask) -> Context:
+    context = app.extensions[EXTENSION]
+    assert isinstance(context, Context)
+    return context

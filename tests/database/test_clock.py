@@ -26,8 +26,8 @@ pytestmark = pytest.mark.wiring
         (-_YEAR, "this machine's is 366 days, 0:00:00 behind PostgreSQL's"),
     ],
 )
-def test_the_check_says_how_far_the_clocks_are_apart(house: Context, skew: timedelta, says: str) -> None:
-    checks = check(house.database, is_wall_needed=True, own_clock=lambda: datetime.now(UTC) + skew)
+def test_the_check_says_how_far_the_clocks_are_apart(context: Context, skew: timedelta, says: str) -> None:
+    checks = check(context.database, is_wall_needed=True, own_clock=lambda: datetime.now(UTC) + skew)
 
     assert checks["clock"] == says
 

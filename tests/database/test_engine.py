@@ -8,32 +8,35 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import Context
-from app.database.engine import EVERYWHERE, Database, conninfo_of
+from app.database.engine import Database, TenantScope, conninfo_of
 from app.errors import Conflict, StorageUnavailable
 from tests.support.databases import close
 from tests.support.people import Tenant, execute, rows
 
 
-def test_what_is_raised_in_the_block_rolls_it_back(house: Context, alice: Tenant) -> None:
-    with pytest.raises(Conflict), house.database.transaction(EVERYWHERE) as session:  # noqa: PT012 - the block is the subject
+def test_what_is_raised_in_the_block_rolls_it_back(context: Context, alice: Tenant) -> None:
+    with pytest.raises(Conflict), context.database.transaction(TenantScope.ALL) as session:  # noqa: PT012 - the block is the subject
         session.execute(text("UPDATE workspaces SET name = 'gone' WHERE id = :id"), {"id": alice.workspace_row})
         raise Conflict
 
-    assert rows(house, "SELECT 1 FROM workspaces WHERE id = :id AND name = 'gone'", id=alice.workspace_row) == []
+    assert rows(context, "SELECT 1 FROM workspaces WHERE id = :id AND name = 'gone'", id=alice.workspace_row) == []
 
 
-def test_a_statement_past_its_deadline_is_given_up_and_the_pool_goes_on(house: Context) -> None:
-    with pytest.raises(StorageUnavailable), house.database.transaction(EVERYWHERE, deadline_seconds=0.2) as session:
+def test_a_statement_past_its_deadline_is_given_up_and_the_pool_goes_on(context: Context) -> None:
+    with (
+        pytest.raises(StorageUnavailable),
+        context.database.transaction(TenantScope.ALL, deadline_seconds=0.2) as session,
+    ):
         session.execute(text("SELECT pg_sleep(30)"))
 
-    assert rows(house, "SELECT 1 AS one")[0].one == 1
+    assert rows(context, "SELECT 1 AS one")[0].one == 1
 
 
-def test_a_lock_that_is_not_free_in_time_means_unavailable(house: Context, alice: Tenant) -> None:
-    with house.database.transaction(EVERYWHERE) as session:
+def test_a_lock_that_is_not_free_in_time_means_unavailable(context: Context, alice: Tenant) -> None:
+    with context.database.transaction(TenantScope.ALL) as session:
         session.execute(text("SELECT 1 FROM workspaces WHERE id = :id FOR UPDATE"), {"id": alice.workspace_row})
         with pytest.raises(StorageUnavailable):
-            execute(house, "UPDATE workspaces SET name = 'x' WHERE id = :id", id=alice.workspace_row)
+            execute(context, "UPDATE workspaces SET name = 'x' WHERE id = :id", id=alice.workspace_row)
 
 
 def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settings: Settings) -> None:
@@ -46,7 +49,7 @@ def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settin
             owner.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
     database = Database(settings.database_url, pool_size=1)
     try:
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             names = ("transaction_isolation", "timezone", "lock_timeout", "synchronous_commit", "datestyle")
             found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in names]
     finally:
@@ -61,7 +64,7 @@ def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settin
 def test_options_in_the_url_are_kept_beside_ours(settings: Settings) -> None:
     separator = "&" if "?" in settings.database_url else "?"
     database = Database(f"{settings.database_url}{separator}options=-cwork_mem%3D5MB", pool_size=1)
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         found = [session.execute(text(f"SHOW {name}")).scalar_one() for name in ("work_mem", "timezone")]
     close(database)
 
@@ -69,14 +72,14 @@ def test_options_in_the_url_are_kept_beside_ours(settings: Settings) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_opens_connections_of_its_own(house: Context) -> None:
-    parent = rows(house, "SELECT pg_backend_pid() AS pid")[0].pid
+def test_a_forked_child_opens_connections_of_its_own(context: Context) -> None:
+    parent = rows(context, "SELECT pg_backend_pid() AS pid")[0].pid
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writer, str(rows(house, "SELECT pg_backend_pid() AS pid")[0].pid).encode())
+        os.write(writer, str(rows(context, "SELECT pg_backend_pid() AS pid")[0].pid).encode())
         os._exit(0)
     os.waitpid(child, 0)
 
     assert os.read(reader, 100) != str(parent).encode()
-    assert rows(house, "SELECT pg_backend_pid() AS pid")[0].pid == parent
+    assert rows(context, "SELECT pg_backend_pid() AS pid")[0].pid == parent

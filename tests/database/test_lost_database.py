@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import Context
-from app.database.dedicated_connection import ImpatientConnection
-from app.database.engine import EVERYWHERE, Database
+from app.database.dedicated_connection import DeadlineConnection
+from app.database.engine import Database, TenantScope
 from app.database.owner import Owner
 from app.errors import NotFound, OutcomeUnknown, Refusal, StorageUnavailable
 from app.telemetry import metrics
@@ -30,7 +30,7 @@ class _ControlError(Exception):
 def _wire(settings: Settings, request: pytest.FixtureRequest) -> Iterator[tuple[Database, Callable[[], None]]]:
     """A Database with an open connection, and what cuts it off."""
     with wired(settings.database_url) as (database, wire):
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             session.execute(text("SELECT 1"))
         yield database, lambda: _FAULTS[request.param](wire)
 
@@ -40,7 +40,7 @@ def test_what_is_raised_when_the_wire_fails_means_unavailable(
     wire: tuple[Database, Callable[[], None]], said: type[Exception]
 ) -> None:
     database, fail = wire
-    with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE) as session:  # noqa: PT012 - the block is the subject
+    with pytest.raises(StorageUnavailable), database.transaction(TenantScope.ALL) as session:  # noqa: PT012 - the block is the subject
         session.execute(text("SELECT 1"))
         fail()
         raise said
@@ -48,7 +48,7 @@ def test_what_is_raised_when_the_wire_fails_means_unavailable(
 
 def test_what_is_unknown_stays_unknown_when_the_wire_fails(wire: tuple[Database, Callable[[], None]]) -> None:
     database, fail = wire
-    with pytest.raises(OutcomeUnknown), database.transaction(EVERYWHERE) as session:  # noqa: PT012 - the block is the subject
+    with pytest.raises(OutcomeUnknown), database.transaction(TenantScope.ALL) as session:  # noqa: PT012 - the block is the subject
         session.execute(text("SELECT 1"))
         fail()
         raise OutcomeUnknown
@@ -56,7 +56,7 @@ def test_what_is_unknown_stays_unknown_when_the_wire_fails(wire: tuple[Database,
 
 def test_a_commit_into_a_failed_wire_is_unknown(wire: tuple[Database, Callable[[], None]]) -> None:
     database, fail = wire
-    with pytest.raises(OutcomeUnknown), database.transaction(EVERYWHERE, deadline_seconds=0.3) as session:  # noqa: PT012 - the block is the subject
+    with pytest.raises(OutcomeUnknown), database.transaction(TenantScope.ALL, deadline_seconds=0.3) as session:  # noqa: PT012 - the block is the subject
         session.execute(text("SELECT 1"))
         fail()
 
@@ -65,26 +65,26 @@ def test_a_commit_into_a_failed_wire_is_unknown(wire: tuple[Database, Callable[[
 def test_a_first_connection_that_fails_means_unavailable_in_time(settings: Settings, fault: str) -> None:
     """SQLAlchemy asks it a few things of its own, before a transaction begins."""
     with wired(settings.database_url) as (database, wire), pytest.MonkeyPatch.context() as patch:
-        connect = ImpatientConnection.connect
+        connect = DeadlineConnection.connect
 
         def connect_and_fail(**arguments: object) -> object:
             connection = connect(**arguments)  # type: ignore[arg-type]
             _FAULTS[fault](wire)
             return connection
 
-        patch.setattr(ImpatientConnection, "connect", connect_and_fail)
-        with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE):
+        patch.setattr(DeadlineConnection, "connect", connect_and_fail)
+        with pytest.raises(StorageUnavailable), database.transaction(TenantScope.ALL):
             pass
 
 
 @pytest.mark.parametrize("end", ["refusal", "commit"])
-def test_a_backend_may_end_at_any_moment_of_a_transaction(house: Context, settings: Settings, end: str) -> None:
-    with losing_backend(house.database.engine, settings.database_url, at=999) as loss:
-        assert type(_outcome_of(house.database, end)) is (NotFound if end == "refusal" else type(None))
+def test_a_backend_may_end_at_any_moment_of_a_transaction(context: Context, settings: Settings, end: str) -> None:
+    with losing_backend(context.database.engine, settings.database_url, at=999) as loss:
+        assert type(_outcome_of(context.database, end)) is (NotFound if end == "refusal" else type(None))
     assert loss.moments == 4
     for at in range(loss.moments):
-        with losing_backend(house.database.engine, settings.database_url, at):
-            raised = _outcome_of(house.database, end)
+        with losing_backend(context.database.engine, settings.database_url, at):
+            raised = _outcome_of(context.database, end)
         is_commit = end == "commit" and at == loss.moments - 1
         assert type(raised) is (OutcomeUnknown if is_commit else StorageUnavailable), at
 
@@ -96,7 +96,7 @@ def test_a_lost_connection_gives_its_place_in_the_pool_back(settings: Settings) 
         with losing_backend(database.engine, settings.database_url, at), suppress(Refusal):
             _run(database, "refusal")
         assert in_use._value.get() == 0  # noqa: SLF001 - prometheus_client has no other way
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             assert session.execute(text("SELECT 1")).scalar_one() == 1
     close(database)
 
@@ -107,19 +107,19 @@ def test_a_server_that_hangs_up_on_whom_it_lets_in_is_unavailable(
     database = Database(settings.database_url, pool_size=1)
     _run(database, "commit")
     monkeypatch.setattr("app.database.engine.has_hung_up", lambda _: True)
-    with pytest.raises(StorageUnavailable), database.transaction(EVERYWHERE):
+    with pytest.raises(StorageUnavailable), database.transaction(TenantScope.ALL):
         pass
     close(database)
 
 
-def test_a_lane_that_loses_its_backend_between_two_statements_goes_on(house: Context, settings: Settings) -> None:
-    lane = house.database.lane()
-    ((pid,),) = lane.run("SELECT pg_backend_pid()", (), _soon())
+def test_a_lane_that_loses_its_backend_between_two_statements_goes_on(context: Context, settings: Settings) -> None:
+    connection = context.database.dedicated_connection()
+    ((pid,),) = connection.run("SELECT pg_backend_pid()", (), _soon())
     end_backend(settings.database_url, pid)
-    wait_until(lambda: not rows(house, "SELECT 1 FROM pg_stat_activity WHERE pid = :pid", pid=pid))
+    wait_until(lambda: not rows(context, "SELECT 1 FROM pg_stat_activity WHERE pid = :pid", pid=pid))
 
-    assert lane.run("SELECT 1", (), _soon()) == [(1,)]
-    lane.close()
+    assert connection.run("SELECT 1", (), _soon()) == [(1,)]
+    connection.close()
 
 
 def test_the_owner_s_connection_that_is_lost_means_unavailable(settings: Settings) -> None:
@@ -141,7 +141,7 @@ def _outcome_of(database: Database, end: str) -> Exception | None:
 
 
 def _run(database: Database, end: str) -> None:
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         session.execute(text("SELECT 1"))
         session.execute(text("SELECT count(*) FROM workspaces"))
         if end == "refusal":

@@ -47,15 +47,15 @@ def _owner(fresh: Settings) -> Iterator[psycopg.Connection]:
 def _tenants(fresh: Settings, owner: psycopg.Connection) -> Iterator[tuple[Tenant, Tenant]]:
     """Two with an event today, and one in the default partition."""
     app = create_app(fresh)
-    house = app.extensions[EXTENSION]
-    assert isinstance(house, Context)
-    pair = make_tenant(house), make_tenant(house)
+    context = app.extensions[EXTENSION]
+    assert isinstance(context, Context)
+    pair = make_tenant(context), make_tenant(context)
     for tenant in pair:
         assert send(app.test_client(), tenant).status_code == 201
         for moment in ("now()", "'2010-01-01Z'"):
             owner.execute(_EVENT.format(tenant.project_row, moment, tenant.workspace_row))
     yield pair
-    close(house.database)
+    close(context.database)
 
 
 def _workspaces(connection: psycopg.Connection, relation: str) -> set[int]:

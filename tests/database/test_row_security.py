@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.database.engine import EVERYWHERE, NOWHERE, Database, Reach
+from app.database.engine import Database, TenantScope
 from app.errors import InvalidSourceKey, StorageUnavailable
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
@@ -47,14 +47,14 @@ Connect = Callable[[Tenant | None], psycopg.Connection]
 
 
 @pytest.fixture(name="full")
-def _full(app: Flask, house: Context, alice: Tenant, charlie: Tenant) -> tuple[Tenant, Tenant]:
+def _full(app: Flask, context: Context, alice: Tenant, charlie: Tenant) -> tuple[Tenant, Tenant]:
     """Both have a row in every table at least."""
     client = app.test_client()
     for tenant in (alice, charlie):
         assert send(client, tenant, idempotency_key="1").status_code == 201
         body, headers = {"name": f"of {tenant.workspace_id}"}, {"Idempotency-Key": "1"}
         assert desk_of(app, tenant).post("/v1/projects", body, headers=headers).status_code == 201
-    fold_usage(house.database)
+    fold_usage(context.database)
     for tenant in (alice, charlie):
         assert send(client, tenant, idempotency_key="2").status_code == 201
     return alice, charlie
@@ -81,14 +81,14 @@ def _connect(settings: Settings) -> Iterator[Connect]:
 class _Rows:
     """Whole rows, each as JSON."""
 
-    house: Context
+    context: Context
 
     def of(self, table: str, tenant: Tenant) -> set[str]:
         column = "id" if table == "workspaces" else "workspace_id"
         owned = f"t.{column} = :workspace"
         if column not in Base.metadata.tables[table].columns:
             owned = "t.project_id IN (SELECT id FROM projects WHERE workspace_id = :workspace)"
-        with self.house.database.transaction(EVERYWHERE) as session:
+        with self.context.database.transaction(TenantScope.ALL) as session:
             statement = text(f"SELECT to_jsonb(t)::text FROM {table} t WHERE {owned}")
             return set(session.scalars(statement, {"workspace": tenant.workspace_row}))
 
@@ -113,39 +113,39 @@ def test_every_table_has_row_level_security_and_a_policy(settings: Settings) -> 
 @pytest.mark.parametrize("table", TABLES)
 class TestEveryTable:
     def test_without_a_workspace_shows_nothing(
-        self, table: str, house: Context, full: tuple[Tenant, Tenant], connect: Connect
+        self, table: str, context: Context, full: tuple[Tenant, Tenant], connect: Connect
     ) -> None:
-        assert _Rows(house).of(table, full[0])
+        assert _Rows(context).of(table, full[0])
 
         assert _seen(connect(None), table) == set()
 
     def test_within_a_workspace_shows_its_rows_and_no_others(
-        self, table: str, house: Context, full: tuple[Tenant, Tenant], connect: Connect
+        self, table: str, context: Context, full: tuple[Tenant, Tenant], connect: Connect
     ) -> None:
         alice, charlie = full
 
-        assert _seen(connect(alice), table) == _Rows(house).of(table, alice)
-        assert _seen(connect(charlie), table) == _Rows(house).of(table, charlie)
+        assert _seen(connect(alice), table) == _Rows(context).of(table, alice)
+        assert _seen(connect(charlie), table) == _Rows(context).of(table, charlie)
 
     def test_takes_no_row_of_anothers(
-        self, table: str, house: Context, full: tuple[Tenant, Tenant], connect: Connect
+        self, table: str, context: Context, full: tuple[Tenant, Tenant], connect: Connect
     ) -> None:
         alice, charlie = full
         # A whole and valid row, which policies judge before any unique key does.
         names = ", ".join(column.name for column in Base.metadata.tables[table].columns if column.computed is None)
         copy = f"INSERT INTO {table} ({names}) SELECT {names} FROM jsonb_populate_record(NULL::{table}, %s)"
-        row = _Rows(house).of(table, charlie).pop()
+        row = _Rows(context).of(table, charlie).pop()
         for tenant in (None, alice):
             with pytest.raises(InsufficientPrivilege, match="row-level security"):
                 connect(tenant).execute(copy, [row])
 
     def test_lets_no_row_of_anothers_be_changed_or_removed(
-        self, table: str, house: Context, full: tuple[Tenant, Tenant], connect: Connect
+        self, table: str, context: Context, full: tuple[Tenant, Tenant], connect: Connect
     ) -> None:
         alice, charlie = full
-        before = _Rows(house).of(table, charlie)
+        before = _Rows(context).of(table, charlie)
         column = next(iter(Base.metadata.tables[table].columns)).name
-        own = len(_Rows(house).of(table, alice))
+        own = len(_Rows(context).of(table, alice))
 
         for tenant, rows in ((None, 0), (alice, own)):
             connection = connect(tenant)
@@ -156,7 +156,7 @@ class TestEveryTable:
                 except (InsufficientPrivilege, ForeignKeyViolation):
                     continue  # nobody may, wherever
 
-        assert _Rows(house).of(table, charlie) == before
+        assert _Rows(context).of(table, charlie) == before
 
     def test_tells_nothing_by_a_default_of_the_role_or_the_server(
         self, table: str, settings: Settings, full: tuple[Tenant, Tenant]
@@ -165,7 +165,7 @@ class TestEveryTable:
         joint = "&" if "?" in settings.database_url else "?"
         url = f"{settings.database_url}{joint}options=-c%20lariba.everywhere%3Don%20-c%20lariba.workspace%3D1"
         database = Database(url, pool_size=1)
-        with database.transaction(NOWHERE) as session:
+        with database.transaction(TenantScope.NONE) as session:
             seen = session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
         close(database)
 
@@ -174,9 +174,9 @@ class TestEveryTable:
 
 @pytest.mark.parametrize("table", sorted(_OF_NO_WORKSPACE))
 def test_what_belongs_to_no_workspace_is_shown_to_none(
-    table: str, alice: Tenant, connect: Connect, house: Context
+    table: str, alice: Tenant, connect: Connect, context: Context
 ) -> None:
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         session.execute(text(f"INSERT INTO {table} (name) VALUES ('walls') ON CONFLICT DO NOTHING"))
         assert session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() > 0
 
@@ -191,10 +191,10 @@ class TestTheViewThatEventsAreReadThrough:
         assert _seen(connect(None), "readable_events") == set()
 
     def test_within_a_workspace_shows_its_events_and_no_others(
-        self, house: Context, full: tuple[Tenant, Tenant], connect: Connect
+        self, context: Context, full: tuple[Tenant, Tenant], connect: Connect
     ) -> None:
         for tenant in full:
-            assert _seen(connect(tenant), "readable_events") == _Rows(house).of("events", tenant)
+            assert _seen(connect(tenant), "readable_events") == _Rows(context).of("events", tenant)
 
     def test_shows_no_more_to_who_sees_everything(self, full: tuple[Tenant, Tenant], connect: Connect) -> None:
         connection = connect(None)
@@ -332,7 +332,7 @@ class TestPool:
         yield database
         close(database)
 
-    def _sees(self, database: Database, reach: int | Reach, tenants: tuple[Tenant, Tenant]) -> list[bool]:
+    def _sees(self, database: Database, reach: int | TenantScope, tenants: tuple[Tenant, Tenant]) -> list[bool]:
         with database.transaction(reach) as session:
             found = set(session.scalars(text("SELECT public_id FROM projects")))
         return [tenant.project_id in found for tenant in tenants]
@@ -341,32 +341,32 @@ class TestPool:
         both = (alice, charlie)
         for _ in range(3):
             assert self._sees(database, alice.workspace_row, both) == [True, False]
-            assert self._sees(database, NOWHERE, both) == [False, False]
+            assert self._sees(database, TenantScope.NONE, both) == [False, False]
             assert self._sees(database, charlie.workspace_row, both) == [False, True]
-            assert self._sees(database, EVERYWHERE, both) == [True, True]
-            assert self._sees(database, NOWHERE, both) == [False, False]
+            assert self._sees(database, TenantScope.ALL, both) == [True, True]
+            assert self._sees(database, TenantScope.NONE, both) == [False, False]
 
     @pytest.mark.parametrize("reach", ["alice", "everywhere"])
     def test_after_an_error_a_rollback_and_a_lost_connection(
         self, database: Database, alice: Tenant, charlie: Tenant, reach: str
     ) -> None:
         both = (alice, charlie)
-        wide: int | Reach = alice.workspace_row if reach == "alice" else EVERYWHERE
+        wide: int | TenantScope = alice.workspace_row if reach == "alice" else TenantScope.ALL
 
         for statement in ("SELECT 1 / 0", "ROLLBACK", "SELECT pg_terminate_backend(pg_backend_pid())"):
             with suppress(RuntimeError, SQLAlchemyError, StorageUnavailable), database.transaction(wide) as session:
                 session.execute(text(statement))
                 raise RuntimeError
-            assert self._sees(database, NOWHERE, both) == [False, False], statement
+            assert self._sees(database, TenantScope.NONE, both) == [False, False], statement
             assert self._sees(database, charlie.workspace_row, both) == [False, True], statement
 
     def test_the_committers_lane_sees_nothing_by_itself(self, database: Database, alice: Tenant) -> None:
-        self._sees(database, EVERYWHERE, (alice, alice))
-        lane = database.lane()
+        self._sees(database, TenantScope.ALL, (alice, alice))
+        connection = database.dedicated_connection()
         try:
-            assert lane.run("SELECT count(*) FROM projects", [], float("inf")) == [(0,)]
+            assert connection.run("SELECT count(*) FROM projects", [], float("inf")) == [(0,)]
         finally:
-            lane.close()
+            connection.close()
 
     def test_a_query_that_forgot_its_workspace_shows_only_the_callers(
         self, database: Database, alice: Tenant, charlie: Tenant

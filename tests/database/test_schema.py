@@ -48,12 +48,12 @@ def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind
 
 def test_keys_that_were_used_before_it_was_noted_know_the_hour(empty: Settings, credentials: Credentials) -> None:
     migrate(empty)
-    house = create_app(empty, credentials=credentials).extensions[EXTENSION]
-    used, unused = make_tenant(house), make_tenant(house)
-    execute(house, "UPDATE source_keys SET created_at = '2020-01-01Z'")
+    context = create_app(empty, credentials=credentials).extensions[EXTENSION]
+    used, unused = make_tenant(context), make_tenant(context)
+    execute(context, "UPDATE source_keys SET created_at = '2020-01-01Z'")
     for tenant, outcome, hour in ((used, "stored", 7), (used, "stored", 8), (unused, "bad_request", 6)):
         execute(
-            house,
+            context,
             "INSERT INTO usage_hours VALUES (:project, :key, :hour, :outcome, :source, 1, 0)",
             project=tenant.project_row,
             key=tenant.key_row,
@@ -64,8 +64,8 @@ def test_keys_that_were_used_before_it_was_noted_know_the_hour(empty: Settings, 
     downgrade(empty, "0008-1")
     migrate(empty)
 
-    first_used = {row.id: row.first_used_at for row in rows(house, "SELECT id, first_used_at FROM source_keys")}
-    close(house.database)
+    first_used = {row.id: row.first_used_at for row in rows(context, "SELECT id, first_used_at FROM source_keys")}
+    close(context.database)
     assert first_used == {used.key_row: datetime(2024, 2, 29, 7, tzinfo=UTC), unused.key_row: None}
 
 

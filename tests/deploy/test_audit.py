@@ -43,11 +43,11 @@ def _installation(server_url: str, credentials: Credentials) -> Iterator[tuple[S
 @pytest.fixture(name="owner")
 def _owner(installation: tuple[Settings, Context, FlaskClient]) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     """The owner's connection to an installation with eight events, each sent twice."""
-    settings, house, client = installation
+    settings, context, client = installation
     with psycopg.connect(settings.admin_database_url, autocommit=True, row_factory=dict_row) as owner:
         for table in ("events", "event_ledger", "idempotency_records", "usage_outbox", "usage_hours"):
             owner.execute(f"TRUNCATE {table}")
-        alice = make_tenant(house)
+        alice = make_tenant(context)
         for _ in range(2):
             for number in range(_SINGLES):
                 assert send(client, alice, event_for(alice, event_id=f"e{number}"), idempotency_key=f"k{number}").json

@@ -77,9 +77,9 @@ def _application(alice: Tenant) -> _Application:
 
 
 @pytest.fixture(name="adapter")
-def _adapter(settings: Settings, house: Context, application: _Application) -> GranianAdapter:
+def _adapter(settings: Settings, context: Context, application: _Application) -> GranianAdapter:
     door = SimpleNamespace(application=application, expects=lambda _: None)
-    return GranianAdapter(cast(Door, door), settings, house.credentials)
+    return GranianAdapter(cast(Door, door), settings, context.credentials)
 
 
 def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memory(
@@ -102,7 +102,7 @@ def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memo
 
 
 def test_an_answer_that_the_server_does_not_take_ends_its_request(
-    settings: Settings, house: Context, alice: Tenant
+    settings: Settings, context: Context, alice: Tenant
 ) -> None:
     """The event is stored, so nobody else may answer that nothing was: the server hears what went wrong."""
 
@@ -123,7 +123,7 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(
     door = SimpleNamespace(
         expects=lambda _: expected, visit=lambda *_: "visit", submit=submit, answer=lambda *_: (201, [], b"")
     )
-    adapter = GranianAdapter(cast(Door, door), settings, house.credentials)
+    adapter = GranianAdapter(cast(Door, door), settings, context.credentials)
     protocol = Refusing(0)
 
     async def scenario(_: object) -> None:
@@ -135,7 +135,7 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(
     assert protocol.answers == [201]
 
 
-def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings, house: Context) -> None:
+def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings, context: Context) -> None:
     """512 of one workspace: the next one is refused at once, and others are not."""
 
     class Stalling(_Protocol):
@@ -143,7 +143,7 @@ def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settin
             return asyncio.get_running_loop().create_future()
 
     async def scenario() -> None:
-        bodies = BodyReader(settings, house.credentials)
+        bodies = BodyReader(settings, context.credentials)
         waits = [asyncio.create_task(bodies.read_small(Stalling(0), "alice")) for _ in range(512)]
         await asyncio.sleep(0)
         with pytest.raises(StorageUnavailable):
@@ -183,7 +183,7 @@ def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
     ("error", "told"), [(ProtocolClosed("gone"), BadRequest), (RuntimeError("broken"), RuntimeError)]
 )
 def test_of_a_common_event_too(
-    settings: Settings, house: Context, alice: Tenant, error: Exception, told: type[Exception]
+    settings: Settings, context: Context, alice: Tenant, error: Exception, told: type[Exception]
 ) -> None:
     """A body that broke off is the client's doing, and no fault that an operator should look at."""
 
@@ -200,7 +200,7 @@ def test_of_a_common_event_too(
 
     expected = SimpleNamespace(length=2, identity=SimpleNamespace(workspace_id=1))
     door = SimpleNamespace(application=application, expects=lambda _: expected)
-    adapter = GranianAdapter(cast(Door, door), settings, house.credentials)
+    adapter = GranianAdapter(cast(Door, door), settings, context.credentials)
     protocol = Failing(0)
 
     async def scenario(_: object) -> None:
@@ -211,8 +211,10 @@ def test_of_a_common_event_too(
     assert ([type(each) for each in met], protocol.answers) == ([told], [400])
 
 
-def test_a_token_is_one_owner_however_its_header_is_written(settings: Settings, house: Context, alice: Tenant) -> None:
-    bodies = BodyReader(settings, house.credentials)
+def test_a_token_is_one_owner_however_its_header_is_written(
+    settings: Settings, context: Context, alice: Tenant
+) -> None:
+    bodies = BodyReader(settings, context.credentials)
     written = [f"Bearer {alice.token}", f"bearer  {alice.token} ", f"BEARER {alice.token}"]
 
     assert len({bodies.token_of({"HTTP_AUTHORIZATION": header}) for header in written} - {None}) == 1
@@ -221,10 +223,10 @@ def test_a_token_is_one_owner_however_its_header_is_written(settings: Settings, 
 
 @pytest.mark.parametrize("path", ["/v1/projects", "/v1/keys/key_1/revoke"])
 def test_many_credentials_have_the_turns_of_one_workspace_at_the_threads(
-    adapter: GranianAdapter, house: Context, alice: Tenant, path: str
+    adapter: GranianAdapter, context: Context, alice: Tenant, path: str
 ) -> None:
     """A workspace may have a thousand tokens, and any number of revoked keys, which no process remembers."""
-    shown = [f"Bearer {house.credentials.mint('mt').text}" for _ in range(40)]
+    shown = [f"Bearer {context.credentials.mint('mt').text}" for _ in range(40)]
 
     turns = {adapter.turns_of(_request(path, HTTP_AUTHORIZATION=each)) for each in shown}
 

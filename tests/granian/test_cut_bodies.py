@@ -53,7 +53,7 @@ def _lines(alice: Tenant) -> list[bytes]:
 @pytest.mark.parametrize("cut", _CUTS.values(), ids=_CUTS)
 @pytest.mark.parametrize("query", ["", "?atomic=true"])
 def test_a_batch_that_is_cut_stores_nothing_and_its_retry_is_taken(
-    live: LiveServer, house: Context, alice: Tenant, lines: list[bytes], query: str, cut: Cut
+    live: LiveServer, context: Context, alice: Tenant, lines: list[bytes], query: str, cut: Cut
 ) -> None:
     start = head("POST", _BATCH + query, f"X-API-Key: {alice.key}", "Idempotency-Key: import-1", _NDJSON, _CHUNKED)
     cut(live.port, start + chunk(lines[0]))
@@ -62,19 +62,19 @@ def test_a_batch_that_is_cut_stores_nothing_and_its_retry_is_taken(
 
     assert whole.status == 200, whole.body
     assert "idempotent-replayed" not in whole.headers
-    assert len(events_of(house, alice)) == 3
+    assert len(events_of(context, alice)) == 3
 
 
 @pytest.mark.parametrize("cut", _CUTS.values(), ids=_CUTS)
 def test_a_chunked_event_that_is_cut_is_not_stored(
-    live: LiveServer, house: Context, alice: Tenant, lines: list[bytes], cut: Cut
+    live: LiveServer, context: Context, alice: Tenant, lines: list[bytes], cut: Cut
 ) -> None:
     start = head("POST", PATH, f"X-API-Key: {alice.key}", "Idempotency-Key: once", _JSON, _CHUNKED)
     cut(live.port, start + chunk(lines[0]))
 
     # The server has done with the first request when it has answered a second one with its key.
     assert exchange(live.port, start + chunk(lines[1]) + LAST_CHUNK).status == 201
-    assert [event.event_id for event in events_of(house, alice)] == ["e1"]
+    assert [event.event_id for event in events_of(context, alice)] == ["e1"]
 
 
 def test_http_2_is_not_spoken(live: LiveServer, alice: Tenant) -> None:
@@ -85,7 +85,7 @@ def test_http_2_is_not_spoken(live: LiveServer, alice: Tenant) -> None:
 
 
 def test_where_it_is_spoken_all_the_same_a_stream_that_is_reset_stores_nothing(
-    settings: Settings, checkout: Path, house: Context, alice: Tenant, lines: list[bytes]
+    settings: Settings, checkout: Path, context: Context, alice: Tenant, lines: list[bytes]
 ) -> None:
     own = replace(settings, database_pool_size=8)
     with live_server(own, checkout, http="auto") as server, connected(server.port) as connection:
@@ -93,21 +93,21 @@ def test_where_it_is_spoken_all_the_same_a_stream_that_is_reset_stores_nothing(
         connection.sendall(http_2_frame(_DATA, lines[0]) + http_2_frame(_RST_STREAM, b"\0\0\0\x08"))
         connection.sendall(http_2_stream(3, _BATCH, {"content-type": "application/x-ndjson", "x-api-key": alice.key}))
         connection.sendall(http_2_frame(_DATA, lines[1], _END_STREAM, stream=3))
-        wait_until(lambda: events_of(house, alice))
+        wait_until(lambda: events_of(context, alice))
 
-    assert [event.event_id for event in events_of(house, alice)] == ["e1"]
+    assert [event.event_id for event in events_of(context, alice)] == ["e1"]
 
 
 @pytest.mark.parametrize("cut", [hang_up, _CUTS["reset"], _CUTS["half closed"]], ids=["closed", "reset", "half closed"])
 def test_an_event_shorter_than_its_length_is_not_stored(
-    live: LiveServer, house: Context, alice: Tenant, lines: list[bytes], cut: Cut
+    live: LiveServer, context: Context, alice: Tenant, lines: list[bytes], cut: Cut
 ) -> None:
     lengths = [len(line) + extra for line, extra in zip(lines, (5, 0, 0), strict=True)]
     starts = [head("POST", PATH, f"X-API-Key: {alice.key}", _JSON, f"Content-Length: {length}") for length in lengths]
     cut(live.port, starts[0] + lines[0])
 
     assert exchange(live.port, starts[1] + lines[1]).status == 201
-    assert [event.event_id for event in events_of(house, alice)] == ["e1"]
+    assert [event.event_id for event in events_of(context, alice)] == ["e1"]
 
 
 def test_who_is_still_there_hears_that_nothing_was_stored(live: LiveServer, alice: Tenant, lines: list[bytes]) -> None:
@@ -118,18 +118,18 @@ def test_who_is_still_there_hears_that_nothing_was_stored(live: LiveServer, alic
     assert (answer.status, _code(answer)) == (400, "bad_request")
 
 
-def test_bodies_in_many_chunks_and_of_any_size_come_whole(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_bodies_in_many_chunks_and_of_any_size_come_whole(live: LiveServer, context: Context, alice: Tenant) -> None:
     big = json.dumps(event_for(alice, event_id="big", payload={"text": "x" * 200_000})).encode()
     start = [f"X-API-Key: {alice.key}", _JSON]
 
     pieces = [chunk(big[place : place + 7_000]) for place in range(0, len(big), 7_000)]
     assert exchange(live.port, head("POST", PATH, *start, _CHUNKED), *pieces, LAST_CHUNK).status == 201
     assert exchange(live.port, head("POST", PATH, *start, f"Content-Length: {len(big)}"), big).status == 200
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_gunicorn_stores_nothing_of_what_was_cut(
-    settings: Settings, checkout: Path, house: Context, alice: Tenant, lines: list[bytes]
+    settings: Settings, checkout: Path, context: Context, alice: Tenant, lines: list[bytes]
 ) -> None:
     key = f"X-API-Key: {alice.key}"
     with gunicorn_server(settings, checkout) as server:
@@ -140,13 +140,13 @@ def test_gunicorn_stores_nothing_of_what_was_cut(
         assert exchange(server.port, long, half_close=True).status == 400
         assert exchange(server.port, head("POST", _BATCH, key, _NDJSON, _CHUNKED), chunk(lines[1]), LAST_CHUNK).status
 
-    assert [event.event_id for event in events_of(house, alice)] == ["e1"]
+    assert [event.event_id for event in events_of(context, alice)] == ["e1"]
 
 
 def test_granian_without_the_adapter_takes_a_length_and_no_chunks(
     settings: Settings,
     checkout: Path,
-    house: Context,
+    context: Context,
     alice: Tenant,
     lines: list[bytes],
     capfd: pytest.CaptureFixture[str],
@@ -163,7 +163,7 @@ def test_granian_without_the_adapter_takes_a_length_and_no_chunks(
             == 201
         )
 
-    assert [event.event_id for event in events_of(house, alice)] == ["e1"]
+    assert [event.event_id for event in events_of(context, alice)] == ["e1"]
     assert capfd.readouterr().err.count("granian_without_adapter") == 1
 
 

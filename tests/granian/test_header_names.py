@@ -37,7 +37,7 @@ def test_neither_is_a_token(live: LiveServer, alice: Tenant) -> None:
 
 
 def test_a_header_with_an_underscore_does_not_replace_the_real_one(
-    live: LiveServer, house: Context, alice: Tenant, body: bytes
+    live: LiveServer, context: Context, alice: Tenant, body: bytes
 ) -> None:
     key = f"X-API-Key: {alice.key}"
     answer = _send(
@@ -48,17 +48,17 @@ def test_a_header_with_an_underscore_does_not_replace_the_real_one(
     )
 
     assert answer.status == 201
-    assert rows(house, "SELECT 1 FROM idempotency_records WHERE source_id = :source", source=alice.source_row) == []
-    assert len(events_of(house, alice)) == 1
+    assert rows(context, "SELECT 1 FROM idempotency_records WHERE source_id = :source", source=alice.source_row) == []
+    assert len(events_of(context, alice)) == 1
 
 
 @pytest.mark.parametrize("forwarded", ["X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: unknown", ""])
 @pytest.mark.parametrize("spoofed", ["X_Forwarded_For: 198.51.100.9", "X-Forwarded_For: 198.51.100.9"])
 def test_no_spelling_of_x_forwarded_for_opens_a_network(
-    live: LiveServer, house: Context, alice: Tenant, body: bytes, forwarded: str, spoofed: str
+    live: LiveServer, context: Context, alice: Tenant, body: bytes, forwarded: str, spoofed: str
 ) -> None:
     execute(
-        house,
+        context,
         "UPDATE source_keys SET allowed_networks = ARRAY['198.51.100.0/24'] WHERE id = :row",
         row=alice.key_row,
     )
@@ -70,9 +70,11 @@ def test_no_spelling_of_x_forwarded_for_opens_a_network(
 
 
 def test_a_proxy_that_names_nobody_does_not_lend_its_own_network(
-    live: LiveServer, house: Context, alice: Tenant, body: bytes
+    live: LiveServer, context: Context, alice: Tenant, body: bytes
 ) -> None:
-    execute(house, "UPDATE source_keys SET allowed_networks = ARRAY['127.0.0.0/8'] WHERE id = :row", row=alice.key_row)
+    execute(
+        context, "UPDATE source_keys SET allowed_networks = ARRAY['127.0.0.0/8'] WHERE id = :row", row=alice.key_row
+    )
     key = f"X-API-Key: {alice.key}"
 
     assert _send(live, body, key, "X-Forwarded-For: unknown").status == 403
@@ -81,13 +83,15 @@ def test_a_proxy_that_names_nobody_does_not_lend_its_own_network(
 
 @pytest.mark.parametrize("name", ["Idempotency-Key", "X-API-Key", "X-Forwarded-For"])
 def test_a_value_that_cannot_be_read_is_not_taken_for_none(
-    live: LiveServer, house: Context, alice: Tenant, body: bytes, name: str
+    live: LiveServer, context: Context, alice: Tenant, body: bytes, name: str
 ) -> None:
     lines = [] if name == "X-API-Key" else [f"X-API-Key: {alice.key}"]
-    execute(house, "UPDATE source_keys SET allowed_networks = ARRAY['127.0.0.0/8'] WHERE id = :row", row=alice.key_row)
+    execute(
+        context, "UPDATE source_keys SET allowed_networks = ARRAY['127.0.0.0/8'] WHERE id = :row", row=alice.key_row
+    )
 
     assert _send(live, body, *lines, f"{name}: \xe9").status in (400, 401, 403)
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 def test_gunicorn_drops_them_too(settings: Settings, checkout: Path, alice: Tenant, body: bytes) -> None:

@@ -33,7 +33,7 @@ def _event(live: LiveServer, tenant: Tenant, body: bytes, *lines: str, **changes
 @pytest.mark.parametrize("before", [0, 1], ids=["a key that is new", "a key that is known"])
 @pytest.mark.parametrize("lines", [[], ["Host: x", "Host: y"], ["Host: x", "Host: x"], ["Host: "], ["Host: a b"]])
 def test_a_request_has_one_host(
-    live: LiveServer, house: Context, alice: Tenant, body: bytes, lines: list[str], before: int
+    live: LiveServer, context: Context, alice: Tenant, body: bytes, lines: list[str], before: int
 ) -> None:
     for _ in range(before):
         assert _event(live, alice, body).status == 201
@@ -41,7 +41,7 @@ def test_a_request_has_one_host(
     answer = _event(live, alice, body, *lines, host=None)
 
     assert (answer.status, _code(answer)) == (400, "bad_request")
-    assert len(events_of(house, alice)) == before
+    assert len(events_of(context, alice)) == before
 
 
 @pytest.mark.parametrize("host", ["shop.example", "shop.example:8000", "[2001:db8::1]:80", "127.0.0.1", "a_b"])
@@ -55,13 +55,13 @@ def test_http_1_0_needs_none(live: LiveServer) -> None:
 
 @pytest.mark.parametrize("method", ["post", "Post", "poST"])
 def test_the_letters_of_a_method_matter(
-    live: LiveServer, house: Context, alice: Tenant, body: bytes, method: str
+    live: LiveServer, context: Context, alice: Tenant, body: bytes, method: str
 ) -> None:
     answer = _event(live, alice, body, method=method)
 
     assert (answer.status, _code(answer)) == (405, "method_not_allowed")
     assert "POST" in answer.headers["allow"]
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 @pytest.mark.parametrize("path", [f"/{PATH}", "//v1//events/ingest", f"{PATH}/", f"{PATH}//batch", "/V1/events/ingest"])
@@ -99,14 +99,14 @@ def test_chunked_is_known_in_any_letters(live: LiveServer, alice: Tenant, body: 
 
 @pytest.mark.parametrize("query", ["?verbose=1", "?source=x&x", "?atomic=true"])
 def test_a_single_event_takes_no_parameter_that_it_does_not_know(
-    live: LiveServer, house: Context, alice: Tenant, body: bytes, query: str
+    live: LiveServer, context: Context, alice: Tenant, body: bytes, query: str
 ) -> None:
     assert _event(live, alice, body).status == 201
 
     answer = _event(live, alice, body, path=PATH + query)
 
     assert (answer.status, _code(answer)) == (422, "schema_validation_failed")
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import Context
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from tests.support.live import LiveServer, gunicorn_server
 from tests.support.people import Tenant
 from tests.support.raw_http import answer_on, connected, head
@@ -77,10 +77,10 @@ def test_a_body_that_does_not_come_in_time_is_a_408(live: LiveServer, alice: Ten
 
 
 def test_events_that_wait_for_a_commit_keep_no_health_check_waiting(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     """Management requests that wait for a lock hold threads of the application; who asks for health has another."""
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         session.execute(text("LOCK TABLE projects"))
         with _stalling(live, head("GET", "/v1/projects", f"Authorization: Bearer {alice.token}"), 100):
             assert live.request("GET", "/healthz").status == 200

@@ -69,68 +69,68 @@ class TestSharedThreads:
 
     def test_one_alone_gets_half_and_there_is_one_for_whoever_comes(self) -> None:
         async def meet() -> None:
-            house = _House(8)
-            alice = [house.visit("alice") for _ in range(20)]
-            await house.until_running(["alice"] * 4)
-            charlie = house.visit("charlie")
-            await house.until_running(["alice"] * 4 + ["charlie"])
-            house.let_go()
+            context = _FakeContext(8)
+            alice = [context.visit("alice") for _ in range(20)]
+            await context.until_running(["alice"] * 4)
+            charlie = context.visit("charlie")
+            await context.until_running(["alice"] * 4 + ["charlie"])
+            context.let_go()
             await asyncio.gather(*alice, charlie)
-            assert len(house.came) == 21
+            assert len(context.came) == 21
 
         asyncio.run(meet())
 
     def test_they_take_turns(self) -> None:
         async def meet() -> None:
-            house = _House(1)
-            first = house.visit("alice")
-            await house.until_running(["alice"])
-            others = [house.visit(owner) for owner in ("alice", "alice", "charlie")]
+            context = _FakeContext(1)
+            first = context.visit("alice")
+            await context.until_running(["alice"])
+            others = [context.visit(owner) for owner in ("alice", "alice", "charlie")]
             await asyncio.sleep(0)
-            house.let_go()
+            context.let_go()
             await asyncio.gather(first, *others)
-            assert house.came.index("charlie") == 2
+            assert context.came.index("charlie") == 2
 
         asyncio.run(meet())
 
     def test_a_thousand_members_of_one_owner_take_the_turns_of_one(self) -> None:
         async def meet() -> None:
-            house = _House(1)
-            first = house.visit("alice")
-            await house.until_running(["alice"])
-            others = [house.visit("alice", n) for n in range(1_000)] + [house.visit("charlie")]
+            context = _FakeContext(1)
+            first = context.visit("alice")
+            await context.until_running(["alice"])
+            others = [context.visit("alice", n) for n in range(1_000)] + [context.visit("charlie")]
             await asyncio.sleep(0)
-            house.let_go()
+            context.let_go()
             await asyncio.gather(first, *others)
-            assert house.came.index("charlie") <= 2
+            assert context.came.index("charlie") <= 2
 
         asyncio.run(meet())
 
     def test_members_of_one_owner_take_turns_too(self) -> None:
         async def meet() -> None:
-            house = _House(1)
-            first = house.visit("alice")
-            await house.until_running(["alice"])
-            others = [house.visit("alice", member) for member in ("loud", "loud", "loud", "quiet")]
+            context = _FakeContext(1)
+            first = context.visit("alice")
+            await context.until_running(["alice"])
+            others = [context.visit("alice", member) for member in ("loud", "loud", "loud", "quiet")]
             await asyncio.sleep(0)
-            house.let_go()
+            context.let_go()
             await asyncio.gather(first, *others)
-            assert house.members.index("quiet") == 2
+            assert context.members.index("quiet") == 2
 
         asyncio.run(meet())
 
     def test_whoever_gives_up_keeps_none(self) -> None:
         async def meet() -> None:
-            house = _House(1)
-            first = house.visit("alice")
-            await house.until_running(["alice"])
-            gone, last = house.visit("alice"), house.visit("charlie")
+            context = _FakeContext(1)
+            first = context.visit("alice")
+            await context.until_running(["alice"])
+            gone, last = context.visit("alice"), context.visit("charlie")
             await asyncio.sleep(0)
             gone.cancel()
-            house.let_go()
+            context.let_go()
             await asyncio.gather(first, last)
-            assert house.came == ["alice", "charlie"]
-            await house.visit("alice")
+            assert context.came == ["alice", "charlie"]
+            await context.visit("alice")
 
         asyncio.run(meet())
 
@@ -141,21 +141,21 @@ class TestSharedThreads:
             raise RuntimeError("can't start new thread")
 
         async def meet() -> None:
-            house = _House(8)
-            first = house.visit("alice")
-            await house.until_running(["alice"])
+            context = _FakeContext(8)
+            first = context.visit("alice")
+            await context.until_running(["alice"])
             monkeypatch.setattr(threading.Thread, "start", refuse)
             with pytest.raises(RuntimeError):
-                await house.visit("charlie")
-            house.let_go()
+                await context.visit("charlie")
+            context.let_go()
             await first
-            house.end()
-            assert house.came == ["alice"]
+            context.end()
+            assert context.came == ["alice"]
 
         asyncio.run(meet())
 
 
-class _House:
+class _FakeContext:
     def __init__(self, number: int) -> None:
         self._threads = SharedThreads(number, "tried")
         self._open = threading.Event()

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.ingest.door import Door
-from tests.support.scripted_lanes import ScriptedLanes
+from tests.support.scripted_connections import ScriptedConnections
 
 
 @pytest.fixture(name="client", params=["door", "flask"])
@@ -21,10 +21,10 @@ def _client(app: Flask, request: pytest.FixtureRequest) -> Iterator[FlaskClient]
     door.is_open = True
 
 
-@pytest.fixture(name="lanes")
-def _lanes(house: Context) -> Iterator[ScriptedLanes]:
+@pytest.fixture(name="connections")
+def _lanes(context: Context) -> Iterator[ScriptedConnections]:
     """What a committer of the test's own speaks on."""
-    lanes = ScriptedLanes(house.database)
-    yield lanes
-    lanes.script = lambda run: run()
-    lanes.open.set()
+    connections = ScriptedConnections(context.database)
+    yield connections
+    connections.script = lambda run: run()
+    connections.open.set()

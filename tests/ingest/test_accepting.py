@@ -18,7 +18,7 @@ from tests.support.sending import error_of, event_for, send
 pytestmark = pytest.mark.wiring
 
 
-def test_the_public_example_is_stored_as_it_was_sent(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_the_public_example_is_stored_as_it_was_sent(client: FlaskClient, context: Context, alice: Tenant) -> None:
     event = event_for(
         alice,
         event_id="evt_demo_001",
@@ -33,7 +33,7 @@ def test_the_public_example_is_stored_as_it_was_sent(client: FlaskClient, house:
     assert response.status_code == 201
     assert response.get_data(as_text=True) == '{"accepted": true, "event_id": "evt_demo_001", "status": "stored"}'
     assert "Idempotent-Replayed" not in response.headers
-    (stored,) = events_of(house, alice)
+    (stored,) = events_of(context, alice)
     assert (stored.event_id, stored.event_type, stored.severity) == (
         "evt_demo_001",
         "payment.failed",
@@ -44,11 +44,11 @@ def test_the_public_example_is_stored_as_it_was_sent(client: FlaskClient, house:
     assert json.loads(stored.payload_text) == event["payload"]
 
 
-def test_absent_members_get_their_defaults(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_absent_members_get_their_defaults(client: FlaskClient, context: Context, alice: Tenant) -> None:
     response = send(client, alice)
 
     assert response.json is not None
-    (stored,) = events_of(house, alice)
+    (stored,) = events_of(context, alice)
     assert stored.event_id == response.json["event_id"] == f"evt_{stored.event_uid}"
     assert stored.event_uid.version == 7
     assert stored.severity == "info"
@@ -72,12 +72,12 @@ def test_absent_members_get_their_defaults(client: FlaskClient, house: Context, 
     ],
 )
 def test_a_timestamp_is_kept_as_the_same_moment(
-    client: FlaskClient, house: Context, alice: Tenant, sent: str, meant: datetime
+    client: FlaskClient, context: Context, alice: Tenant, sent: str, meant: datetime
 ) -> None:
     assert send(client, alice, event_for(alice, timestamp=sent)).status_code == 201
 
     moment = rows(
-        house,
+        context,
         "SELECT extract(epoch FROM occurred_at) AS at FROM events WHERE source_id = :id",
         id=alice.source_row,
     )
@@ -96,55 +96,57 @@ def test_a_timestamp_is_kept_as_the_same_moment(
     ],
 )
 def test_a_payload_comes_back_equal_to_the_last_digit(
-    client: FlaskClient, house: Context, alice: Tenant, payload: str
+    client: FlaskClient, context: Context, alice: Tenant, payload: str
 ) -> None:
     body = f'{{"event_type": "a", "source_id": "{alice.source_id}", "payload": {payload}}}'
 
     assert send(client, alice, body).status_code == 201
 
-    (stored,) = events_of(house, alice)
+    (stored,) = events_of(context, alice)
     assert _exactly(stored.payload_text) == _exactly(payload)
 
 
 def test_of_a_member_given_twice_in_the_payload_the_last_one_wins(
-    client: FlaskClient, house: Context, alice: Tenant
+    client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     body = f'{{"event_type": "a", "source_id": "{alice.source_id}", "payload": {{"x": 1, "x": 2}}}}'
 
     assert send(client, alice, body).status_code == 201
 
-    assert events_of(house, alice)[0].payload_text == '{"x": 2}'
+    assert events_of(context, alice)[0].payload_text == '{"x": 2}'
 
 
 def test_a_payload_may_nest_32_levels_and_weigh_256_kibibytes(
-    client: FlaskClient, house: Context, alice: Tenant
+    client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     wide = {"text": "x" * (262_144 - len('{"text": ""}'))}
 
     assert send(client, alice, _with_depth(alice, 32)).status_code == 201
     assert send(client, alice, event_for(alice, payload=wide)).status_code == 201
-    assert len(events_of(house, alice)) == 2
+    assert len(events_of(context, alice)) == 2
 
 
 class TestRepeats:
     def test_the_same_key_and_content_is_answered_from_the_record(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         first = send(client, alice, idempotency_key="k")
         again = send(client, alice, idempotency_key="k")
 
         assert (again.status_code, again.data) == (first.status_code, first.data)
         assert again.headers["Idempotent-Replayed"] == "true"
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
-    def test_content_is_compared_by_value_not_by_text(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
+    def test_content_is_compared_by_value_not_by_text(
+        self, client: FlaskClient, context: Context, alice: Tenant
+    ) -> None:
         first = f'{{"event_type":"a","source_id":"{alice.source_id}","payload":{{"x":1,"y":[1.50, 100]}}}}'
         source = f'"source_id": "{alice.source_id}"'
         again = f'{{ "payload": {{"y": [15e-1,1E2], "x": 1.0}},\n{source}, "event_type": "\\u0061"}}'
 
         assert send(client, alice, first, idempotency_key="k").status_code == 201
         assert send(client, alice, again, idempotency_key="k").headers["Idempotent-Replayed"] == "true"
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
     @pytest.mark.parametrize(
         "other", ["1.0000000000000000000000000001", "10000000000000000000000000001", "true", '"1"']
@@ -166,9 +168,9 @@ class TestRepeats:
         assert send(client, alice, idempotency_key='"abc"').headers["Idempotent-Replayed"] == "true"
 
     def test_the_key_belongs_to_the_source_so_a_rotated_credential_still_replays(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        _, _, successor = issue_key(house, source_of(house, alice))
+        _, _, successor = issue_key(context, source_of(context, alice))
         first = send(client, alice, idempotency_key="k")
 
         again = send(client, alice, key=successor, idempotency_key="k")
@@ -177,17 +179,17 @@ class TestRepeats:
         assert again.headers["Idempotent-Replayed"] == "true"
 
     def test_two_sources_may_use_the_same_key_and_the_same_event_id(
-        self, client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         for person in (alice, charlie):
             response = send(client, person, event_for(person, event_id="e"), idempotency_key="k")
             assert response.status_code == 201
             assert "Idempotent-Replayed" not in response.headers
-            assert len(events_of(house, person)) == 1
+            assert len(events_of(context, person)) == 1
 
     @pytest.mark.parametrize("key", [None, "another"])
     def test_a_known_event_with_the_same_content_is_a_duplicate(
-        self, client: FlaskClient, house: Context, alice: Tenant, key: str | None
+        self, client: FlaskClient, context: Context, alice: Tenant, key: str | None
     ) -> None:
         event = event_for(alice, event_id="e")
         send(client, alice, event, idempotency_key="first")
@@ -198,7 +200,7 @@ class TestRepeats:
             200,
             {"accepted": True, "event_id": "e", "status": "duplicate"},
         )
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
     def test_the_receipt_of_a_duplicate_is_replayed_too(self, client: FlaskClient, alice: Tenant) -> None:
         event = event_for(alice, event_id="e")
@@ -211,28 +213,28 @@ class TestRepeats:
         assert replay.headers["Idempotent-Replayed"] == "true"
 
     def test_an_expired_record_counts_as_none_although_nobody_has_purged_it(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         send(client, alice, idempotency_key="k")
-        _expire_records(house, alice)
+        _expire_records(context, alice)
 
         again = send(client, alice, event_for(alice, payload={"other": "content"}), idempotency_key="k")
 
         assert again.status_code == 201
         assert "Idempotent-Replayed" not in again.headers
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
     def test_after_its_record_expired_an_event_is_still_kept_single_by_its_id(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         event = event_for(alice, event_id="e")
         send(client, alice, event, idempotency_key="k")
-        _expire_records(house, alice)
+        _expire_records(context, alice)
 
         assert send(client, alice, event, idempotency_key="k").status_code == 200
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
-    def test_a_refused_attempt_leaves_its_key_free(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
+    def test_a_refused_attempt_leaves_its_key_free(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
         send(client, alice, event_for(alice, event_id="e"))
         for refused in (
             event_for(alice, event_id="e", payload={"other": 1}),
@@ -242,11 +244,11 @@ class TestRepeats:
             assert send(client, alice, refused, idempotency_key="k").status_code in (403, 409, 422)
 
         assert send(client, alice, idempotency_key="k").status_code == 201
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
 
 def test_a_slow_upload_is_no_wait_for_the_database(
-    client: FlaskClient, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A body that takes a minute to arrive: the clock of the road jumps while it is read."""
     passed = [0.0]
@@ -261,11 +263,11 @@ def test_a_slow_upload_is_no_wait_for_the_database(
     monkeypatch.setattr("app.ingest.routes.read_bytes", read_slowly)
 
     assert send(client, alice).status_code == 201
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_each_accepted_request_leaves_one_usage_row(
-    client: FlaskClient, house: Context, tenant: Callable[[], Tenant]
+    client: FlaskClient, context: Context, tenant: Callable[[], Tenant]
 ) -> None:
     bob = tenant()
     event = event_for(bob, event_id="e")
@@ -275,7 +277,7 @@ def test_each_accepted_request_leaves_one_usage_row(
     send(client, bob, event_for(bob, event_id="e", payload={}))
 
     outcomes = rows(
-        house,
+        context,
         "SELECT outcome FROM usage_outbox WHERE project_id = :id UNION ALL"
         " SELECT outcome FROM usage_hours, generate_series(1, events) WHERE project_id = :id ORDER BY 1",
         id=bob.project_row,
@@ -292,9 +294,9 @@ def _exactly(text: str) -> Any:
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
-def _expire_records(house: Context, tenant: Tenant) -> None:
+def _expire_records(context: Context, tenant: Tenant) -> None:
     execute(
-        house,
+        context,
         "UPDATE idempotency_records SET expires_at = now() - interval '1 second' WHERE source_id = :id",
         id=tenant.source_row,
     )

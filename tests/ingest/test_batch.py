@@ -62,16 +62,16 @@ def statuses_of(response: TestResponse) -> list[str]:
     return [verdict.get("code") or verdict["status"] for verdict in verdicts_of(response)]
 
 
-def usage_of(house: Context, tenant: Tenant) -> set[tuple[str, int, int]]:
+def usage_of(context: Context, tenant: Tenant) -> set[tuple[str, int, int]]:
     """Rows of usage, folded or not: (outcome, events, bytes of payload)."""
     columns = "outcome, events, payload_bytes"
     statement = f"SELECT {columns} FROM usage_outbox WHERE project_id = :id UNION ALL SELECT {columns} FROM usage_hours"
-    return {tuple(row) for row in rows(house, f"{statement} WHERE project_id = :id", id=tenant.project_row)}
+    return {tuple(row) for row in rows(context, f"{statement} WHERE project_id = :id", id=tenant.project_row)}
 
 
 class TestTaking:
     def test_each_event_gets_its_verdict_in_order_and_the_totals_count_them(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         send(client, alice, event_for(alice, event_id="old"))
         events = [event_for(alice, event_id=name) for name in ("b", "old", "a")]
@@ -81,7 +81,7 @@ class TestTaking:
 
         assert statuses_of(response) == ["stored", "duplicate", "duplicate_event", "stored", "schema_validation_failed"]
         assert [verdict.get("event_id") for verdict in verdicts_of(response)] == ["b", "old", "old", "a", None]
-        assert {event.event_id for event in events_of(house, alice)} == {"a", "b", "old"}
+        assert {event.event_id for event in events_of(context, alice)} == {"a", "b", "old"}
 
     def test_the_answer_is_exactly_this(self, client: FlaskClient, alice: Tenant) -> None:
         response = send_batch(client, alice, [event_for(alice, event_id="e")])
@@ -104,7 +104,7 @@ class TestTaking:
 
     @pytest.mark.parametrize("form", ["application/json", NDJSON, "application/json; charset=UTF-8"])
     def test_each_member_is_stored_as_by_a_single_request(
-        self, client: FlaskClient, house: Context, alice: Tenant, form: str
+        self, client: FlaskClient, context: Context, alice: Tenant, form: str
     ) -> None:
         payload = '{"n": 123456789012345678901234567890, "f": 0.1000000000000000055511151231257827, "ü": "\\u2028"}'
         event = f'{{"event_id": "e", "event_type": "a.b", "source_id": "{alice.source_id}", "payload": {payload},'
@@ -112,97 +112,99 @@ class TestTaking:
 
         assert statuses_of(send_batch(client, alice, [event], content_type=form)) == ["stored"]
 
-        (stored,) = events_of(house, alice)
+        (stored,) = events_of(context, alice)
         assert (stored.event_id, stored.event_type, stored.severity) == ("e", "a.b", "critical")
         assert (stored.workspace_id, stored.source_key_id) == (alice.workspace_row, alice.key_row)
         assert stored.occurred_at.isoformat() == "2026-06-01T10:00:00+00:00"
         assert all(digits in stored.payload_text for digits in ("123456789012345678901234567890", "511151231257827"))
 
-    def test_an_event_without_an_id_gets_one_of_ours(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
+    def test_an_event_without_an_id_gets_one_of_ours(
+        self, client: FlaskClient, context: Context, alice: Tenant
+    ) -> None:
         verdicts = verdicts_of(send_batch(client, alice, [event_for(alice)] * 3))
 
         assert [verdict["status"] for verdict in verdicts] == ["stored"] * 3
-        assert {verdict["event_id"] for verdict in verdicts} == {it.event_id for it in events_of(house, alice)}
-        assert all(it.event_id == f"evt_{it.event_uid}" for it in events_of(house, alice))
+        assert {verdict["event_id"] for verdict in verdicts} == {it.event_id for it in events_of(context, alice)}
+        assert all(it.event_id == f"evt_{it.event_uid}" for it in events_of(context, alice))
 
-    def test_a_thousand_events_are_a_batch(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
+    def test_a_thousand_events_are_a_batch(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
         events = [event_for(alice, event_id=f"e{n}") for n in range(1_000)]
 
         assert statuses_of(send_batch(client, alice, events)) == ["stored"] * 1_000
-        assert len(events_of(house, alice)) == 1_000
+        assert len(events_of(context, alice)) == 1_000
 
     def test_a_batch_may_be_much_larger_than_a_single_request(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         events = [event_for(alice, payload={"text": "x" * 260_000})] * 20
 
         assert len(body_of(events)) > 5_200_000
         assert statuses_of(send_batch(client, alice, events)) == ["stored"] * 20
-        assert len(events_of(house, alice)) == 20
+        assert len(events_of(context, alice)) == 20
 
     def test_all_rows_of_a_batch_are_of_one_transaction(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         send_batch(client, alice, [event_for(alice) for _ in range(50)], "k")
 
         tables = ("events", "event_ledger", "idempotency_records", "usage_outbox")
         each = [f"SELECT xmin::text FROM {table} WHERE project_id = :id" for table in tables]
-        assert len(rows(house, " UNION ".join(each), id=alice.project_row)) == 1
+        assert len(rows(context, " UNION ".join(each), id=alice.project_row)) == 1
 
     def test_only_the_workspace_of_the_key_gets_anything(
-        self, client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         response = send_batch(client, alice, [event_for(charlie, event_id="e"), event_for(alice, event_id="e")])
 
         assert statuses_of(response) == ["source_mismatch", "stored"]
-        assert events_of(house, charlie) == []
+        assert events_of(context, charlie) == []
 
 
 class TestDuplicates:
     def test_of_one_event_id_in_a_batch_the_first_is_stored(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         events = [event_for(alice, event_id="e", payload={"n": n}) for n in (1, 1, 2, 1)]
 
         response = send_batch(client, alice, events)
 
         assert statuses_of(response) == ["stored", "duplicate", "duplicate_event", "duplicate"]
-        assert [event.payload_text for event in events_of(house, alice)] == ['{"n": 1}']
+        assert [event.payload_text for event in events_of(context, alice)] == ['{"n": 1}']
 
     def test_an_event_that_is_rejected_does_not_take_its_id(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         wrong = event_for(alice, event_id="e", environment="staging")
 
         response = send_batch(client, alice, [wrong, event_for(alice, event_id="e", payload={"n": 2})])
 
         assert statuses_of(response) == ["environment_mismatch", "stored"]
-        assert [event.payload_text for event in events_of(house, alice)] == ['{"n": 2}']
+        assert [event.payload_text for event in events_of(context, alice)] == ['{"n": 2}']
 
     def test_a_batch_and_single_events_know_each_others_events(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         one, two = event_for(alice, event_id="1"), event_for(alice, event_id="2")
         send(client, alice, one)
 
         assert statuses_of(send_batch(client, alice, [one, two])) == ["duplicate", "stored"]
         assert send(client, alice, two).status_code == 200
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
     def test_a_batch_that_is_repeated_without_a_key_stores_nothing_again(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         events = [event_for(alice, event_id=f"e{n}") for n in range(3)]
         send_batch(client, alice, events)
 
         assert statuses_of(send_batch(client, alice, events[::-1])) == ["duplicate"] * 3
-        assert len(events_of(house, alice)) == 3
+        assert len(events_of(context, alice)) == 3
 
 
-def test_a_batch_leaves_one_row_of_usage_for_each_outcome(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_a_batch_leaves_one_row_of_usage_for_each_outcome(client: FlaskClient, context: Context, alice: Tenant) -> None:
     old, new = event_for(alice, event_id="old", payload={}), event_for(alice, payload={"n": 1})
     send_batch(client, alice, [old])
 
     send_batch(client, alice, [new, old, new, event_for(alice, severity="loud")])
 
-    assert usage_of(house, alice) == {("stored", 1, 2), ("stored", 2, 16), ("duplicate", 1, 2)}
+    assert usage_of(context, alice) == {("stored", 1, 2), ("stored", 2, 16), ("duplicate", 1, 2)}

@@ -72,17 +72,17 @@ def _a_web_process_before_its_commit(settings: Settings, checkout: Path, key: st
 
 
 def test_kill_9_in_the_middle_of_a_batch_leaves_nothing_and_the_retry_stores_each_once(
-    client: FlaskClient, house: Context, settings: Settings, checkout: Path, alice: Tenant
+    client: FlaskClient, context: Context, settings: Settings, checkout: Path, alice: Tenant
 ) -> None:
     events = [event_for(alice, event_id=f"e{n}") for n in range(100)]
     with _a_web_process_before_its_commit(settings, checkout, alice.key, body_of(events)):
         pass
 
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
     retry = send_batch(client, alice, events, "k")
 
     assert (statuses_of(retry), retry.headers.get("Idempotent-Replayed")) == (["stored"] * 100, None)
-    assert len(events_of(house, alice)) == 100
+    assert len(events_of(context, alice)) == 100
 
 
 def test_a_batch_that_hangs_before_its_commit_holds_up_its_own_key_and_events_only(
@@ -118,15 +118,15 @@ _VERDICTS = ["stored", "stored", "duplicate", "duplicate_event", "schema_validat
 @pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "after"], ["before", "after", "before"]])
 @pytest.mark.parametrize("key", [None, "k"])
 def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first(
-    client: FlaskClient, house: Context, alice: Tenant, commits: LossyCommits, plan: list[str], key: str | None
+    client: FlaskClient, context: Context, alice: Tenant, commits: LossyCommits, plan: list[str], key: str | None
 ) -> None:
     commits.plan += plan
 
     response = send_batch(client, alice, _batch(alice), key)
 
     assert (statuses_of(response), response.headers.get("Idempotent-Replayed")) == (_VERDICTS, None)
-    assert {it.event_id for it in events_of(house, alice)} == {it["event_id"] for it in verdicts_of(response)[:2]}
-    assert usage_of(house, alice) == {("stored", 2, 16), ("duplicate", 1, 8)}
+    assert {it.event_id for it in events_of(context, alice)} == {it["event_id"] for it in verdicts_of(response)[:2]}
+    assert usage_of(context, alice) == {("stored", 2, 16), ("duplicate", 1, 8)}
 
 
 def test_what_is_found_out_is_what_is_replayed(client: FlaskClient, alice: Tenant, commits: LossyCommits) -> None:
@@ -141,12 +141,12 @@ def test_what_is_found_out_is_what_is_replayed(client: FlaskClient, alice: Tenan
 
 @pytest.mark.parametrize("plan", [["after"], ["before", "after"]])
 def test_an_atomic_batch_is_found_out_too(
-    client: FlaskClient, house: Context, alice: Tenant, commits: LossyCommits, plan: list[str]
+    client: FlaskClient, context: Context, alice: Tenant, commits: LossyCommits, plan: list[str]
 ) -> None:
     commits.plan += plan
 
     assert statuses_of(send_batch(client, alice, _batch(alice)[:3], query="?atomic=true")) == _VERDICTS[:3]
-    assert len(events_of(house, alice)) == 2
+    assert len(events_of(context, alice)) == 2
 
 
 _CHANGES = [
@@ -161,7 +161,7 @@ _CHANGES = [
 @pytest.mark.parametrize("is_committed", [True, False])
 def test_what_was_committed_is_said_to_be_stored_whatever_was_taken_away_since(
     client: FlaskClient,
-    house: Context,
+    context: Context,
     alice: Tenant,
     commits: LossyCommits,
     change: str,
@@ -172,21 +172,21 @@ def test_what_was_committed_is_said_to_be_stored_whatever_was_taken_away_since(
     """The commit's answer is lost, and the right to send goes before the server can ask again."""
     named = {"key": alice.key_row, "source": alice.source_row, "workspace": alice.workspace_row}
     changed = {name: row for name, row in named.items() if f":{name}" in change}
-    commits.then = lambda: execute(house, change, **changed)
+    commits.then = lambda: execute(context, change, **changed)
     commits.plan += ["after" if is_committed else "before"]
 
     response = send_batch(client, alice, _batch(alice), key)
 
     assert response.status_code in ((200,) if is_committed else (401, 403))
     assert not is_committed or statuses_of(response) == _VERDICTS
-    assert len(events_of(house, alice)) == (2 if is_committed else 0)
+    assert len(events_of(context, alice)) == (2 if is_committed else 0)
 
 
 def test_an_outcome_that_stays_unknown_is_said_to_be_so_and_the_retry_settles_it(
-    client: FlaskClient, house: Context, alice: Tenant, commits: LossyCommits, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, context: Context, alice: Tenant, commits: LossyCommits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed = [0.0]
-    step = house.settings.storage_deadline_seconds * 0.4
+    step = context.settings.storage_deadline_seconds * 0.4
     clock = SimpleNamespace(
         monotonic=lambda: time.monotonic() + passed[0], sleep=lambda _: passed.__setitem__(0, passed[0] + step)
     )
@@ -199,13 +199,18 @@ def test_an_outcome_that_stays_unknown_is_said_to_be_so_and_the_retry_settles_it
     assert "while it committed" in error_of(response)["message"]
     commits.plan.clear()
     assert statuses_of(send_batch(client, alice, _batch(alice), "k")) == _VERDICTS
-    assert len(events_of(house, alice)) == 2
+    assert len(events_of(context, alice)) == 2
 
 
 @pytest.mark.parametrize("obstacle", ["raced", "deadlock_detected", "serialization_failure"])
 @pytest.mark.parametrize("key", [None, "k"])
 def test_what_stood_in_the_way_and_has_gone_is_met_with_another_try(
-    client: FlaskClient, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch, obstacle: str, key: str | None
+    client: FlaskClient,
+    context: Context,
+    alice: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+    obstacle: str,
+    key: str | None,
 ) -> None:
     """PostgreSQL ends one of two transactions that wait for each other, or an obstacle vanishes when looked at."""
     monkeypatch.setattr("app.ingest.batch.storing.store", _Stumbling(obstacle))
@@ -213,8 +218,8 @@ def test_what_stood_in_the_way_and_has_gone_is_met_with_another_try(
     response = send_batch(client, alice, _batch(alice), key)
 
     assert (statuses_of(response), response.headers.get("Idempotent-Replayed")) == (_VERDICTS, None)
-    assert len(events_of(house, alice)) == 2
-    assert usage_of(house, alice) == {("stored", 2, 16), ("duplicate", 1, 8)}
+    assert len(events_of(context, alice)) == 2
+    assert usage_of(context, alice) == {("stored", 2, 16), ("duplicate", 1, 8)}
 
 
 class _Stumbling:

@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import Context
 from app.database.advisory_locks import exclude_workspace
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.errors import StorageUnavailable
 from app.ingest.routes import COUNTER
 from tests.ingest.test_batch import send_batch, statuses_of
@@ -35,9 +35,9 @@ def _client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_stored(house: Context, alice: Tenant) -> Iterator[None]:
+def _nothing_is_stored(context: Context, alice: Tenant) -> Iterator[None]:
     yield
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 def _refused(response: TestResponse) -> tuple[int, str]:
@@ -46,9 +46,9 @@ def _refused(response: TestResponse) -> tuple[int, str]:
 
 @pytest.mark.parametrize("claim", [_RECORD, _LEDGER])
 def test_409_while_another_transaction_holds_its_key_or_one_of_its_event_ids(
-    client: FlaskClient, house: Context, alice: Tenant, claim: TextClause
+    client: FlaskClient, context: Context, alice: Tenant, claim: TextClause
 ) -> None:
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         session.execute(claim, {"project": alice.project_row, "source": alice.source_row})
         response = send_batch(client, alice, [event_for(alice), event_for(alice, event_id="e")], "k")
         session.rollback()
@@ -59,10 +59,10 @@ def test_409_while_another_transaction_holds_its_key_or_one_of_its_event_ids(
 
 @pytest.mark.parametrize("is_readable", [True, False])
 def test_503_while_a_right_of_its_workspace_is_being_taken_away(
-    client: FlaskClient, house: Context, alice: Tenant, *, is_readable: bool
+    client: FlaskClient, context: Context, alice: Tenant, *, is_readable: bool
 ) -> None:
     """Also if no event of it would be stored: the answer itself is for those who may send."""
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         exclude_workspace(session, alice.workspace_row)
         response = send_batch(client, alice, [event_for(alice) if is_readable else "[]"], "k")
 
@@ -70,11 +70,11 @@ def test_503_while_a_right_of_its_workspace_is_being_taken_away(
 
 
 def test_429_for_a_batch_of_more_events_than_are_left_and_no_room_for_one_is_told_before_it_is_read(
-    client: FlaskClient, house: Context, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, context: Context, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(house.rate_limiter, "_clock", lambda: now)
-    limit_key(house, charlie, 10)
+    monkeypatch.setattr(context.rate_limiter, "_clock", lambda: now)
+    limit_key(context, charlie, 10)
     assert statuses_of(send_batch(client, charlie, [event_for(charlie)] * 6)) == ["stored"] * 6
 
     refused = send_batch(client, charlie, [event_for(charlie)] * 6)
@@ -82,7 +82,7 @@ def test_429_for_a_batch_of_more_events_than_are_left_and_no_room_for_one_is_tol
 
     assert _refused(refused) == _refused(send_batch(client, charlie, b"not json")) == (429, "rate_limit_exceeded")
     assert {"Retry-After", "RateLimit", "RateLimit-Policy"} <= set(refused.headers.keys())
-    assert len(events_of(house, charlie)) == 10
+    assert len(events_of(context, charlie)) == 10
 
 
 def test_503_if_no_place_comes_free(
@@ -99,7 +99,7 @@ def test_503_if_no_place_comes_free(
 
 
 def test_503_if_its_workspace_has_all_the_places_that_one_may_have_whichever_keys_it_uses(
-    app: Flask, client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
+    app: Flask, client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = app.extensions[COUNTER].batch_places
     monkeypatch.setattr(places, "_wait_seconds", 0.0)
@@ -107,7 +107,7 @@ def test_503_if_its_workspace_has_all_the_places_that_one_may_have_whichever_key
         for _ in range(app.extensions[COUNTER].settings.batches_at_once_max - 1):
             taken.enter_context(places.held(alice.workspace_row))
         refused = send_batch(client, alice, [event_for(alice)], "k")
-        _, _, another_key = issue_key(house, source_of(house, alice))
+        _, _, another_key = issue_key(context, source_of(context, alice))
         also_refused = send_batch(client, replace(alice, key=another_key), [event_for(alice)], "k")
         of_another = send_batch(client, charlie, [event_for(charlie)], "k")
 

@@ -54,7 +54,7 @@ _events = st.lists(_right | _right | _any | _numbers, min_size=1, max_size=8)
 @_any_machine
 @given(events=_events, form=st.sampled_from(["application/json", NDJSON]))
 def test_a_batch_gives_each_event_the_verdict_that_single_requests_in_the_same_order_would(
-    app: Flask, house: Context, alice: Tenant, charlie: Tenant, events: list[str], form: str
+    app: Flask, context: Context, alice: Tenant, charlie: Tenant, events: list[str], form: str
 ) -> None:
     prefix = f"{next(_example)}"
     client = app.test_client()
@@ -63,17 +63,17 @@ def test_a_batch_gives_each_event_the_verdict_that_single_requests_in_the_same_o
     batch = send_batch(client, charlie, [_for(event, charlie, prefix) for event in events], content_type=form)
 
     assert [_of_verdict(verdict) for verdict in verdicts_of(batch)] == singles
-    assert _stored(house, charlie) == _stored(house, alice)
+    assert _stored(context, charlie) == _stored(context, alice)
 
 
 @_any_machine
 @given(events=_events)
 def test_an_atomic_batch_is_stored_exactly_when_no_event_of_it_would_be_rejected(
-    app: Flask, house: Context, alice: Tenant, charlie: Tenant, events: list[str]
+    app: Flask, context: Context, alice: Tenant, charlie: Tenant, events: list[str]
 ) -> None:
     prefix = f"{next(_example)}"
     client = app.test_client()
-    before = _stored(house, charlie)
+    before = _stored(context, charlie)
 
     plain = send_batch(client, alice, [_for(event, alice, prefix) for event in events])
     atomic = send_batch(client, charlie, [_for(event, charlie, prefix) for event in events], query="?atomic=true")
@@ -82,7 +82,7 @@ def test_an_atomic_batch_is_stored_exactly_when_no_event_of_it_would_be_rejected
     assert atomic.status_code == (422 if rejected else 200)
     if rejected:
         assert {int(it["pointer"].split("/")[2]) for it in error_of(atomic)["details"]} == set(rejected)
-        assert _stored(house, charlie) == before
+        assert _stored(context, charlie) == before
 
 
 def _for(event: str, tenant: Tenant, prefix: str) -> str:
@@ -107,11 +107,11 @@ def _essence(told: dict[str, Any]) -> dict[str, Any]:
     return {name: told.get(name) for name in names} | {"event_id": None if event_id[:4] in ("", "evt_") else event_id}
 
 
-def _stored(house: Context, tenant: Tenant) -> list[tuple[Any, ...]]:
+def _stored(context: Context, tenant: Tenant) -> list[tuple[Any, ...]]:
     return sorted(
         tuple(row)
         for row in rows(
-            house,
+            context,
             "SELECT CASE WHEN event_id LIKE 'evt_%' THEN '' ELSE event_id END, event_type, severity, payload::text,"
             " CASE WHEN occurred_at <> received_at THEN occurred_at::text ELSE '' END"
             " FROM events WHERE source_id = :id",

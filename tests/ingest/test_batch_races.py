@@ -33,29 +33,29 @@ def _batch(events: Sequence[Any], key: str | None = None) -> Request:
 
 
 def test_one_key_from_many_threads_stores_the_batch_once_and_gives_all_one_answer(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     answers = _all_at_once(live, alice, [_batch([event_for(alice) for _ in range(20)], "k")] * _THREADS)
 
     assert {answer.status for answer in answers} == {200}
     assert len({answer.body for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
-    assert len(events_of(house, alice)) == 20
+    assert len(events_of(context, alice)) == 20
 
 
-def test_an_expired_key_from_many_threads_is_used_anew_once(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_an_expired_key_from_many_threads_is_used_anew_once(live: LiveServer, context: Context, alice: Tenant) -> None:
     assert _all_at_once(live, alice, [_batch([event_for(alice)], "k")])[0].status == 200
-    expire_records(house, alice)
+    expire_records(context, alice)
 
     answers = _all_at_once(live, alice, [_batch([event_for(alice, payload={})], "k")] * _THREADS)
 
     assert len({answer.body for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
-    assert len(events_of(house, alice)) == 2
+    assert len(events_of(context, alice)) == 2
 
 
 def test_of_many_batches_under_one_key_one_wins_and_the_others_are_told(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     work = [_batch([event_for(alice, payload={"n": n})] * 5, "k") for n in range(_THREADS)]
     single = (PATH, json.dumps(event_for(alice)).encode(), "k")
@@ -64,11 +64,11 @@ def test_of_many_batches_under_one_key_one_wins_and_the_others_are_told(
 
     statuses = Counter(answer.status for answer in answers)
     assert statuses in ({200: 1, 422: _THREADS + 3}, {201: 4, 422: _THREADS})
-    assert len(events_of(house, alice)) == (5 if 200 in statuses else 1)
+    assert len(events_of(context, alice)) == (5 if 200 in statuses else 1)
 
 
 def test_batches_with_the_same_events_in_opposite_order_store_each_once_and_wait_in_no_circle(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     events = [event_for(alice, event_id=f"e{n}") for n in range(200)]
 
@@ -77,11 +77,11 @@ def test_batches_with_the_same_events_in_opposite_order_store_each_once_and_wait
     assert {answer.status for answer in answers} == {200}
     totals = [json.loads(answer.body)["totals"] for answer in answers]
     assert (sum(it["stored"] for it in totals), sum(it["rejected"] for it in totals)) == (200, 0)
-    assert len(events_of(house, alice)) == 200
+    assert len(events_of(context, alice)) == 200
 
 
 def test_batches_and_single_requests_with_the_same_events_store_each_once(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     events = [event_for(alice, event_id=f"e{n}") for n in range(16)]
     singles = [(PATH, json.dumps(event).encode(), None) for event in events]
@@ -91,10 +91,10 @@ def test_batches_and_single_requests_with_the_same_events_store_each_once(
     assert {answer.status for answer in answers} <= {200, 201}
     stored = sum(answer.status == 201 for answer in answers)
     stored += sum(json.loads(answer.body)["totals"]["stored"] for answer in answers[16:])
-    assert stored == len(events_of(house, alice)) == 16
+    assert stored == len(events_of(context, alice)) == 16
 
 
-def test_an_atomic_race_for_one_event_id_has_one_winner(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_an_atomic_race_for_one_event_id_has_one_winner(live: LiveServer, context: Context, alice: Tenant) -> None:
     """Each batch has an event of its own and one that all want with a content of their own."""
     path = f"{BATCH_PATH}?atomic=true"
     batches = [[event_for(alice), event_for(alice, event_id="e", payload={"n": n})] for n in range(_THREADS)]
@@ -102,12 +102,12 @@ def test_an_atomic_race_for_one_event_id_has_one_winner(live: LiveServer, house:
     answers = _all_at_once(live, alice, [(path, body_of(events), None) for events in batches])
 
     assert Counter(answer.status for answer in answers) == {200: 1, 422: _THREADS - 1}
-    assert len(events_of(house, alice)) == 2
-    assert len(rows(house, "SELECT 1 FROM event_ledger WHERE source_id = :id", id=alice.source_row)) == 2
+    assert len(events_of(context, alice)) == 2
+    assert len(rows(context, "SELECT 1 FROM event_ledger WHERE source_id = :id", id=alice.source_row)) == 2
 
 
 def test_nothing_of_a_batch_is_stored_after_a_revocation_has_answered(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     """Senders run on four processes; whatever they get after the revocation is a 401, and the count stands still."""
     revoked = Event()
@@ -125,14 +125,14 @@ def test_nothing_of_a_batch_is_stored_after_a_revocation_has_answered(
 
     with ThreadPoolExecutor(8) as pool:
         senders = [pool.submit(send_until_revoked, name) for name in range(8)]
-        wait_until(lambda: len(events_of(house, alice)) >= 500, 60)
+        wait_until(lambda: len(events_of(context, alice)) >= 500, 60)
         revocation = live.request("POST", f"/v1/keys/{alice.key_id}/revoke", headers=alice.bearer)
-        stored_when_answered = len(events_of(house, alice))
+        stored_when_answered = len(events_of(context, alice))
         revoked.set()
         statuses = [sender.result() for sender in senders]
 
     assert (revocation.status, statuses) == (200, [401] * 8)
-    assert len(events_of(house, alice)) == stored_when_answered
+    assert len(events_of(context, alice)) == stored_when_answered
     assert stored_when_answered % 25 == 0
 
 

@@ -27,11 +27,11 @@ def _client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_stored(house: Context, alice: Tenant) -> Iterator[None]:
+def _nothing_is_stored(context: Context, alice: Tenant) -> Iterator[None]:
     yield
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
     for table in ("event_ledger", "idempotency_records", "usage_outbox"):
-        assert rows(house, f"SELECT 1 FROM {table} WHERE project_id = :id", id=alice.project_row) == []
+        assert rows(context, f"SELECT 1 FROM {table} WHERE project_id = :id", id=alice.project_row) == []
 
 
 def _refused(response: TestResponse) -> tuple[int, str]:
@@ -140,30 +140,30 @@ class Test401:
     @pytest.mark.parametrize("body", [None, b"not json", b'{"events": []}', b'{"events": [1], "x": 1}'])
     @pytest.mark.parametrize("key", [None, "k", "bad key"])
     def test_a_revoked_key_hears_of_that_and_not_of_its_faults(
-        self, client: FlaskClient, house: Context, alice: Tenant, body: bytes | None, key: str | None
+        self, client: FlaskClient, context: Context, alice: Tenant, body: bytes | None, key: str | None
     ) -> None:
         assert error_of(send_batch(client, alice, b"warms the key"))["code"] == "bad_request"
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
 
         _expect_401(send_batch(client, alice, body or [event_for(alice)], key))
 
     def test_a_revoked_key_is_not_told_that_its_body_is_of_the_wrong_kind_or_too_large(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
 
         _expect_401(send_batch(client, alice, b"x", content_type="text/plain"))
         _expect_401(send_batch(client, alice, b"x" * (_BYTES_MAX + 1)))
         _expect_401(send_batch(client, alice, [event_for(alice, severity="loud")], query="?atomic=true"))
 
-    def test_an_expired_key_is_refused(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
-        _, _, key = issue_key(house, source_of(house, alice), expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    def test_an_expired_key_is_refused(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
+        _, _, key = issue_key(context, source_of(context, alice), expires_at=datetime.now(UTC) - timedelta(seconds=1))
 
         _expect_401(send_batch(client, alice, [event_for(alice)], headers={"X-API-Key": key}))
 
-    def test_a_revoked_key_gets_no_replay(self, client: FlaskClient, house: Context, charlie: Tenant) -> None:
+    def test_a_revoked_key_gets_no_replay(self, client: FlaskClient, context: Context, charlie: Tenant) -> None:
         assert statuses_of(send_batch(client, charlie, [event_for(charlie)], "k")) == ["stored"]
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=charlie.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=charlie.key_row)
 
         _expect_401(send_batch(client, charlie, [event_for(charlie)], "k"))
 
@@ -177,10 +177,10 @@ class Test401:
     ],
 )
 def test_403_when_what_stands_above_the_key_stops(
-    client: FlaskClient, house: Context, alice: Tenant, change: str, code: str
+    client: FlaskClient, context: Context, alice: Tenant, change: str, code: str
 ) -> None:
     named = {"source": alice.source_row, "project": alice.project_row, "workspace": alice.workspace_row}
-    execute(house, change, **{name: row for name, row in named.items() if f":{name}" in change})
+    execute(context, change, **{name: row for name, row in named.items() if f":{name}" in change})
 
     assert _refused(send_batch(client, alice, [event_for(alice)], "k")) == (403, code)
 
@@ -277,8 +277,8 @@ def _expect_401(response: TestResponse) -> None:
     assert response.headers["WWW-Authenticate"] == 'ApiKey realm="lariba"'
 
 
-def test_a_revoked_key_is_not_told_that_atomic_is_wrong(client: FlaskClient, house: Context, alice: Tenant) -> None:
-    execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+def test_a_revoked_key_is_not_told_that_atomic_is_wrong(client: FlaskClient, context: Context, alice: Tenant) -> None:
+    execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
 
     answer = client.post(f"{BATCH_PATH}?atomic=maybe", json={"events": [{}]}, headers={"X-API-Key": alice.key})
 

@@ -22,7 +22,7 @@ def _client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-def test_the_whole_answer_is_replayed_byte_for_byte(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_the_whole_answer_is_replayed_byte_for_byte(client: FlaskClient, context: Context, alice: Tenant) -> None:
     events = [event_for(alice), event_for(alice, severity="loud"), event_for(alice, event_id="e")]
     first = send_batch(client, alice, events, "k")
 
@@ -31,7 +31,7 @@ def test_the_whole_answer_is_replayed_byte_for_byte(client: FlaskClient, house: 
     assert statuses_of(first) == ["stored", "schema_validation_failed", "stored"]
     assert "Idempotent-Replayed" not in first.headers
     assert (again.status_code, again.data, again.headers["Idempotent-Replayed"]) == (200, first.data, "true")
-    assert len(events_of(house, alice)) == 2
+    assert len(events_of(context, alice)) == 2
 
 
 @pytest.mark.parametrize("forms", [("application/json", NDJSON), (NDJSON, "application/json")])
@@ -62,7 +62,7 @@ def test_events_that_mean_the_same_are_the_same_batch(client: FlaskClient, alice
 
 @pytest.mark.parametrize("change", ["other", "more", "fewer", "turned", "atomic"])
 def test_a_key_that_comes_with_another_batch_is_refused(
-    client: FlaskClient, house: Context, alice: Tenant, change: str
+    client: FlaskClient, context: Context, alice: Tenant, change: str
 ) -> None:
     events = [event_for(alice, event_id="1"), event_for(alice, event_id="2")]
     other = [events[0], event_for(alice, event_id="2", payload={})]
@@ -73,12 +73,12 @@ def test_a_key_that_comes_with_another_batch_is_refused(
     response = send_batch(client, alice, changed.get(change, events), "k", query)
 
     assert (response.status_code, error_of(response)["code"]) == (422, "idempotency_key_reused")
-    assert len(events_of(house, alice)) == 2
+    assert len(events_of(context, alice)) == 2
 
 
 @pytest.mark.parametrize("is_batch_first", [True, False])
 def test_a_key_names_one_request_be_it_an_event_or_a_batch(
-    client: FlaskClient, house: Context, alice: Tenant, *, is_batch_first: bool
+    client: FlaskClient, context: Context, alice: Tenant, *, is_batch_first: bool
 ) -> None:
     event = event_for(alice)
     sending: list[Callable[[], TestResponse]] = [
@@ -90,13 +90,13 @@ def test_a_key_names_one_request_be_it_an_event_or_a_batch(
     assert first().status_code in (200, 201)
     assert error_of(second())["code"] == "idempotency_key_reused"
     assert first().headers["Idempotent-Replayed"] == "true"
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_a_rotated_key_replays_and_another_source_does_not(
-    client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant
+    client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant
 ) -> None:
-    _, _, successor = issue_key(house, source_of(house, alice))
+    _, _, successor = issue_key(context, source_of(context, alice))
     send_batch(client, alice, [event_for(alice)], "k")
 
     again = send_batch(client, alice, [event_for(alice)], "k", headers={"X-API-Key": successor})
@@ -107,11 +107,11 @@ def test_a_rotated_key_replays_and_another_source_does_not(
 
 
 def test_an_expired_record_counts_as_none_and_the_new_one_is_replayed(
-    client: FlaskClient, house: Context, alice: Tenant
+    client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     one, two = [event_for(alice, event_id="e")], [event_for(alice)]
     send_batch(client, alice, one, "k")
-    expire_records(house, alice)
+    expire_records(context, alice)
 
     first, again = (send_batch(client, alice, one + two, "k") for _ in range(2))
 
@@ -120,17 +120,17 @@ def test_an_expired_record_counts_as_none_and_the_new_one_is_replayed(
     assert "Idempotent-Replayed" not in first.headers
 
 
-def test_a_replay_counts_the_events_that_were_accepted(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_a_replay_counts_the_events_that_were_accepted(client: FlaskClient, context: Context, alice: Tenant) -> None:
     events = [event_for(alice, payload={})] * 2 + [event_for(alice, environment="x"), event_for(alice, severity=1)]
     for _ in range(2):
         send_batch(client, alice, events, "k")
 
-    assert usage_of(house, alice) == {("stored", 2, 4), ("replayed", 2, 4)}
+    assert usage_of(context, alice) == {("stored", 2, 4), ("replayed", 2, 4)}
 
 
-def expire_records(house: Context, tenant: Tenant) -> None:
+def expire_records(context: Context, tenant: Tenant) -> None:
     execute(
-        house,
+        context,
         "UPDATE idempotency_records SET expires_at = now() - interval '1 second' WHERE source_id = :id",
         id=tenant.source_row,
     )

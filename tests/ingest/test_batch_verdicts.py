@@ -49,7 +49,7 @@ def _client(app: Flask) -> FlaskClient:
 class TestRejected:
     @pytest.mark.parametrize("form", ["application/json", NDJSON])
     def test_each_wrong_event_is_told_what_a_single_request_is_and_its_neighbours_are_stored(
-        self, client: FlaskClient, house: Context, alice: Tenant, form: str
+        self, client: FlaskClient, context: Context, alice: Tenant, form: str
     ) -> None:
         wrong = [text.replace("SOURCE", alice.source_id) for text in _WRONG]
         singles = [error_of(send(client, alice, text)) for text in wrong]
@@ -62,16 +62,16 @@ class TestRejected:
         told = [{name: it.get(name) for name in ("code", "message", "retryable", "details")} for it in verdicts[::2]]
         assert told == [{name: it.get(name) for name in ("code", "message", "retryable", "details")} for it in singles]
         assert [verdict["status"] for verdict in verdicts[1::2]] == ["stored"] * len(wrong)
-        assert len(events_of(house, alice)) == len(wrong)
+        assert len(events_of(context, alice)) == len(wrong)
 
     def test_an_event_larger_than_a_single_request_is_too_large_here_too(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         large = json.dumps(event_for(alice))[:-1] + " " * 524_288 + "}"
 
         assert send(client, alice, large).status_code == 413
         assert statuses_of(send_batch(client, alice, [large, event_for(alice)])) == ["payload_too_large", "stored"]
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
     def test_the_first_ten_faults_of_an_event_are_told(self, client: FlaskClient, alice: Tenant) -> None:
         (verdict,) = verdicts_of(send_batch(client, alice, [{f"x{n}": 1 for n in range(50)}]))
@@ -89,7 +89,7 @@ class TestRejected:
         assert verdicts_of(response)[0]["details"][0]["pointer"] == "/payload" + ("/" + "\U0001f600" * 128) * 2
 
     def test_what_postgresql_refuses_is_refused_alone_and_in_order(
-        self, client: FlaskClient, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+        self, client: FlaskClient, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The readers let none through that we know of; these are made behind their back."""
         monkeypatch.setattr("app.ingest.batch.body.read_common_envelope", _poisoning)
@@ -101,7 +101,7 @@ class TestRejected:
         assert [verdict["status"] for verdict in verdicts_of(response)[1:3]] == ["stored", "duplicate"]
         refused = "schema_validation_failed"
         assert statuses_of(response)[3:] == [refused, "duplicate_event", refused]
-        assert [event.payload_text for event in events_of(house, alice)] == ['{"n": 1}']
+        assert [event.payload_text for event in events_of(context, alice)] == ['{"n": 1}']
         assert send_batch(client, alice, [poison, *events[:2], poison, events[2], poison], "k").data == response.data
 
 
@@ -122,7 +122,7 @@ class TestLines:
         "line", [b"not json", b'{"a": "\xff"}', b"\xef\xbb\xbf{}", b"{} {}", b"\x0c", b"[" * 90_000, b'{"a": NaN}']
     )
     def test_one_bad_line_is_one_rejected_event(
-        self, client: FlaskClient, house: Context, alice: Tenant, line: bytes
+        self, client: FlaskClient, context: Context, alice: Tenant, line: bytes
     ) -> None:
         good = json.dumps(event_for(alice)).encode()
 
@@ -130,7 +130,7 @@ class TestLines:
 
         assert statuses_of(response) == ["stored", "bad_request", "stored"]
         assert verdicts_of(response)[1]["message"] == error_of(send(client, alice, line))["message"]
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
     def test_an_event_over_several_lines_is_several_bad_ones(self, client: FlaskClient, alice: Tenant) -> None:
         body = json.dumps(event_for(alice), indent=1).encode()
@@ -141,7 +141,7 @@ class TestLines:
 class TestAtomic:
     @pytest.mark.parametrize("form", ["application/json", NDJSON])
     def test_all_are_stored_if_none_is_rejected(
-        self, client: FlaskClient, house: Context, alice: Tenant, form: str
+        self, client: FlaskClient, context: Context, alice: Tenant, form: str
     ) -> None:
         send(client, alice, event_for(alice, event_id="old"))
         events = [event_for(alice, event_id=name) for name in ("old", "new", "new")]
@@ -150,10 +150,10 @@ class TestAtomic:
 
         assert statuses_of(response) == ["duplicate", "stored", "duplicate"]
         assert send_batch(client, alice, events, "k", "?atomic=1", form).headers["Idempotent-Replayed"] == "true"
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
     def test_nothing_is_stored_and_the_culprits_are_named_if_some_are_rejected(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         wrong: list[Any] = [event_for(alice, severity="x"), "[]", event_for(alice, environment="x")]
         twice = [event_for(alice, event_id="e"), event_for(alice, event_id="e", payload={})]
@@ -164,15 +164,15 @@ class TestAtomic:
         assert pointers_of(response) == {"/events/1/severity", "/events/2", "/events/3", "/events/5"}
         assert "4 of 6 events" in error_of(response)["message"]
         for table in ("events", "event_ledger", "idempotency_records", "usage_outbox"):
-            assert rows(house, f"SELECT 1 FROM {table} WHERE project_id = :id", id=alice.project_row) == []
+            assert rows(context, f"SELECT 1 FROM {table} WHERE project_id = :id", id=alice.project_row) == []
 
     def test_a_batch_that_was_refused_leaves_its_key_free(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         send_batch(client, alice, [event_for(alice), event_for(alice, severity="x")], "k", "?atomic=true")
 
         assert statuses_of(send_batch(client, alice, [event_for(alice)] * 2, "k", "?atomic=true")) == ["stored"] * 2
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
     @pytest.mark.parametrize("query", ["", "?atomic=false", "?atomic=0", "?atomic=FALSE"])
     def test_without_atomic_each_event_stands_for_itself(self, client: FlaskClient, alice: Tenant, query: str) -> None:

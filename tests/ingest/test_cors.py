@@ -22,10 +22,10 @@ pytestmark = pytest.mark.wiring
 
 
 @pytest.fixture(name="origin")
-def _origin(house: Context, alice: Tenant) -> str:
+def _origin(context: Context, alice: Tenant) -> str:
     """The page of a shop of Alice's, whose key is a browser key."""
     origin = f"https://{alice.source_id.lower().replace('_', '-')}.example"
-    limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=["https://other.example", origin])
+    limit(context, alice, allowed_event_types=["payment.*"], allowed_origins=["https://other.example", origin])
     return origin
 
 
@@ -67,9 +67,9 @@ class TestPreflight:
 
     @pytest.mark.parametrize("end", ["revoked_at = now()", "expires_at = now()", "allowed_origins = NULL"])
     def test_a_key_that_has_ended_lets_no_page_in(
-        self, client: FlaskClient, house: Context, alice: Tenant, origin: str, end: str
+        self, client: FlaskClient, context: Context, alice: Tenant, origin: str, end: str
     ) -> None:
-        execute(house, f"UPDATE source_keys SET {end} WHERE id = :id", id=alice.key_row)
+        execute(context, f"UPDATE source_keys SET {end} WHERE id = :id", id=alice.key_row)
 
         assert _ask(client, origin).status_code == 403
 
@@ -84,10 +84,10 @@ class TestPreflight:
         assert _cors(response) == {}
 
     def test_it_needs_no_key_and_stores_nothing(
-        self, client: FlaskClient, house: Context, alice: Tenant, origin: str
+        self, client: FlaskClient, context: Context, alice: Tenant, origin: str
     ) -> None:
         assert _ask(client, origin, **{"X-API-Key": alice.key}).status_code == 204
-        assert events_of(house, alice) == []
+        assert events_of(context, alice) == []
 
     def test_it_works_in_the_real_server(self, live: LiveServer, origin: str) -> None:
         asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
@@ -128,7 +128,7 @@ class TestAnswer:
             self._assert_readable(response, origin)
 
     def test_it_may_read_every_refusal_once_the_key_is_known(
-        self, client: FlaskClient, house: Context, alice: Tenant, origin: str
+        self, client: FlaskClient, context: Context, alice: Tenant, origin: str
     ) -> None:
         sent: dict[str, Any] = {"headers": {"Origin": origin}}
         refused = [
@@ -139,7 +139,7 @@ class TestAnswer:
             send(client, alice, content_type="text/plain", **sent),
             send_batch(client, alice, [], **sent),
         ]
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
         refused.append(send(client, alice, **sent))
 
         assert [each.status_code for each in refused] == [400, 422, 403, 403, 415, 422, 401]
@@ -147,9 +147,9 @@ class TestAnswer:
             self._assert_readable(response, origin)
 
     def test_a_page_of_another_origin_may_not(
-        self, client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant, origin: str
+        self, client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant, origin: str
     ) -> None:
-        limit(house, charlie, allowed_event_types=["a"], allowed_origins=["https://charlies.example"])
+        limit(context, charlie, allowed_event_types=["a"], allowed_origins=["https://charlies.example"])
 
         for other in ("https://charlies.example", "null", origin.upper()):
             response = send(client, alice, headers={"Origin": other})
@@ -174,11 +174,11 @@ class TestAnswer:
         assert _cors(send(client, charlie)) == {}
 
     def test_an_origin_that_was_just_added_may_read_at_once(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         new = "https://new.example"
         before = send(client, alice, headers={"Origin": new})
-        limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=[new])
+        limit(context, alice, allowed_event_types=["payment.*"], allowed_origins=[new])
 
         assert _cors(before) == {}
         self._assert_readable(send(client, alice, headers={"Origin": new}), new)
@@ -186,33 +186,33 @@ class TestAnswer:
 
 class TestMemory:
     def test_an_answer_is_remembered_for_some_seconds_and_then_asked_for_again(
-        self, house: Context, alice: Tenant, origin: str
+        self, context: Context, alice: Tenant, origin: str
     ) -> None:
         now = [0.0]
-        origins = Origins(house.database, clock=lambda: now[0])
+        origins = Origins(context.database, clock=lambda: now[0])
         origins.require_known(origin)
-        limit(house, alice, allowed_origins=None)
+        limit(context, alice, allowed_origins=None)
 
         origins.require_known(origin)
         now[0] += 3.0
         with pytest.raises(OriginNotAllowed):
             origins.require_known(origin)
 
-    def test_so_is_a_no_to_a_preflight(self, house: Context, alice: Tenant, origin: str) -> None:
+    def test_so_is_a_no_to_a_preflight(self, context: Context, alice: Tenant, origin: str) -> None:
         now = [0.0]
-        origins = Origins(house.database, clock=lambda: now[0])
-        limit(house, alice, allowed_origins=None)
+        origins = Origins(context.database, clock=lambda: now[0])
+        limit(context, alice, allowed_origins=None)
         with pytest.raises(OriginNotAllowed):
             origins.require_known(origin)
-        limit(house, alice, allowed_origins=[origin])
+        limit(context, alice, allowed_origins=[origin])
 
         with pytest.raises(OriginNotAllowed):
             origins.require_known(origin)
         now[0] += 3.0
         origins.require_known(origin)
 
-    def test_it_is_bounded(self, house: Context) -> None:
-        origins = Origins(house.database)
+    def test_it_is_bounded(self, context: Context) -> None:
+        origins = Origins(context.database)
         for n in range(1_100):
             with pytest.raises(OriginNotAllowed):
                 origins.require_known(f"https://{n}.example")

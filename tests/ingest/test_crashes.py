@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import Context
-from app.database.dedicated_connection import Lane
+from app.database.dedicated_connection import DedicatedConnection
 from app.errors import OutcomeUnknown
 from app.maintenance.usage import REPEATABLE, fold_usage
 from tests.support.live import environment_of
@@ -28,20 +28,20 @@ pytestmark = pytest.mark.wiring
 # A web process that runs its statement and then never commits; the test kills it there.
 _HANG_BEFORE_COMMIT = """
 import sys
-from app.database.dedicated_connection import Lane
+from app.database.dedicated_connection import DedicatedConnection
 from tests.support.sending import PATH
 from wsgi import app
 
 key, body = sys.argv[1:]
 
-def run_and_hang(lane, statement, parameters, deadline):
-    connection = lane._connect()
+def run_and_hang(connection, statement, parameters, deadline):
+    connection = connection._connect()
     connection.autocommit = False
     refusals = connection.execute(statement, parameters).fetchall()
     print(refusals or "stored", flush=True)
     sys.stdin.read()
 
-Lane.run = run_and_hang
+DedicatedConnection.run = run_and_hang
 headers = {"X-API-Key": key, "Idempotency-Key": "k"}
 app.test_client().post(PATH, data=body, headers=headers, content_type="application/json")
 """
@@ -63,17 +63,17 @@ def _a_web_process_before_its_commit(settings: Settings, checkout: Path, key: st
 
 
 def test_kill_9_between_statement_and_commit_leaves_no_orphan_and_the_retry_stores_once(
-    client: FlaskClient, house: Context, settings: Settings, checkout: Path, alice: Tenant
+    client: FlaskClient, context: Context, settings: Settings, checkout: Path, alice: Tenant
 ) -> None:
     event = event_for(alice, event_id="e")
     with _a_web_process_before_its_commit(settings, checkout, alice.key, event):
         pass
 
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
     retry = send(client, alice, event, idempotency_key="k")
 
     assert (retry.status_code, retry.headers.get("Idempotent-Replayed")) == (201, None)
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_a_request_that_hangs_before_its_commit_holds_up_its_own_key_only(
@@ -90,33 +90,33 @@ def test_a_request_that_hangs_before_its_commit_holds_up_its_own_key_only(
     assert other.status_code == 201
 
 
-def _used(house: Context, tenant: Tenant) -> dict[str, int]:
+def _used(context: Context, tenant: Tenant) -> dict[str, int]:
     counts = "SELECT outcome, events FROM {} WHERE project_id = :id"
     both = " UNION ALL ".join(counts.format(table) for table in ("usage_outbox", "usage_hours"))
     summed = f"SELECT outcome, sum(events)::integer AS events FROM ({both}) AS used GROUP BY 1"
-    return {row.outcome: row.events for row in rows(house, summed, id=tenant.project_row)}
+    return {row.outcome: row.events for row in rows(context, summed, id=tenant.project_row)}
 
 
 @pytest.fixture(name="lost_commits")
-def _lost_commits(house: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def _lost_commits(context: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Groups listed here go wrong, in this order: `after` commits and loses the answer, `before` loses the request.
 
     And the worker folds usage before they are made again.
     """
     plan: list[str] = []
-    run = Lane.run
+    run = DedicatedConnection.run
 
-    def lose(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+    def lose(connection: DedicatedConnection, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
         how = plan.pop(0) if plan else None
         if how != "before":
-            answer = run(lane, statement, parameters, deadline)
+            answer = run(connection, statement, parameters, deadline)
         if how:
-            lane.close()
-            fold_usage(house.database, repeatable=REPEATABLE)
+            connection.close()
+            fold_usage(context.database, repeatable=REPEATABLE)
             raise OutcomeUnknown
         return answer
 
-    monkeypatch.setattr(Lane, "run", lose)
+    monkeypatch.setattr(DedicatedConnection, "run", lose)
     yield plan
     assert plan == []
 
@@ -126,7 +126,7 @@ def _lost_commits(house: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[l
 @pytest.mark.parametrize("event_id", [None, "e"])
 def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first(  # noqa: PLR0917
     client: FlaskClient,
-    house: Context,
+    context: Context,
     alice: Tenant,
     lost_commits: list[str],
     plan: list[str],
@@ -140,9 +140,9 @@ def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first( 
 
     assert (response.status_code, response.headers.get("Idempotent-Replayed")) == (201, None)
     assert '"status": "stored"' in response.get_data(as_text=True)
-    (stored,) = events_of(house, alice)
+    (stored,) = events_of(context, alice)
     assert stored.event_id == _body(response)["event_id"]
-    assert _used(house, alice) == {"stored": 1}
+    assert _used(context, alice) == {"stored": 1}
 
 
 def test_a_duplicate_whose_commit_was_lost_is_answered_as_a_duplicate(
@@ -162,7 +162,7 @@ def test_a_duplicate_whose_commit_was_lost_is_answered_as_a_duplicate(
 @pytest.mark.parametrize(("idempotency_key", "answer"), [("k", 201), (None, 200)])
 def test_a_replay_or_a_duplicate_whose_commit_was_lost_is_answered_as_such(  # noqa: PLR0917
     client: FlaskClient,
-    house: Context,
+    context: Context,
     alice: Tenant,
     lost_commits: list[str],
     plan: list[str],
@@ -176,7 +176,7 @@ def test_a_replay_or_a_duplicate_whose_commit_was_lost_is_answered_as_such(  # n
     response = send(client, alice, event, idempotency_key=idempotency_key)
 
     assert response.status_code == answer
-    assert _used(house, alice) == {"stored": 1, "replayed" if idempotency_key else "duplicate": 1}
+    assert _used(context, alice) == {"stored": 1, "replayed" if idempotency_key else "duplicate": 1}
 
 
 @pytest.mark.parametrize(
@@ -188,25 +188,25 @@ def test_a_replay_or_a_duplicate_whose_commit_was_lost_is_answered_as_such(  # n
     ],
 )
 def test_an_event_that_was_committed_is_said_to_be_stored_whatever_was_taken_away_since(
-    client: FlaskClient, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch, change: str
+    client: FlaskClient, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """The commit's answer is lost, and the right to send goes before the server can ask again."""
     send(client, alice, "warms the key")
-    run = Lane.run
+    run = DedicatedConnection.run
     named = {"key": alice.key_row, "source": alice.source_row, "workspace": alice.workspace_row}
     changed = {name: row for name, row in named.items() if f":{name}" in change}
 
-    def lose(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
-        monkeypatch.setattr(Lane, "run", run)
-        run(lane, statement, parameters, deadline)
-        lane.close()
-        execute(house, change, **changed)
+    def lose(connection: DedicatedConnection, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+        monkeypatch.setattr(DedicatedConnection, "run", run)
+        run(connection, statement, parameters, deadline)
+        connection.close()
+        execute(context, change, **changed)
         raise OutcomeUnknown
 
-    monkeypatch.setattr(Lane, "run", lose)
+    monkeypatch.setattr(DedicatedConnection, "run", lose)
 
     assert send(client, alice, idempotency_key="k").status_code == 201
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 @pytest.mark.parametrize(("is_first_lost", "code"), [(True, "storage_unavailable"), (False, "idempotency_in_progress")])
@@ -222,16 +222,18 @@ def test_after_an_unanswered_commit_a_claim_in_the_way_is_no_other_request(  # n
     """It may be our own, still being committed: then the outcome is unknown, not somebody else's."""
     send(client, alice, "warms the key")
     event = event_for(alice, event_id="e")
-    run = Lane.run
+    run = DedicatedConnection.run
 
-    def lose_first(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+    def lose_first(
+        connection: DedicatedConnection, statement: str, parameters: Sequence[Any], deadline: float
+    ) -> list[Any]:
         if is_first_lost and not lost:
-            lost.append(lane)
+            lost.append(connection)
             raise OutcomeUnknown
-        return run(lane, statement, parameters, deadline)
+        return run(connection, statement, parameters, deadline)
 
-    lost: list[Lane] = []
-    monkeypatch.setattr(Lane, "run", lose_first)
+    lost: list[DedicatedConnection] = []
+    monkeypatch.setattr(DedicatedConnection, "run", lose_first)
     with _a_web_process_before_its_commit(settings, checkout, alice.key, event):
         response = send(client, alice, event, idempotency_key="k")
 

@@ -28,14 +28,14 @@ def _deep(tenant: Tenant, levels: int) -> str:
 
 @pytest.mark.parametrize("levels", _LEVELS)
 def test_an_event_that_nests_too_deep_is_a_422_that_says_where(
-    client: FlaskClient, house: Context, alice: Tenant, levels: int
+    client: FlaskClient, context: Context, alice: Tenant, levels: int
 ) -> None:
     response = send(client, alice, _deep(alice, levels))
     packed = send(client, alice, gzip.compress(_deep(alice, levels).encode()), headers={"Content-Encoding": "gzip"})
 
     assert (response.status_code, pointers_of(response)) == (422, {_POINTER})
     assert (packed.status_code, pointers_of(packed)) == (422, {_POINTER})
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 def test_an_event_of_32_levels_is_stored(client: FlaskClient, alice: Tenant) -> None:
@@ -45,7 +45,7 @@ def test_an_event_of_32_levels_is_stored(client: FlaskClient, alice: Tenant) -> 
 @pytest.mark.parametrize("levels", _LEVELS)
 @pytest.mark.parametrize("form", ["application/json", NDJSON])
 def test_in_a_batch_it_is_that_events_verdict_and_its_neighbours_are_stored(
-    app: Flask, house: Context, alice: Tenant, form: str, levels: int
+    app: Flask, context: Context, alice: Tenant, form: str, levels: int
 ) -> None:
     client, good = app.test_client(), json.dumps(event_for(alice))
 
@@ -54,7 +54,7 @@ def test_in_a_batch_it_is_that_events_verdict_and_its_neighbours_are_stored(
     assert [it["status"] for it in verdicts] == ["stored", "rejected", "stored"]
     assert verdicts[1]["code"] == "schema_validation_failed"
     assert [it["pointer"] for it in verdicts[1]["details"]] == [_POINTER]
-    assert len(events_of(house, alice)) == 2
+    assert len(events_of(context, alice)) == 2
 
 
 @pytest.mark.parametrize(

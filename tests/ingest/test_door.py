@@ -32,7 +32,7 @@ def _crash(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("step", ["read_common_envelope", "client_address", "uuid7", "request_id_from"])
 def test_a_crash_before_the_event_is_stored_is_a_500_that_is_counted(
-    client: FlaskClient, house: Context, alice: Tenant, step: str, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, context: Context, alice: Tenant, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert send(client, alice).status_code == 201  # the key is known from here on
     before = _counted("internal_error")
@@ -44,12 +44,12 @@ def test_a_crash_before_the_event_is_stored_is_a_500_that_is_counted(
     assert error_of(response)["request_id"] == "mine"
     assert b"an inner detail" not in response.data
     assert _counted("internal_error") == before + 1
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 @pytest.mark.parametrize("step", ["_ANSWERS.note", "uuid7"])
 def test_an_answer_that_comes_later_is_given_once_whatever_crashes(
-    app: Flask, house: Context, alice: Tenant, step: str, monkeypatch: pytest.MonkeyPatch
+    app: Flask, context: Context, alice: Tenant, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert send(app.test_client(), alice).status_code == 201
     monkeypatch.setattr(f"app.ingest.door.{step}", _crash)
@@ -61,7 +61,7 @@ def test_an_answer_that_comes_later_is_given_once_whatever_crashes(
     assert status == (201 if stored else 500)
     assert body.get("status") == ("stored" if stored else None)
     assert headers["X-Request-ID"] == "mine"
-    assert len(events_of(house, alice)) == 1 + stored
+    assert len(events_of(context, alice)) == 1 + stored
 
 
 def test_a_committer_that_cannot_begin_is_a_500(app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def _stream(
 class TestTaking:
     @pytest.mark.parametrize("kind", _KINDS)
     def test_a_compressed_event_is_stored_once_as_it_was(
-        self, client: FlaskClient, house: Context, alice: Tenant, kind: str
+        self, client: FlaskClient, context: Context, alice: Tenant, kind: str
     ) -> None:
         encoding, compress = _COMPRESS[kind]
         body = compress(json.dumps(event_for(alice, payload={"text": "ü" * 20_000})).encode())
@@ -71,10 +71,10 @@ class TestTaking:
 
         assert (first.status_code, second.status_code) == (201, 201)
         assert second.headers["Idempotent-Replayed"] == "true"
-        assert [json.loads(event.payload_text) for event in events_of(house, alice)] == [{"text": "ü" * 20_000}]
+        assert [json.loads(event.payload_text) for event in events_of(context, alice)] == [{"text": "ü" * 20_000}]
 
     def test_one_event_is_the_same_content_plain_and_in_every_encoding(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         body = json.dumps(event_for(alice, event_id="e")).encode()
 
@@ -86,10 +86,10 @@ class TestTaking:
                 "status": "duplicate",
             }
             assert _send(client, alice, compress(body), encoding, "k").headers["Idempotent-Replayed"] == "true"
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
     @pytest.mark.parametrize("encoding", ["", "identity", "Identity"])
-    def test_identity_is_no_encoding(self, client: FlaskClient, house: Context, alice: Tenant, encoding: str) -> None:
+    def test_identity_is_no_encoding(self, client: FlaskClient, context: Context, alice: Tenant, encoding: str) -> None:
         assert _send(client, alice, json.dumps(event_for(alice)).encode(), encoding).status_code == 201
 
     def test_a_body_that_just_fits_when_expanded_is_taken(self, client: FlaskClient, alice: Tenant) -> None:
@@ -97,18 +97,18 @@ class TestTaking:
 
         assert _send(client, alice, gzip.compress(body), "gzip").status_code == 201
 
-    def test_a_chunked_compressed_body_is_taken(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
+    def test_a_chunked_compressed_body_is_taken(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
         body = gzip.compress(json.dumps(event_for(alice)).encode())
 
         assert _stream(client, alice, body, "gzip", announced_bytes=None).status_code == 201
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
 
 class TestRefusing:
     @pytest.fixture(autouse=True)
-    def _nothing_is_stored(self, house: Context, alice: Tenant) -> Iterator[None]:
+    def _nothing_is_stored(self, context: Context, alice: Tenant) -> Iterator[None]:
         yield
-        assert events_of(house, alice) == []
+        assert events_of(context, alice) == []
 
     @pytest.mark.parametrize("kind", _KINDS)
     def test_a_body_of_ten_megabytes_when_expanded_is_a_413(

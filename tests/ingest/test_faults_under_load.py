@@ -125,18 +125,18 @@ def _app(postgres: EmbeddedPostgres, credentials: Credentials) -> Iterator[Flask
     with logging_left_alone():
         app = create_app(settings, credentials=credentials)
         yield app
-        close(_house(app).database)
+        close(_context(app).database)
 
 
 @pytest.fixture(name="dana")
 def _dana(app: Flask) -> Tenant:
-    return make_tenant(_house(app))
+    return make_tenant(_context(app))
 
 
 @pytest.fixture(name="server")
 def _server(app: Flask, checkout: Path) -> Iterator[LiveServer]:
     """Two web processes that come back when they are killed."""
-    with live_server(_house(app).settings, checkout, workers=2) as server:
+    with live_server(_context(app).settings, checkout, workers=2) as server:
         yield server
 
 
@@ -179,7 +179,7 @@ def test_a_session_that_hangs_in_its_transaction_stops_only_who_needs_its_keys(
     """As a client under SIGSTOP leaves it. (One stopped inside PostgreSQL may hold a page that everybody needs.)"""
     with (
         _load(server, dana) as load,
-        psycopg.connect(_house(app).settings.database_url, options=_EVERYWHERE) as hanging,
+        psycopg.connect(_context(app).settings.database_url, options=_EVERYWHERE) as hanging,
     ):
         hanging.execute(
             "INSERT INTO event_ledger SELECT %s, %s, '0-' || n, gen_random_uuid(), '', now()"
@@ -218,7 +218,7 @@ def test_a_rolling_restart_under_load_loses_no_request(server: LiveServer, app: 
 
 def _audit(app: Flask, load: _Load) -> set[str]:
     """What is stored: each answered event, once; beyond them only what was sent and given up; nothing else."""
-    settings = _house(app).settings
+    settings = _context(app).settings
     with psycopg.connect(settings.admin_database_url) as owner:
         stored = [
             row[0]
@@ -231,6 +231,6 @@ def _audit(app: Flask, load: _Load) -> set[str]:
     return set(stored)
 
 
-def _house(app: Flask) -> Context:
-    house: Context = app.extensions[EXTENSION]
-    return house
+def _context(app: Flask) -> Context:
+    context: Context = app.extensions[EXTENSION]
+    return context

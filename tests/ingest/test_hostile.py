@@ -20,15 +20,15 @@ _MEBIBYTE = 1_048_576
 
 
 @pytest.fixture(autouse=True)
-def _the_next_request_is_unharmed(live: LiveServer, house: Context, alice: Tenant) -> Iterator[None]:
+def _the_next_request_is_unharmed(live: LiveServer, context: Context, alice: Tenant) -> Iterator[None]:
     yield
-    stored = len(events_of(house, alice))
+    stored = len(events_of(context, alice))
     answer = live.request("POST", PATH, json.dumps(event_for(alice)).encode(), _headers(alice))
     assert answer.status == 201
-    assert len(events_of(house, alice)) == stored + 1
+    assert len(events_of(context, alice)) == stored + 1
 
 
-def test_a_chunked_body_of_ordinary_size_works(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_a_chunked_body_of_ordinary_size_works(live: LiveServer, context: Context, alice: Tenant) -> None:
     body = json.dumps(event_for(alice, payload={"text": "x" * 100_000})).encode()
     chunks = b"".join(
         b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (body[n : n + 777] for n in range(0, len(body), 777))
@@ -37,10 +37,10 @@ def test_a_chunked_body_of_ordinary_size_works(live: LiveServer, house: Context,
     answer = _raw(live, _head(alice, "Transfer-Encoding: chunked") + chunks + b"0\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 201 ")
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
-def test_an_endless_chunked_body_is_cut_off_with_a_413(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_an_endless_chunked_body_is_cut_off_with_a_413(live: LiveServer, context: Context, alice: Tenant) -> None:
     before = _memory(live)
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
 
@@ -49,10 +49,10 @@ def test_an_endless_chunked_body_is_cut_off_with_a_413(live: LiveServer, house: 
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"application/json" in answer
     assert _memory(live) - before < 50 * _MEBIBYTE
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
-def test_an_endless_compressed_body_is_cut_off_with_a_413(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_an_endless_compressed_body_is_cut_off_with_a_413(live: LiveServer, context: Context, alice: Tenant) -> None:
     before = _memory(live)
     encoder = zlib.compressobj(9, wbits=31)
     zeros = encoder.compress(bytes(_MEBIBYTE)) + encoder.flush(zlib.Z_FULL_FLUSH)
@@ -62,7 +62,7 @@ def test_an_endless_compressed_body_is_cut_off_with_a_413(live: LiveServer, hous
 
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert _memory(live) - before < 50 * _MEBIBYTE
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 def test_two_content_encoding_headers_are_refused(live: LiveServer, alice: Tenant) -> None:
@@ -126,7 +126,7 @@ def test_a_nonsense_content_length_is_a_400(live: LiveServer, alice: Tenant, len
     assert _raw(live, _head(alice, f"Content-Length: {length}") + b"{}").startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_body_that_ends_early_stores_nothing(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_a_body_that_ends_early_stores_nothing(live: LiveServer, context: Context, alice: Tenant) -> None:
     """The bytes that arrive are a whole event; what the client announced is more."""
     body = json.dumps(event_for(alice)).encode()
     with closing(socket.create_connection(("127.0.0.1", live.port), timeout=20)) as connection:
@@ -135,7 +135,7 @@ def test_a_body_that_ends_early_stores_nothing(live: LiveServer, house: Context,
         answer = connection.recv(65_536)
 
     assert not answer.startswith(b"HTTP/1.1 2")
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,11 @@ def test_so_does_the_verdict_of_a_batch(client: FlaskClient, alice: Tenant, quer
         assert code in str(verdict)
 
 
-def test_nothing_is_named_where_the_key_may_not_be_used(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_nothing_is_named_where_the_key_may_not_be_used(client: FlaskClient, context: Context, alice: Tenant) -> None:
     places = {"allowed_networks": ["10.0.0.0/8"], "allowed_origins": ["https://shop.example"]}
-    limit(house, alice, allowed_event_types=["payment.*"])
+    limit(context, alice, allowed_event_types=["payment.*"])
     for policy, entries in places.items():
-        limit(house, alice, **(dict.fromkeys(places) | {policy: entries}))
+        limit(context, alice, **(dict.fromkeys(places) | {policy: entries}))
         for event, code, own in _wrong(alice):
             error = error_of(send(client, alice, event))
 

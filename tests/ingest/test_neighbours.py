@@ -19,7 +19,7 @@ from app.ingest.envelope import Attempt
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import Outcome, Verdict
 from tests.support.people import Tenant, events_of
-from tests.support.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
+from tests.support.scripted_connections import ScriptedConnections, attempt_of, identity_of, new_committer
 from tests.support.waiting import wait_until
 
 _BOUND_SECONDS = 0.15
@@ -31,8 +31,8 @@ _NEXT = 5
 
 
 @pytest.fixture(name="committer")
-def _committer(house: Context, lanes: ScriptedLanes) -> Committer:
-    return new_committer(house, lanes, **_PATIENT)
+def _committer(context: Context, connections: ScriptedConnections) -> Committer:
+    return new_committer(context, connections, **_PATIENT)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ _HOLD: dict[str, Callable[[Settings, Tenant, list[str]], AbstractContextManager[
 @pytest.mark.parametrize("held", [1, 60, 200])
 @pytest.mark.parametrize("what", _HOLD)
 def test_held_attempts_of_one_workspace_delay_another_one_s_by_less_than_150_ms(
-    house: Context, settings: Settings, alice: Tenant, charlie: Tenant, what: str, held: int
+    context: Context, settings: Settings, alice: Tenant, charlie: Tenant, what: str, held: int
 ) -> None:
     """Told twice: by what the committer waited for locks, which no busy machine changes, and by the clock.
 
@@ -87,7 +87,7 @@ def test_held_attempts_of_one_workspace_delay_another_one_s_by_less_than_150_ms(
     for number in range(_ROUNDS):
         names = [f"{number}-{n}" for n in range(held + _NEXT)]
         with _HOLD[what](settings, alice, names):
-            neighbours = _Neighbours(house, alice, charlie)
+            neighbours = _Neighbours(context, alice, charlie)
             rounds.append(neighbours.worst_wait_beside([_held_attempt(alice, what, name) for name in names]))
         assert neighbours.waited_for_locks() < _BOUND_SECONDS
         wait_until(neighbours.are_all_answered)
@@ -97,9 +97,9 @@ def test_held_attempts_of_one_workspace_delay_another_one_s_by_less_than_150_ms(
 class _Neighbours:
     """One workspace whose attempts are held, and another one that goes on sending."""
 
-    def __init__(self, house: Context, alice: Tenant, charlie: Tenant) -> None:
-        self._lanes = ScriptedLanes(house.database)
-        self._committer = new_committer(house, self._lanes, **_PATIENT)
+    def __init__(self, context: Context, alice: Tenant, charlie: Tenant) -> None:
+        self._lanes = ScriptedConnections(context.database)
+        self._committer = new_committer(context, self._lanes, **_PATIENT)
         self._alice, self._charlie = identity_of(alice), charlie
         self._sent = 0
         self._answers: list[WriteResult] = []
@@ -152,9 +152,9 @@ def _held_attempt(tenant: Tenant, what: str, name: str) -> Attempt:
 
 
 def test_attempts_of_a_workspace_that_is_being_changed_are_stored_when_the_change_is_made(
-    house: Context, settings: Settings, lanes: ScriptedLanes, alice: Tenant
+    context: Context, settings: Settings, connections: ScriptedConnections, alice: Tenant
 ) -> None:
-    committer = new_committer(house, lanes, **_PATIENT)
+    committer = new_committer(context, connections, **_PATIENT)
     results: list[WriteResult] = []
     with _barrier_held(settings, alice, []):
         for _ in range(100):
@@ -164,14 +164,14 @@ def test_attempts_of_a_workspace_that_is_being_changed_are_stored_when_the_chang
     wait_until(lambda: len(results) == 101)
 
     assert {_outcome(result) for result in results} == {Outcome.STORED}
-    assert len(events_of(house, alice)) == 101
+    assert len(events_of(context, alice)) == 101
 
 
 @pytest.mark.parametrize("what", ["event ids", "keys"])
 def test_what_another_transaction_holds_is_in_progress_and_the_rest_of_its_workspace_is_stored(
-    settings: Settings, house: Context, lanes: ScriptedLanes, alice: Tenant, what: str
+    settings: Settings, context: Context, connections: ScriptedConnections, alice: Tenant, what: str
 ) -> None:
-    committer = new_committer(house, lanes, **_PATIENT | {"idempotency_wait_seconds": 1.0})
+    committer = new_committer(context, connections, **_PATIENT | {"idempotency_wait_seconds": 1.0})
     held: list[WriteResult] = []
     free: list[WriteResult] = []
     names = [f"{n}" for n in range(5)]
@@ -189,9 +189,9 @@ def test_what_another_transaction_holds_is_in_progress_and_the_rest_of_its_works
 
 @pytest.mark.parametrize("what", ["event ids", "keys"])
 def test_what_another_transaction_held_and_gave_up_is_stored_at_once(
-    settings: Settings, house: Context, lanes: ScriptedLanes, alice: Tenant, what: str
+    settings: Settings, context: Context, connections: ScriptedConnections, alice: Tenant, what: str
 ) -> None:
-    committer = new_committer(house, lanes, **_PATIENT)
+    committer = new_committer(context, connections, **_PATIENT)
     results: list[WriteResult] = []
     names = [f"{n}" for n in range(20)]
     with _HOLD[what](settings, alice, names):
@@ -205,27 +205,27 @@ def test_what_another_transaction_held_and_gave_up_is_stored_at_once(
 
 
 def test_a_table_that_is_locked_is_remembered_against_no_workspace_and_its_waiters_are_stored_when_it_is_free(
-    settings: Settings, house: Context, lanes: ScriptedLanes, alice: Tenant, charlie: Tenant
+    settings: Settings, context: Context, connections: ScriptedConnections, alice: Tenant, charlie: Tenant
 ) -> None:
-    committer = new_committer(house, lanes, **_PATIENT)
+    committer = new_committer(context, connections, **_PATIENT)
     results: list[WriteResult] = []
     with psycopg.connect(settings.admin_database_url) as session:
         session.execute("LOCK TABLE event_ledger IN ACCESS EXCLUSIVE MODE")
         for tenant in (alice, charlie) * 20:
             committer.submit(identity_of(tenant), attempt_of(tenant), results.append)
-        wait_until(lambda: sum(each.has_waited for each in lanes.exchanges) >= 3)
+        wait_until(lambda: sum(each.has_waited for each in connections.exchanges) >= 3)
         session.rollback()
     wait_until(lambda: len(results) == 40)
 
     assert {_outcome(result) for result in results} == {Outcome.STORED}
     assert committer._contention._troubled_until == {}  # noqa: SLF001
-    assert {each.thread for each in lanes.exchanges} == {"committer"}
+    assert {each.thread for each in connections.exchanges} == {"committer"}
 
 
 def test_a_table_that_stays_locked_is_503_at_the_deadline(
-    settings: Settings, house: Context, lanes: ScriptedLanes, alice: Tenant
+    settings: Settings, context: Context, connections: ScriptedConnections, alice: Tenant
 ) -> None:
-    committer = new_committer(house, lanes, storage_deadline_seconds=0.3)
+    committer = new_committer(context, connections, storage_deadline_seconds=0.3)
     with psycopg.connect(settings.admin_database_url) as session:
         session.execute("LOCK TABLE event_ledger IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(StorageUnavailable):
@@ -237,10 +237,10 @@ def test_a_table_that_stays_locked_is_503_at_the_deadline(
 
 @pytest.mark.parametrize("payload", ["{}", '{"x": "' + "x" * 200_000 + '"}'], ids=["events", "bytes"])
 def test_a_workspace_that_fills_its_share_of_the_queue_leaves_room_for_others(
-    house: Context, lanes: ScriptedLanes, alice: Tenant, charlie: Tenant, payload: str
+    context: Context, connections: ScriptedConnections, alice: Tenant, charlie: Tenant, payload: str
 ) -> None:
-    committer = new_committer(house, lanes, queue_events_max=300, **_PATIENT)
-    lanes.open.clear()
+    committer = new_committer(context, connections, queue_events_max=300, **_PATIENT)
+    connections.open.clear()
     attempt = attempt_of(alice, payload=payload)
     refused = 0
     for _ in range(600):
@@ -253,17 +253,17 @@ def test_a_workspace_that_fills_its_share_of_the_queue_leaves_room_for_others(
         committer.submit(identity_of(charlie), attempt_of(charlie), results.append)
 
     assert refused >= 300
-    lanes.open.set()
+    connections.open.set()
     wait_until(lambda: len(results) == 20)
     assert {_outcome(result) for result in results} == {Outcome.STORED}
 
 
 def test_many_with_one_idempotency_key_count_as_waiting_all_the_while(
-    house: Context, lanes: ScriptedLanes, alice: Tenant
+    context: Context, connections: ScriptedConnections, alice: Tenant
 ) -> None:
     """They are not for one group, so they are gathered and put back: that is no way round the bound."""
-    committer = new_committer(house, lanes, queue_events_max=10)
-    lanes.open.clear()
+    committer = new_committer(context, connections, queue_events_max=10)
+    connections.open.clear()
     admitted = 0
     for _ in range(5):
         for _ in range(20):
@@ -272,37 +272,37 @@ def test_many_with_one_idempotency_key_count_as_waiting_all_the_while(
                 admitted += 1
             except StorageUnavailable:
                 pass
-        before = len(lanes.exchanges)
-        lanes.open.set()
-        wait_until(partial(_has_more, lanes, before))
-        lanes.open.clear()
+        before = len(connections.exchanges)
+        connections.open.set()
+        wait_until(partial(_has_more, connections, before))
+        connections.open.clear()
 
     assert admitted <= 5 * 10
 
 
 def test_workspaces_take_turns_in_a_group(
-    committer: Committer, lanes: ScriptedLanes, alice: Tenant, charlie: Tenant
+    committer: Committer, connections: ScriptedConnections, alice: Tenant, charlie: Tenant
 ) -> None:
     """Or one that waits behind a thousand of another's waits for four groups."""
     order: list[str] = []
-    lanes.open.clear()
+    connections.open.clear()
     committer.submit(identity_of(alice), attempt_of(alice), lambda _: None)
-    wait_until(lambda: lanes.exchanges)
+    wait_until(lambda: connections.exchanges)
     for _ in range(400):
         committer.submit(identity_of(alice), attempt_of(alice), lambda _: order.append("alice"))
     committer.submit(identity_of(charlie), attempt_of(charlie), lambda _: order.append("charlie"))
-    lanes.open.set()
+    connections.open.set()
     wait_until(lambda: len(order) == 401)
 
     assert order.index("charlie") < 256
 
 
 def test_a_workspace_that_fills_its_share_of_the_contention_queue_leaves_room_for_others(
-    settings: Settings, house: Context, lanes: ScriptedLanes, alice: Tenant, charlie: Tenant,
+    settings: Settings, context: Context, connections: ScriptedConnections, alice: Tenant, charlie: Tenant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(contention, "_EVENTS_MAX", 40)
-    committer = new_committer(house, lanes, **_PATIENT)
+    committer = new_committer(context, connections, **_PATIENT)
     results: dict[str, list[WriteResult]] = {"alice": [], "charlie": []}
     with _barrier_held(settings, alice, []), _barrier_held(settings, charlie, []):
         for _ in range(60):
@@ -317,9 +317,9 @@ def test_a_workspace_that_fills_its_share_of_the_contention_queue_leaves_room_fo
 
 
 def test_more_workspaces_in_trouble_than_there_are_threads_all_get_their_turn(
-    settings: Settings, house: Context, lanes: ScriptedLanes, tenant: Callable[[], Tenant]
+    settings: Settings, context: Context, connections: ScriptedConnections, tenant: Callable[[], Tenant]
 ) -> None:
-    committer = new_committer(house, lanes, **_PATIENT)
+    committer = new_committer(context, connections, **_PATIENT)
     troubled = [tenant() for _ in range(contention._THREADS + 1)]  # noqa: SLF001
     free: list[WriteResult] = []
     held: list[WriteResult] = []
@@ -337,8 +337,8 @@ def test_more_workspaces_in_trouble_than_there_are_threads_all_get_their_turn(
     assert {_outcome(result) for result in free} == {Outcome.STORED}
 
 
-def _has_more(lanes: ScriptedLanes, before: int) -> bool:
-    return len(lanes.exchanges) > before
+def _has_more(connections: ScriptedConnections, before: int) -> bool:
+    return len(connections.exchanges) > before
 
 
 def _outcome(result: WriteResult) -> Outcome:

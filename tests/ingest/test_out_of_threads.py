@@ -14,7 +14,7 @@ from app.ingest import contention
 from app.ingest.pending_write import WriteResult
 from app.ingest.storage import Outcome, Verdict
 from tests.support.people import Tenant
-from tests.support.scripted_lanes import ScriptedLanes, attempt_of, identity_of, new_committer
+from tests.support.scripted_connections import ScriptedConnections, attempt_of, identity_of, new_committer
 from tests.support.waiting import wait_until
 
 # A busy machine has the time that it takes.
@@ -50,10 +50,10 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> _Machine:
 
 
 def test_an_attempt_without_a_committer_is_refused_and_takes_no_place(
-    house: Context, lanes: ScriptedLanes, alice: Tenant, machine: _Machine
+    context: Context, connections: ScriptedConnections, alice: Tenant, machine: _Machine
 ) -> None:
     """And whichever thread is there already is not started again."""
-    committer = new_committer(house, lanes, queue_events_max=2, storage_deadline_seconds=_PATIENT_SECONDS)
+    committer = new_committer(context, connections, queue_events_max=2, storage_deadline_seconds=_PATIENT_SECONDS)
     results: list[WriteResult] = []
     for name in _COMMITTER:
         machine.full_for = {name}
@@ -67,10 +67,10 @@ def test_an_attempt_without_a_committer_is_refused_and_takes_no_place(
 
 
 def test_attempts_of_a_workspace_in_trouble_wait_until_a_thread_for_them_can_be_started(
-    settings: Settings, house: Context, lanes: ScriptedLanes, alice: Tenant, machine: _Machine
+    settings: Settings, context: Context, connections: ScriptedConnections, alice: Tenant, machine: _Machine
 ) -> None:
     """However often one could not be."""
-    committer = new_committer(house, lanes, storage_deadline_seconds=_PATIENT_SECONDS)
+    committer = new_committer(context, connections, storage_deadline_seconds=_PATIENT_SECONDS)
     results: list[WriteResult] = []
     machine.full_for = {"contention"}
     with psycopg.connect(settings.admin_database_url) as session:

@@ -19,8 +19,8 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.dedicated_connection import Lane
-from app.database.engine import Database, Reach
+from app.database.dedicated_connection import DedicatedConnection
+from app.database.engine import Database, TenantScope
 from app.database.schema import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
@@ -54,7 +54,7 @@ def _app(server: EmbeddedPostgres, credentials: Credentials) -> Iterator[Flask]:
 
 @pytest.fixture(name="dana")
 def _dana(app: Flask) -> Tenant:
-    tenant = make_tenant(_house(app))
+    tenant = make_tenant(_context(app))
     assert send(app.test_client(), tenant).status_code == 201
     return tenant
 
@@ -77,7 +77,7 @@ def test_a_stopped_database_means_503_and_service_resumes_with_the_first_request
     assert ready_while_away.json is not None
     assert ready_while_away.json["checks"]["database"] != "ok"
     assert (back.status_code, back.headers.get("Idempotent-Replayed")) == (201, None)
-    assert len(events_of(_house(app), dana)) == 2
+    assert len(events_of(_context(app), dana)) == 2
 
 
 def test_a_key_that_nobody_has_proven_yet_gets_a_503_too(
@@ -108,7 +108,7 @@ def test_a_frozen_database_means_503_while_it_is_still_frozen(
 
     _expect_unavailable(answer)
     assert send(app.test_client(), dana, idempotency_key="k").status_code == 201
-    assert len(events_of(_house(app), dana)) == 2
+    assert len(events_of(_context(app), dana)) == 2
 
 
 def test_a_database_that_has_become_read_only_means_503_and_not_ready(
@@ -139,31 +139,33 @@ def test_no_wait_on_the_road_is_longer_than_the_deadline(
     app: Flask, credentials: Credentials, monkeypatch: pytest.MonkeyPatch, *, body: str | None, is_warm: bool
 ) -> None:
     """Told by what each transaction is allowed, not by a clock."""
-    tenant = make_tenant(_house(app))
+    tenant = make_tenant(_context(app))
     if is_warm:
         send(app.test_client(), tenant)
     allowed: list[float] = []
     transaction = Database.transaction
 
     def watched(
-        database: Database, reach: int | Reach, *, deadline_seconds: float = 3600.0
+        database: Database, reach: int | TenantScope, *, deadline_seconds: float = 3600.0
     ) -> AbstractContextManager[Session]:
         if threading.current_thread().name != "rate-limits":  # that one is on no road, and reads when it likes
             allowed.append(deadline_seconds)
         return transaction(database, reach, deadline_seconds=deadline_seconds)
 
-    run = Lane.run
+    run = DedicatedConnection.run
 
-    def watched_run(lane: Lane, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
+    def watched_run(
+        connection: DedicatedConnection, statement: str, parameters: Sequence[Any], deadline: float
+    ) -> list[Any]:
         allowed.append(deadline - time.monotonic())
-        return run(lane, statement, parameters, deadline)
+        return run(connection, statement, parameters, deadline)
 
     monkeypatch.setattr(Database, "transaction", watched)
-    monkeypatch.setattr(Lane, "run", watched_run)
+    monkeypatch.setattr(DedicatedConnection, "run", watched_run)
     send(app.test_client(), tenant, body)
 
     assert len(allowed) == (1 if is_warm else 2)
-    assert max(allowed) <= _house(app).settings.storage_deadline_seconds
+    assert max(allowed) <= _context(app).settings.storage_deadline_seconds
 
 
 def test_the_server_starts_while_the_database_is_away(
@@ -171,18 +173,18 @@ def test_the_server_starts_while_the_database_is_away(
 ) -> None:
     from app.database.schema import require_head
 
-    house = _house(app)
+    context = _context(app)
     server.stop()
-    require_head(house.database.engine)
+    require_head(context.database.engine)
     server.start()
 
     assert send(app.test_client(), dana).status_code == 201
 
 
-def _house(app: Flask) -> Context:
-    house = app.extensions[EXTENSION]
-    assert isinstance(house, Context)
-    return house
+def _context(app: Flask) -> Context:
+    context = app.extensions[EXTENSION]
+    assert isinstance(context, Context)
+    return context
 
 
 def _expect_unavailable(response: TestResponse) -> None:

@@ -22,9 +22,9 @@ _BEACON = {"Origin": _SHOP, "Content-Type": "text/plain;charset=UTF-8"}
 
 
 @pytest.fixture(name="shop", autouse=True)
-def _shop(house: Context, alice: Tenant) -> None:
+def _shop(context: Context, alice: Tenant) -> None:
     """Alice's key is a browser key of a shop."""
-    limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP])
+    limit(context, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP])
 
 
 def _leave(
@@ -35,24 +35,24 @@ def _leave(
     return client.post(f"{path}?key={key}{query}", data=json.dumps(body), headers=sent)
 
 
-def test_a_beacon_is_stored_once(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_a_beacon_is_stored_once(client: FlaskClient, context: Context, alice: Tenant) -> None:
     event = event_for(alice, event_id="left")
 
     answers = [_leave(client, alice.key, event) for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [201, 200]
-    assert [each.event_id for each in events_of(house, alice)] == ["left"]
+    assert [each.event_id for each in events_of(context, alice)] == ["left"]
     assert {answer.headers["Access-Control-Allow-Origin"] for answer in answers} == {_SHOP}
     assert {answer.headers["Referrer-Policy"] for answer in answers} == {"no-referrer"}
 
 
-def test_so_is_a_batch_of_them(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_so_is_a_batch_of_them(client: FlaskClient, context: Context, alice: Tenant) -> None:
     batch = {"events": [event_for(alice) for _ in range(3)]}
 
     answer = _leave(client, alice.key, batch, "&atomic=true", BATCH_PATH)
 
     assert answer.status_code == 200
-    assert len(events_of(house, alice)) == 3
+    assert len(events_of(context, alice)) == 3
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "text/plain"])
@@ -63,42 +63,42 @@ def test_a_page_that_may_ask_before_can_call_it_json(client: FlaskClient, alice:
 @pytest.mark.parametrize("path", [PATH, BATCH_PATH])
 @pytest.mark.parametrize("origin", [_SHOP, "https://evil.example", "null", None])
 def test_the_key_of_a_server_is_refused_in_the_query_wherever_it_comes_from(
-    client: FlaskClient, house: Context, charlie: Tenant, path: str, origin: str | None
+    client: FlaskClient, context: Context, charlie: Tenant, path: str, origin: str | None
 ) -> None:
     answer = _leave(client, charlie.key, event_for(charlie), "", path, Origin=origin)
 
     assert (answer.status_code, error_of(answer)["code"]) == (403, "origin_not_allowed")
     assert "rotate it" in error_of(answer)["message"]
-    assert events_of(house, charlie) == []
+    assert events_of(context, charlie) == []
 
 
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", f"{_SHOP}.evil.example", "http://shop.example", "null", None]
 )
 def test_a_browser_key_is_refused_from_pages_that_it_is_not_for(
-    client: FlaskClient, house: Context, alice: Tenant, origin: str | None
+    client: FlaskClient, context: Context, alice: Tenant, origin: str | None
 ) -> None:
     answer = _leave(client, alice.key, event_for(alice), Origin=origin)
 
     assert (answer.status_code, error_of(answer)["code"]) == (403, "origin_not_allowed")
     assert "Access-Control-Allow-Origin" not in answer.headers
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 def test_a_page_that_was_just_taken_from_the_key_stores_nothing_more(
-    client: FlaskClient, house: Context, alice: Tenant
+    client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     assert _leave(client, alice.key, event_for(alice)).status_code == 201
-    limit(house, alice, allowed_origins=["https://other.example"])
+    limit(context, alice, allowed_origins=["https://other.example"])
 
     assert _leave(client, alice.key, event_for(alice)).status_code == 403
 
 
 @pytest.mark.parametrize("origin", [_SHOP, "https://evil.example"])
 def test_a_key_that_is_wrong_or_revoked_is_refused_as_ever(
-    client: FlaskClient, house: Context, alice: Tenant, origin: str
+    client: FlaskClient, context: Context, alice: Tenant, origin: str
 ) -> None:
-    execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+    execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
     for key in (alice.key, f"{alice.key}x", "", alice.token):
         answer = _leave(client, key, event_for(alice), Origin=origin)
 
@@ -106,13 +106,13 @@ def test_a_key_that_is_wrong_or_revoked_is_refused_as_ever(
 
 
 def test_a_key_that_is_refused_in_the_query_is_counted(
-    app: Flask, client: FlaskClient, house: Context, charlie: Tenant
+    app: Flask, client: FlaskClient, context: Context, charlie: Tenant
 ) -> None:
     answer = _leave(client, charlie.key, event_for(charlie))
     app.extensions[COUNTER].refusals.flush()
 
     assert answer.status_code == 403
-    (row,) = rows(house, "SELECT outcome, events FROM usage_outbox WHERE source_key_id = :id", id=charlie.key_row)
+    (row,) = rows(context, "SELECT outcome, events FROM usage_outbox WHERE source_key_id = :id", id=charlie.key_row)
     assert (row.outcome, row.events) == ("origin_not_allowed", 1)
 
 
@@ -122,13 +122,13 @@ def test_text_is_taken_for_json_with_a_key_in_the_query_only(client: FlaskClient
     assert answer.status_code == 415
 
 
-def test_of_two_keys_none_is_taken(client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant) -> None:
+def test_of_two_keys_none_is_taken(client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant) -> None:
     twice = _leave(client, alice.key, event_for(alice), f"&key={charlie.key}")
     both = _leave(client, charlie.key, event_for(alice), **{"X-API-Key": alice.key})
 
     assert [answer.status_code for answer in (twice, both)] == [422, 422]
     assert pointers_of(twice) == pointers_of(both) == {"/key"}
-    assert events_of(house, alice) == events_of(house, charlie) == []
+    assert events_of(context, alice) == events_of(context, charlie) == []
 
 
 @pytest.mark.parametrize("path", [PATH, BATCH_PATH])
@@ -148,8 +148,8 @@ def test_the_fast_path_passes_over_no_query_either(client: FlaskClient, alice: T
     assert pointers_of(answer) == {"/dry_run"}
 
 
-def test_it_works_in_the_real_server(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_it_works_in_the_real_server(live: LiveServer, context: Context, alice: Tenant) -> None:
     answer = live.request("POST", f"{PATH}?key={alice.key}", json.dumps(event_for(alice)).encode(), dict(_BEACON))
 
     assert answer.status == 201
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.context import Context
 from app.credentials.verification import Identity
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.identifiers import uuid7
 from app.ingest.batch import record
 from app.ingest.batch.record import Place
@@ -37,11 +37,11 @@ _FROM_SHOP = {"Origin": _SHOP}
 pytestmark = pytest.mark.wiring
 
 
-def limit(house: Context, tenant: Tenant, **policies: list[str] | None) -> None:
+def limit(context: Context, tenant: Tenant, **policies: list[str] | None) -> None:
     """Give the tenant's key policies, behind the product's back."""
     for policy, entries in policies.items():
         execute(
-            house,
+            context,
             f"UPDATE source_keys SET {policy} = CAST(:entries AS text[]) WHERE id = :id",
             entries=entries,
             id=tenant.key_row,
@@ -71,42 +71,42 @@ class TestEventTypes:
         ],
     )
     def test_a_type_is_allowed_as_a_whole_or_below_a_prefix(
-        self, client: FlaskClient, house: Context, alice: Tenant, allowed: str, event_type: str, code: str | None
+        self, client: FlaskClient, context: Context, alice: Tenant, allowed: str, event_type: str, code: str | None
     ) -> None:
-        limit(house, alice, allowed_event_types=["cart.left", allowed])
+        limit(context, alice, allowed_event_types=["cart.left", allowed])
 
         response = send(client, alice, event_for(alice, event_type=event_type))
 
         assert _code(response) == code
         assert response.status_code == (403 if code else 201)
-        assert len(events_of(house, alice)) == (not code)
+        assert len(events_of(context, alice)) == (not code)
 
     def test_a_refusal_leaves_event_id_and_idempotency_key_free(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        limit(house, alice, allowed_event_types=["cart.*"])
+        limit(context, alice, allowed_event_types=["cart.*"])
         event = event_for(alice, event_id="e")
         assert send(client, alice, event, idempotency_key="k").status_code == 403
 
-        limit(house, alice, allowed_event_types=["payment.*"])
+        limit(context, alice, allowed_event_types=["payment.*"])
 
         assert send(client, alice, event, idempotency_key="k").status_code == 201
 
     def test_what_is_wrong_with_the_key_or_the_source_is_told_first(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        limit(house, alice, allowed_event_types=["cart.*"], allowed_networks=["10.0.0.0/8"])
+        limit(context, alice, allowed_event_types=["cart.*"], allowed_networks=["10.0.0.0/8"])
 
         assert _code(send(client, alice, event_for(alice, source_id="src_other"))) == "source_mismatch"
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
         assert _code(send(client, alice)) == "invalid_source_key"
 
 
 class TestOrigins:
     def test_a_browser_key_is_taken_from_its_origins_only(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP, "http://localhost:3000"])
+        limit(context, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP, "http://localhost:3000"])
         origins = [
             (_SHOP, None),
             ("http://localhost:3000", None),
@@ -121,17 +121,17 @@ class TestOrigins:
         ]
 
         assert [(origin, _code(send(client, alice, headers={"Origin": origin}))) for origin, _ in origins] == origins
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
     def test_a_browser_key_is_of_no_use_without_an_origin(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP])
+        limit(context, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP])
 
         response = send(client, alice)
 
         assert (response.status_code, _code(response)) == (403, "origin_not_allowed")
-        assert events_of(house, alice) == []
+        assert events_of(context, alice) == []
 
     def test_any_other_key_may_come_from_any_origin(self, client: FlaskClient, alice: Tenant) -> None:
         for origin in (_SHOP, "null", "\\"):
@@ -155,9 +155,9 @@ class TestNetworks:
         ],
     )
     def test_a_key_is_taken_from_its_networks_only(
-        self, client: FlaskClient, house: Context, alice: Tenant, address: str, code: str | None
+        self, client: FlaskClient, context: Context, alice: Tenant, address: str, code: str | None
     ) -> None:
-        limit(house, alice, allowed_networks=["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"])
+        limit(context, alice, allowed_networks=["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"])
         client.environ_base["REMOTE_ADDR"] = address
 
         response = send(client, alice, headers={"X-Forwarded-For": "192.0.2.1"})
@@ -178,44 +178,44 @@ class TestBatches:
         return app.test_client()
 
     def test_each_event_is_held_against_the_keys_types(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        limit(house, alice, allowed_event_types=["payment.*"])
+        limit(context, alice, allowed_event_types=["payment.*"])
         events = [event_for(alice, event_type=kind) for kind in ("payment.a", "cart", "payment.b")]
 
         assert statuses_of(send_batch(client, alice, events)) == ["stored", "event_type_not_allowed", "stored"]
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
-    def test_all_or_nothing_holds_for_types_too(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
-        limit(house, alice, allowed_event_types=["payment.*"])
+    def test_all_or_nothing_holds_for_types_too(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
+        limit(context, alice, allowed_event_types=["payment.*"])
         events = [event_for(alice), event_for(alice, event_type="cart")]
 
         response = send_batch(client, alice, events, query="?atomic=true")
 
         assert _code(response) == "batch_rejected"
         assert [fault["pointer"] for fault in error_of(response)["details"]] == ["/events/1"]
-        assert events_of(house, alice) == []
+        assert events_of(context, alice) == []
 
     @pytest.mark.parametrize("key", [None, "k"])
     def test_where_it_comes_from_is_everybodys_matter(
-        self, client: FlaskClient, house: Context, alice: Tenant, key: str | None
+        self, client: FlaskClient, context: Context, alice: Tenant, key: str | None
     ) -> None:
-        limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP])
+        limit(context, alice, allowed_event_types=["payment.*"], allowed_origins=[_SHOP])
         without = send_batch(client, alice, [event_for(alice)], key)
         from_it = send_batch(client, alice, [event_for(alice)], key, headers=_FROM_SHOP)
-        limit(house, alice, allowed_networks=["10.0.0.0/8"])
+        limit(context, alice, allowed_networks=["10.0.0.0/8"])
         elsewhere = send_batch(client, alice, [event_for(alice)], key, headers=_FROM_SHOP)
 
         assert [each.status_code for each in (without, from_it, elsewhere)] == [403, 200, 403]
         assert (_code(without), _code(elsewhere)) == ("origin_not_allowed", "address_not_allowed")
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
     def test_a_key_that_has_ended_by_the_databases_clock_stores_no_batch_that_began_before(
-        self, house: Context, alice: Tenant
+        self, context: Context, alice: Tenant
     ) -> None:
-        execute(house, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
 
-        with house.database.transaction(alice.workspace_row) as session:
+        with context.database.transaction(alice.workspace_row) as session:
             refusal = record.begin(executing(session), _identity(alice), Place("", None), 1.0, is_alone=False)
 
         assert refusal is Outcome.INVALID_SOURCE_KEY
@@ -223,46 +223,46 @@ class TestBatches:
 
 class TestAddresses:
     def test_usage_says_from_where_the_events_of_each_outcome_came(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         event = event_for(alice, event_id="e")
         for address, key in (("192.0.2.1", "k"), ("192.0.2.2", "k"), ("192.0.2.3", None)):
             client.environ_base["REMOTE_ADDR"] = address
             send(client, alice, event, idempotency_key=key)
 
-        assert _addresses(house, alice) == {
+        assert _addresses(context, alice) == {
             ("stored", ("192.0.2.1",)),
             ("replayed", ("192.0.2.2",)),
             ("duplicate", ("192.0.2.3",)),
         }
 
-    def test_of_a_batch_and_its_replay_too(self, app: Flask, house: Context, alice: Tenant) -> None:
+    def test_of_a_batch_and_its_replay_too(self, app: Flask, context: Context, alice: Tenant) -> None:
         client = app.test_client()
         for address in ("192.0.2.1", "192.0.2.2"):
             client.environ_base["REMOTE_ADDR"] = address
             send_batch(client, alice, [event_for(alice), event_for(alice)], "k")
 
-        assert _addresses(house, alice) == {("stored", ("192.0.2.1",)), ("replayed", ("192.0.2.2",))}
+        assert _addresses(context, alice) == {("stored", ("192.0.2.1",)), ("replayed", ("192.0.2.2",))}
 
-    def test_each_once_and_twenty_at_the_most_for_a_group(self, house: Context, alice: Tenant) -> None:
+    def test_each_once_and_twenty_at_the_most_for_a_group(self, context: Context, alice: Tenant) -> None:
         some = [_attempt(alice, address=f"192.0.2.{n % 3}") for n in range(9)]
         many = [_attempt(alice, address=f"192.0.2.{n}") for n in range(100)]
         unknown = [_attempt(alice)]
 
         for group in (some, many, unknown):
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 assert set(_outcomes(session, alice, group)) == {Outcome.STORED}
 
-        found = [it.addresses for it in rows(house, _ADDRESSES, id=alice.project_row)]
+        found = [it.addresses for it in rows(context, _ADDRESSES, id=alice.project_row)]
         assert sorted(len(it or ()) for it in found) == [0, 3, 20]
         assert ["192.0.2.0", "192.0.2.1", "192.0.2.2"] in found
 
 
 class TestStorage:
     def test_each_attempt_of_a_group_is_held_against_its_own_keys_policies(
-        self, house: Context, alice: Tenant, charlie: Tenant
+        self, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
-        limit(house, alice, allowed_event_types=["a.*"], allowed_origins=[_SHOP], allowed_networks=["10.0.0.0/8"])
+        limit(context, alice, allowed_event_types=["a.*"], allowed_origins=[_SHOP], allowed_networks=["10.0.0.0/8"])
         there = {"address": "10.0.0.1", "origin": _SHOP}
         group = [
             (alice, _attempt(alice, "a.b", **there)),
@@ -272,7 +272,7 @@ class TestStorage:
             (charlie, _attempt(charlie, "b")),
         ]
 
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             verdicts = store(
                 executing(session),
                 [(_identity(tenant), attempt) for tenant, attempt in group],
@@ -289,20 +289,20 @@ class TestStorage:
         ]
 
     def test_what_this_very_attempt_has_stored_before_counts_whatever_the_policies_say_now(
-        self, house: Context, alice: Tenant
+        self, context: Context, alice: Tenant
     ) -> None:
         attempt = _attempt(alice)
         for outcome in (Outcome.STORED, Outcome.RESUMED):
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 assert _outcomes(session, alice, [attempt]) == [outcome]
-            limit(house, alice, allowed_event_types=["other"])
+            limit(context, alice, allowed_event_types=["other"])
 
     def test_a_key_that_has_ended_by_the_databases_clock_stores_nothing_that_came_in_before(
-        self, house: Context, alice: Tenant
+        self, context: Context, alice: Tenant
     ) -> None:
-        execute(house, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
 
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             assert _outcomes(session, alice, [_attempt(alice)]) == [Outcome.INVALID_SOURCE_KEY]
 
 
@@ -318,20 +318,20 @@ class TestStorage:
     ],
 )
 def test_a_change_of_rights_waits_for_every_ingest_that_may_not_have_seen_it(
-    app: Flask, house: Context, alice: Tenant, method: str, action: str, body: dict[str, Any]
+    app: Flask, context: Context, alice: Tenant, method: str, action: str, body: dict[str, Any]
 ) -> None:
     def change() -> tuple[int, int]:
         headers = alice.bearer | {"If-Match": "*"}
         response = app.test_client().open(f"/v1/keys/{alice.key_id}{action}", method=method, json=body, headers=headers)
-        return response.status_code, len(events_of(house, alice))
+        return response.status_code, len(events_of(context, alice))
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             assert _outcomes(session, alice, [_attempt(alice)]) == [Outcome.STORED]
             changing = pool.submit(change)
             wait_until(
                 lambda: (
-                    changing.done() or rows(house, f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted")
+                    changing.done() or rows(context, f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted")
                 )
             )
             assert not changing.done()
@@ -351,12 +351,12 @@ def test_a_change_of_rights_waits_for_every_ingest_that_may_not_have_seen_it(
     ],
 )
 def test_no_event_outside_a_policy_is_stored_after_its_change_has_answered(
-    live: LiveServer, house: Context, alice: Tenant, policy: dict[str, list[str]], code: str, path: str
+    live: LiveServer, context: Context, alice: Tenant, policy: dict[str, list[str]], code: str, path: str
 ) -> None:
     """Senders run on four processes; the count stands still from the answer on."""
     codes, stored = _stream_until(
         live,
-        house,
+        context,
         alice,
         lambda: (
             live.request(
@@ -370,15 +370,15 @@ def test_no_event_outside_a_policy_is_stored_after_its_change_has_answered(
     )
 
     assert codes == {code}
-    assert len(events_of(house, alice)) == stored
+    assert len(events_of(context, alice)) == stored
 
 
 def test_no_event_is_stored_with_a_key_after_its_rotation_without_grace_has_answered(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     codes, stored = _stream_until(
         live,
-        house,
+        context,
         alice,
         lambda: (
             live.request(
@@ -391,11 +391,11 @@ def test_no_event_is_stored_with_a_key_after_its_rotation_without_grace_has_answ
     )
 
     assert codes == {"invalid_source_key"}
-    assert len(events_of(house, alice)) == stored
+    assert len(events_of(context, alice)) == stored
 
 
 def _stream_until(
-    live: LiveServer, house: Context, tenant: Tenant, change: Callable[[], int], *, path: str = PATH
+    live: LiveServer, context: Context, tenant: Tenant, change: Callable[[], int], *, path: str = PATH
 ) -> tuple[set[str], int]:
     """Send from eight threads while `change` is made: what is answered after it, and how much was stored until then."""
     changed = Event()
@@ -416,9 +416,9 @@ def _stream_until(
 
     with ThreadPoolExecutor(8) as pool:
         senders = [pool.submit(send_until_changed, name) for name in range(8)]
-        wait_until(lambda: len(events_of(house, tenant)) >= 100, 60)
+        wait_until(lambda: len(events_of(context, tenant)) >= 100, 60)
         status = change()
-        stored = len(events_of(house, tenant))
+        stored = len(events_of(context, tenant))
         changed.set()
         codes = {sender.result() for sender in senders}
     assert status in (200, 201)
@@ -428,8 +428,8 @@ def _stream_until(
 _ADDRESSES = "SELECT outcome, addresses FROM usage_outbox WHERE project_id = :id"
 
 
-def _addresses(house: Context, tenant: Tenant) -> set[tuple[str, tuple[str, ...]]]:
-    return {(row.outcome, tuple(row.addresses)) for row in rows(house, _ADDRESSES, id=tenant.project_row)}
+def _addresses(context: Context, tenant: Tenant) -> set[tuple[str, tuple[str, ...]]]:
+    return {(row.outcome, tuple(row.addresses)) for row in rows(context, _ADDRESSES, id=tenant.project_row)}
 
 
 def _identity(tenant: Tenant) -> Identity:

@@ -48,7 +48,7 @@ def _write(value: Any) -> str:
 @_any_machine
 @given(payload=st.dictionaries(st.text(_characters), _values, max_size=6))
 def test_any_json_object_comes_back_equal_numbers_exactly(
-    client: FlaskClient, house: Context, alice: Tenant, payload: dict[str, Any]
+    client: FlaskClient, context: Context, alice: Tenant, payload: dict[str, Any]
 ) -> None:
     body = f'{{"event_type": "a", "source_id": "{alice.source_id}", "payload": {_write(payload)}}}'
 
@@ -57,7 +57,7 @@ def test_any_json_object_comes_back_equal_numbers_exactly(
     assert response.status_code == 201, response.data
     assert response.json is not None
     (stored,) = rows(
-        house,
+        context,
         "SELECT payload::text AS text FROM events WHERE project_id = :project AND event_id = :id",
         project=alice.project_row,
         id=response.json["event_id"],

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.wiring
 
 
 def test_64_threads_on_4_processes_with_one_key_store_one_event_and_get_one_body(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     body = json.dumps(event_for(alice, event_id="e")).encode()
 
@@ -32,44 +32,44 @@ def test_64_threads_on_4_processes_with_one_key_store_one_event_and_get_one_body
         (201, b'{"accepted": true, "event_id": "e", "status": "stored"}')
     }
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_64_threads_with_one_event_id_and_no_key_store_one_event(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     body = json.dumps(event_for(alice, event_id="e")).encode()
 
     answers = _all_at_once(live, alice, [(body, None)] * _THREADS)
 
     assert Counter(answer.status for answer in answers) == {201: 1, 200: _THREADS - 1}
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_of_many_contents_under_one_key_one_wins_and_the_others_are_told(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     bodies = [json.dumps(event_for(alice, payload={"n": n})).encode() for n in range(_THREADS)]
 
     answers = _all_at_once(live, alice, [(body, "k") for body in bodies])
 
     assert Counter(answer.status for answer in answers) == {201: 1, 422: _THREADS - 1}
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_many_keys_for_one_event_id_store_one_event_and_leave_a_record_each(
-    live: LiveServer, house: Context, alice: Tenant
+    live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     body = json.dumps(event_for(alice, event_id="e")).encode()
 
     answers = _all_at_once(live, alice, [(body, f"k{n}") for n in range(_THREADS)])
 
     assert Counter(answer.status for answer in answers) == {201: 1, 200: _THREADS - 1}
-    records = rows(house, "SELECT 1 FROM idempotency_records WHERE source_id = :id", id=alice.source_row)
+    records = rows(context, "SELECT 1 FROM idempotency_records WHERE source_id = :id", id=alice.source_row)
     assert len(records) == _THREADS
 
 
-def test_2000_keys_raced_pairwise_store_2000_events(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_2000_keys_raced_pairwise_store_2000_events(live: LiveServer, context: Context, alice: Tenant) -> None:
     work = [(json.dumps(event_for(alice, payload={"n": n})).encode(), f"k{n}") for n in range(2_000)]
     pairs = [item for item in work for _ in range(2)]
 
@@ -77,10 +77,10 @@ def test_2000_keys_raced_pairwise_store_2000_events(live: LiveServer, house: Con
         shares = list(pool.map(_send_in_turn, repeat(live), repeat(alice), [pairs[n::16] for n in range(16)]))
 
     assert Counter(answer.status for share in shares for answer in share) == {201: 4_000}
-    assert len(events_of(house, alice)) == 2_000
+    assert len(events_of(context, alice)) == 2_000
 
 
-def test_no_event_is_stored_after_a_revocation_has_answered(live: LiveServer, house: Context, alice: Tenant) -> None:
+def test_no_event_is_stored_after_a_revocation_has_answered(live: LiveServer, context: Context, alice: Tenant) -> None:
     """Senders run on four processes; whatever they get after the revocation is a 401, and the count stands still."""
     revoked = Event()
 
@@ -97,15 +97,15 @@ def test_no_event_is_stored_after_a_revocation_has_answered(live: LiveServer, ho
 
     with ThreadPoolExecutor(12) as pool:
         senders = [pool.submit(send_until_revoked, name) for name in range(12)]
-        wait_until(lambda: len(events_of(house, alice)) >= 300, 60)
+        wait_until(lambda: len(events_of(context, alice)) >= 300, 60)
         revocation = live.request("POST", f"/v1/keys/{alice.key_id}/revoke", headers=alice.bearer)
-        stored_when_answered = len(events_of(house, alice))
+        stored_when_answered = len(events_of(context, alice))
         revoked.set()
         statuses = [sender.result() for sender in senders]
 
     assert revocation.status == 200
     assert statuses == [401] * 12
-    assert len(events_of(house, alice)) == stored_when_answered
+    assert len(events_of(context, alice)) == stored_when_answered
 
 
 def _all_at_once(live: LiveServer, tenant: Tenant, work: list[tuple[bytes, str | None]]) -> list[Answer]:

@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import Context
 from app.credentials.verification import Identity
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import BadRequest, OutcomeUnknown, RateLimitExceeded, StorageUnavailable
 from app.ingest import refusals as refusals_module
 from app.ingest.refusals import Refusals
@@ -42,8 +42,8 @@ _REFUSED = (
 )
 
 
-def _counted(house: Context, tenant: Tenant) -> dict[str, int]:
-    return {row.outcome: row.events for row in rows(house, _REFUSED, key=tenant.key_row)}
+def _counted(context: Context, tenant: Tenant) -> dict[str, int]:
+    return {row.outcome: row.events for row in rows(context, _REFUSED, key=tenant.key_row)}
 
 
 def _identity(tenant: Tenant) -> Identity:
@@ -51,20 +51,20 @@ def _identity(tenant: Tenant) -> Identity:
 
 
 @pytest.fixture(name="counted")
-def _counted_by_the_app(app: Flask, house: Context, alice: Tenant) -> Callable[[], dict[str, int]]:
+def _counted_by_the_app(app: Flask, context: Context, alice: Tenant) -> Callable[[], dict[str, int]]:
     """What the app has counted for alice's key so far."""
 
     def counted() -> dict[str, int]:
         app.extensions[COUNTER].refusals.flush()
-        return _counted(house, alice)
+        return _counted(context, alice)
 
     return counted
 
 
 @pytest.fixture(name="refusals")
-def _refusals(house: Context) -> Refusals:
+def _refusals(context: Context) -> Refusals:
     """A process's own that is flushed when the test says so."""
-    return Refusals(house.database)
+    return Refusals(context.database)
 
 
 class TestWhatIsCounted:
@@ -92,12 +92,12 @@ class TestWhatIsCounted:
     def test_a_key_that_was_proven_and_lives_no_more(
         self,
         client: FlaskClient,
-        house: Context,
+        context: Context,
         alice: Tenant,
         counted: Callable[[], dict[str, int]],
         is_sound: bool,  # noqa: FBT001
     ) -> None:
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
 
         assert send(client, alice, None if is_sound else "not json").status_code == 401
 
@@ -145,13 +145,13 @@ class TestWhatIsCounted:
         assert counted() == {}
 
     def test_an_event_that_was_refused_because_the_database_is_busy_but_not_one_that_may_be_stored(
-        self, refusals: Refusals, house: Context, alice: Tenant
+        self, refusals: Refusals, context: Context, alice: Tenant
     ) -> None:
         refusals.count(_identity(alice), StorageUnavailable())
         refusals.count(_identity(alice), OutcomeUnknown())
         refusals.flush()
 
-        assert _counted(house, alice) == {"storage_unavailable": 1}
+        assert _counted(context, alice) == {"storage_unavailable": 1}
 
 
 class TestBatches:
@@ -191,7 +191,7 @@ class TestBatches:
         assert counted() == {"bad_request": 2, "batch_rejected": 1}
 
     def test_a_batch_whose_commit_was_lost_counts_once(
-        self, client: FlaskClient, house: Context, alice: Tenant, counted: Callable[[], dict[str, int]],
+        self, client: FlaskClient, context: Context, alice: Tenant, counted: Callable[[], dict[str, int]],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         send_batch(client, alice, [event_for(alice)])
@@ -218,34 +218,34 @@ class TestBatches:
 
 
 class TestFlush:
-    def test_project_and_source_are_those_of_the_key(self, refusals: Refusals, house: Context, alice: Tenant) -> None:
+    def test_project_and_source_are_those_of_the_key(self, refusals: Refusals, context: Context, alice: Tenant) -> None:
         before = datetime.now(UTC)
         for _ in range(3):
             refusals.count(_identity(alice), BadRequest())
         refusals.flush()
 
-        (row,) = rows(house, "SELECT * FROM usage_outbox WHERE source_key_id = :id", id=alice.key_row)
+        (row,) = rows(context, "SELECT * FROM usage_outbox WHERE source_key_id = :id", id=alice.key_row)
         assert (row.project_id, row.source_id, row.events) == (alice.project_row, alice.source_row, 3)
         assert (row.outcome, row.payload_bytes, row.addresses) == ("bad_request", 0, None)
         assert row.received_at <= before.replace(minute=0, second=0, microsecond=0) or before.minute == 59
 
-    def test_a_second_flush_writes_nothing_more(self, refusals: Refusals, house: Context, alice: Tenant) -> None:
+    def test_a_second_flush_writes_nothing_more(self, refusals: Refusals, context: Context, alice: Tenant) -> None:
         refusals.count(_identity(alice), BadRequest())
         for _ in range(3):
             refusals.flush()
 
-        assert _counted(house, alice) == {"bad_request": 1}
+        assert _counted(context, alice) == {"bad_request": 1}
 
     def test_a_row_that_belongs_to_another_key_after_a_restore_is_not_charged(
-        self, refusals: Refusals, house: Context, alice: Tenant
+        self, refusals: Refusals, context: Context, alice: Tenant
     ) -> None:
         refusals.count(replace(_identity(alice), public_id="key_of_before"), BadRequest())
         refusals.flush()
 
-        assert _counted(house, alice) == {}
+        assert _counted(context, alice) == {}
 
     def test_threads_that_count_at_once_beside_flushes_lose_none(
-        self, refusals: Refusals, house: Context, alice: Tenant
+        self, refusals: Refusals, context: Context, alice: Tenant
     ) -> None:
         def work(n: int) -> None:
             for _ in range(500):
@@ -257,27 +257,27 @@ class TestFlush:
             list(pool.map(work, range(8)))
         refusals.flush()
 
-        assert _counted(house, alice) == {"bad_request": 4_000}
+        assert _counted(context, alice) == {"bad_request": 4_000}
 
     def test_while_the_database_is_away_counts_wait_in_memory(
-        self, refusals: Refusals, house: Context, settings: Settings, alice: Tenant
+        self, refusals: Refusals, context: Context, settings: Settings, alice: Tenant
     ) -> None:
         away = Database("postgresql://nobody@127.0.0.1:1/nothing", pool_size=1)
         refusals._database = away  # noqa: SLF001 - the server goes and comes back
         for _ in range(2):
             refusals.count(_identity(alice), BadRequest())
             refusals.flush()
-        refusals._database = house.database  # noqa: SLF001
+        refusals._database = context.database  # noqa: SLF001
         refusals.flush()
 
-        assert _counted(house, alice) == {"bad_request": 2}
+        assert _counted(context, alice) == {"bad_request": 2}
 
     @pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "before", "after"], ["before", "before"]])
     @pytest.mark.parametrize("is_folded", [True, False])
     def test_a_flush_whose_answer_was_lost_is_neither_lost_nor_made_twice(
         self,
         refusals: Refusals,
-        house: Context,
+        context: Context,
         alice: Tenant,
         monkeypatch: pytest.MonkeyPatch,
         plan: list[str],
@@ -291,29 +291,29 @@ class TestFlush:
             if n == 6:
                 refusals.count(_identity(alice), BadRequest())
             if is_folded and not commits.plan:
-                fold_usage(house.database)
+                fold_usage(context.database)
 
         assert commits.plan == []
-        assert _counted(house, alice) == {"bad_request": 2}
+        assert _counted(context, alice) == {"bad_request": 2}
 
     def test_a_flush_that_is_still_being_committed_is_waited_for(
-        self, refusals: Refusals, house: Context, alice: Tenant
+        self, refusals: Refusals, context: Context, alice: Tenant
     ) -> None:
-        with house.database.transaction(EVERYWHERE) as running:
+        with context.database.transaction(TenantScope.ALL) as running:
             transaction = running.connection().exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
             refusals.count(_identity(alice), BadRequest())
             counts = refusals._counts.copy()  # noqa: SLF001 - what a flush would have taken along
             refusals._counts.clear()  # noqa: SLF001
             refusals._unanswered = refusals_module._Flush(transaction, counts)  # noqa: SLF001
             refusals.flush()
-            assert _counted(house, alice) == {}
+            assert _counted(context, alice) == {}
             running.rollback()
         refusals.flush()
 
-        assert _counted(house, alice) == {"bad_request": 1}
+        assert _counted(context, alice) == {"bad_request": 1}
 
     def test_a_transaction_that_a_crashed_server_has_forgotten_is_made_again(
-        self, refusals: Refusals, house: Context, alice: Tenant
+        self, refusals: Refusals, context: Context, alice: Tenant
     ) -> None:
         refusals.count(_identity(alice), BadRequest())
         counts = refusals._counts.copy()  # noqa: SLF001
@@ -321,10 +321,10 @@ class TestFlush:
         refusals._unanswered = refusals_module._Flush("99999999999", counts)  # noqa: SLF001
         refusals.flush()
 
-        assert _counted(house, alice) == {"bad_request": 1}
+        assert _counted(context, alice) == {"bad_request": 1}
 
     def test_memory_is_bounded_and_what_is_too_much_is_said(
-        self, refusals: Refusals, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+        self, refusals: Refusals, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(refusals_module, "_COUNTS_MAX", 2)
         with capture_logs() as said:
@@ -332,21 +332,21 @@ class TestFlush:
             refusals.count_events(_identity(alice), {"a": 1})
         refusals.flush()
 
-        assert _counted(house, alice) == {"a": 2, "b": 2}
+        assert _counted(context, alice) == {"a": 2, "b": 2}
         assert [line["event"] for line in said] == ["refusal_not_counted"]
 
 
 class TestProcess:
-    def test_a_process_flushes_by_itself(self, house: Context, alice: Tenant) -> None:
-        refusals = Refusals(house.database)
+    def test_a_process_flushes_by_itself(self, context: Context, alice: Tenant) -> None:
+        refusals = Refusals(context.database)
         refusals.flushes_by_itself = True
         for _ in range(2):
             refusals.count(_identity(alice), BadRequest())
 
-        wait_until(lambda: _counted(house, alice) == {"bad_request": 2})
+        wait_until(lambda: _counted(context, alice) == {"bad_request": 2})
 
     def test_a_forked_child_leaves_its_parents_counts_to_the_parent(
-        self, refusals: Refusals, house: Context, alice: Tenant
+        self, refusals: Refusals, context: Context, alice: Tenant
     ) -> None:
         refusals.count(_identity(alice), BadRequest())
         child = os.fork()
@@ -358,19 +358,19 @@ class TestProcess:
         os.waitpid(child, 0)
         refusals.flush()
 
-        assert _counted(house, alice) == {"bad_request": 1, "in_the_child": 1}
+        assert _counted(context, alice) == {"bad_request": 1, "in_the_child": 1}
 
     @pytest.fixture(name="server")
     def _server(self, settings: Settings, checkout: Path) -> Iterator[LiveServer]:
         with live_server(replace(settings, database_pool_size=4), checkout) as server:
             yield server
 
-    def test_an_orderly_end_loses_none(self, server: LiveServer, house: Context, alice: Tenant) -> None:
+    def test_an_orderly_end_loses_none(self, server: LiveServer, context: Context, alice: Tenant) -> None:
         headers = {"X-API-Key": alice.key, "Content-Type": "application/json"}
         for _ in range(50):
             assert server.request("POST", PATH, b"not json", headers).status == 400
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(timeout=20)
 
-        assert _counted(house, alice) == {"bad_request": 50}
-        assert events_of(house, alice) == []
+        assert _counted(context, alice) == {"bad_request": 50}
+        assert events_of(context, alice) == []

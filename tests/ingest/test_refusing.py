@@ -17,9 +17,9 @@ from tests.support.sending import PATH, error_of, event_for, pointers_of, send
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_stored(house: Context, alice: Tenant) -> Iterator[None]:
+def _nothing_is_stored(context: Context, alice: Tenant) -> Iterator[None]:
     yield
-    assert events_of(house, alice) == []
+    assert events_of(context, alice) == []
 
 
 class Test400:
@@ -152,34 +152,34 @@ class Test401:
     @pytest.mark.parametrize("is_warm", [False, True])
     @pytest.mark.parametrize("body", ["valid", "not json"])
     def test_a_revoked_key_is_refused_at_once_whatever_it_sends(
-        self, client: FlaskClient, house: Context, charlie: Tenant, *, is_warm: bool, body: str
+        self, client: FlaskClient, context: Context, charlie: Tenant, *, is_warm: bool, body: str
     ) -> None:
         if is_warm:
             assert send(client, charlie).status_code == 201
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=charlie.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=charlie.key_row)
 
         _expect_401(send(client, charlie, None if body == "valid" else body))
 
     def test_a_key_whose_row_belongs_to_another_key_since_a_restore_is_refused(
-        self, client: FlaskClient, house: Context, charlie: Tenant
+        self, client: FlaskClient, context: Context, charlie: Tenant
     ) -> None:
         """The process remembers the key's row; the row's number has been given out again meanwhile."""
         assert send(client, charlie, event_for(charlie, source_id="x")).status_code == 403
-        execute(house, "UPDATE source_keys SET public_id = public_id || 'gone' WHERE id = :id", id=charlie.key_row)
+        execute(context, "UPDATE source_keys SET public_id = public_id || 'gone' WHERE id = :id", id=charlie.key_row)
 
         _expect_401(send(client, charlie))
         _expect_401(send(client, charlie, "not json"))
-        assert events_of(house, charlie) == []
+        assert events_of(context, charlie) == []
 
-    def test_an_expired_key_is_refused(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
-        _, _, key = issue_key(house, source_of(house, alice), expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    def test_an_expired_key_is_refused(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
+        _, _, key = issue_key(context, source_of(context, alice), expires_at=datetime.now(UTC) - timedelta(seconds=1))
 
         _expect_401(send(client, alice, key=key))
 
     def test_a_key_works_until_the_moment_it_expires(
-        self, client: FlaskClient, house: Context, charlie: Tenant
+        self, client: FlaskClient, context: Context, charlie: Tenant
     ) -> None:
-        _, _, key = issue_key(house, source_of(house, charlie), expires_at=datetime.now(UTC) + timedelta(hours=1))
+        _, _, key = issue_key(context, source_of(context, charlie), expires_at=datetime.now(UTC) + timedelta(hours=1))
 
         assert send(client, charlie, key=key).status_code == 201
 
@@ -200,10 +200,10 @@ def _send_batch(client: FlaskClient, tenant: Tenant) -> TestResponse:
 class Test403:
     @pytest.mark.parametrize("change", _OUT_OF_USE)
     def test_what_is_out_of_use_is_named_with_the_way_back(
-        self, client: FlaskClient, house: Context, alice: Tenant, change: str
+        self, client: FlaskClient, context: Context, alice: Tenant, change: str
     ) -> None:
         named = {"source": alice.source_row, "project": alice.project_row}
-        execute(house, change, **{name: row for name, row in named.items() if f":{name}" in change})
+        execute(context, change, **{name: row for name, row in named.items() if f":{name}" in change})
         way_back = {
             "sources": f"POST /v1/sources/{alice.source_id}/{'enable' if 'disabled' in change else 'restore'}",
             "environments": f"POST /v1/environments/{alice.environment_id}/restore",
@@ -223,17 +223,17 @@ class Test403:
         ],
     )
     def test_a_key_stops_at_once_when_what_stands_above_it_stops(
-        self, client: FlaskClient, house: Context, tenant: Callable[[], Tenant], change: str, code: str
+        self, client: FlaskClient, context: Context, tenant: Callable[[], Tenant], change: str, code: str
     ) -> None:
         bob = tenant()
         assert send(client, bob).status_code == 201
         named = {"source": bob.source_row, "project": bob.project_row, "workspace": bob.workspace_row}
-        execute(house, change, **{name: row for name, row in named.items() if f":{name}" in change})
+        execute(context, change, **{name: row for name, row in named.items() if f":{name}" in change})
 
         response = send(client, bob)
 
         assert (response.status_code, error_of(response)["code"]) == (403, code)
-        assert len(events_of(house, bob)) == 1
+        assert len(events_of(context, bob)) == 1
 
     @pytest.mark.parametrize("source_id", ["src_other", "", "x" * 10_000])
     def test_a_source_id_that_is_not_the_keys_is_refused(
@@ -396,22 +396,22 @@ class Test422:
         assert pointers_of(send(client, alice, body)) == {"/payload" + "/a" * 32}
 
 
-def test_a_reused_idempotency_key_is_refused(client: FlaskClient, house: Context, charlie: Tenant) -> None:
+def test_a_reused_idempotency_key_is_refused(client: FlaskClient, context: Context, charlie: Tenant) -> None:
     send(client, charlie, idempotency_key="k")
 
     response = send(client, charlie, event_for(charlie, payload={"other": 1}), idempotency_key="k")
 
     assert (response.status_code, error_of(response)["code"]) == (422, "idempotency_key_reused")
-    assert len(events_of(house, charlie)) == 1
+    assert len(events_of(context, charlie)) == 1
 
 
-def test_a_known_event_id_with_other_content_is_refused(client: FlaskClient, house: Context, charlie: Tenant) -> None:
+def test_a_known_event_id_with_other_content_is_refused(client: FlaskClient, context: Context, charlie: Tenant) -> None:
     send(client, charlie, event_for(charlie, event_id="e"))
 
     response = send(client, charlie, event_for(charlie, event_id="e", payload={"other": 1}))
 
     assert (response.status_code, error_of(response)["code"]) == (409, "duplicate_event")
-    assert len(events_of(house, charlie)) == 1
+    assert len(events_of(context, charlie)) == 1
 
 
 def test_a_caller_may_ask_for_problem_details(client: FlaskClient, alice: Tenant) -> None:

@@ -10,12 +10,12 @@ from sqlalchemy.orm import Session
 from app.context import Context
 from app.credentials.verification import Identity
 from app.database.advisory_locks import exclude_workspace
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.ingest.envelope import Attempt
 from app.ingest.storage import Outcome, Verdict, store
 from app.maintenance.usage import REPEATABLE, fold_usage
 from tests.support.people import Tenant, events_of, execute, rows
-from tests.support.scripted_lanes import attempt_of
+from tests.support.scripted_connections import attempt_of
 from tests.support.servers import OUR_LOCKS
 from tests.support.waiting import wait_until
 
@@ -25,66 +25,66 @@ pytestmark = pytest.mark.wiring
 
 
 def test_a_right_is_not_taken_away_before_every_ingest_that_may_not_have_seen_it_has_ended(
-    house: Context, alice: Tenant
+    context: Context, alice: Tenant
 ) -> None:
     def revoke() -> int:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             exclude_workspace(session, alice.workspace_row)
-        return len(events_of(house, alice))
+        return len(events_of(context, alice))
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             assert _store(session, alice, attempt_of(alice))[0].outcome is Outcome.STORED
             revocation = pool.submit(revoke)
-            wait_until(lambda: rows(house, _WAITING_FOR_ADVISORY_LOCK))
+            wait_until(lambda: rows(context, _WAITING_FOR_ADVISORY_LOCK))
             assert not revocation.done()
         stored_when_answered = revocation.result()
 
     assert stored_when_answered == 1
 
 
-def test_an_ingest_that_meets_a_revocation_waits_and_then_sees_it(house: Context, alice: Tenant) -> None:
+def test_an_ingest_that_meets_a_revocation_waits_and_then_sees_it(context: Context, alice: Tenant) -> None:
     def ingest() -> Outcome:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             return _store(session, alice, attempt_of(alice))[0].outcome
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             exclude_workspace(session, alice.workspace_row)
             session.connection().exec_driver_sql(
                 "UPDATE source_keys SET revoked_at = %s WHERE id = %s", (_NOW, alice.key_row)
             )
             waiting = pool.submit(ingest)
-            wait_until(lambda: rows(house, _WAITING_FOR_ADVISORY_LOCK))
+            wait_until(lambda: rows(context, _WAITING_FOR_ADVISORY_LOCK))
         assert waiting.result() is Outcome.INVALID_SOURCE_KEY
 
 
-def test_a_workspace_under_change_holds_up_no_other_workspace(house: Context, alice: Tenant, charlie: Tenant) -> None:
-    with house.database.transaction(EVERYWHERE) as session:
+def test_a_workspace_under_change_holds_up_no_other_workspace(context: Context, alice: Tenant, charlie: Tenant) -> None:
+    with context.database.transaction(TenantScope.ALL) as session:
         exclude_workspace(session, alice.workspace_row)
-        with house.database.transaction(EVERYWHERE) as other:
+        with context.database.transaction(TenantScope.ALL) as other:
             assert _store(other, charlie, attempt_of(charlie))[0].outcome is Outcome.STORED
 
 
 @pytest.mark.parametrize("claim", [{"event_id": "e"}, {"key": "k"}])
 def test_whoever_loses_a_race_for_a_claim_is_told_how_it_ended_and_writes_nothing(
-    house: Context, alice: Tenant, claim: dict[str, str]
+    context: Context, alice: Tenant, claim: dict[str, str]
 ) -> None:
     def lose() -> Outcome:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             return _store(session, alice, attempt_of(alice, **claim))[0].outcome
 
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             assert _store(session, alice, attempt_of(alice, **claim))[0].outcome is Outcome.STORED
             loser = pool.submit(lose)
-            wait_until(lambda: rows(house, _WAITING_FOR_A_ROW))
+            wait_until(lambda: rows(context, _WAITING_FOR_A_ROW))
         assert loser.result() is (Outcome.REPLAYED if "key" in claim else Outcome.DUPLICATE)
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
-def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice: Tenant) -> None:
-    with house.database.transaction(EVERYWHERE) as session:
+def test_a_group_gets_a_verdict_for_each_attempt_in_order(context: Context, alice: Tenant) -> None:
+    with context.database.transaction(TenantScope.ALL) as session:
         _store(session, alice, attempt_of(alice, event_id="known"))
     group = [
         attempt_of(alice, event_id="z", key="kz"),
@@ -94,7 +94,7 @@ def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice:
         attempt_of(alice, event_id="known", payload='{"n": 2}'),
     ]
 
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         verdicts = _store(session, alice, *group)
 
     assert [verdict.outcome for verdict in verdicts] == [
@@ -104,49 +104,49 @@ def test_a_group_gets_a_verdict_for_each_attempt_in_order(house: Context, alice:
         Outcome.STORED,
         Outcome.DUPLICATE_EVENT,
     ]
-    assert {event.event_id for event in events_of(house, alice)} == {"known", "z", "a"}
+    assert {event.event_id for event in events_of(context, alice)} == {"known", "z", "a"}
 
 
 class TestReceipt:
     """The moment of receipt is PostgreSQL's, read behind the barrier."""
 
     def test_an_event_that_waited_for_the_barrier_was_received_after_what_was_committed_under_it(
-        self, house: Context, alice: Tenant
+        self, context: Context, alice: Tenant
     ) -> None:
         def ingest() -> Outcome:
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 return _store(session, alice, attempt_of(alice, key="k"))[0].outcome
 
         with ThreadPoolExecutor(1) as pool:
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 exclude_workspace(session, alice.workspace_row)
                 waiting = pool.submit(ingest)
-                wait_until(lambda: rows(house, _WAITING_FOR_ADVISORY_LOCK))
+                wait_until(lambda: rows(context, _WAITING_FOR_ADVISORY_LOCK))
                 committed_at = session.execute(text("SELECT clock_timestamp()")).scalar_one()
             assert waiting.result() is Outcome.STORED
 
-        (event,) = events_of(house, alice)
-        (record,) = rows(house, "SELECT * FROM idempotency_records WHERE source_id = :id", id=alice.source_row)
+        (event,) = events_of(context, alice)
+        (record,) = rows(context, "SELECT * FROM idempotency_records WHERE source_id = :id", id=alice.source_row)
         assert event.received_at > committed_at
         assert (record.created_at, record.expires_at) == (event.received_at, event.received_at + timedelta(hours=1))
 
-    def test_an_attempt_that_is_repeated_later_is_recognised_by_its_uid(self, house: Context, alice: Tenant) -> None:
+    def test_an_attempt_that_is_repeated_later_is_recognised_by_its_uid(self, context: Context, alice: Tenant) -> None:
         attempt = attempt_of(alice, key="k")
         outcomes = []
         for _ in range(2):
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 outcomes.append(_store(session, alice, attempt)[0].outcome)
 
         assert outcomes == [Outcome.STORED, Outcome.RESUMED]
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
     def test_a_key_that_the_worker_has_seen_expire_stays_expired_when_the_databases_clock_is_set_back(
-        self, house: Context, alice: Tenant
+        self, context: Context, alice: Tenant
     ) -> None:
         expire = "UPDATE source_keys SET expires_at = now() + interval '30 s', expired_at = now() + interval '30 s'"
-        execute(house, f"{expire} WHERE id = :id", id=alice.key_row)
+        execute(context, f"{expire} WHERE id = :id", id=alice.key_row)
 
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             assert _store(session, alice, attempt_of(alice))[0].outcome is Outcome.INVALID_SOURCE_KEY
 
 
@@ -154,34 +154,34 @@ class TestHeld:
     """A group that waits for no workspace."""
 
     def test_attempts_of_a_workspace_under_change_come_back_and_all_others_are_stored(
-        self, house: Context, alice: Tenant, charlie: Tenant
+        self, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         group = [(alice, attempt_of(alice, key="k")), (charlie, attempt_of(charlie)), (alice, attempt_of(alice))]
 
-        with house.database.transaction(EVERYWHERE) as change:
+        with context.database.transaction(TenantScope.ALL) as change:
             exclude_workspace(change, alice.workspace_row)
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 outcomes = _store_for(session, group, waits=False)
 
         assert outcomes == [Outcome.HELD, Outcome.STORED, Outcome.HELD]
-        assert (len(events_of(house, alice)), len(events_of(house, charlie))) == (0, 1)
+        assert (len(events_of(context, alice)), len(events_of(context, charlie))) == (0, 1)
         for table in ("idempotency_records", "event_ledger", "usage_outbox"):
-            assert not rows(house, f"SELECT FROM {table} WHERE project_id = :id", id=alice.project_row)
+            assert not rows(context, f"SELECT FROM {table} WHERE project_id = :id", id=alice.project_row)
 
     def test_what_an_attempt_has_stored_before_counts_though_its_workspace_is_held(
-        self, house: Context, alice: Tenant
+        self, context: Context, alice: Tenant
     ) -> None:
         attempt = attempt_of(alice, key="k")
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             _store(session, alice, attempt)
 
-        with house.database.transaction(EVERYWHERE) as change:
+        with context.database.transaction(TenantScope.ALL) as change:
             exclude_workspace(change, alice.workspace_row)
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 assert _store_for(session, [(alice, attempt)], waits=False) == [Outcome.RESUMED]
 
-    def test_without_a_change_nothing_is_held(self, house: Context, alice: Tenant, charlie: Tenant) -> None:
-        with house.database.transaction(EVERYWHERE) as session:
+    def test_without_a_change_nothing_is_held(self, context: Context, alice: Tenant, charlie: Tenant) -> None:
+        with context.database.transaction(TenantScope.ALL) as session:
             outcomes = _store_for(session, [(alice, attempt_of(alice)), (charlie, attempt_of(charlie))], waits=False)
 
         assert outcomes == [Outcome.STORED, Outcome.STORED]
@@ -191,70 +191,72 @@ class TestUsageOfWhatIsRepeated:
     """A group that stores nothing leaves its usage, and an attempt is counted once however often it is made."""
 
     @pytest.fixture(name="group", params=[Outcome.REPLAYED, Outcome.DUPLICATE])
-    def _group(self, request: pytest.FixtureRequest, house: Context, alice: Tenant) -> list[Attempt]:
+    def _group(self, request: pytest.FixtureRequest, context: Context, alice: Tenant) -> list[Attempt]:
         """Three attempts that will each come to that outcome."""
         names: list[dict[str, str]] = [
             {"event_id": f"e{n}"} | ({"key": f"k{n}"} if request.param is Outcome.REPLAYED else {}) for n in range(3)
         ]
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             _store(session, alice, *(attempt_of(alice, **named) for named in names))
         return [attempt_of(alice, **named) for named in names]
 
     def test_repeated_in_other_company_and_after_a_fold(
-        self, house: Context, alice: Tenant, group: list[Attempt]
+        self, context: Context, alice: Tenant, group: list[Attempt]
     ) -> None:
         first, second, third = group
         for company in ([first, second, third], [third], [second, first], [second], [third, first]):
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 _store(session, alice, *company)
-            fold_usage(house.database, repeatable=REPEATABLE)
+            fold_usage(context.database, repeatable=REPEATABLE)
 
-        assert _counted(house, alice) == 3
+        assert _counted(context, alice) == 3
 
-    def test_repeated_while_the_first_try_still_runs(self, house: Context, alice: Tenant, group: list[Attempt]) -> None:
+    def test_repeated_while_the_first_try_still_runs(
+        self, context: Context, alice: Tenant, group: list[Attempt]
+    ) -> None:
         def repeat() -> None:
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 _store(session, alice, group[1])
 
         with ThreadPoolExecutor(1) as pool:
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 _store(session, alice, *group)
                 repeated = pool.submit(repeat)
-                wait_until(lambda: rows(house, _WAITING_FOR_A_ROW))
+                wait_until(lambda: rows(context, _WAITING_FOR_A_ROW))
             repeated.result()
 
-        assert _counted(house, alice) == 3
+        assert _counted(context, alice) == 3
 
     def test_repeated_before_the_first_try_comes_to_its_end(
-        self, house: Context, alice: Tenant, group: list[Attempt]
+        self, context: Context, alice: Tenant, group: list[Attempt]
     ) -> None:
-        lost = house.database.engine.connect()
+        lost = context.database.engine.connect()
         try:
             # It has been made, so that its attempts know it, and its rows are gone with its connection.
             _store(Session(lost), alice, *group)
             lost.rollback()
             for company in ([group[2]], [group[0]], group):
-                with house.database.transaction(EVERYWHERE) as session:
+                with context.database.transaction(TenantScope.ALL) as session:
                     _store(session, alice, *company)
         finally:
             lost.close()
 
-        assert _counted(house, alice) == 3
+        assert _counted(context, alice) == 3
 
     def test_once_nothing_can_be_repeated_any_more_it_is_folded(
-        self, house: Context, alice: Tenant, group: list[Attempt]
+        self, context: Context, alice: Tenant, group: list[Attempt]
     ) -> None:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             _store(session, alice, *group)
         execute(
-            house,
+            context,
             "UPDATE usage_outbox SET received_at = received_at - interval '2 minutes' WHERE project_id = :id",
             id=alice.project_row,
         )
-        fold_usage(house.database, repeatable=REPEATABLE)
+        fold_usage(context.database, repeatable=REPEATABLE)
 
-        assert not rows(house, "SELECT FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
-        assert _counted(house, alice) == 3
+        assert not rows(context, "SELECT FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
+        assert _counted(context, alice) == 3
 
 
 _COUNTED = """
@@ -267,9 +269,9 @@ _WAITING_FOR_ADVISORY_LOCK = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' A
 _WAITING_FOR_A_ROW = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'transactionid' AND NOT granted"
 
 
-def _counted(house: Context, tenant: Tenant) -> int:
+def _counted(context: Context, tenant: Tenant) -> int:
     """How many duplicates and replays usage shows."""
-    (row,) = rows(house, _COUNTED, id=tenant.project_row)
+    (row,) = rows(context, _COUNTED, id=tenant.project_row)
     return int(row.events)
 
 

@@ -24,15 +24,15 @@ def _at(distance: timedelta) -> str:
     return (datetime.now(UTC) + distance).isoformat()
 
 
-def _let(house: Context, tenant: Tenant, policy: str, **bounds: int) -> None:
+def _let(context: Context, tenant: Tenant, policy: str, **bounds: int) -> None:
     changes = "".join(f", timestamp_{name}_seconds_max = {seconds}" for name, seconds in bounds.items())
     statement = f"UPDATE sources SET timestamp_policy = :policy{changes} WHERE id = :id"
-    execute(house, statement, policy=policy, id=tenant.source_row)
+    execute(context, statement, policy=policy, id=tenant.source_row)
 
 
-def _marks(house: Context, tenant: Tenant) -> list[bool]:
+def _marks(context: Context, tenant: Tenant) -> list[bool]:
     found = "SELECT is_occurred_at_far AS mark FROM events WHERE source_id = :id ORDER BY event_id"
-    return [row.mark for row in rows(house, found, id=tenant.source_row)]
+    return [row.mark for row in rows(context, found, id=tenant.source_row)]
 
 
 def _counted() -> float:
@@ -44,44 +44,44 @@ class TestMark:
 
     @pytest.mark.parametrize("far", [*_FAR, 1.5, -30.1])
     def test_what_is_far_is_stored_as_it_is_with_a_mark_and_counted(
-        self, client: FlaskClient, house: Context, alice: Tenant, far: str | float
+        self, client: FlaskClient, context: Context, alice: Tenant, far: str | float
     ) -> None:
         timestamp, before = far if isinstance(far, str) else _at(far * _DAY), _counted()
 
         assert send(client, alice, event_for(alice, timestamp=timestamp)).status_code == 201
 
-        (event,) = events_of(house, alice)
+        (event,) = events_of(context, alice)
         assert event.occurred_at == datetime.fromisoformat(timestamp)
-        assert _marks(house, alice) == [True]
+        assert _marks(context, alice) == [True]
         assert _counted() - before == 1
 
     @pytest.mark.parametrize("days", [None, 0.9, -29.5])
     def test_what_is_not_bears_none(
-        self, client: FlaskClient, house: Context, alice: Tenant, days: float | None
+        self, client: FlaskClient, context: Context, alice: Tenant, days: float | None
     ) -> None:
         timestamp, before = None if days is None else _at(days * _DAY), _counted()
         send(client, alice, event_for(alice, timestamp=timestamp))
 
-        assert (_marks(house, alice), _counted() - before) == ([False], 0)
+        assert (_marks(context, alice), _counted() - before) == ([False], 0)
 
     def test_in_a_batch_each_event_is_judged_by_itself(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         timestamps = [_FAR[0], None, _FAR[1], _at(-_DAY)]
         send_batch(client, alice, [event_for(alice, event_id=f"e{n}", timestamp=at) for n, at in enumerate(timestamps)])
 
-        assert _marks(house, alice) == [True, False, True, False]
+        assert _marks(context, alice) == [True, False, True, False]
 
 
 class TestAccept:
     @pytest.mark.parametrize("timestamp", _FAR)
     def test_what_is_far_is_stored_without_a_mark(
-        self, client: FlaskClient, house: Context, alice: Tenant, timestamp: str
+        self, client: FlaskClient, context: Context, alice: Tenant, timestamp: str
     ) -> None:
-        _let(house, alice, "accept")
+        _let(context, alice, "accept")
 
         assert send(client, alice, event_for(alice, timestamp=timestamp)).status_code == 201
-        assert _marks(house, alice) == [False]
+        assert _marks(context, alice) == [False]
 
 
 class TestRefuse:
@@ -99,9 +99,9 @@ class TestRefuse:
         ],
     )
     def test_what_is_far_is_refused_and_the_message_says_by_how_much(
-        self, client: FlaskClient, house: Context, alice: Tenant, distance: timedelta, says: str
+        self, client: FlaskClient, context: Context, alice: Tenant, distance: timedelta, says: str
     ) -> None:
-        _let(house, alice, "refuse", ahead=60, behind=2 * 86_400)
+        _let(context, alice, "refuse", ahead=60, behind=2 * 86_400)
 
         refused = send(client, alice, event_for(alice, timestamp=_at(distance)), idempotency_key="k")
 
@@ -109,22 +109,22 @@ class TestRefuse:
         assert (refused.status_code, error_of(refused)["code"]) == (422, "timestamp_out_of_range")
         assert fault["pointer"] == "/timestamp"
         assert _without_seconds(fault["message"]) == _without_seconds(says)
-        assert events_of(house, alice) == []
+        assert events_of(context, alice) == []
 
-    def test_its_key_is_free_for_the_right_time(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
-        _let(house, alice, "refuse")
+    def test_its_key_is_free_for_the_right_time(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
+        _let(context, alice, "refuse")
         send(client, alice, event_for(alice, event_id="e", timestamp=_FAR[0]), idempotency_key="k")
 
         assert send(client, alice, event_for(alice, event_id="e"), idempotency_key="k").status_code == 201
-        assert _marks(house, alice) == [False]
+        assert _marks(context, alice) == [False]
 
     def test_what_was_stored_before_is_answered_as_it_was(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         """Time goes on between a request and its repetition, and what was near may be far then."""
         event = event_for(alice, event_id="e", timestamp=_at(-_DAY))
         first = send(client, alice, event, idempotency_key="k")
-        _let(house, alice, "refuse", behind=3600)
+        _let(context, alice, "refuse", behind=3600)
 
         again = send(client, alice, event, idempotency_key="k")
         known = send(client, alice, event)
@@ -135,32 +135,32 @@ class TestRefuse:
         assert error_of(other)["code"] == "duplicate_event"
 
     def test_in_a_batch_it_is_that_events_matter_unless_it_is_all_or_nothing(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        _let(house, alice, "refuse")
+        _let(context, alice, "refuse")
         batch = [event_for(alice, event_id="near"), event_for(alice, event_id="far", timestamp=_FAR[2])]
 
         assert (
             error_of(send_batch(client, alice, batch, query="?atomic=true"))["details"][0]["pointer"]
             == "/events/1/timestamp"
         )
-        assert events_of(house, alice) == []
+        assert events_of(context, alice) == []
         near, far = verdicts_of(send_batch(client, alice, batch))
 
         assert near["status"] == "stored"
         assert (far["status"], far["code"], far["retryable"]) == ("rejected", "timestamp_out_of_range", False)
         assert far["details"][0]["pointer"] == "/timestamp"
 
-    def test_it_counts_as_a_refusal(self, app: Flask, house: Context, alice: Tenant) -> None:
-        _let(house, alice, "refuse")
+    def test_it_counts_as_a_refusal(self, app: Flask, context: Context, alice: Tenant) -> None:
+        _let(context, alice, "refuse")
         send(app.test_client(), alice, event_for(alice, timestamp=_FAR[0]))
         app.extensions[COUNTER].refusals.flush()
 
-        (row,) = rows(house, "SELECT outcome FROM usage_outbox WHERE source_id = :id", id=alice.source_row)
+        (row,) = rows(context, "SELECT outcome FROM usage_outbox WHERE source_id = :id", id=alice.source_row)
         assert row.outcome == "timestamp_out_of_range"
 
-    def test_a_moment_that_is_left_out_is_never_far(self, client: FlaskClient, house: Context, alice: Tenant) -> None:
-        _let(house, alice, "refuse", ahead=1, behind=1)
+    def test_a_moment_that_is_left_out_is_never_far(self, client: FlaskClient, context: Context, alice: Tenant) -> None:
+        _let(context, alice, "refuse", ahead=1, behind=1)
 
         assert send(client, alice).status_code == 201
 

@@ -28,7 +28,7 @@ from tests.ingest.test_batch import send_batch
 from tests.support.databases import close
 from tests.support.lossy_commits import LossyCommits
 from tests.support.people import Tenant, events_of
-from tests.support.scripted_lanes import Run, ScriptedLanes, attempt_of, identity_of, new_committer
+from tests.support.scripted_connections import Run, ScriptedConnections, attempt_of, identity_of, new_committer
 from tests.support.sending import error_of, event_for
 from tests.support.waiting import wait_until
 
@@ -173,8 +173,8 @@ _THEN: dict[str, Callable[[Run], list[Any]]] = {
 @pytest.mark.parametrize("is_room", [True, False], ids=["", "and no place is free"])
 @pytest.mark.parametrize("then", _THEN)
 def test_through_the_committer_no_way_out_says_that_nothing_was_stored(
-    lanes: ScriptedLanes,
-    house: Context,
+    connections: ScriptedConnections,
+    context: Context,
     alice: Tenant,
     monkeypatch: pytest.MonkeyPatch,
     then: str,
@@ -182,42 +182,42 @@ def test_through_the_committer_no_way_out_says_that_nothing_was_stored(
 ) -> None:
     if not is_room:
         monkeypatch.setattr(contention, "_EVENTS_MAX", 0)
-    lanes.script = _commit_unanswered(lanes, _THEN[then])
-    committer = new_committer(house, lanes, storage_deadline_seconds=0.5, idempotency_wait_seconds=0.2)
+    connections.script = _commit_unanswered(connections, _THEN[then])
+    committer = new_committer(context, connections, storage_deadline_seconds=0.5, idempotency_wait_seconds=0.2)
 
     with pytest.raises(OutcomeUnknown):
         committer.store(identity_of(alice), attempt_of(alice))
 
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_through_the_committer_an_unanswered_one_that_can_be_asked_about_is_stored_once(
-    lanes: ScriptedLanes, house: Context, alice: Tenant
+    connections: ScriptedConnections, context: Context, alice: Tenant
 ) -> None:
-    lanes.script = _commit_unanswered(lanes, lambda run: run())
+    connections.script = _commit_unanswered(connections, lambda run: run())
 
-    verdict = new_committer(house, lanes).store(identity_of(alice), attempt_of(alice))
+    verdict = new_committer(context, connections).store(identity_of(alice), attempt_of(alice))
 
     assert verdict.outcome is Outcome.RESUMED
-    assert len(events_of(house, alice)) == 1
+    assert len(events_of(context, alice)) == 1
 
 
 def test_one_unanswered_among_others_is_the_only_unknown_one(
-    lanes: ScriptedLanes, house: Context, alice: Tenant, charlie: Tenant
+    connections: ScriptedConnections, context: Context, alice: Tenant, charlie: Tenant
 ) -> None:
     """It goes on in one group with others that were never sent, and the server is away by then."""
-    committer = new_committer(house, lanes, storage_deadline_seconds=0.5)
+    committer = new_committer(context, connections, storage_deadline_seconds=0.5)
     unanswered: list[WriteResult] = []
     unsent: list[WriteResult] = []
 
     def lose_and_fill(run: Run) -> list[Any]:
         run()
-        lanes.script = _raise(StorageUnavailable())
+        connections.script = _raise(StorageUnavailable())
         for _ in range(5):
             committer.submit(identity_of(charlie), attempt_of(charlie), unsent.append)
         raise OutcomeUnknown
 
-    lanes.script = lose_and_fill
+    connections.script = lose_and_fill
     committer.submit(identity_of(alice), attempt_of(alice), unanswered.append)
 
     wait_until(lambda: len(unanswered) + len(unsent) == 6)
@@ -225,7 +225,7 @@ def test_one_unanswered_among_others_is_the_only_unknown_one(
 
 
 def test_while_sessions_end_at_any_moment_nothing_is_stored_that_is_said_not_to_be(
-    settings: Settings, house: Context, alice: Tenant
+    settings: Settings, context: Context, alice: Tenant
 ) -> None:
     """With keys that many share and one that a session holds, so that every way out is taken."""
     database = Database(settings.database_url, pool_size=1, application_name="doomed")
@@ -253,7 +253,7 @@ def test_while_sessions_end_at_any_moment_nothing_is_stored_that_is_said_not_to_
         wait_until(lambda: len(results) == len(attempts))
         hanging.rollback()
 
-    stored = {event.event_uid for event in events_of(house, alice)}
+    stored = {event.event_uid for event in events_of(context, alice)}
     not_stored = {uid for uid, result in results.items() if type(result) in {StorageUnavailable, IdempotencyInProgress}}
     accepted = {uid for uid, result in results.items() if _is_stored(result)}
     assert not not_stored & stored
@@ -302,10 +302,12 @@ def _pending(tenant: Tenant) -> tuple[PendingWrite, list[WriteResult]]:
     return write, results
 
 
-def _commit_unanswered(lanes: ScriptedLanes, then: Callable[[Run], list[Any]]) -> Callable[[Run], list[Any]]:
+def _commit_unanswered(
+    connections: ScriptedConnections, then: Callable[[Run], list[Any]]
+) -> Callable[[Run], list[Any]]:
     def script(run: Run) -> list[Any]:
         run()
-        lanes.script = then
+        connections.script = then
         raise OutcomeUnknown
 
     return script

@@ -32,7 +32,7 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
     with copied_database(server_url, migrated) as settings:
         database = Database(settings.database_url, pool_size=6, lock_timeout_seconds=5)
         limiter = RateLimiter(Rates(key=None, workspace=None))
-        house = Context(
+        context = Context(
             settings=settings,
             database=database,
             credentials=credentials,
@@ -40,7 +40,7 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
             management=ManagementContext(database, _NO_LIMIT, limiter),
             body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
         )
-        installation = Installation(house, Owner(settings.admin_database_url))
+        installation = Installation(context, Owner(settings.admin_database_url))
         # The days that migrating has made are those of the real clock; a test has one of its own.
         for day in installation.days():
             installation.sql(f"DROP TABLE events_{day:%Y%m%d}")

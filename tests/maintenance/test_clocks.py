@@ -35,7 +35,7 @@ def _alice(installation: Installation) -> Tenant:
     installation.make_days(_TODAY - timedelta(days=19), 20)
     for age in range(20):
         installation.store(alice, noon(_TODAY - timedelta(days=age)))
-    execute(installation.house, "UPDATE workspaces SET retention_days = 1 WHERE id = :id", id=alice.workspace_row)
+    execute(installation.context, "UPDATE workspaces SET retention_days = 1 WHERE id = :id", id=alice.workspace_row)
     return alice
 
 
@@ -58,7 +58,7 @@ class TestWorkerWhoseClockIsOff:
             run_if_due(task, _shift(installation, _NOW, _NOW + skew))
 
         assert [installation.stored_on(_TODAY - timedelta(days=age)) for age in range(20)] == [1] * 20
-        state = {row.name: row for row in rows(installation.house, "SELECT * FROM maintenance_tasks")}
+        state = {row.name: row for row in rows(installation.context, "SELECT * FROM maintenance_tasks")}
         assert {name for name, row in state.items() if row.failures} == _DELETING
         for name in _DELETING:
             assert state[name].error.startswith("ClockSkewError: nothing is deleted while this machine's clock is ")
@@ -86,7 +86,7 @@ def test_a_bell_asks_both_clocks(installation: Installation, alice: Tenant, monk
         celery.tasks["maintenance.drop_old_partitions"]()
 
     ring(timedelta(days=366))
-    (failed,) = rows(installation.house, "SELECT * FROM maintenance_tasks")
+    (failed,) = rows(installation.context, "SELECT * FROM maintenance_tasks")
     assert (failed.started_at, failed.failures) == (_NOW, 1)
     assert len(_ages(installation)) == 20
     ring(timedelta())

@@ -300,9 +300,9 @@ def test_a_lock_of_it_is_one_that_ingest_waits_for_while_today_has_no_partition(
         installation.make_days(datetime.now(UTC).date(), 2)
     with (
         psycopg.connect(installation.settings.admin_database_url) as session,
-        closing(installation.database.lane()) as lane,
+        closing(installation.database.dedicated_connection()) as connection,
     ):
         session.execute("LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE")
-        assert waits_for_table(lane) is is_in_use
+        assert waits_for_table(connection) is is_in_use
         session.rollback()
-        assert not waits_for_table(lane)
+        assert not waits_for_table(connection)

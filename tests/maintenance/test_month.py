@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from app.credentials.verification import Identity
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.identifiers import uuid7
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store
@@ -63,7 +63,7 @@ class _Month:
 
     def _store(self, tenant: Tenant, attempts: list[Attempt], at: datetime) -> set[Outcome]:
         identity = Identity(row_id=tenant.key_row, workspace_id=tenant.workspace_row, public_id=tenant.key_id)
-        with self.installation.database.transaction(EVERYWHERE) as session:
+        with self.installation.database.transaction(TenantScope.ALL) as session:
             set_clock(session, at)
             verdicts = store(
                 lambda statement, parameters: session.connection().exec_driver_sql(statement, tuple(parameters)).all(),
@@ -93,7 +93,7 @@ def _month(installation: Installation) -> _Month:
     make_clock_settable(installation.sql)
     month = _Month(installation, installation.tenant(), installation.tenant())
     shorter = "UPDATE workspaces SET retention_days = :days WHERE id = :id"
-    execute(installation.house, shorter, days=_SHORTER, id=month.charlie.workspace_row)
+    execute(installation.context, shorter, days=_SHORTER, id=month.charlie.workspace_row)
     return month
 
 

@@ -50,8 +50,8 @@ def _bounds(settings: Settings) -> dict[str, tuple[str, str]]:
     return {name: (bound.split("'")[1], bound.split("'")[3]) for name, bound in found}
 
 
-def test_migrating_makes_today_and_the_coming_week(house: Context) -> None:
-    names = {row.name for row in rows(house, "SELECT relname AS name FROM pg_class WHERE relname LIKE 'events_2%'")}
+def test_migrating_makes_today_and_the_coming_week(context: Context) -> None:
+    names = {row.name for row in rows(context, "SELECT relname AS name FROM pg_class WHERE relname LIKE 'events_2%'")}
 
     today = datetime.now(UTC).date()
     assert names >= {f"events_{today + timedelta(days=n):%Y%m%d}" for n in range(7)}

@@ -304,7 +304,7 @@ class TestWorkspacesWithARetentionOfTheirOwn:
         for tenant in (alice, charlie):
             for age in range(6):
                 installation.store(tenant, noon(_day(age)), count=3)
-        execute(installation.house, "UPDATE workspaces SET retention_days = 2 WHERE id = :id", id=alice.workspace_row)
+        execute(installation.context, "UPDATE workspaces SET retention_days = 2 WHERE id = :id", id=alice.workspace_row)
 
         assert delete_expired_events(installation.owner, now=_NOW, batch_rows=2) == Done(9)
 
@@ -315,7 +315,7 @@ class TestWorkspacesWithARetentionOfTheirOwn:
         alice = installation.tenant()
         installation.make_days(_day(5), 1)
         installation.store(alice, noon(_day(5)), count=5)
-        execute(installation.house, "UPDATE workspaces SET retention_days = 2 WHERE id = :id", id=alice.workspace_row)
+        execute(installation.context, "UPDATE workspaces SET retention_days = 2 WHERE id = :id", id=alice.workspace_row)
 
         first = delete_expired_events(installation.owner, now=_NOW, batch_rows=2, is_over=lambda: True)
         assert first == Done(2, has_more=True)

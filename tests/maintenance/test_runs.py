@@ -12,7 +12,7 @@ from sqlalchemy import Row, text
 
 from app.context import Context
 from app.database.advisory_locks import alone
-from app.database.engine import NOWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.database.owner import Owner
 from app.errors import StorageUnavailable
 from app.identifiers import random_text
@@ -52,22 +52,22 @@ def _task(work: _Work) -> Task:
 
 
 @pytest.fixture(name="run")
-def _run(house: Context, task: Task, work: _Work) -> Run:
+def _run(context: Context, task: Task, work: _Work) -> Run:
     def run(after: timedelta = timedelta()) -> bool:
         before = work.runs
-        run_if_due(task, _shift(house, _NOON + after))
+        run_if_due(task, _shift(context, _NOON + after))
         return work.runs > before
 
     return run
 
 
-def _shift(house: Context, now: datetime, **more: Any) -> Shift:
-    owner = Owner(house.settings.admin_database_url)
-    return Shift(database=house.database, owner=owner, settings=house.settings, now=now, **more)
+def _shift(context: Context, now: datetime, **more: Any) -> Shift:
+    owner = Owner(context.settings.admin_database_url)
+    return Shift(database=context.database, owner=owner, settings=context.settings, now=now, **more)
 
 
-def _state(house: Context, task: Task) -> Row[Any]:
-    return rows(house, "SELECT * FROM maintenance_tasks WHERE name = :name", name=task.name)[0]
+def _state(context: Context, task: Task) -> Row[Any]:
+    return rows(context, "SELECT * FROM maintenance_tasks WHERE name = :name", name=task.name)[0]
 
 
 def _fail(_: Shift) -> Done:
@@ -90,11 +90,11 @@ def test_a_run_that_was_missed_is_made_up_for_at_the_next_ring(run: Run) -> None
     assert not run(timedelta(days=3, seconds=1))
 
 
-def test_what_a_run_did_can_be_seen(run: Run, house: Context, task: Task) -> None:
+def test_what_a_run_did_can_be_seen(run: Run, context: Context, task: Task) -> None:
     run()
     run(_EVERY)
 
-    state = _state(house, task)
+    state = _state(context, task)
     assert (state.runs, state.rows_done, state.failures, state.error) == (2, 6, 0, None)
     assert state.started_at == _NOON + _EVERY
     assert state.succeeded_at >= state.started_at
@@ -110,13 +110,13 @@ def test_a_run_that_has_more_to_do_goes_on_at_the_next_ring(run: Run, work: _Wor
 
 
 def test_a_failure_is_kept_and_tried_again_after_pauses_that_double(
-    run: Run, work: _Work, house: Context, task: Task
+    run: Run, work: _Work, context: Context, task: Task
 ) -> None:
     work.then = _fail
     tried = [n for n in range(0, 120, 5) if run(_seconds(n))]
 
     assert tried == [0, 5, 10, 20, 40, 80]
-    assert (_state(house, task).error, _state(house, task).failures, _state(house, task).failures_in_a_row) == (
+    assert (_state(context, task).error, _state(context, task).failures, _state(context, task).failures_in_a_row) == (
         "ValueError: disk full",
         6,
         6,
@@ -124,13 +124,13 @@ def test_a_failure_is_kept_and_tried_again_after_pauses_that_double(
 
 
 def test_a_run_that_found_nothing_to_do_is_no_news(
-    work: _Work, house: Context, task: Task, caplog: pytest.LogCaptureFixture
+    work: _Work, context: Context, task: Task, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         for n, done in enumerate((Done(rows=3), Done(rows=0), Done(rows=0, has_more=True), Done(rows=0))):
             work.then = lambda _, done=done: done  # type: ignore[misc]
-            run_if_due(task, _shift(house, _NOON + n * _EVERY))
-        run_if_due(replace(task, is_quiet=True), _shift(house, _NOON + 5 * _EVERY))
+            run_if_due(task, _shift(context, _NOON + n * _EVERY))
+        run_if_due(replace(task, is_quiet=True), _shift(context, _NOON + 5 * _EVERY))
 
     assert work.runs == 5
     assert [_event_of(record) for record in caplog.records] == ["maintenance_done"] * 2
@@ -141,19 +141,19 @@ def _event_of(record: logging.LogRecord) -> str:
     return str(message["event"])
 
 
-def test_after_a_good_run_the_last_error_stays_to_be_read(run: Run, work: _Work, house: Context, task: Task) -> None:
+def test_after_a_good_run_the_last_error_stays_to_be_read(run: Run, work: _Work, context: Context, task: Task) -> None:
     work.then = _fail
     run()
     work.then = lambda _: Done(rows=0)
 
     assert run(_seconds(1))
     assert not run(_seconds(2))
-    assert (_state(house, task).failures_in_a_row, _state(house, task).failures, _state(house, task).error) == (
+    assert (_state(context, task).failures_in_a_row, _state(context, task).failures, _state(context, task).error) == (
         0,
         1,
         "ValueError: disk full",
     )
-    assert _state(house, task).failed_at < _state(house, task).succeeded_at
+    assert _state(context, task).failed_at < _state(context, task).succeeded_at
 
 
 @pytest.mark.parametrize(("every", "longest"), [(5, 60), (3600, 3600)])
@@ -162,7 +162,7 @@ def test_pauses_after_failures_have_an_end(every: float, longest: float) -> None
 
 
 def test_a_run_that_was_cut_off_counts_as_a_failure_and_is_taken_up_at_the_next_ring(
-    run: Run, work: _Work, house: Context, task: Task
+    run: Run, work: _Work, context: Context, task: Task
 ) -> None:
     class _KilledError(BaseException):
         pass
@@ -176,13 +176,13 @@ def test_a_run_that_was_cut_off_counts_as_a_failure_and_is_taken_up_at_the_next_
     work.then = lambda _: Done(rows=1)
 
     assert run(_seconds(1))
-    assert _state(house, task).failures == 1
-    assert _state(house, task).error.startswith("cut off")
+    assert _state(context, task).failures == 1
+    assert _state(context, task).error.startswith("cut off")
     assert not run(_seconds(2))
 
 
 def test_a_task_that_kills_its_worker_each_time_is_tried_again_after_pauses_too(
-    run: Run, work: _Work, house: Context
+    run: Run, work: _Work, context: Context
 ) -> None:
     class _KilledError(BaseException):
         pass
@@ -209,12 +209,12 @@ def test_workers_that_hear_the_bell_at_once_run_it_once(run: Run, work: _Work) -
     assert work.runs == 1
 
 
-def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, house: Context) -> None:
+def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, context: Context) -> None:
     other: list[object] = []
 
     def look(_: Shift) -> Done:
-        other.append(run_if_due(task, _shift(house, _NOON + _EVERY)))
-        with alone(house.database, task.bell) as is_alone:
+        other.append(run_if_due(task, _shift(context, _NOON + _EVERY)))
+        with alone(context.database, task.bell) as is_alone:
             other.append(is_alone)
         return Done(rows=0)
 
@@ -225,19 +225,19 @@ def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, ho
     assert work.runs == 1
 
 
-def test_a_turn_that_is_over_can_be_had_at_once(house: Context, task: Task) -> None:
+def test_a_turn_that_is_over_can_be_had_at_once(context: Context, task: Task) -> None:
     def is_free() -> bool:
-        with alone(house.database, task.bell) as is_alone:
+        with alone(context.database, task.bell) as is_alone:
             return is_alone
 
     assert [is_free() for _ in range(200)] == [True] * 200
 
 
-def test_a_turn_ends_with_its_connection(house: Context, task: Task, run: Run) -> None:
-    with alone(house.database, task.bell) as is_alone:
+def test_a_turn_ends_with_its_connection(context: Context, task: Task, run: Run) -> None:
+    with alone(context.database, task.bell) as is_alone:
         assert is_alone
         assert not run()
-        rows(house, f"SELECT {ENDED} FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
+        rows(context, f"SELECT {ENDED} FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
     assert run()
 
 
@@ -248,33 +248,33 @@ def test_a_clock_that_was_ahead_does_not_stop_a_task(run: Run, jump: timedelta) 
     assert not run(_seconds(1))
 
 
-def test_tasks_with_one_turn_never_run_at_once(house: Context, task: Task, run: Run, work: _Work) -> None:
+def test_tasks_with_one_turn_never_run_at_once(context: Context, task: Task, run: Run, work: _Work) -> None:
     """However long one takes, it takes one worker process."""
     sister, brother = replace(task, turn="the same"), replace(task, name=f"{task.name}_2", turn="the same")
     other: list[object] = []
 
     def look(_: Shift) -> Done:
-        other.append(run_if_due(brother, _shift(house, _NOON)))
+        other.append(run_if_due(brother, _shift(context, _NOON)))
         return Done(rows=0)
 
     work.then = look
-    assert run_if_due(sister, _shift(house, _NOON)) == Done(rows=0)
+    assert run_if_due(sister, _shift(context, _NOON)) == Done(rows=0)
     work.then = lambda _: Done(rows=0)
 
     assert other == [None]
-    assert run_if_due(brother, _shift(house, _NOON)) == Done(rows=0)
+    assert run_if_due(brother, _shift(context, _NOON)) == Done(rows=0)
 
 
-def test_a_run_knows_when_its_time_is_over(house: Context) -> None:
-    assert not _shift(house, _NOON, ends_at=float("inf")).is_over()
-    assert _shift(house, _NOON, ends_at=0.0).is_over()
+def test_a_run_knows_when_its_time_is_over(context: Context) -> None:
+    assert not _shift(context, _NOON, ends_at=float("inf")).is_over()
+    assert _shift(context, _NOON, ends_at=0.0).is_over()
 
 
 def test_a_run_that_has_lost_its_turn_does_not_end_the_one_that_took_it(
-    run: Run, work: _Work, house: Context, task: Task
+    run: Run, work: _Work, context: Context, task: Task
 ) -> None:
     def lose_the_turn(_: Shift) -> Done:
-        rows(house, f"SELECT {ENDED} FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
+        rows(context, f"SELECT {ENDED} FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
         work.then = lambda _: Done(rows=7)
         run(_seconds(1))
         return Done(rows=5)
@@ -282,22 +282,22 @@ def test_a_run_that_has_lost_its_turn_does_not_end_the_one_that_took_it(
     work.then = lose_the_turn
     run()
 
-    state = _state(house, task)
+    state = _state(context, task)
     assert (work.runs, state.runs, state.rows_done, state.failures) == (2, 2, 7, 1)
     assert state.error.startswith("cut off")
 
 
-def test_a_server_that_ends_idle_sessions_takes_no_turn_away(house: Context) -> None:
-    lane = house.database.lane()
+def test_a_server_that_ends_idle_sessions_takes_no_turn_away(context: Context) -> None:
+    connection = context.database.dedicated_connection()
 
-    assert lane.run("SHOW idle_session_timeout", [], float("inf")) == [("0",)]
-    lane.close()
+    assert connection.run("SHOW idle_session_timeout", [], float("inf")) == [("0",)]
+    connection.close()
 
 
 def test_a_failure_that_cannot_be_noted_is_told_by_the_log(
-    house: Context, task: Task, work: _Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    context: Context, task: Task, work: _Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = Database(house.settings.database_url, pool_size=1)
+    database = Database(context.settings.database_url, pool_size=1)
 
     def go_away(*_: object, **__: object) -> NoReturn:
         raise StorageUnavailable
@@ -308,12 +308,12 @@ def test_a_failure_that_cannot_be_noted_is_told_by_the_log(
 
     work.then = fail
     with pytest.raises(StorageUnavailable):
-        run_if_due(task, replace(_shift(house, _NOON), database=database))
+        run_if_due(task, replace(_shift(context, _NOON), database=database))
     close(database)
 
     lines: list[Any] = [record.msg for record in caplog.records]
     assert [(line["event"], line["task"]) for line in lines] == [("maintenance_failed", task.name)]
-    assert _state(house, task).succeeded_at is None
+    assert _state(context, task).succeeded_at is None
 
 
 class TestFailuresThatAreNoFaultOfOurs:
@@ -326,7 +326,7 @@ class TestFailuresThatAreNoFaultOfOurs:
         return dict(line)
 
     def test_a_lost_database(
-        self, run: Run, work: _Work, house: Context, task: Task, caplog: pytest.LogCaptureFixture
+        self, run: Run, work: _Work, context: Context, task: Task, caplog: pytest.LogCaptureFixture
     ) -> None:
         def lose(shift: Shift) -> Done:
             with shift.owner.connection() as connection:
@@ -338,13 +338,13 @@ class TestFailuresThatAreNoFaultOfOurs:
 
         assert not line["exc_info"]
         assert line["reason"].startswith("AdminShutdown (57P01): terminating connection")
-        assert _state(house, task).error == line["reason"]
+        assert _state(context, task).error == line["reason"]
 
     def test_a_database_that_was_lost_behind_a_refusal(
-        self, run: Run, work: _Work, house: Context, task: Task, caplog: pytest.LogCaptureFixture
+        self, run: Run, work: _Work, context: Context, task: Task, caplog: pytest.LogCaptureFixture
     ) -> None:
         def wait_in_vain(shift: Shift) -> Done:
-            with shift.database.transaction(NOWHERE) as session:
+            with shift.database.transaction(TenantScope.NONE) as session:
                 session.execute(text("SET LOCAL statement_timeout = '1ms'"))
                 session.execute(text("SELECT pg_sleep(60)"))
             raise AssertionError
@@ -354,7 +354,7 @@ class TestFailuresThatAreNoFaultOfOurs:
 
         assert not line["exc_info"]
         assert line["reason"].startswith("QueryCanceled (57014): canceling statement")
-        assert _state(house, task).error == line["reason"]
+        assert _state(context, task).error == line["reason"]
 
     def test_our_own_faults_show_where_they_are(self, run: Run, work: _Work, caplog: pytest.LogCaptureFixture) -> None:
         work.then = _fail

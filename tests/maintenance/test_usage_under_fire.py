@@ -113,35 +113,35 @@ def _app(server_url: str, credentials: Credentials) -> Iterator[Flask]:
         close(app.extensions[EXTENSION].database)
 
 
-@pytest.fixture(scope="module", name="house")
-def _house(app: Flask) -> Context:
-    house: Context = app.extensions[EXTENSION]
-    return house
+@pytest.fixture(scope="module", name="context")
+def _context(app: Flask) -> Context:
+    context: Context = app.extensions[EXTENSION]
+    return context
 
 
 @pytest.fixture(name="server")
-def _server(house: Context, checkout: Path) -> Iterator[LiveServer]:
-    with live_server(house.settings, checkout, workers=2) as server:
+def _server(context: Context, checkout: Path) -> Iterator[LiveServer]:
+    with live_server(context.settings, checkout, workers=2) as server:
         yield server
 
 
 def test_usage_equals_the_events_whatever_was_killed(
-    app: Flask, house: Context, server: LiveServer, checkout: Path
+    app: Flask, context: Context, server: LiveServer, checkout: Path
 ) -> None:
     chance = random.Random()
-    tenants = [make_tenant(house) for _ in range(2)]
+    tenants = [make_tenant(context) for _ in range(2)]
     desks = [desk_of(app, tenant) for tenant in tenants]
     sources = [(desk, source) for desk, tenant in zip(desks, tenants, strict=True) for source in _sources(desk, tenant)]
     issued = [(desk, *_issue(desk, source)) for desk, source in sources]
     fire = _Fire(server, [(source, plain) for _, source, _, plain in issued])
 
-    with _folding(house.settings, checkout) as folders, _burning(fire):
+    with _folding(context.settings, checkout) as folders, _burning(fire):
         for _ in range(_ROUNDS):
             fire.go_on(_EVENTS_PER_ROUND + chance.randrange(_EVENTS_PER_ROUND))
             os.kill(_eldest_worker(server), signal.SIGKILL)
             folders.kill_one(chance)
             for desk in desks:
-                _check_at_this_moment(house, desk, tenants[desks.index(desk)])
+                _check_at_this_moment(context, desk, tenants[desks.index(desk)])
             desk, source = chance.choice(sources)
             issued.append((desk, *_issue(desk, source)))
             fire.keys.append((source, issued[-1][3]))
@@ -151,14 +151,14 @@ def test_usage_equals_the_events_whatever_was_killed(
             fire.keys.append((source, successor["key"]))
             revoked = issued.pop(0)
             assert revoked[0].post(f"/v1/keys/{revoked[2]}/revoke").status_code == 200
-    _stop(server, house)
+    _stop(server, context)
 
     for desk, tenant in zip(desks, tenants, strict=True):
-        _audit(house, desk, tenant)
-    fold_usage(house.database)
+        _audit(context, desk, tenant)
+    fold_usage(context.database)
     for desk, tenant in zip(desks, tenants, strict=True):
-        _audit(house, desk, tenant)
-        _audit_moments(house, tenant)
+        _audit(context, desk, tenant)
+        _audit_moments(context, tenant)
     # A refusal may be lost with its process; it is never counted twice.
     counted = sum(_total(desk)["rejected"].get("invalid_source_key", 0) for desk in desks)
     assert counted <= len(fire.refused) + len(fire.unanswered)
@@ -191,16 +191,16 @@ def _total(desk: Desk) -> dict[str, Any]:
 _EVENTS = "SELECT count(*) AS events FROM events WHERE workspace_id = :id"
 
 
-def _check_at_this_moment(house: Context, desk: Desk, tenant: Tenant) -> None:
+def _check_at_this_moment(context: Context, desk: Desk, tenant: Tenant) -> None:
     """While all goes on: not fewer than there were before it was asked, not more than there are after."""
-    before = rows(house, _EVENTS, id=tenant.workspace_row)[0].events
+    before = rows(context, _EVENTS, id=tenant.workspace_row)[0].events
     stored = _total(desk)["stored"]
-    after = rows(house, _EVENTS, id=tenant.workspace_row)[0].events
+    after = rows(context, _EVENTS, id=tenant.workspace_row)[0].events
 
     assert before <= stored <= after
 
 
-def _audit(house: Context, desk: Desk, tenant: Tenant) -> None:
+def _audit(context: Context, desk: Desk, tenant: Tenant) -> None:
     """Key by key, source by source, project by project and in all: as many as there are events."""
     tables = {"key": ("source_keys", "source_key_id"), "source": ("sources", "source_id")}
     tables["project"] = ("projects", "project_id")
@@ -211,14 +211,14 @@ def _audit(house: Context, desk: Desk, tenant: Tenant) -> None:
         for each in usage["data"]:
             shown[each[f"{group_by}_id"]] = shown.get(each[f"{group_by}_id"], 0) + each["stored"]
         stored = rows(
-            house,
+            context,
             f"SELECT it.public_id AS id, count(events.event_uid) AS events FROM {table} AS it"
             f" LEFT JOIN events ON events.{column} = it.id WHERE it.workspace_id = :id GROUP BY 1",
             id=tenant.workspace_row,
         )
         assert {row.id: row.events for row in stored if row.events} == {it: n for it, n in shown.items() if n}
     (all_of_it,) = rows(
-        house,
+        context,
         "SELECT count(*) AS events, coalesce(sum(length(payload::text)), 0) AS bytes FROM events"
         " WHERE workspace_id = :id",
         id=tenant.workspace_row,
@@ -227,10 +227,10 @@ def _audit(house: Context, desk: Desk, tenant: Tenant) -> None:
     assert _total(desk)["payload_bytes"] == all_of_it.bytes
 
 
-def _audit_moments(house: Context, tenant: Tenant) -> None:
+def _audit_moments(context: Context, tenant: Tenant) -> None:
     """Each key's first use is its first event, and its last one no earlier than its last event."""
     for key in rows(
-        house,
+        context,
         "SELECT key.first_used_at, key.last_used_at, min(received_at) AS first, max(received_at) AS last"
         " FROM source_keys AS key JOIN events ON events.source_key_id = key.id WHERE key.workspace_id = :id"
         " GROUP BY key.id",
@@ -292,11 +292,11 @@ def _eldest_worker(server: LiveServer) -> int:
     return min(workers_of(server), key=psutil.Process.create_time).pid
 
 
-def _stop(server: LiveServer, house: Context) -> None:
+def _stop(server: LiveServer, context: Context) -> None:
     """Kill the whole server; what it had handed to PostgreSQL may still be on its way to being committed."""
     os.killpg(server.process.pid, signal.SIGKILL)
     server.process.wait()
-    wait_until(lambda: not rows(house, _AT_WORK))
+    wait_until(lambda: not rows(context, _AT_WORK))
 
 
 _AT_WORK = (

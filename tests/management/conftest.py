@@ -15,8 +15,8 @@ def _desk(app: Flask, alice: Tenant) -> Desk:
 
 
 @pytest.fixture(name="bob")
-def _bob(app: Flask, house: Context, alice: Tenant) -> Desk:
-    return colleague_of(app, house, alice)
+def _bob(app: Flask, context: Context, alice: Tenant) -> Desk:
+    return colleague_of(app, context, alice)
 
 
 @pytest.fixture(name="stranger")

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, event, text
 
 from app.context import Context
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.maintenance.usage import fold_usage
 from tests.support.operating import Desk
 from tests.support.people import Tenant, execute, issue_key, rows, source_of
@@ -116,7 +116,7 @@ def test_the_archived_ones_have_a_list_of_their_own(desk: Desk, alice: Tenant) -
     assert error_of(refused)["details"] == [{"pointer": "/archived", "message": "Must be true or false."}]
 
 
-def test_each_key_that_ended_has_an_entry_of_its_own(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_each_key_that_ended_has_an_entry_of_its_own(desk: Desk, context: Context, alice: Tenant) -> None:
     keys = {desk.made(f"/v1/sources/{alice.source_id}/keys", {})["id"] for _ in range(3)} | {alice.key_id}
     desk.post(f"/v1/keys/{alice.key_id}/revoke")
     desk.delete(f"/v1/projects/{alice.project_id}")
@@ -124,11 +124,11 @@ def test_each_key_that_ended_has_an_entry_of_its_own(desk: Desk, house: Context,
     desk.post(f"/v1/projects/{alice.project_id}/restore")
 
     statement = "SELECT object_id FROM audit_entries WHERE action = 'source_key.revoke' AND workspace_id = :id"
-    assert sorted(row.object_id for row in rows(house, statement, id=alice.workspace_row)) == sorted(keys)
+    assert sorted(row.object_id for row in rows(context, statement, id=alice.workspace_row)) == sorted(keys)
 
 
-def test_a_key_that_was_over_already_is_left_as_it_was(desk: Desk, house: Context, alice: Tenant) -> None:
-    execute(house, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
+def test_a_key_that_was_over_already_is_left_as_it_was(desk: Desk, context: Context, alice: Tenant) -> None:
+    execute(context, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
     before = desk.get(f"/v1/keys/{alice.key_id}").json
     desk.delete(f"/v1/sources/{alice.source_id}")
 
@@ -138,7 +138,7 @@ def test_a_key_that_was_over_already_is_left_as_it_was(desk: Desk, house: Contex
 
 
 @pytest.fixture(name="by_place")
-def _by_place(house: Context) -> Iterator[None]:
+def _by_place(context: Context) -> Iterator[None]:
     """PostgreSQL finds rows in the order in which they lie on their pages, as it does where tables are large."""
 
     def plan(connection: Connection) -> None:
@@ -146,34 +146,34 @@ def _by_place(house: Context) -> Iterator[None]:
         connection.connection.dbapi_connection.deadline = None  # type: ignore[union-attr]
         connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
 
-    event.listen(house.database.engine, "begin", plan)
+    event.listen(context.database.engine, "begin", plan)
     yield
-    event.remove(house.database.engine, "begin", plan)
+    event.remove(context.database.engine, "begin", plan)
 
 
 @pytest.mark.usefixtures("by_place")
 def test_a_restoration_and_the_worker_that_notes_the_keys_use_never_wait_for_each_other_in_a_circle(
-    desk: Desk, house: Context, alice: Tenant
+    desk: Desk, context: Context, alice: Tenant
 ) -> None:
     """The worker takes the keys in the order in which they were issued."""
-    used = [issue_key(house, source_of(house, alice))[0] for _ in range(3)]
+    used = [issue_key(context, source_of(context, alice))[0] for _ in range(3)]
     for end in ("now()", "NULL"):  # so that the last one lies before the others
-        execute(house, f"UPDATE source_keys SET expires_at = {end} WHERE id = ANY (:ids)", ids=used[:2])
+        execute(context, f"UPDATE source_keys SET expires_at = {end} WHERE id = ANY (:ids)", ids=used[:2])
     desk.delete(f"/v1/projects/{alice.project_id}")
     execute(
-        house,
+        context,
         "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,"
         " received_at) SELECT project_id, gen_random_uuid(), source_id, id, 'stored', 1, 10, now()"
         " FROM source_keys WHERE id = ANY (:used)",
         used=used,
     )
 
-    with ThreadPoolExecutor(2) as pool, house.database.transaction(EVERYWHERE) as holder:
+    with ThreadPoolExecutor(2) as pool, context.database.transaction(TenantScope.ALL) as holder:
         holder.execute(text("SELECT 1 FROM source_keys WHERE id = :id FOR NO KEY UPDATE"), {"id": used[1]})
-        folding = pool.submit(fold_usage, house.database)
-        wait_until(lambda: len(rows(house, _WAIT_FOR_A_ROW)) == 1)
+        folding = pool.submit(fold_usage, context.database)
+        wait_until(lambda: len(rows(context, _WAIT_FOR_A_ROW)) == 1)
         restoring = pool.submit(desk.post, f"/v1/projects/{alice.project_id}/restore")
-        wait_until(lambda: len(rows(house, _WAIT_FOR_A_ROW)) == 2)
+        wait_until(lambda: len(rows(context, _WAIT_FOR_A_ROW)) == 2)
         holder.rollback()
 
         assert folding.result(timeout=10).rows >= len(used)

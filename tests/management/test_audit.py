@@ -10,14 +10,14 @@ from tests.support.operating import Desk
 from tests.support.people import Tenant, rows
 
 
-def _trail(house: Context, workspace_row: int) -> list[Any]:
+def _trail(context: Context, workspace_row: int) -> list[Any]:
     statement = (
         "SELECT actor, action, object_id, after, request_id FROM audit_entries WHERE workspace_id = :id ORDER BY id"
     )
-    return rows(house, statement, id=workspace_row)
+    return rows(context, statement, id=workspace_row)
 
 
-def test_a_whole_life_is_written_down_in_order(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_a_whole_life_is_written_down_in_order(desk: Desk, context: Context, alice: Tenant) -> None:
     project = desk.made("/v1/projects", {"name": "Shop"})["id"]
     environment = desk.all_of(f"/v1/projects/{project}/environments")[0]["id"]
     source = desk.made(f"/v1/environments/{environment}/sources", {"name": "ERP", "type": "erp"})["id"]
@@ -33,7 +33,7 @@ def test_a_whole_life_is_written_down_in_order(desk: Desk, house: Context, alice
     desk.patch(f"/v1/projects/{project}", {"description": "Closed"})
     desk.delete(f"/v1/projects/{project}")
 
-    trail = _trail(house, alice.workspace_row)
+    trail = _trail(context, alice.workspace_row)
 
     assert [(each.action, each.object_id) for each in trail if each.action != "environment.create"] == [
         ("project.create", project),
@@ -59,24 +59,24 @@ def test_a_whole_life_is_written_down_in_order(desk: Desk, house: Context, alice
     assert after["environment.update"] == {"name": "qa"}
 
 
-def test_an_entry_names_the_request_that_made_it(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_an_entry_names_the_request_that_made_it(desk: Desk, context: Context, alice: Tenant) -> None:
     desk.call("PATCH", f"/v1/keys/{alice.key_id}", {"label": "x"}, headers={"X-Request-ID": "ticket-4711"})
 
-    assert [each.request_id for each in _trail(house, alice.workspace_row)] == ["ticket-4711"]
+    assert [each.request_id for each in _trail(context, alice.workspace_row)] == ["ticket-4711"]
 
 
-def test_colleagues_are_told_apart(desk: Desk, bob: Desk, house: Context, alice: Tenant) -> None:
+def test_colleagues_are_told_apart(desk: Desk, bob: Desk, context: Context, alice: Tenant) -> None:
     desk.patch(f"/v1/keys/{alice.key_id}", {"label": "mine"})
     bob.patch(f"/v1/keys/{alice.key_id}", {"label": "his"})
 
-    issued, mine, his = _trail(house, alice.workspace_row)
+    issued, mine, his = _trail(context, alice.workspace_row)
 
     assert issued.action == "management_token.issue"
     assert mine.actor == alice.token_id
     assert his.actor == issued.object_id
 
 
-def test_what_was_refused_or_changed_nothing_leaves_no_entry(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_what_was_refused_or_changed_nothing_leaves_no_entry(desk: Desk, context: Context, alice: Tenant) -> None:
     desk.post("/v1/projects", {"name": "shop"})
     desk.post("/v1/projects", {"name": ""})
     desk.patch(f"/v1/projects/{alice.project_id}", {"name": "shop", "description": ""})
@@ -84,24 +84,24 @@ def test_what_was_refused_or_changed_nothing_leaves_no_entry(desk: Desk, house: 
     desk.post(f"/v1/sources/{alice.source_id}/enable")
     desk.get("/v1/projects")
 
-    assert _trail(house, alice.workspace_row) == []
+    assert _trail(context, alice.workspace_row) == []
 
 
-def test_repeating_a_revocation_leaves_one_entry(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_repeating_a_revocation_leaves_one_entry(desk: Desk, context: Context, alice: Tenant) -> None:
     for _ in range(3):
         desk.post(f"/v1/keys/{alice.key_id}/revoke")
 
-    assert [each.action for each in _trail(house, alice.workspace_row)] == ["source_key.revoke"]
+    assert [each.action for each in _trail(context, alice.workspace_row)] == ["source_key.revoke"]
 
 
-def test_what_the_shell_does_is_written_down_as_the_shells(house: Context) -> None:
-    workspace, token = create_workspace(house.database, house.credentials, "Alice's")
-    other = issue_workspace_token(house.database, house.credentials, workspace.id, "second", Role.OWNER)
+def test_what_the_shell_does_is_written_down_as_the_shells(context: Context) -> None:
+    workspace, token = create_workspace(context.database, context.credentials, "Alice's")
+    other = issue_workspace_token(context.database, context.credentials, workspace.id, "second", Role.OWNER)
     for status in (WorkspaceStatus.SUSPENDED, WorkspaceStatus.SUSPENDED, WorkspaceStatus.ACTIVE):
-        set_workspace_status(house.database, workspace.id, status)
+        set_workspace_status(context.database, workspace.id, status)
 
-    row = rows(house, "SELECT id FROM workspaces WHERE public_id = :id", id=workspace.id)[0].id
-    trail = _trail(house, row)
+    row = rows(context, "SELECT id FROM workspaces WHERE public_id = :id", id=workspace.id)[0].id
+    trail = _trail(context, row)
 
     everything = {"role": "owner", "project_ids": None, "expires_at": None}
     assert [(each.action, each.object_id, each.after) for each in trail] == [

@@ -133,20 +133,20 @@ def test_every_change_has_a_state_of_its_own_however_fast_they_come(desk: Desk, 
     assert len({each.headers["ETag"] for each in responses}) == len(calls)
 
 
-def test_a_change_waits_longer_for_others_than_an_event_does(house: Context, alice: Tenant) -> None:
+def test_a_change_waits_longer_for_others_than_an_event_does(context: Context, alice: Tenant) -> None:
     """Or the last of many would be told 503 on a slow machine, and not who was first."""
-    with changing(house.database, at_the_shell(alice.workspace_row)) as session:
+    with changing(context.database, at_the_shell(alice.workspace_row)) as session:
         patience = session.execute(text("SHOW lock_timeout")).scalar_one()
 
     assert patience == "3s"
 
 
-def test_no_state_is_called_like_an_earlier_one_whatever_the_clock_says(house: Context, alice: Tenant) -> None:
+def test_no_state_is_called_like_an_earlier_one_whatever_the_clock_says(context: Context, alice: Tenant) -> None:
     """Of two that queue for a row the later writer may have begun in the same microsecond, or with a clock set back."""
     ahead = "UPDATE sources SET updated_at = now() + interval '1 hour' WHERE id = :id"
-    execute(house, ahead, id=alice.source_row)
+    execute(context, ahead, id=alice.source_row)
     states = []
-    with house.database.transaction(alice.workspace_row) as session:
+    with context.database.transaction(alice.workspace_row) as session:
         source = session.scalars(Source.within(alice.workspace_row)).one()
         for description in ("one", "two", "three"):
             states.append(source.updated_at)

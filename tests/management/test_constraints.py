@@ -50,10 +50,10 @@ _CHECKS: dict[str, Attempt] = {
 }
 
 
-def _constraints(house: Context, kind: str) -> dict[str, str]:
+def _constraints(context: Context, kind: str) -> dict[str, str]:
     """The control tables' constraints of a kind (pg_constraint.contype) with their definitions."""
     found = rows(
-        house,
+        context,
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
         f" WHERE conrelid::regclass::text IN ({_CONTROL}) AND contype::text = :kind",
         kind=kind,
@@ -61,8 +61,8 @@ def _constraints(house: Context, kind: str) -> dict[str, str]:
     return {str(name): str(definition) for name, definition in map(tuple, found)}
 
 
-def test_every_check_of_the_tables_is_known_here(house: Context) -> None:
-    assert set(_constraints(house, "c")) == set(_CHECKS)
+def test_every_check_of_the_tables_is_known_here(context: Context) -> None:
+    assert set(_constraints(context, "c")) == set(_CHECKS)
 
 
 @pytest.mark.parametrize("check", sorted(_CHECKS))
@@ -74,18 +74,18 @@ def test_what_a_check_would_refuse_is_refused_before_with_its_place(desk: Desk, 
     assert refused.json["error"]["details"]
 
 
-def test_no_reference_can_be_broken_because_nothing_that_is_referred_to_is_deleted(house: Context) -> None:
-    targets = {definition.split("REFERENCES ")[1].split("(")[0] for definition in _constraints(house, "f").values()}
+def test_no_reference_can_be_broken_because_nothing_that_is_referred_to_is_deleted(context: Context) -> None:
+    targets = {definition.split("REFERENCES ")[1].split("(")[0] for definition in _constraints(context, "f").values()}
 
     assert targets
     for table in targets:
-        (may_delete,) = rows(house, f"SELECT has_table_privilege('{table}', 'DELETE')")[0]
+        (may_delete,) = rows(context, f"SELECT has_table_privilege('{table}', 'DELETE')")[0]
         assert not may_delete, table
 
 
-def test_every_name_that_can_be_taken_has_words(house: Context) -> None:
+def test_every_name_that_can_be_taken_has_words(context: Context) -> None:
     unique = rows(
-        house,
+        context,
         f"SELECT indexname FROM pg_indexes WHERE tablename IN ({_CONTROL}) AND indexdef LIKE 'CREATE UNIQUE%name)%'",
     )
 

@@ -30,11 +30,11 @@ def _empty(server_url: str) -> Iterator[Settings]:
         yield replace(settings, database_pool_size=4)
 
 
-@pytest.fixture(name="house")
-def _house(empty: Settings) -> Iterator[Context]:
-    house = create_app(empty).extensions[EXTENSION]
-    yield house
-    close(house.database)
+@pytest.fixture(name="context")
+def _context(empty: Settings) -> Iterator[Context]:
+    context = create_app(empty).extensions[EXTENSION]
+    yield context
+    close(context.database)
 
 
 @pytest.fixture(name="demo")
@@ -61,9 +61,9 @@ def _manage(client: FlaskClient, token: str) -> int:
     return client.get("/v1/sources/src_demo", headers={"Authorization": f"Bearer {token}"}).status_code
 
 
-def _state(house: Context) -> list[object]:
+def _state(context: Context) -> list[object]:
     tables = ("workspaces", "projects", "environments", "sources", "source_keys", "management_tokens", "audit_entries")
-    return [rows(house, f"SELECT t::text FROM {table} t ORDER BY id") for table in tables]
+    return [rows(context, f"SELECT t::text FROM {table} t ORDER BY id") for table in tables]
 
 
 def test_its_key_sends_and_its_token_manages(demo: DemoCredentials, client: FlaskClient) -> None:
@@ -73,14 +73,14 @@ def test_its_key_sends_and_its_token_manages(demo: DemoCredentials, client: Flas
 
 
 def test_credentials_that_still_open_something_are_given_back(
-    demo: DemoCredentials, empty: Settings, house: Context, client: FlaskClient
+    demo: DemoCredentials, empty: Settings, context: Context, client: FlaskClient
 ) -> None:
     # Looking whether the token opens something is a use of it, which is noted once a minute.
     assert _manage(client, demo.management_token) == 200
-    before = _state(house)
+    before = _state(context)
 
     assert ensure_demo(empty, _known(demo)) == demo
-    assert _state(house) == before
+    assert _state(context) == before
 
 
 def test_what_is_missing_or_nonsense_is_issued_anew(
@@ -106,10 +106,10 @@ def test_what_is_issued_anew_takes_the_place_of_what_nobody_knows_any_more(
     assert (_send(client, demo.source_key), _manage(client, demo.management_token)) == (401, 401)
 
 
-def test_a_key_or_token_that_ended_is_replaced(empty: Settings, house: Context, client: FlaskClient) -> None:
+def test_a_key_or_token_that_ended_is_replaced(empty: Settings, context: Context, client: FlaskClient) -> None:
     old = ensure_demo(empty, {})
-    execute(house, "UPDATE source_keys SET revoked_at = now() WHERE revoked_at IS NULL")
-    execute(house, "UPDATE management_tokens SET expires_at = now() WHERE expires_at IS NULL")
+    execute(context, "UPDATE source_keys SET revoked_at = now() WHERE revoked_at IS NULL")
+    execute(context, "UPDATE management_tokens SET expires_at = now() WHERE expires_at IS NULL")
 
     new = ensure_demo(empty, _known(old))
 
@@ -119,15 +119,15 @@ def test_a_key_or_token_that_ended_is_replaced(empty: Settings, house: Context, 
     assert _send(client, old.source_key) == 401
 
 
-def test_what_an_operator_disabled_stays_disabled(empty: Settings, house: Context, client: FlaskClient) -> None:
+def test_what_an_operator_disabled_stays_disabled(empty: Settings, context: Context, client: FlaskClient) -> None:
     demo = ensure_demo(empty, {})
-    execute(house, "UPDATE sources SET disabled_at = now()")
+    execute(context, "UPDATE sources SET disabled_at = now()")
     try:
         again = ensure_demo(empty, _known(demo))
         assert again == demo
         assert _send(client, again.source_key) == 403
     finally:
-        execute(house, "UPDATE sources SET disabled_at = NULL")
+        execute(context, "UPDATE sources SET disabled_at = NULL")
 
 
 def test_no_secret_stands_in_its_repr(demo: DemoCredentials) -> None:

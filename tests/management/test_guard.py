@@ -36,18 +36,18 @@ def test_a_token_opens_it_and_the_scheme_may_be_written_in_any_case(client: Flas
 
 
 def test_whatever_is_wrong_with_a_token_is_refused_with_one_message(
-    client: FlaskClient, house: Context, tenant: Callable[[], Tenant], alice: Tenant
+    client: FlaskClient, context: Context, tenant: Callable[[], Tenant], alice: Tenant
 ) -> None:
-    never_issued = house.credentials.mint("mt")[1]
+    never_issued = context.credentials.mint("mt")[1]
     foreign = Credentials(("another secret that is long enough to be taken",), argon2_runs_max=1).mint("mt")[1]
     expired, revoked = tenant(), tenant()
     execute(
-        house,
+        context,
         "UPDATE management_tokens SET expires_at = now() WHERE workspace_id = :id",
         id=expired.workspace_row,
     )
     execute(
-        house,
+        context,
         "UPDATE management_tokens SET revoked_at = now() WHERE workspace_id = :id",
         id=revoked.workspace_row,
     )
@@ -70,27 +70,27 @@ def test_a_source_key_is_told_which_credential_belongs_here(client: FlaskClient,
 
 
 def test_a_revoked_token_is_refused_at_once_though_it_was_just_used(
-    client: FlaskClient, house: Context, alice: Tenant
+    client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     assert _asked_with(client, f"Bearer {alice.token}")[0] == 200
 
-    execute(house, "UPDATE management_tokens SET revoked_at = now() WHERE workspace_id = :id", id=alice.workspace_row)
+    execute(context, "UPDATE management_tokens SET revoked_at = now() WHERE workspace_id = :id", id=alice.workspace_row)
 
     assert _asked_with(client, f"Bearer {alice.token}")[0] == 401
 
 
-def test_a_token_is_refused_from_its_last_moment_on(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_a_token_is_refused_from_its_last_moment_on(client: FlaskClient, context: Context, alice: Tenant) -> None:
     statement = "UPDATE management_tokens SET expires_at = :at WHERE workspace_id = :id"
 
-    execute(house, statement, at=datetime.now(UTC) + timedelta(hours=1), id=alice.workspace_row)
+    execute(context, statement, at=datetime.now(UTC) + timedelta(hours=1), id=alice.workspace_row)
     assert _asked_with(client, f"Bearer {alice.token}")[0] == 200
 
-    execute(house, statement, at=datetime.now(UTC), id=alice.workspace_row)
+    execute(context, statement, at=datetime.now(UTC), id=alice.workspace_row)
     assert _asked_with(client, f"Bearer {alice.token}")[0] == 401
 
 
-def test_a_suspended_workspace_may_still_be_managed(client: FlaskClient, house: Context, alice: Tenant) -> None:
-    execute(house, "UPDATE workspaces SET status = 'suspended' WHERE id = :id", id=alice.workspace_row)
+def test_a_suspended_workspace_may_still_be_managed(client: FlaskClient, context: Context, alice: Tenant) -> None:
+    execute(context, "UPDATE workspaces SET status = 'suspended' WHERE id = :id", id=alice.workspace_row)
 
     assert _asked_with(client, f"Bearer {alice.token}")[0] == 200
 
@@ -150,11 +150,11 @@ def test_every_path_of_the_control_plane_has_the_guard(app: Flask) -> None:
 def test_a_hash_with_old_parameters_is_replaced_when_the_token_is_used(settings: Settings, alice: Tenant) -> None:
     stronger = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
     app = create_app(settings, credentials=Credentials((SECRET_KEY,), argon2_runs_max=1, hasher=stronger))
-    house = app.extensions[EXTENSION]
-    assert isinstance(house, Context)
+    context = app.extensions[EXTENSION]
+    assert isinstance(context, Context)
 
     def stored() -> str:
-        found = rows(house, "SELECT secret_hash FROM management_tokens WHERE public_id = :id", id=alice.token_id)
+        found = rows(context, "SELECT secret_hash FROM management_tokens WHERE public_id = :id", id=alice.token_id)
         return str(found[0].secret_hash)
 
     before = stored()
@@ -163,4 +163,4 @@ def test_a_hash_with_old_parameters_is_replaced_when_the_token_is_used(settings:
 
     assert stored() != before
     assert "t=2" in stored()
-    close(house.database)
+    close(context.database)

@@ -47,8 +47,8 @@ def _with_key(desk: Desk, path: str, body: Any = None, *, key: str = "k", **more
     return desk.post(path, body, headers={"Idempotency-Key": key}, **more)
 
 
-def _claims(house: Context, tenant: Tenant) -> int:
-    return len(rows(house, "SELECT 1 FROM management_requests WHERE workspace_id = :id", id=tenant.workspace_row))
+def _claims(context: Context, tenant: Tenant) -> int:
+    return len(rows(context, "SELECT 1 FROM management_requests WHERE workspace_id = :id", id=tenant.workspace_row))
 
 
 def _projects(desk: Desk) -> list[str]:
@@ -56,9 +56,9 @@ def _projects(desk: Desk) -> list[str]:
 
 
 @pytest.fixture(scope="module", name="enable")
-def _enable(app: Flask, house: Context) -> Callable[[str], int]:
+def _enable(app: Flask, context: Context) -> Callable[[str], int]:
     """The status of a harmless POST with an Idempotency-Key."""
-    tenant = make_tenant(house)
+    tenant = make_tenant(context)
     path = f"/v1/sources/{tenant.source_id}/enable"
     return lambda key: _with_key(desk_of(app, tenant), path, key=key).status_code
 
@@ -160,7 +160,7 @@ class TestContent:
 
 
 class TestCredential:
-    def test_is_not_shown_again_and_named(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_is_not_shown_again_and_named(self, desk: Desk, context: Context, alice: Tenant) -> None:
         for path, body in (
             (f"/v1/sources/{alice.source_id}/keys", {"label": "x"}),
             ("/v1/tokens", {"role": "auditor"}),
@@ -212,8 +212,8 @@ class TestAction:
 
 
 class TestClaim:
-    def test_a_refused_request_leaves_none(self, desk: Desk, house: Context, alice: Tenant, app: Flask) -> None:
-        auditor = desk_with(app, house, alice, NewToken(role=Role.AUDITOR))
+    def test_a_refused_request_leaves_none(self, desk: Desk, context: Context, alice: Tenant, app: Flask) -> None:
+        auditor = desk_with(app, context, alice, NewToken(role=Role.AUDITOR))
         refused = [
             _with_key(desk, PATH, {"name": ""}),
             _with_key(desk, PATH, {"name": "shop"}),
@@ -226,20 +226,20 @@ class TestClaim:
         ]
 
         assert [each.status_code for each in refused] == [422, 409, 400, 422, 415, 404, 422, 403]
-        assert _claims(house, alice) == 0
+        assert _claims(context, alice) == 0
         assert _with_key(desk, PATH, {"name": "Shop"}).status_code == 201
 
-    def test_a_lost_connection_leaves_none(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        operator = authenticate(f"Bearer {alice.token}", house.credentials, house.database)
+    def test_a_lost_connection_leaves_none(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
         named = IdempotentRequest(key="k", fingerprint=b"x" * 32, ttl_seconds=60)
-        with pytest.raises(Exception), changing(house.database, _asking(operator, named)) as session:  # noqa: B017, PT011
+        with pytest.raises(Exception), changing(context.database, _asking(operator, named)) as session:  # noqa: B017, PT011
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-        assert _claims(house, alice) == 0
+        assert _claims(context, alice) == 0
         assert _with_key(desk, PATH, {"name": "Shop"}).status_code == 201
 
     def test_a_killed_server_leaves_none(
-        self, settings: Settings, checkout: Path, desk: Desk, house: Context, alice: Tenant
+        self, settings: Settings, checkout: Path, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         """It has claimed the key and waits for the table in the moment in which it is killed."""
         headers = {"Authorization": f"Bearer {alice.token}", "Idempotency-Key": "k", "Content-Type": "application/json"}
@@ -254,24 +254,24 @@ class TestClaim:
                         server.request("POST", PATH, body, headers)
 
                 pending = pool.submit(send)
-                wait_until(lambda: rows(house, _WAITING_FOR_TABLE))
+                wait_until(lambda: rows(context, _WAITING_FOR_TABLE))
                 os.killpg(server.process.pid, signal.SIGKILL)
                 pending.result(timeout=30)
 
-        wait_until(lambda: not rows(house, _WEB_AT_WORK))
-        assert _claims(house, alice) == 0
+        wait_until(lambda: not rows(context, _WEB_AT_WORK))
+        assert _claims(context, alice) == 0
         assert "Idempotent-Replayed" not in _with_key(desk, PATH, {"name": "Shop"}).headers
         assert _projects(desk) == ["Shop", "shop"]
 
     def test_while_one_is_being_carried_out_another_is_told_to_come_again(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
-        operator = authenticate(f"Bearer {alice.token}", house.credentials, house.database)
+        operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
         held, release = threading.Event(), threading.Event()
 
         def hold() -> None:
             named = IdempotentRequest(key="k", fingerprint=b"x" * 32, ttl_seconds=60)
-            with changing(house.database, _asking(operator, named)):
+            with changing(context.database, _asking(operator, named)):
                 held.set()
                 assert release.wait(10)
                 raise InterruptedError
@@ -288,37 +288,42 @@ class TestClaim:
         assert refused.headers["Retry-After"] == "1"
         assert _with_key(desk, PATH, {"name": "Shop"}).status_code == 201
 
-    def test_an_expired_one_is_overwritten(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_an_expired_one_is_overwritten(self, desk: Desk, context: Context, alice: Tenant) -> None:
         path = f"/v1/sources/{alice.source_id}/keys"
         first = _with_key(desk, path).json or {}
         execute(
-            house, "UPDATE management_requests SET expires_at = now() WHERE workspace_id = :id", id=alice.workspace_row
+            context,
+            "UPDATE management_requests SET expires_at = now() WHERE workspace_id = :id",
+            id=alice.workspace_row,
         )
 
         second = _with_key(desk, path, {"label": "other content"}).json or {}
 
         assert first["id"] != second["id"]
         assert second["id"] in error_of(_with_key(desk, path, {"label": "other content"}))["message"]
-        assert _claims(house, alice) == 1
+        assert _claims(context, alice) == 1
 
-    def test_an_expired_one_is_purged_and_a_living_one_is_not(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_an_expired_one_is_purged_and_a_living_one_is_not(
+        self, desk: Desk, context: Context, alice: Tenant
+    ) -> None:
         for n in range(3):
             _with_key(desk, PATH, {"name": f"p{n}"}, key=f"k{n}")
         ended = "UPDATE management_requests SET expires_at = now() WHERE workspace_id = :id AND idempotency_key <> 'k0'"
-        execute(house, ended, id=alice.workspace_row)
+        execute(context, ended, id=alice.workspace_row)
 
         assert (
-            purge_expired_requests(house.database, now=datetime.now(UTC) + timedelta(seconds=1), batch_rows=1).rows >= 2
+            purge_expired_requests(context.database, now=datetime.now(UTC) + timedelta(seconds=1), batch_rows=1).rows
+            >= 2
         )
 
-        assert _claims(house, alice) == 1
+        assert _claims(context, alice) == 1
         assert _with_key(desk, PATH, {"name": "p0"}, key="k0").headers["Idempotent-Replayed"] == "true"
 
-    def test_the_shell_has_none(self, house: Context, alice: Tenant) -> None:
-        operator = authenticate(f"Bearer {alice.token}", house.credentials, house.database)
-        create_project(house.database, operator, NewProject(name="Shop"))
+    def test_the_shell_has_none(self, context: Context, alice: Tenant) -> None:
+        operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
+        create_project(context.database, operator, NewProject(name="Shop"))
 
-        assert _claims(house, alice) == 0
+        assert _claims(context, alice) == 0
 
 
 class TestHeader:
@@ -342,14 +347,14 @@ class TestHeader:
         assert enable(key) == expected
 
     @pytest.mark.parametrize("key", ["k", "no key at all, really"])
-    def test_means_nothing_but_to_a_post(self, desk: Desk, house: Context, alice: Tenant, key: str) -> None:
+    def test_means_nothing_but_to_a_post(self, desk: Desk, context: Context, alice: Tenant, key: str) -> None:
         path, headers = f"{PATH}/{alice.project_id}", {"Idempotency-Key": key, "If-Match": "*"}
 
         for name in ("a", "b"):
             assert desk.patch(path, {"name": name}, headers=headers).status_code == 200
         assert (desk.call("GET", path, headers=headers).json or {})["name"] == "b"
         assert desk.delete(path, headers=headers).status_code == 204
-        assert _claims(house, alice) == 0
+        assert _claims(context, alice) == 0
 
 
 _WAITING_FOR_TABLE = f"SELECT 1 FROM {OUR_LOCKS} NOT granted AND relation = 'projects'::regclass"

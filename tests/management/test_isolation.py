@@ -32,10 +32,10 @@ def _app(request: pytest.FixtureRequest, settings: Settings, credentials: Creden
     close(app.extensions[EXTENSION].database)
 
 
-@pytest.fixture(scope="module", name="house")
-def _house(app: Flask) -> Context:
-    house: Context = app.extensions[EXTENSION]
-    return house
+@pytest.fixture(scope="module", name="context")
+def _context(app: Flask) -> Context:
+    context: Context = app.extensions[EXTENSION]
+    return context
 
 
 @pytest.fixture(name="routes")
@@ -74,18 +74,18 @@ def test_a_strangers_id_in_any_path_is_nobodys(routes: list[Route], desk: Desk, 
 
 
 def test_so_is_one_of_a_project_that_a_token_does_not_reach(
-    app: Flask, house: Context, routes: list[Route], desk: Desk, alice: Tenant
+    app: Flask, context: Context, routes: list[Route], desk: Desk, alice: Tenant
 ) -> None:
     other = desk.made("/v1/projects", {"name": "other"})["id"]
-    limited = desk_with(app, house, alice, NewToken(role=Role.OWNER, project_ids=(other,)))
+    limited = desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(other,)))
 
     _are_nobodys(routes, limited, _ids_of(desk, alice))
 
 
 def test_so_is_one_of_an_archived_project_but_for_what_is_history(
-    app: Flask, house: Context, routes: list[Route], desk: Desk, alice: Tenant
+    app: Flask, context: Context, routes: list[Route], desk: Desk, alice: Tenant
 ) -> None:
-    limited = desk_with(app, house, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+    limited = desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
     ids = _ids_of(desk, alice)
     desk.delete(f"/v1/projects/{alice.project_id}")
     below = [route for route in routes if route.names & {"project_id", "environment_id", "source_id"}]
@@ -146,9 +146,9 @@ def test_a_strangers_cursor_is_as_good_as_a_forged_one(
 
 
 def test_a_cursor_of_a_token_with_more_reach_shows_no_more(
-    app: Flask, house: Context, desk: Desk, alice: Tenant, tenant: Callable[[], Tenant]
+    app: Flask, context: Context, desk: Desk, alice: Tenant, tenant: Callable[[], Tenant]
 ) -> None:
-    limited = desk_with(app, house, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+    limited = desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
     for n in range(3):
         desk.made("/v1/projects", {"name": f"p{n}"})
         desk.made("/v1/tokens", {"role": "auditor", "label": f"t{n}"})
@@ -161,10 +161,10 @@ def test_a_cursor_of_a_token_with_more_reach_shows_no_more(
 
 
 def test_nothing_of_a_strangers_changes_whatever_is_tried(
-    routes: list[Route], desk: Desk, house: Context, charlie: Tenant, theirs: dict[str, str]
+    routes: list[Route], desk: Desk, context: Context, charlie: Tenant, theirs: dict[str, str]
 ) -> None:
     def state() -> list[object]:
-        with house.database.transaction(charlie.workspace_row) as session:
+        with context.database.transaction(charlie.workspace_row) as session:
             tables = ["projects", "environments", "sources", "source_keys", "management_tokens", "audit_entries"]
             theirs = {"workspaces": "id"} | dict.fromkeys([*tables, "management_requests"], "workspace_id")
             return [

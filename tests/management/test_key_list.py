@@ -61,23 +61,23 @@ def test_projects_and_sources_can_be_picked(desk: Desk, alice: Tenant, elsewhere
 
 
 def test_a_token_for_some_projects_lists_their_keys_only(
-    app: Flask, house: Context, desk: Desk, alice: Tenant, elsewhere: tuple[str, str, str]
+    app: Flask, context: Context, desk: Desk, alice: Tenant, elsewhere: tuple[str, str, str]
 ) -> None:
-    narrow = desk_with(app, house, alice, NewToken(role=Role.AUDITOR, label="narrow", project_ids=(elsewhere[0],)))
+    narrow = desk_with(app, context, alice, NewToken(role=Role.AUDITOR, label="narrow", project_ids=(elsewhere[0],)))
 
     assert _ids(narrow) == [elsewhere[2]]
     assert _ids(narrow, project_id=alice.project_id) == []
     for key_id in (elsewhere[2], alice.key_id):
-        execute(house, _END, id=key_id, days=5)
+        execute(context, _END, id=key_id, days=5)
     assert _ids(narrow, expires_within_days=10) == [elsewhere[2]]
     assert _ids(desk, expires_within_days=10) == [elsewhere[2], alice.key_id]
 
 
 def test_a_key_that_was_rotated_needs_no_successor_and_is_not_among_those_that_end_soon(
-    desk: Desk, house: Context, alice: Tenant
+    desk: Desk, context: Context, alice: Tenant
 ) -> None:
     ending = _issue(desk, alice.source_id)
-    execute(house, _END, id=ending, days=5)
+    execute(context, _END, id=ending, days=5)
     successor = (desk.post(f"/v1/keys/{ending}/rotate", {}).json or {})["id"]
 
     assert _ids(desk, expires_within_days=10) == [successor]
@@ -91,11 +91,11 @@ def test_keys_of_archived_sources_are_not_listed(desk: Desk, alice: Tenant, else
     assert _ids(desk) == [alice.key_id]
 
 
-def test_active_expired_and_revoked_divide_the_keys(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_active_expired_and_revoked_divide_the_keys(desk: Desk, context: Context, alice: Tenant) -> None:
     endless, later, expired, revoked, both = (_issue(desk, alice.source_id) for _ in range(5))
     past = "UPDATE source_keys SET expires_at = now() WHERE public_id IN (:one, :other)"
-    execute(house, past, one=expired, other=both)
-    execute(house, "UPDATE source_keys SET expires_at = '2099-01-01Z' WHERE public_id = :id", id=later)
+    execute(context, past, one=expired, other=both)
+    execute(context, "UPDATE source_keys SET expires_at = '2099-01-01Z' WHERE public_id = :id", id=later)
     for key_id in (revoked, both):
         desk.post(f"/v1/keys/{key_id}/revoke")
 
@@ -107,9 +107,9 @@ def test_active_expired_and_revoked_divide_the_keys(desk: Desk, house: Context, 
             assert (desk.get(f"/v1/keys/{key_id}").json or {})["state"] == state
 
 
-def test_what_changes_a_keys_state_shows_it(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_what_changes_a_keys_state_shows_it(desk: Desk, context: Context, alice: Tenant) -> None:
     path = f"/v1/keys/{alice.key_id}"
-    execute(house, _END, id=alice.key_id, days=0)
+    execute(context, _END, id=alice.key_id, days=0)
 
     answers = [desk.get(path), desk.patch(path, {"expires_at": "2099-01-01T00:00:00Z"}), desk.post(f"{path}/revoke")]
 
@@ -117,22 +117,22 @@ def test_what_changes_a_keys_state_shows_it(desk: Desk, house: Context, alice: T
 
 
 def test_keys_that_never_brought_an_event_can_be_found(
-    desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+    desk: Desk, client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     unused = _issue(desk, alice.source_id)
     send(client, alice)
-    fold_usage(house.database)
+    fold_usage(context.database)
 
     assert _ids(desk, never_used="true") == [unused]
     assert _ids(desk, never_used="false") == [alice.key_id]
 
 
-def test_a_key_is_stale_since_its_last_use_or_since_it_was_issued(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_a_key_is_stale_since_its_last_use_or_since_it_was_issued(desk: Desk, context: Context, alice: Tenant) -> None:
     old_and_unused, old_and_used, new = (_issue(desk, alice.source_id) for _ in range(3))
     issued = f"UPDATE source_keys SET created_at = {_DAY_AGO} WHERE public_id IN (:one, :other)"
-    execute(house, issued, one=old_and_unused, other=old_and_used, days=100)
+    execute(context, issued, one=old_and_unused, other=old_and_used, days=100)
     used = f"UPDATE source_keys SET last_used_at = {_DAY_AGO} WHERE public_id = :id"
-    execute(house, used, id=old_and_used, days=30)
+    execute(context, used, id=old_and_used, days=30)
 
     assert _ids(desk, unused_for_days=30) == [old_and_used, old_and_unused]
     assert _ids(desk, unused_for_days=31) == _ids(desk, unused_for_days=100) == [old_and_unused]
@@ -141,12 +141,12 @@ def test_a_key_is_stale_since_its_last_use_or_since_it_was_issued(desk: Desk, ho
 
 
 def test_keys_that_end_soon_can_be_found_in_time(
-    desk: Desk, stranger: Desk, house: Context, alice: Tenant, charlie: Tenant
+    desk: Desk, stranger: Desk, context: Context, alice: Tenant, charlie: Tenant
 ) -> None:
     tomorrow, later, over, revoked = (_issue(desk, alice.source_id) for _ in range(4))
     days = {tomorrow: 1, later: 10, over: -1, revoked: 1, charlie.key_id: 1}
     for key_id, until in days.items():
-        execute(house, _END, id=key_id, days=until)
+        execute(context, _END, id=key_id, days=until)
     desk.post(f"/v1/keys/{revoked}/revoke")
 
     assert _ids(desk, expires_within_days=9) == [tomorrow]
@@ -155,11 +155,11 @@ def test_keys_that_end_soon_can_be_found_in_time(
 
 
 def test_what_ends_soon_can_be_narrowed_too(
-    desk: Desk, house: Context, alice: Tenant, elsewhere: tuple[str, str, str]
+    desk: Desk, context: Context, alice: Tenant, elsewhere: tuple[str, str, str]
 ) -> None:
     for key_id in (elsewhere[2], alice.key_id):
-        execute(house, _END, id=key_id, days=5)
-    execute(house, f"UPDATE source_keys SET created_at = {_DAY_AGO} WHERE id = :id", id=alice.key_row, days=100)
+        execute(context, _END, id=key_id, days=5)
+    execute(context, f"UPDATE source_keys SET created_at = {_DAY_AGO} WHERE id = :id", id=alice.key_row, days=100)
 
     assert _ids(desk, expires_within_days=5, source_id=elsewhere[1]) == [elsewhere[2]]
     assert _ids(desk, expires_within_days=5, unused_for_days=90, state="active") == [alice.key_id]

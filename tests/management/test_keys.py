@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from app.config import Settings
 from app.context import Context
 from app.credentials.verification import Credentials
-from app.database.engine import NOWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.maintenance.usage import fold_usage
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
@@ -52,11 +52,11 @@ def _issue(desk: Desk, tenant: Tenant, **told: Any) -> dict[str, Any]:
 
 
 def test_issuing_holds_no_connection_while_it_waits_for_argon2(
-    settings: Settings, house: Context, alice: Tenant
+    settings: Settings, context: Context, alice: Tenant
 ) -> None:
     hasher = CountingHasher()
     slow = Credentials((SECRET_KEY,), argon2_runs_max=1, hasher=hasher)
-    operator = authenticate(f"Bearer {alice.token}", house.credentials, house.database)
+    operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
     database = Database(settings.database_url, pool_size=1)
     source = (alice.source_id, NewKey())
     issues = (
@@ -70,7 +70,7 @@ def test_issuing_holds_no_connection_while_it_waits_for_argon2(
             with ThreadPoolExecutor(1) as pool:
                 pending = pool.submit(issue)
                 wait_until(lambda place=place: hasher.hashes == place)  # type: ignore[misc]
-                with database.transaction(NOWHERE):  # the only connection
+                with database.transaction(TenantScope.NONE):  # the only connection
                     hasher.may_finish.set()
                 pending.result(timeout=10)
     finally:
@@ -105,7 +105,7 @@ class TestIssue:
     def test_who_has_nothing_to_choose_needs_no_body(self, desk: Desk, alice: Tenant) -> None:
         assert desk.post(f"/v1/sources/{alice.source_id}/keys").status_code == 201
 
-    def test_only_a_hash_of_the_key_is_kept(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_only_a_hash_of_the_key_is_kept(self, desk: Desk, context: Context, alice: Tenant) -> None:
         key = _issue(desk, alice)["key"]
         secret = key.split("_")[3][:33]
 
@@ -113,7 +113,7 @@ class TestIssue:
         kept = [
             str(row)
             for table in tables
-            for row in rows(house, f"SELECT t::text FROM {table} t WHERE workspace_id = :id", id=alice.workspace_row)
+            for row in rows(context, f"SELECT t::text FROM {table} t WHERE workspace_id = :id", id=alice.workspace_row)
         ]
         assert kept
         assert not any(secret in row for row in kept)
@@ -208,7 +208,7 @@ class TestChange:
         assert (third["label"], third["expires_at"]) == ("", None)
 
     def test_the_rate_limit_changes_alone_and_goes_back_to_the_default(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         path = f"/v1/keys/{alice.key_id}"
         desk.patch(path, {"label": "till 1"})
@@ -224,13 +224,13 @@ class TestChange:
         assert limited.headers["ETag"] != before.headers["ETag"]
         assert late.status_code == 412
         assert default.json["events_per_second"] is None
-        trail = rows(house, "SELECT after FROM audit_entries WHERE object_id = :id ORDER BY id", id=alice.key_id)
+        trail = rows(context, "SELECT after FROM audit_entries WHERE object_id = :id ORDER BY id", id=alice.key_id)
         assert [row.after for row in trail][-2:] == [{"events_per_second": 100}, {"events_per_second": None}]
 
     def test_an_expired_key_lives_again_if_its_operator_says_so(
-        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        execute(house, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
         assert send(client, alice).status_code == 401
 
         until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
@@ -284,12 +284,12 @@ class TestRevoke:
 
 
 def test_the_time_of_the_last_use_does_not_count_as_a_change(
-    desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+    desk: Desk, client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     before = desk.get(f"/v1/keys/{alice.key_id}")
     assert send(client, alice).status_code == 201
 
-    fold_usage(house.database)
+    fold_usage(context.database)
 
     after = desk.get(f"/v1/keys/{alice.key_id}")
     assert before.json is not None

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.factory import create_app
 from tests.support.databases import close
 from tests.support.live import LiveServer, live_server
@@ -68,19 +68,19 @@ class TestRate:
             assert each.headers["Retry-After"] == "1"
 
     def test_another_token_of_the_workspace_has_a_rate_of_its_own(
-        self, app_with: MakeApp, house: Context, alice: Tenant
+        self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(management_token_requests_per_second=3)
-        bob = colleague_of(app, house, alice)
+        bob = colleague_of(app, context, alice)
 
         assert _statuses(desk_of(app, alice), 5)[-1] == 429
         assert _statuses(bob, 1) == [200]
 
     def test_all_tokens_of_a_workspace_have_one_together_and_other_workspaces_have_theirs(
-        self, app_with: MakeApp, house: Context, alice: Tenant, charlie: Tenant
+        self, app_with: MakeApp, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         app = app_with(management_workspace_requests_per_second=3)
-        bob = colleague_of(app, house, alice)
+        bob = colleague_of(app, context, alice)
         assert _statuses(desk_of(app, alice), 5)[-1] == 429
 
         refused = bob.get("/v1/workspace")
@@ -90,10 +90,10 @@ class TestRate:
         assert _statuses(desk_of(app, charlie), 1) == [200]
 
     def test_what_a_workspace_has_used_up_keeps_no_emergency_waiting(
-        self, app_with: MakeApp, house: Context, alice: Tenant
+        self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(management_workspace_requests_per_second=1)
-        bob = colleague_of(app, house, alice)
+        bob = colleague_of(app, context, alice)
         assert _statuses(desk_of(app, alice), 3)[-1] == 429
 
         emergency = [
@@ -121,7 +121,7 @@ class TestRate:
 
 class TestPool:
     @contextmanager
-    def _all_that_management_has(self, app: Flask, tenants: tuple[Tenant, ...], house: Context) -> Iterator[None]:
+    def _all_that_management_has(self, app: Flask, tenants: tuple[Tenant, ...], context: Context) -> Iterator[None]:
         """Changes of these workspaces wait for a row, so many that they hold all connections that they may."""
         renames = [
             (desk_of(app, tenant), f"/v1/projects/{tenant.project_id}", {"description": str(n)})
@@ -129,17 +129,17 @@ class TestPool:
             for n in range(4)
         ]
         with ThreadPoolExecutor(len(renames)) as pool:
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 session.execute(text("SELECT 1 FROM projects FOR UPDATE"))
                 pending = [pool.submit(desk.patch, path, body) for desk, path, body in renames]
                 most = min(3, 2 * len(tenants))
-                wait_until(lambda: len(rows(house, f"SELECT 1 FROM {OUR_LOCKS} NOT granted")) >= most)
+                wait_until(lambda: len(rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted")) >= most)
                 yield
             for each in pending:
                 each.result(timeout=20)
 
     def test_ingest_has_connections_however_busy_management_is(
-        self, app_with: MakeApp, house: Context, alice: Tenant, charlie: Tenant
+        self, app_with: MakeApp, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)
         client = app.test_client()
@@ -147,7 +147,7 @@ class TestPool:
         desk_of(app, charlie).get("/v1/workspace")
         batch = {"events": [event_for(charlie)]}
 
-        with self._all_that_management_has(app, (alice, charlie), house):
+        with self._all_that_management_has(app, (alice, charlie), context):
             stored = [client.post("/v1/events/ingest/batch", json=batch, headers={"X-API-Key": charlie.key})]
 
             assert [each.status_code for each in stored] == [200]
@@ -155,18 +155,18 @@ class TestPool:
             assert app.extensions[EXTENSION].database.engine.pool.checkedout() == 3
 
     def test_one_workspace_leaves_others_connections_and_itself_some_for_an_emergency(
-        self, app_with: MakeApp, house: Context, alice: Tenant, charlie: Tenant
+        self, app_with: MakeApp, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)
-        bob = colleague_of(app, house, alice)
+        bob = colleague_of(app, context, alice)
         waiting = "SELECT 1 FROM projects WHERE workspace_id = :id FOR UPDATE"
 
         with ThreadPoolExecutor(8) as pool:
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 session.execute(text(waiting), {"id": alice.workspace_row})
                 path = f"/v1/projects/{alice.project_id}"
                 renames = [pool.submit(desk_of(app, alice).patch, path, {"name": f"n{n}"}) for n in range(8)]
-                wait_until(lambda: len(rows(house, f"SELECT 1 FROM {OUR_LOCKS} NOT granted")) >= 2)
+                wait_until(lambda: len(rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted")) >= 2)
 
                 assert desk_of(app, charlie).get("/v1/projects").status_code == 200
                 assert bob.post(f"/v1/keys/{alice.key_id}/revoke").status_code == 200
@@ -176,30 +176,30 @@ class TestPool:
         assert 200 in statuses
 
     def test_a_thief_who_asks_for_what_is_urgent_all_the_time_keeps_no_owner_waiting(
-        self, app_with: MakeApp, house: Context, alice: Tenant
+        self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)
-        bob = colleague_of(app, house, alice)
+        bob = colleague_of(app, context, alice)
         held = text("SELECT 1 FROM sources WHERE workspace_id = :id FOR UPDATE")
 
         with ThreadPoolExecutor(8) as pool:
-            with house.database.transaction(EVERYWHERE) as session:
+            with context.database.transaction(TenantScope.ALL) as session:
                 session.execute(held, {"id": alice.workspace_row})
                 path = f"/v1/sources/{alice.source_id}/disable"
                 thefts = [pool.submit(desk_of(app, alice).post, path) for _ in range(8)]
-                wait_until(lambda: rows(house, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
+                wait_until(lambda: rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
                 wait_until(lambda: any(theft.done() for theft in thefts))  # no more of them may wait
 
                 assert bob.post(f"/v1/tokens/{alice.token_id}/revoke").status_code == 200
             assert {theft.result(timeout=20).status_code for theft in thefts} <= {401, 503}
 
     def test_whoever_finds_no_connection_in_time_is_told_to_come_back(
-        self, app_with: MakeApp, house: Context, alice: Tenant
+        self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)
         desk_of(app, alice).get("/v1/workspace")
 
-        with self._all_that_management_has(app, (alice,), house):
+        with self._all_that_management_has(app, (alice,), context):
             refused = desk_of(app, alice).get("/v1/projects")
 
         assert refused.status_code == 503

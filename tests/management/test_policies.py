@@ -146,10 +146,10 @@ class TestIssue:
             assert refused.status_code == 422
             assert pointers_of(refused) == {"/allowed_event_types"}
 
-    def test_they_stand_in_the_trail(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_they_stand_in_the_trail(self, desk: Desk, context: Context, alice: Tenant) -> None:
         key_id = _issue(desk, alice, **_browser("https://a.example"))["id"]
 
-        (entry,) = rows(house, "SELECT after FROM audit_entries WHERE object_id = :id", id=key_id)
+        (entry,) = rows(context, "SELECT after FROM audit_entries WHERE object_id = :id", id=key_id)
         assert _browser("https://a.example").items() <= entry.after.items()
 
 
@@ -178,14 +178,16 @@ class TestChange:
         assert [each.status_code for each in (into_one, at_once, out_of_it, back)] == [422, 200, 422, 200]
         assert pointers_of(into_one) == pointers_of(out_of_it) == {"/allowed_event_types"}
 
-    def test_what_is_the_same_in_another_spelling_is_no_change(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_what_is_the_same_in_another_spelling_is_no_change(
+        self, desk: Desk, context: Context, alice: Tenant
+    ) -> None:
         path = f"/v1/keys/{alice.key_id}"
         first = desk.patch(path, _browser("https://a.example"))
 
         second = desk.patch(path, _browser("HTTPS://A.example:443"))
 
         assert second.headers["ETag"] == first.headers["ETag"]
-        assert len(rows(house, "SELECT 1 FROM audit_entries WHERE object_id = :id", id=alice.key_id)) == 1
+        assert len(rows(context, "SELECT 1 FROM audit_entries WHERE object_id = :id", id=alice.key_id)) == 1
 
     def test_what_was_taken_away_is_refused_from_that_answer_on_and_what_was_given_back_is_taken(
         self, desk: Desk, client: FlaskClient, alice: Tenant

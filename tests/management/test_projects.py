@@ -47,12 +47,12 @@ class TestCreate:
         assert pointers_of(refused) == {"/name"}
         stranger.made("/v1/projects", {"name": "Shop"})
 
-    def test_a_refused_project_leaves_nothing_behind(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_a_refused_project_leaves_nothing_behind(self, desk: Desk, context: Context, alice: Tenant) -> None:
         desk.post("/v1/projects", {"name": "shop"})
 
         counted = "SELECT count(*) FROM {} WHERE workspace_id = :id"
-        assert rows(house, counted.format("environments"), id=alice.workspace_row) == [(1,)]
-        assert rows(house, counted.format("audit_entries"), id=alice.workspace_row) == [(0,)]
+        assert rows(context, counted.format("environments"), id=alice.workspace_row) == [(1,)]
+        assert rows(context, counted.format("audit_entries"), id=alice.workspace_row) == [(0,)]
 
     def test_two_spellings_of_one_name_are_one_name(self, desk: Desk) -> None:
         composed = desk.made("/v1/projects", {"name": "Caf\u00e9"})

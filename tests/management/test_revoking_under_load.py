@@ -52,29 +52,29 @@ class _Thief:
                 self._is_over.set()
 
 
-def _count(house: Context, tenant: Tenant) -> int:
-    return int(rows(house, _KEYS, id=tenant.workspace_row)[0][0])
+def _count(context: Context, tenant: Tenant) -> int:
+    return int(rows(context, _KEYS, id=tenant.workspace_row)[0][0])
 
 
 def test_a_stolen_token_is_revoked_while_it_issues_keys_and_issues_none_after_that(
-    server: LiveServer, house: Context, bob: Desk, alice: Tenant
+    server: LiveServer, context: Context, bob: Desk, alice: Tenant
 ) -> None:
     colleague = {"Authorization": f"Bearer {bob.token}"}
     with _Thief(server, alice).at_work() as loops:
-        wait_until(lambda: _count(house, alice) > 2 * _LOOPS)
+        wait_until(lambda: _count(context, alice) > 2 * _LOOPS)
 
         answer = server.request("POST", f"/v1/tokens/{alice.token_id}/revoke", headers=colleague)
-        issued = _count(house, alice)
+        issued = _count(context, alice)
         last = [loop.result(timeout=30) for loop in loops] if answer.status == 200 else []
 
     assert answer.status == 200
     assert last == [401] * _LOOPS
-    assert _count(house, alice) == issued
+    assert _count(context, alice) == issued
 
 
 @pytest.mark.parametrize("what", ["disable a source", "archive a source", "archive a project"])
 def test_what_gets_children_all_the_time_can_be_taken_out_of_use(
-    server: LiveServer, house: Context, bob: Desk, alice: Tenant, what: str
+    server: LiveServer, context: Context, bob: Desk, alice: Tenant, what: str
 ) -> None:
     method, path = {
         "disable a source": ("POST", f"/v1/sources/{alice.source_id}/disable"),
@@ -82,7 +82,7 @@ def test_what_gets_children_all_the_time_can_be_taken_out_of_use(
         "archive a project": ("DELETE", f"/v1/projects/{alice.project_id}"),
     }[what]
     with _Thief(server, alice).at_work():
-        wait_until(lambda: _count(house, alice) > 2 * _LOOPS)
+        wait_until(lambda: _count(context, alice) > 2 * _LOOPS)
 
         answer = server.request(method, path, headers={"Authorization": f"Bearer {bob.token}"})
 

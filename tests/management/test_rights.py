@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from app.database.advisory_locks import workspace_lock
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.management.workspace.domain import set_workspace_status
 from app.models import WorkspaceStatus
 from tests.support.operating import Desk
@@ -32,20 +32,20 @@ Call = Callable[[], TestResponse]
 
 
 @contextmanager
-def _event_under_way(house: Context, tenant: Tenant) -> Iterator[None]:
+def _event_under_way(context: Context, tenant: Tenant) -> Iterator[None]:
     """As ingest holds its workspace from before its statement to its commit."""
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         session.execute(
             text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": workspace_lock(tenant.workspace_row)}
         )
         yield
 
 
-def _waits(house: Context, tenant: Tenant, act: Callable[[], object]) -> None:
+def _waits(context: Context, tenant: Tenant, act: Callable[[], object]) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with _event_under_way(house, tenant):
+        with _event_under_way(context, tenant):
             pending = pool.submit(act)
-            wait_until(lambda: rows(house, _WAITING, workspace=tenant.workspace_row))
+            wait_until(lambda: rows(context, _WAITING, workspace=tenant.workspace_row))
             assert not pending.done()
         pending.result(timeout=10)
 
@@ -71,11 +71,11 @@ def _taking(desk: Desk, alice: Tenant) -> dict[str, Call]:
 
 
 def test_taking_a_right_away_waits_for_the_events_under_way(
-    house: Context, alice: Tenant, taking: dict[str, Call]
+    context: Context, alice: Tenant, taking: dict[str, Call]
 ) -> None:
     for name, call in taking.items():
         answers: list[int] = []
-        _waits(house, alice, lambda call=call, answers=answers: answers.append(call().status_code))  # type: ignore[misc]
+        _waits(context, alice, lambda call=call, answers=answers: answers.append(call().status_code))  # type: ignore[misc]
         assert answers[0] in (200, 201, 204), name
 
 
@@ -96,14 +96,14 @@ _WAITS_FOR_A_ROW = f"SELECT 1 FROM {OUR_LOCKS} locktype IN ('transactionid', 'tu
     ],
 )
 def test_what_waits_for_a_row_keeps_no_event_waiting(
-    house: Context, client: FlaskClient, alice: Tenant, taking: dict[str, Call], name: str, table: str
+    context: Context, client: FlaskClient, alice: Tenant, taking: dict[str, Call], name: str, table: str
 ) -> None:
     held = text(f"SELECT 1 FROM {table} WHERE workspace_id = :id FOR UPDATE")
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             session.execute(held, {"id": alice.workspace_row})
             pending = pool.submit(taking[name])
-            wait_until(lambda: rows(house, _WAITS_FOR_A_ROW))
+            wait_until(lambda: rows(context, _WAITS_FOR_A_ROW))
 
             assert send(client, alice).status_code == 201
             assert not pending.done()
@@ -111,29 +111,29 @@ def test_what_waits_for_a_row_keeps_no_event_waiting(
 
 
 def test_suspending_a_workspace_waits_for_its_row_before_it_keeps_events_waiting(
-    house: Context, client: FlaskClient, alice: Tenant
+    context: Context, client: FlaskClient, alice: Tenant
 ) -> None:
-    suspend = partial(set_workspace_status, house.database, alice.workspace_id, WorkspaceStatus.SUSPENDED)
+    suspend = partial(set_workspace_status, context.database, alice.workspace_id, WorkspaceStatus.SUSPENDED)
     with ThreadPoolExecutor(1) as pool:
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             session.execute(text("SELECT 1 FROM workspaces WHERE id = :id FOR UPDATE"), {"id": alice.workspace_row})
             pending = pool.submit(suspend)
-            wait_until(lambda: rows(house, _WAITS_FOR_A_ROW))
+            wait_until(lambda: rows(context, _WAITS_FOR_A_ROW))
 
             assert send(client, alice).status_code == 201
         assert pending.result(timeout=10).status is WorkspaceStatus.SUSPENDED
 
 
-def test_suspending_a_workspace_waits_for_the_events_under_way(house: Context, alice: Tenant) -> None:
+def test_suspending_a_workspace_waits_for_the_events_under_way(context: Context, alice: Tenant) -> None:
     _waits(
-        house,
+        context,
         alice,
-        lambda: set_workspace_status(house.database, alice.workspace_id, WorkspaceStatus.SUSPENDED),
+        lambda: set_workspace_status(context.database, alice.workspace_id, WorkspaceStatus.SUSPENDED),
     )
 
 
-def test_what_takes_no_right_away_waits_for_nobody(house: Context, desk: Desk, alice: Tenant) -> None:
-    with _event_under_way(house, alice):
+def test_what_takes_no_right_away_waits_for_nobody(context: Context, desk: Desk, alice: Tenant) -> None:
+    with _event_under_way(context, alice):
         answers = [
             desk.post("/v1/projects", {"name": "New"}),
             desk.patch(f"/v1/environments/{alice.environment_id}", {"description": "New"}),
@@ -147,7 +147,7 @@ def test_what_takes_no_right_away_waits_for_nobody(house: Context, desk: Desk, a
 
 
 def test_one_workspaces_events_keep_no_other_waiting(
-    house: Context, stranger: Desk, alice: Tenant, charlie: Tenant
+    context: Context, stranger: Desk, alice: Tenant, charlie: Tenant
 ) -> None:
-    with _event_under_way(house, alice):
+    with _event_under_way(context, alice):
         assert stranger.post(f"/v1/keys/{charlie.key_id}/revoke").status_code == 200

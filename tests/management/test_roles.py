@@ -23,8 +23,8 @@ def _routes(app: Flask) -> list[Route]:
 
 
 @pytest.fixture(name="desks")
-def _desks(app: Flask, house: Context, alice: Tenant) -> dict[Role, Desk]:
-    return {role: desk_with(app, house, alice, NewToken(role=role)) for role in Role}
+def _desks(app: Flask, context: Context, alice: Tenant) -> dict[Role, Desk]:
+    return {role: desk_with(app, context, alice, NewToken(role=role)) for role in Role}
 
 
 def _ids_of(tenant: Tenant) -> dict[str, str]:
@@ -70,10 +70,10 @@ def test_so_are_those_that_make_something(routes: list[Route], desks: dict[Role,
 
 
 def test_an_auditor_reads_everything_and_changes_nothing(
-    routes: list[Route], desks: dict[Role, Desk], house: Context, alice: Tenant
+    routes: list[Route], desks: dict[Role, Desk], context: Context, alice: Tenant
 ) -> None:
     def state() -> dict[str, Any]:
-        with house.database.transaction(alice.workspace_row) as session:
+        with context.database.transaction(alice.workspace_row) as session:
             return {
                 # That a token was used is written down on it.
                 table: session.connection()
@@ -93,10 +93,10 @@ def test_an_auditor_reads_everything_and_changes_nothing(
     assert state() == before
 
 
-def test_the_role_is_read_at_every_request(app: Flask, house: Context, desk: Desk, alice: Tenant) -> None:
+def test_the_role_is_read_at_every_request(app: Flask, context: Context, desk: Desk, alice: Tenant) -> None:
     assert desk.post("/v1/projects", {"name": "a"}).status_code == 201
 
-    with house.database.transaction(alice.workspace_row) as session:
+    with context.database.transaction(alice.workspace_row) as session:
         session.connection().exec_driver_sql("UPDATE management_tokens SET role = 'auditor'")
 
     assert desk.post("/v1/projects", {"name": "b"}).status_code == 403
@@ -116,9 +116,9 @@ class TestSomeProjects:
     """A token that is limited to one project of two."""
 
     @pytest.fixture(name="limited")
-    def _limited(self, app: Flask, house: Context, alice: Tenant, desk: Desk) -> Desk:
+    def _limited(self, app: Flask, context: Context, alice: Tenant, desk: Desk) -> Desk:
         desk.made("/v1/projects", {"name": "other"})
-        return desk_with(app, house, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+        return desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
 
     def test_may_do_all_of_its_role_within_it(self, limited: Desk, alice: Tenant) -> None:
         lane = limited.made(f"/v1/projects/{alice.project_id}/environments", {"name": "qa"})["id"]
@@ -161,7 +161,7 @@ class TestAtOnce:
             assert sorted(at_once(calls)) == [200] + [412] * 19, path
 
     def test_suspension_stops_events_at_once_and_leaves_the_management_api(
-        self, app: Flask, desk: Desk, house: Context, alice: Tenant
+        self, app: Flask, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         client = app.test_client()
         assert send(client, alice).status_code == 201
@@ -188,4 +188,4 @@ class TestAtOnce:
         assert (desk.get("/v1/workspace").json or {})["status"] == "suspended"
         assert desk.patch("/v1/workspace", {"name": "still ours"}).status_code == 200
         assert error_of(send(client, alice))["code"] == "workspace_suspended"
-        assert len(rows(house, "SELECT 1 FROM workspaces WHERE id = :id", id=alice.workspace_row)) == 1
+        assert len(rows(context, "SELECT 1 FROM workspaces WHERE id = :id", id=alice.workspace_row)) == 1

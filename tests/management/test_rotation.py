@@ -88,12 +88,12 @@ class TestSuccessor:
 
 
 class TestGrace:
-    def test_both_keys_work_during_it(self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant) -> None:
+    def test_both_keys_work_during_it(self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant) -> None:
         new = _rotate(desk, alice.key_id, grace_seconds=60)
 
         assert send(client, alice).status_code == 201
         assert send(client, alice, key=new["key"]).status_code == 201
-        assert len(events_of(house, alice)) == 2
+        assert len(events_of(context, alice)) == 2
 
     @pytest.mark.parametrize(("chosen", "seconds"), [({}, 86_400), ({"grace_seconds": 3600}, 3600)])
     def test_the_old_key_ends_with_it(self, desk: Desk, alice: Tenant, chosen: dict[str, int], seconds: int) -> None:
@@ -103,10 +103,10 @@ class TestGrace:
         assert timedelta(seconds=seconds - 30) < remaining <= timedelta(seconds=seconds)
 
     def test_after_it_the_old_key_is_refused(
-        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         new = _rotate(desk, alice.key_id, grace_seconds=60)
-        execute(house, "UPDATE source_keys SET expires_at = now() - interval '1 ms' WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE source_keys SET expires_at = now() - interval '1 ms' WHERE id = :id", id=alice.key_row)
 
         assert send(client, alice).status_code == 401
         assert send(client, alice, key=new["key"]).status_code == 201
@@ -128,21 +128,21 @@ class TestGrace:
         assert send(client, alice, key=new["key"]).status_code == 201
 
     def test_without_one_it_stays_refused_whatever_becomes_of_the_clock(
-        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         """As after a failover, a moment later, to a server whose clock is an hour behind."""
         _rotate(desk, alice.key_id, grace_seconds=0)
         later = "expires_at = expires_at + interval '1 hour', expired_at = expired_at + interval '1 hour'"
-        execute(house, f"UPDATE source_keys SET {later} WHERE id = :id", id=alice.key_row)
+        execute(context, f"UPDATE source_keys SET {later} WHERE id = :id", id=alice.key_row)
 
         assert error_of(send(client, alice))["code"] == "invalid_source_key"
-        assert events_of(house, alice) == []
+        assert events_of(context, alice) == []
 
     def test_without_one_its_end_has_the_one_entry_that_each_expiry_has(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         _rotate(desk, alice.key_id, grace_seconds=0)
-        mark_expired_keys(house.database, now=datetime.now(UTC) + timedelta(minutes=1))
+        mark_expired_keys(context.database, now=datetime.now(UTC) + timedelta(minutes=1))
 
         (entry,) = desk.all_of("/v1/audit", object_id=alice.key_id, action="source_key.expire")
         assert entry["before"] == {"expired_at": None}
@@ -161,7 +161,7 @@ class TestGrace:
         _rotate(desk, new["id"], grace_seconds=0)
 
     def test_a_retry_with_the_new_key_is_answered_from_the_record_of_the_old_one(
-        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         event = event_for(alice, event_id="e")
         first = send(client, alice, event, idempotency_key="k")
@@ -171,7 +171,7 @@ class TestGrace:
 
         assert (retried.status_code, retried.data) == (first.status_code, first.data)
         assert retried.headers["Idempotent-Replayed"] == "true"
-        assert len(events_of(house, alice)) == 1
+        assert len(events_of(context, alice)) == 1
 
     @pytest.mark.parametrize("grace", [0, 3600])
     def test_the_old_key_cannot_be_given_a_later_end(
@@ -210,23 +210,23 @@ class TestRefusal:
         assert error_of(refused)["code"] == "conflict"
         assert new in error_of(refused)["message"]
 
-    def test_of_many_at_once_one_wins(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_of_many_at_once_one_wins(self, desk: Desk, context: Context, alice: Tenant) -> None:
         responses = at_once([partial(desk.post, f"/v1/keys/{alice.key_id}/rotate")] * 6)
 
         assert sorted(each.status_code for each in responses) == [201] + [409] * 5
         (won,) = [each.json for each in responses if each.status_code == 201]
         assert won is not None
         assert all(won["id"] in each.text for each in responses)
-        assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
+        assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
 
-    def test_a_revoked_key_has_no_successor(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_a_revoked_key_has_no_successor(self, desk: Desk, context: Context, alice: Tenant) -> None:
         desk.post(f"/v1/keys/{alice.key_id}/revoke")
 
         assert desk.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
-        assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
+        assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
 
-    def test_an_expired_key_has_no_successor(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        execute(house, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
+    def test_an_expired_key_has_no_successor(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        execute(context, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
 
         assert desk.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
 
@@ -239,18 +239,18 @@ class TestRefusal:
         assert refused.status_code == 412
 
     def test_strangers_and_readers_rotate_nothing(
-        self, app: Flask, house: Context, stranger: Desk, alice: Tenant
+        self, app: Flask, context: Context, stranger: Desk, alice: Tenant
     ) -> None:
-        auditor = desk_with(app, house, alice, NewToken(role=Role.AUDITOR))
+        auditor = desk_with(app, context, alice, NewToken(role=Role.AUDITOR))
 
         assert stranger.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 404
         assert stranger.post(f"/v1/keys/key_{NOBODYS_ID}/rotate").status_code == 404
         assert auditor.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 403
-        assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
+        assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
 
 
 def test_a_rotation_that_is_repeated_under_its_key_issues_no_second_successor(
-    desk: Desk, house: Context, alice: Tenant
+    desk: Desk, context: Context, alice: Tenant
 ) -> None:
     def rotate() -> Any:
         return desk.post(f"/v1/keys/{alice.key_id}/rotate", {}, headers={"Idempotency-Key": "k"})
@@ -260,17 +260,17 @@ def test_a_rotation_that_is_repeated_under_its_key_issues_no_second_successor(
     assert (first.status_code, second.status_code) == (201, 409)
     assert error_of(second)["code"] == "credential_already_shown"
     assert first.json["id"] in error_of(second)["message"]
-    assert len(rows(house, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
+    assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
 
 
-def test_the_trail_tells_of_both_keys_and_holds_no_secret(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_the_trail_tells_of_both_keys_and_holds_no_secret(desk: Desk, context: Context, alice: Tenant) -> None:
     desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()})
     etag = desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
 
     new = _rotate(desk, alice.key_id)
 
     trail = rows(
-        house,
+        context,
         "SELECT action, object_id, before, after FROM audit_entries WHERE workspace_id = :id ORDER BY id DESC LIMIT 2",
         id=alice.workspace_row,
     )
@@ -330,13 +330,13 @@ class TestFirstKey:
         ]
         assert [source["id"] for source in desk.all_of(path)] == [alice.source_id]
 
-    def test_a_name_that_is_taken_issues_no_key(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_a_name_that_is_taken_issues_no_key(self, desk: Desk, context: Context, alice: Tenant) -> None:
         refused = desk.post(
             f"/v1/environments/{alice.environment_id}/sources", {"name": "checkout", "type": "erp", "key": {}}
         )
 
         assert refused.status_code == 409
-        assert len(rows(house, "SELECT 1 FROM source_keys WHERE workspace_id = :id", id=alice.workspace_row)) == 1
+        assert len(rows(context, "SELECT 1 FROM source_keys WHERE workspace_id = :id", id=alice.workspace_row)) == 1
 
     def test_repeated_under_its_idempotency_key_it_is_made_once(self, desk: Desk, alice: Tenant) -> None:
         path = f"/v1/environments/{alice.environment_id}/sources"

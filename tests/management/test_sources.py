@@ -241,12 +241,12 @@ def test_an_archived_source_is_gone_with_its_keys(desk: Desk, client: FlaskClien
 
 
 def test_the_time_of_the_last_event_does_not_count_as_a_change(
-    desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+    desk: Desk, client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
     before = desk.get(f"/v1/sources/{alice.source_id}")
     assert send(client, alice).status_code == 201
 
-    fold_usage(house.database)
+    fold_usage(context.database)
 
     after = desk.get(f"/v1/sources/{alice.source_id}")
     assert before.json is not None

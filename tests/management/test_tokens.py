@@ -34,13 +34,13 @@ Issue = Callable[..., Desk]
 
 
 @pytest.fixture(name="issued")
-def _issued(app: Flask, house: Context, alice: Tenant) -> Issue:
+def _issued(app: Flask, context: Context, alice: Tenant) -> Issue:
     """A desk with a token of Alice's workspace."""
-    return lambda role, **more: desk_with(app, house, alice, NewToken(role=role, **more))
+    return lambda role, **more: desk_with(app, context, alice, NewToken(role=role, **more))
 
 
-def _operator(house: Context, tenant: Tenant) -> Operator:
-    return authenticate(f"Bearer {tenant.token}", house.credentials, house.database)
+def _operator(context: Context, tenant: Tenant) -> Operator:
+    return authenticate(f"Bearer {tenant.token}", context.credentials, context.database)
 
 
 def _id_of(desk: Desk) -> str:
@@ -148,7 +148,7 @@ class TestIssuing:
         assert made["project_ids"] == read["project_ids"] == [newer, alice.project_id]
 
     def test_and_archiving_its_project_never_leave_a_token_for_an_archived_one(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         """They meet at the project's row: whoever is second sees what the first has done."""
         project = desk.made("/v1/projects", {"name": "short"})["id"]
@@ -160,7 +160,7 @@ class TestIssuing:
         if issued.status_code == 201:
             statement = "SELECT 1 FROM management_tokens t JOIN projects p ON p.id = ANY (t.project_ids)"
             statement += " WHERE p.public_id = :id AND t.created_at <= p.archived_at"
-            assert rows(house, statement, id=project)
+            assert rows(context, statement, id=project)
         else:
             assert pointers_of(issued) == {"/project_ids/0"}
 
@@ -197,13 +197,13 @@ class TestFilters:
         return [each["id"] for each in desk.all_of(PATH, limit=1, **query)]
 
     @pytest.fixture(name="each")
-    def _each(self, desk: Desk, house: Context) -> dict[str, str]:
+    def _each(self, desk: Desk, context: Context) -> dict[str, str]:
         """A token of each state and one that ends soon; Alice's own is active."""
         made = {name: desk.made(PATH, {"role": "auditor"})["id"] for name in ("endless", "soon", "expired", "revoked")}
-        execute(house, self._SOON, id=made["soon"])
+        execute(context, self._SOON, id=made["soon"])
         over = "UPDATE management_tokens SET expires_at = now() WHERE public_id = :id"
-        execute(house, over, id=made["expired"])
-        execute(house, over, id=made["revoked"])
+        execute(context, over, id=made["expired"])
+        execute(context, over, id=made["revoked"])
         desk.post(f"{PATH}/{made['revoked']}/revoke")
         return made
 
@@ -273,37 +273,37 @@ class TestRevoking:
         assert error_of(refused)["code"] == "insufficient_scope"
 
     def test_nothing_that_the_token_had_under_way_is_done_after_it_has_answered(
-        self, house: Context, bob: Desk, alice: Tenant
+        self, context: Context, bob: Desk, alice: Tenant
     ) -> None:
         """The change passed the door before; it would have issued a token that nobody knows of."""
-        operator = _operator(house, alice)
+        operator = _operator(context, alice)
 
         assert bob.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
 
         with pytest.raises(InvalidManagementToken):
-            create_project(house.database, operator, NewProject(name="late"))
+            create_project(context.database, operator, NewProject(name="late"))
         with pytest.raises(InvalidManagementToken):
-            issue_token(house.database, house.credentials, operator, NewToken(role=Role.OWNER))
+            issue_token(context.database, context.credentials, operator, NewToken(role=Role.OWNER))
 
     def test_waits_for_nothing_that_a_change_of_the_token_waits_for_and_that_change_is_undone(
-        self, house: Context, bob: Desk, alice: Tenant
+        self, context: Context, bob: Desk, alice: Tenant
     ) -> None:
         with (  # noqa: PT012 - what is raised is raised at the end of the block, which is the point
             pytest.raises(InvalidManagementToken),
-            changing(house.database, _operator(house, alice)) as session,
+            changing(context.database, _operator(context, alice)) as session,
         ):
             session.execute(text("UPDATE source_keys SET label = 'late' WHERE id = :id"), {"id": alice.key_row})
 
             assert bob.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
 
-        assert rows(house, "SELECT label FROM source_keys WHERE id = :id", id=alice.key_row) == [("",)]
+        assert rows(context, "SELECT label FROM source_keys WHERE id = :id", id=alice.key_row) == [("",)]
 
-    def test_waits_for_what_the_token_is_about_to_commit(self, house: Context, bob: Desk, alice: Tenant) -> None:
+    def test_waits_for_what_the_token_is_about_to_commit(self, context: Context, bob: Desk, alice: Tenant) -> None:
         held, release = threading.Event(), threading.Event()
-        operator = _operator(house, alice)
+        operator = _operator(context, alice)
 
         def change() -> None:
-            with house.database.transaction(alice.workspace_row) as session:
+            with context.database.transaction(alice.workspace_row) as session:
                 hold_standing(session, operator)
                 held.set()
                 assert release.wait(10)
@@ -312,22 +312,22 @@ class TestRevoking:
             changed = pool.submit(change)
             assert held.wait(10)
             revoked = pool.submit(bob.post, f"{PATH}/{alice.token_id}/revoke")
-            wait_until(lambda: rows(house, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
+            wait_until(lambda: rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
             assert not revoked.done()
             release.set()
             changed.result(timeout=10)
             assert revoked.result(timeout=10).status_code == 200
 
     def test_of_a_strangers_token_waits_for_nothing_of_the_stranger_nor_keeps_it_waiting(
-        self, house: Context, stranger: Desk, alice: Tenant
+        self, context: Context, stranger: Desk, alice: Tenant
     ) -> None:
         """Or whoever knows an id would hear when it is at work, and could stand before its commits."""
-        with house.database.transaction(alice.workspace_row) as session:
-            hold_standing(session, _operator(house, alice))
+        with context.database.transaction(alice.workspace_row) as session:
+            hold_standing(session, _operator(context, alice))
 
             assert stranger.post(f"{PATH}/{alice.token_id}/revoke").status_code == 404
 
-    def test_a_token_may_revoke_itself_and_two_each_other(self, app: Flask, house: Context, issued: Issue) -> None:
+    def test_a_token_may_revoke_itself_and_two_each_other(self, app: Flask, context: Context, issued: Issue) -> None:
         alone, one, other = (issued(Role.OWNER) for _ in range(3))
 
         assert alone.post(f"{PATH}/{_id_of(alone)}/revoke").status_code == 200
@@ -344,51 +344,51 @@ class TestRevoking:
 
 
 class TestUse:
-    def _used(self, house: Context, tenant: Tenant) -> Any:
+    def _used(self, context: Context, tenant: Tenant) -> Any:
         statement = "SELECT last_used_at, updated_at FROM management_tokens WHERE public_id = :id"
-        return rows(house, statement, id=tenant.token_id)[0]
+        return rows(context, statement, id=tenant.token_id)[0]
 
-    def test_is_noted_to_the_minute_without_moving_the_etag(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        assert self._used(house, alice).last_used_at is None
+    def test_is_noted_to_the_minute_without_moving_the_etag(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        assert self._used(context, alice).last_used_at is None
         shown = desk.get(f"{PATH}/{alice.token_id}")
-        first = self._used(house, alice)
+        first = self._used(context, alice)
         assert first.last_used_at is not None
 
         again = desk.get(f"{PATH}/{alice.token_id}")
 
-        assert self._used(house, alice) == first
+        assert self._used(context, alice) == first
         assert again.headers["ETag"] == shown.headers["ETag"]
         set_back = "UPDATE management_tokens SET last_used_at = now() - interval '61 seconds' WHERE public_id = :id"
-        execute(house, set_back, id=alice.token_id)
+        execute(context, set_back, id=alice.token_id)
         later = desk.get(f"{PATH}/{alice.token_id}")
-        assert self._used(house, alice).last_used_at > first.last_used_at
+        assert self._used(context, alice).last_used_at > first.last_used_at
         assert later.headers["ETag"] == shown.headers["ETag"]
 
-    def test_waits_for_nobody(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        with house.database.transaction(alice.workspace_row) as session:
+    def test_waits_for_nobody(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        with context.database.transaction(alice.workspace_row) as session:
             session.execute(text("SELECT 1 FROM management_tokens FOR NO KEY UPDATE"))
 
             assert desk.get("/v1/workspace").status_code == 200
 
-        assert self._used(house, alice).last_used_at is None
+        assert self._used(context, alice).last_used_at is None
 
-    def test_after_its_expiry_is_refused(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        execute(house, "UPDATE management_tokens SET expires_at = now() WHERE public_id = :id", id=alice.token_id)
+    def test_after_its_expiry_is_refused(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        execute(context, "UPDATE management_tokens SET expires_at = now() WHERE public_id = :id", id=alice.token_id)
 
         assert desk.get("/v1/workspace").status_code == 401
-        assert self._used(house, alice).last_used_at is None
+        assert self._used(context, alice).last_used_at is None
 
     def test_after_a_marked_expiry_is_refused_whatever_becomes_of_the_clock(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         """As the keys of sources are: say after a failover to a server whose clock is an hour behind."""
-        caller = _operator(house, alice)
+        caller = _operator(context, alice)
         marked = "expires_at = now() + interval '1 hour', expired_at = now() + interval '1 hour'"
-        execute(house, f"UPDATE management_tokens SET {marked} WHERE public_id = :id", id=alice.token_id)
+        execute(context, f"UPDATE management_tokens SET {marked} WHERE public_id = :id", id=alice.token_id)
 
         assert desk.get("/v1/workspace").status_code == 401
         with pytest.raises(InvalidManagementToken):
-            issue_token(house.database, house.credentials, caller, NewToken(role=Role.AUDITOR))
+            issue_token(context.database, context.credentials, caller, NewToken(role=Role.AUDITOR))
 
     def test_on_ingest_is_refused_and_told_what_belongs_there(self, app: Flask, desk: Desk, alice: Tenant) -> None:
         headers = {"X-API-Key": alice.token, "Content-Type": "application/json"}
@@ -406,25 +406,25 @@ class TestUse:
         assert "lrb_mt_" in error_of(refused)["message"]
 
 
-def test_revoking_holds_for_a_caller_that_came_over_python(house: Context, alice: Tenant) -> None:
-    operator = _operator(house, alice)
-    mine = issue_token(house.database, house.credentials, operator, NewToken(role=Role.AUDITOR))
+def test_revoking_holds_for_a_caller_that_came_over_python(context: Context, alice: Tenant) -> None:
+    operator = _operator(context, alice)
+    mine = issue_token(context.database, context.credentials, operator, NewToken(role=Role.AUDITOR))
 
-    assert revoke_token(house.database, operator, Target(mine.id)).revoked_at is not None
+    assert revoke_token(context.database, operator, Target(mine.id)).revoked_at is not None
     with pytest.raises(InvalidManagementToken):
-        authenticate(f"Bearer {mine.token}", house.credentials, house.database)
+        authenticate(f"Bearer {mine.token}", context.credentials, context.database)
 
 
-def test_a_use_within_the_minute_writes_nothing(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_a_use_within_the_minute_writes_nothing(desk: Desk, context: Context, alice: Tenant) -> None:
     execute(
-        house,
+        context,
         "UPDATE management_tokens SET last_used_at = now() - interval '50 seconds' WHERE public_id = :id",
         id=alice.token_id,
     )
-    before = rows(house, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id)
+    before = rows(context, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id)
 
     assert desk.get("/v1/workspace").status_code == 200
 
     assert before == rows(
-        house, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id
+        context, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id
     )

@@ -43,8 +43,8 @@ _MEMBERS = {"id", "actor", "action", "object_id", "project_id", "before", "after
 }
 
 
-def _auditor(app: Flask, house: Context, tenant: Tenant, *project_ids: str) -> Desk:
-    return desk_with(app, house, tenant, NewToken(role=Role.AUDITOR, project_ids=project_ids or None))
+def _auditor(app: Flask, context: Context, tenant: Tenant, *project_ids: str) -> Desk:
+    return desk_with(app, context, tenant, NewToken(role=Role.AUDITOR, project_ids=project_ids or None))
 
 
 def _exported(desk: Desk, **query: str) -> list[dict[str, Any]]:
@@ -56,9 +56,9 @@ def _exported(desk: Desk, **query: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def _fill(house: Context, tenant: Tenant, entries: int, *, width: int = 1) -> None:
+def _fill(context: Context, tenant: Tenant, entries: int, *, width: int = 1) -> None:
     execute(
-        house,
+        context,
         "INSERT INTO audit_entries (workspace_id, actor, action, object_id, after)"
         " SELECT :id, 'cli', 'test.fill', 'n' || n, jsonb_build_object('text', repeat('x', :width))"
         " FROM generate_series(1, :entries) AS n",
@@ -68,8 +68,8 @@ def _fill(house: Context, tenant: Tenant, entries: int, *, width: int = 1) -> No
     )
 
 
-def _operator(house: Context, tenant: Tenant) -> Operator:
-    return authenticate(f"Bearer {tenant.token}", house.credentials, house.database)
+def _operator(context: Context, tenant: Tenant) -> Operator:
+    return authenticate(f"Bearer {tenant.token}", context.credentials, context.database)
 
 
 class TestEntry:
@@ -143,7 +143,7 @@ class TestEveryChange:
     }
 
     def test_over_the_api_leaves_an_entry_with_before_and_after_and_no_secret(
-        self, app: Flask, desk: Desk, house: Context, alice: Tenant
+        self, app: Flask, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         other = desk.made("/v1/tokens", {"role": "auditor"})["id"]
         desk.post(f"/v1/sources/{alice.source_id}/disable")
@@ -182,7 +182,7 @@ class TestEveryChange:
                 assert entry["after"], request
                 is_new = entry["action"].endswith((".create", ".issue"))
                 assert set(entry["before"]) == (set() if is_new else set(entry["after"])), request
-        self._holds_no_secret(house, alice)
+        self._holds_no_secret(context, alice)
 
     @staticmethod
     def _place(method: str, rule: Rule) -> tuple[bool, int]:
@@ -192,16 +192,16 @@ class TestEveryChange:
         return method == "DELETE", place
 
     @staticmethod
-    def _holds_no_secret(house: Context, tenant: Tenant) -> None:
+    def _holds_no_secret(context: Context, tenant: Tenant) -> None:
         statement = "SELECT t::text AS entry FROM audit_entries t WHERE workspace_id = :id"
-        for row in rows(house, statement, id=tenant.workspace_row):
+        for row in rows(context, statement, id=tenant.workspace_row):
             for secret in ("secret", "hash", "argon2", "lrb_"):
                 assert secret not in row.entry
 
-    def test_over_the_shell_leaves_one_too(self, house: Context, app: Flask) -> None:
-        database = house.database
-        workspace, issued = create_workspace(database, house.credentials, "Acme")
-        other = issue_workspace_token(database, house.credentials, workspace.id, "second", Role.AUDITOR)
+    def test_over_the_shell_leaves_one_too(self, context: Context, app: Flask) -> None:
+        database = context.database
+        workspace, issued = create_workspace(database, context.credentials, "Acme")
+        other = issue_workspace_token(database, context.credentials, workspace.id, "second", Role.AUDITOR)
         set_workspace_status(database, workspace.id, WorkspaceStatus.SUSPENDED)
         set_workspace_status(database, workspace.id, WorkspaceStatus.ACTIVE)
         set_workspace_limit(database, workspace.id, 5)
@@ -223,12 +223,12 @@ class TestEveryChange:
             ({"events_per_second": None}, {"events_per_second": 5}),
         ]
 
-    def test_of_a_credentials_own_making_leaves_none(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_of_a_credentials_own_making_leaves_none(self, desk: Desk, context: Context, alice: Tenant) -> None:
         """That it was used, and that its hash took new parameters, is no operator's doing."""
-        execute(house, "UPDATE management_tokens SET last_used_at = NULL WHERE public_id = :id", id=alice.token_id)
+        execute(context, "UPDATE management_tokens SET last_used_at = NULL WHERE public_id = :id", id=alice.token_id)
 
         assert desk.all_of(PATH) == []
-        used = rows(house, "SELECT last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id)
+        used = rows(context, "SELECT last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id)
         assert used[0].last_used_at is not None
 
 
@@ -326,9 +326,9 @@ class TestReach:
         return project
 
     def test_a_token_for_some_projects_reads_what_happened_in_these(
-        self, app: Flask, desk: Desk, house: Context, alice: Tenant, second: str
+        self, app: Flask, desk: Desk, context: Context, alice: Tenant, second: str
     ) -> None:
-        limited = _auditor(app, house, alice, alice.project_id)
+        limited = _auditor(app, context, alice, alice.project_id)
         theirs = [each for each in desk.all_of(PATH) if each["project_id"] != alice.project_id]
         assert {each["project_id"] for each in theirs} == {second, None}
 
@@ -339,9 +339,9 @@ class TestReach:
             assert limited.get(PATH, object_id=each["object_id"]).json == {"data": [], "next_cursor": None}
 
     def test_another_tokens_cursor_opens_nothing_more(
-        self, app: Flask, desk: Desk, house: Context, alice: Tenant, second: str
+        self, app: Flask, desk: Desk, context: Context, alice: Tenant, second: str
     ) -> None:
-        limited = _auditor(app, house, alice, alice.project_id)
+        limited = _auditor(app, context, alice, alice.project_id)
         cursor = (desk.get(PATH, limit=1).json or {})["next_cursor"]
 
         page = limited.get(PATH, cursor=cursor).json or {}
@@ -349,9 +349,9 @@ class TestReach:
         assert [each["action"] for each in page["data"]] == ["project.update"]
 
     def test_it_goes_on_when_the_project_is_archived(
-        self, app: Flask, desk: Desk, house: Context, alice: Tenant
+        self, app: Flask, desk: Desk, context: Context, alice: Tenant
     ) -> None:
-        limited = _auditor(app, house, alice, alice.project_id)
+        limited = _auditor(app, context, alice, alice.project_id)
         desk.delete(f"/v1/projects/{alice.project_id}")
 
         assert [each["action"] for each in limited.all_of(PATH)] == ["project.archive"]
@@ -378,43 +378,45 @@ class TestExport:
         assert desk.get(EXPORT).data == b'{"complete": true, "entries": 0}\n'
 
     def test_it_holds_every_entry_once_oldest_first_over_many_chunks(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
-        _fill(house, alice, 1_203)
+        _fill(context, alice, 1_203)
 
         assert [each["object_id"] for each in _exported(desk)] == [f"n{n}" for n in range(1, 1_204)]
 
     @pytest.mark.parametrize(("entries", "chunks"), [(0, []), (1, [1]), (3, [3]), (4, [3, 1]), (6, [3, 3])])
     def test_chunks_end_where_the_entries_do(
-        self, house: Context, alice: Tenant, entries: int, chunks: list[int]
+        self, context: Context, alice: Tenant, entries: int, chunks: list[int]
     ) -> None:
-        _fill(house, alice, entries)
+        _fill(context, alice, entries)
 
-        found = export_entries(house.database, _operator(house, alice), EntryFilter(), chunk_rows=3)
+        found = export_entries(context.database, _operator(context, alice), EntryFilter(), chunk_rows=3)
 
         assert [len(chunk) for chunk in found] == chunks
 
-    def test_it_ends_though_somebody_writes_faster_than_it_reads(self, house: Context, alice: Tenant) -> None:
-        _fill(house, alice, 10)
+    def test_it_ends_though_somebody_writes_faster_than_it_reads(self, context: Context, alice: Tenant) -> None:
+        _fill(context, alice, 10)
         read = 0
-        for chunk in islice(export_entries(house.database, _operator(house, alice), EntryFilter(), chunk_rows=2), 50):
+        for chunk in islice(
+            export_entries(context.database, _operator(context, alice), EntryFilter(), chunk_rows=2), 50
+        ):
             read += len(chunk)
-            _fill(house, alice, 10)
+            _fill(context, alice, 10)
 
         assert read == 10
 
-    def test_it_holds_no_connection_between_two_chunks(self, house: Context, alice: Tenant) -> None:
-        _fill(house, alice, 10)
-        waiting = export_entries(house.database, _operator(house, alice), EntryFilter(), chunk_rows=2)
+    def test_it_holds_no_connection_between_two_chunks(self, context: Context, alice: Tenant) -> None:
+        _fill(context, alice, 10)
+        waiting = export_entries(context.database, _operator(context, alice), EntryFilter(), chunk_rows=2)
 
         next(waiting)
 
-        assert house.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert context.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         waiting.close()  # type: ignore[attr-defined]
 
-    def test_a_token_revoked_meanwhile_reads_no_further(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        _fill(house, alice, 10)
-        chunks = export_entries(house.database, _operator(house, alice), EntryFilter(), chunk_rows=2)
+    def test_a_token_revoked_meanwhile_reads_no_further(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        _fill(context, alice, 10)
+        chunks = export_entries(context.database, _operator(context, alice), EntryFilter(), chunk_rows=2)
         next(chunks)
 
         desk.post(f"/v1/tokens/{alice.token_id}/revoke")
@@ -432,9 +434,9 @@ class TestBrokenExport:
     """On a real server: what a client sees of an export that cannot go on."""
 
     @pytest.fixture(name="begun")
-    def _begun(self, live: LiveServer, house: Context, alice: Tenant) -> Iterator[HTTPConnection]:
+    def _begun(self, live: LiveServer, context: Context, alice: Tenant) -> Iterator[HTTPConnection]:
         # More than sockets hold: the server has to wait for the reader.
-        _fill(house, alice, 20_000, width=1_000)
+        _fill(context, alice, 20_000, width=1_000)
         connection = HTTPConnection("127.0.0.1", live.port, timeout=30)
         connection.request("GET", EXPORT, headers={"Authorization": f"Bearer {alice.token}"})
         yield connection
@@ -456,12 +458,12 @@ class TestBrokenExport:
         assert json.loads(last) == {"complete": True, "entries": len(entries)} == {"complete": True, "entries": 20_000}
 
     def test_its_last_line_says_that_it_is_not_whole(
-        self, begun: HTTPConnection, house: Context, alice: Tenant
+        self, begun: HTTPConnection, context: Context, alice: Tenant
     ) -> None:
         *entries, last = self._lines(
             begun,
             lambda: execute(
-                house, "UPDATE management_tokens SET revoked_at = now() WHERE public_id = :id", id=alice.token_id
+                context, "UPDATE management_tokens SET revoked_at = now() WHERE public_id = :id", id=alice.token_id
             ),
         )
 
@@ -469,11 +471,11 @@ class TestBrokenExport:
         assert json.loads(last) == {"complete": False, "entries": len(entries)}
 
     def test_for_a_reader_that_reads_nothing_little_is_kept(
-        self, begun: HTTPConnection, live: LiveServer, house: Context, alice: Tenant
+        self, begun: HTTPConnection, live: LiveServer, context: Context, alice: Tenant
     ) -> None:
         """Of 85 MB: a chunk or two, beside what proving a token takes (19 MB) and what sockets hold."""
         begun.close()
-        _fill(house, alice, 20_000, width=3_000)
+        _fill(context, alice, 20_000, width=3_000)
         begun.connect()
         begun.request("GET", EXPORT, headers={"Authorization": f"Bearer {alice.token}"})
         processes = [psutil.Process(live.process.pid), *psutil.Process(live.process.pid).children(recursive=True)]

@@ -23,10 +23,10 @@ _LOOKED_AT_MAX = 300
 
 
 @pytest.fixture(scope="module", name="tenant_with_a_past")
-def _tenant_with_a_past(house: Context) -> Tenant:
-    tenant = make_tenant(house)
+def _tenant_with_a_past(context: Context) -> Tenant:
+    tenant = make_tenant(context)
     execute(
-        house,
+        context,
         "INSERT INTO audit_entries (workspace_id, project_id, actor, action, object_id, after, created_at)"
         " SELECT :workspace, CASE WHEN n <= 60 THEN :project END, 'cli',"
         "  CASE WHEN n <= 60 THEN 'rare.seen' ELSE (ARRAY['source_key.issue', 'source_key.revoke'])[1 + n % 2] END,"
@@ -36,7 +36,7 @@ def _tenant_with_a_past(house: Context) -> Tenant:
         begin=_BEGIN,
         entries=_ENTRIES,
     )
-    with psycopg.connect(house.settings.admin_database_url, autocommit=True) as owner:
+    with psycopg.connect(context.settings.admin_database_url, autocommit=True) as owner:
         owner.execute("ANALYZE audit_entries")  # as autovacuum does in its time
     return tenant
 
@@ -47,7 +47,7 @@ def _past(app: Flask, tenant_with_a_past: Tenant) -> Desk:
 
 
 @contextmanager
-def _asked(house: Context) -> Iterator[list[tuple[str, Any]]]:
+def _asked(context: Context) -> Iterator[list[tuple[str, Any]]]:
     """The statements on the trail, with their parameters, and what was set for them."""
     asked: list[tuple[str, Any]] = []
 
@@ -55,11 +55,11 @@ def _asked(house: Context) -> Iterator[list[tuple[str, Any]]]:
         if "FROM audit_entries" in statement or "'enable_" in statement:
             asked.append((statement, parameters))
 
-    event.listen(house.database.engine, "before_cursor_execute", note)
+    event.listen(context.database.engine, "before_cursor_execute", note)
     try:
         yield asked
     finally:
-        event.remove(house.database.engine, "before_cursor_execute", note)
+        event.remove(context.database.engine, "before_cursor_execute", note)
 
 
 def _looked_at(node: dict[str, Any]) -> int:
@@ -70,9 +70,9 @@ def _looked_at(node: dict[str, Any]) -> int:
     return int(own) + sum(_looked_at(child) for child in node.get("Plans", []))
 
 
-def _worst(house: Context, tenant: Tenant, asked: list[tuple[str, Any]]) -> int:
+def _worst(context: Context, tenant: Tenant, asked: list[tuple[str, Any]]) -> int:
     looked_at = []
-    with house.database.transaction(tenant.workspace_row) as session:
+    with context.database.transaction(tenant.workspace_row) as session:
         connection = session.connection().connection.dbapi_connection
         assert connection is not None
         for statement, parameters in asked:
@@ -122,24 +122,24 @@ _ALL = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
     ids=str,
 )
 def test_a_question_looks_at_little_more_than_it_shows(
-    past: Desk, house: Context, tenant_with_a_past: Tenant, path: str, query: dict[str, str], found: int | None
+    past: Desk, context: Context, tenant_with_a_past: Tenant, path: str, query: dict[str, str], found: int | None
 ) -> None:
-    with _asked(house) as asked:
+    with _asked(context) as asked:
         answer = past.get(path, **query)
         assert answer.status_code == 200
     is_export = path.endswith("export")
     if found is not None:
         assert answer.text.count('"id"') == (found if is_export else min(found, 50))
     # An export that shows all looks at all, a chunk of five hundred at a time.
-    assert _worst(house, tenant_with_a_past, asked) <= _LOOKED_AT_MAX + (1_000 if is_export else 0)
+    assert _worst(context, tenant_with_a_past, asked) <= _LOOKED_AT_MAX + (1_000 if is_export else 0)
 
 
 def test_a_token_for_a_quiet_project_does_not_go_through_the_others(
-    app: Flask, house: Context, tenant_with_a_past: Tenant
+    app: Flask, context: Context, tenant_with_a_past: Tenant
 ) -> None:
     new = NewToken(role=Role.AUDITOR, project_ids=(tenant_with_a_past.project_id,))
-    desk = desk_with(app, house, tenant_with_a_past, new)
+    desk = desk_with(app, context, tenant_with_a_past, new)
 
-    with _asked(house) as asked:
+    with _asked(context) as asked:
         assert len(desk.all_of("/v1/audit")) == 60
-    assert _worst(house, tenant_with_a_past, asked) <= _LOOKED_AT_MAX
+    assert _worst(context, tenant_with_a_past, asked) <= _LOOKED_AT_MAX

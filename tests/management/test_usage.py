@@ -34,10 +34,10 @@ def _refused(desk: Desk, **query: Any) -> set[str]:
     return pointers_of(response)
 
 
-def _note(house: Context, tenant: Tenant, at: str, outcome: str = "stored", events: int = 1, **other: Any) -> None:
+def _note(context: Context, tenant: Tenant, at: str, outcome: str = "stored", events: int = 1, **other: Any) -> None:
     """What the ingest transaction leaves of events of another time."""
     execute(
-        house,
+        context,
         "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,"
         " received_at) VALUES (:project, gen_random_uuid(), :source, :key, :outcome, :events, :bytes, :at)",
         **{"project": tenant.project_row, "source": tenant.source_row, "key": tenant.key_row, "bytes": 10} | other,
@@ -48,10 +48,10 @@ def _note(house: Context, tenant: Tenant, at: str, outcome: str = "stored", even
 
 
 @pytest.fixture(name="second")
-def _second(house: Context, alice: Tenant) -> str:
+def _second(context: Context, alice: Tenant) -> str:
     """A second key of Alice's source, with five events on that day."""
-    row, key_id, _ = issue_key(house, source_of(house, alice))
-    _note(house, alice, f"{_DAY}T10:30:00Z", events=5, key=row)
+    row, key_id, _ = issue_key(context, source_of(context, alice))
+    _note(context, alice, f"{_DAY}T10:30:00Z", events=5, key=row)
     return key_id
 
 
@@ -82,12 +82,12 @@ class TestCounts:
         assert only == counts | {"start": only["start"]}
 
     def test_the_numbers_are_the_same_before_and_after_the_fold(
-        self, desk: Desk, client: FlaskClient, house: Context, alice: Tenant
+        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         for _ in range(3):
             send(client, alice)
         before = _usage(desk, group_by="key")
-        fold_usage(house.database)
+        fold_usage(context.database)
         send(client, alice)
 
         after = _usage(desk, group_by="key")
@@ -101,21 +101,21 @@ class TestCounts:
 
         assert (usage["data"], usage["total"]) == ([], _NOTHING)
 
-    def test_numbers_beyond_64_bits_are_exact(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_numbers_beyond_64_bits_are_exact(self, desk: Desk, context: Context, alice: Tenant) -> None:
         for _ in range(2):
-            _note(house, alice, f"{_DAY}T10:00:00Z", events=9_223_372_036_854_775_807)
+            _note(context, alice, f"{_DAY}T10:00:00Z", events=9_223_372_036_854_775_807)
         try:
             assert _usage(desk, **_THAT_DAY)["total"]["stored"] == 18_446_744_073_709_551_614
         finally:
-            execute(house, "DELETE FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
+            execute(context, "DELETE FROM usage_outbox WHERE project_id = :id", id=alice.project_row)
 
 
 class TestTime:
     def test_hours_and_days_are_utc_and_only_those_in_which_something_happened(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         for at in ("00:00:00Z", "00:59:59.999999Z", "23:30:00Z", "23:30:00-02:00"):
-            _note(house, alice, f"{_DAY}T{at}")
+            _note(context, alice, f"{_DAY}T{at}")
 
         by_hour = _usage(desk, **_THAT_DAY | {"to": "2024-03-02T00:00:00Z"})
         by_day = _usage(desk, interval="day", **_THAT_DAY | {"to": "2024-03-02T00:00:00Z"})
@@ -130,13 +130,13 @@ class TestTime:
             ("2024-03-01T00:00:00Z", 1),
         ]
 
-    def test_from_is_inclusive_and_to_is_not(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_from_is_inclusive_and_to_is_not(self, desk: Desk, context: Context, alice: Tenant) -> None:
         for at in ("09:59:59.999999Z", "10:00:00Z", "10:59:59.999999Z", "11:00:00Z"):
-            _note(house, alice, f"{_DAY}T{at}")
+            _note(context, alice, f"{_DAY}T{at}")
 
         query = {"from": f"{_DAY}T10:00:00Z", "to": f"{_DAY}T11:00:00Z"}
         unfolded = _usage(desk, **query)["total"]["stored"]
-        fold_usage(house.database)
+        fold_usage(context.database)
 
         assert unfolded == _usage(desk, **query)["total"]["stored"] == 2
 
@@ -179,8 +179,8 @@ class TestTime:
     def test_from_must_be_before_to(self, desk: Desk, begin: str) -> None:
         assert _refused(desk, **{"from": begin, "to": "2024-03-01T00:00:00Z"}) == {"/from"}
 
-    def test_the_whole_time_of_the_calendar_can_be_asked_for(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        _note(house, alice, f"{_DAY}T10:00:00Z")
+    def test_the_whole_time_of_the_calendar_can_be_asked_for(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        _note(context, alice, f"{_DAY}T10:00:00Z")
 
         usage = _usage(desk, **{"from": "1970-01-01T00:00:00Z", "to": "9998-12-31T23:59:59Z"})
 
@@ -189,10 +189,10 @@ class TestTime:
 
 class TestGroups:
     def test_keys_sources_and_projects_are_told_apart_and_ordered_by_start_then_id(
-        self, desk: Desk, house: Context, alice: Tenant, second: str
+        self, desk: Desk, context: Context, alice: Tenant, second: str
     ) -> None:
-        _note(house, alice, f"{_DAY}T10:00:00Z", outcome="replayed")
-        _note(house, alice, f"{_DAY}T09:00:00Z")
+        _note(context, alice, f"{_DAY}T10:00:00Z", outcome="replayed")
+        _note(context, alice, f"{_DAY}T09:00:00Z")
 
         by_key = _usage(desk, group_by="key", **_THAT_DAY)["data"]
 
@@ -209,27 +209,27 @@ class TestGroups:
             assert set(grouped[0]) == {*_NOTHING, "start", f"{group_by}_id"}
 
     def test_the_total_is_the_sum_of_what_is_shown(
-        self, desk: Desk, house: Context, alice: Tenant, second: str
+        self, desk: Desk, context: Context, alice: Tenant, second: str
     ) -> None:
-        _note(house, alice, f"{_DAY}T09:00:00Z", outcome="bad_request", events=3, bytes=0)
-        _note(house, alice, f"{_DAY}T10:00:00Z", outcome="bad_request", events=4, bytes=0)
+        _note(context, alice, f"{_DAY}T09:00:00Z", outcome="bad_request", events=3, bytes=0)
+        _note(context, alice, f"{_DAY}T10:00:00Z", outcome="bad_request", events=4, bytes=0)
 
         for group_by in ("key", "source", "project", "none"):
             total = _usage(desk, group_by=group_by, **_THAT_DAY)["total"]
             assert total == _NOTHING | {"stored": 5, "payload_bytes": 10, "rejected": {"bad_request": 7}}
 
-    def test_the_bytes_are_those_of_stored_events(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_the_bytes_are_those_of_stored_events(self, desk: Desk, context: Context, alice: Tenant) -> None:
         for outcome in ("stored", "duplicate", "replayed"):
-            _note(house, alice, f"{_DAY}T09:00:00Z", outcome=outcome, bytes=7)
+            _note(context, alice, f"{_DAY}T09:00:00Z", outcome=outcome, bytes=7)
 
         assert _usage(desk, **_THAT_DAY)["total"]["payload_bytes"] == 7
 
 
 class TestOne:
     def test_a_key_a_source_and_a_project_show_their_own(
-        self, desk: Desk, house: Context, alice: Tenant, second: str
+        self, desk: Desk, context: Context, alice: Tenant, second: str
     ) -> None:
-        _note(house, alice, f"{_DAY}T09:00:00Z")
+        _note(context, alice, f"{_DAY}T09:00:00Z")
 
         shown = {
             path: _usage(desk, path, **_THAT_DAY)
@@ -244,8 +244,8 @@ class TestOne:
         assert [usage["group_by"] for usage in shown.values()] == ["key", "source", "project"]
         assert shown[f"/v1/keys/{second}/usage"]["data"][0]["key_id"] == second
 
-    def test_a_filter_shows_the_same(self, desk: Desk, house: Context, alice: Tenant, second: str) -> None:
-        _note(house, alice, f"{_DAY}T09:00:00Z")
+    def test_a_filter_shows_the_same(self, desk: Desk, context: Context, alice: Tenant, second: str) -> None:
+        _note(context, alice, f"{_DAY}T09:00:00Z")
 
         def stored(**only: str) -> int:
             number = _usage(desk, **_THAT_DAY | only)["total"]["stored"]
@@ -256,8 +256,8 @@ class TestOne:
         assert stored(source_id=alice.source_id) == stored(project_id=alice.project_id) == 6
         assert stored(key_id=second, source_id=alice.source_id, project_id=alice.project_id) == 5
 
-    def test_revoked_and_archived_is_still_shown(self, desk: Desk, house: Context, alice: Tenant) -> None:
-        _note(house, alice, f"{_DAY}T09:00:00Z")
+    def test_revoked_and_archived_is_still_shown(self, desk: Desk, context: Context, alice: Tenant) -> None:
+        _note(context, alice, f"{_DAY}T09:00:00Z")
         desk.post(f"/v1/keys/{alice.key_id}/revoke")
         desk.delete(f"/v1/sources/{alice.source_id}")
         desk.delete(f"/v1/projects/{alice.project_id}")
@@ -273,18 +273,18 @@ class TestOne:
 
 class TestReach:
     @pytest.fixture(name="narrow")
-    def _narrow(self, app: Flask, house: Context, desk: Desk, alice: Tenant) -> Desk:
+    def _narrow(self, app: Flask, context: Context, desk: Desk, alice: Tenant) -> Desk:
         """An auditor of another project of Alice's workspace."""
         other = desk.made("/v1/projects", {"name": "other"})["id"]
-        return desk_with(app, house, alice, NewToken(role=Role.AUDITOR, label="narrow", project_ids=(other,)))
+        return desk_with(app, context, alice, NewToken(role=Role.AUDITOR, label="narrow", project_ids=(other,)))
 
-    def test_a_stranger_sees_nothing_of_it(self, stranger: Desk, house: Context, alice: Tenant) -> None:
-        _note(house, alice, f"{_DAY}T09:00:00Z")
+    def test_a_stranger_sees_nothing_of_it(self, stranger: Desk, context: Context, alice: Tenant) -> None:
+        _note(context, alice, f"{_DAY}T09:00:00Z")
 
         assert _usage(stranger, **_THAT_DAY)["total"] == _NOTHING
 
-    def test_a_token_for_some_projects_sees_those_only(self, narrow: Desk, house: Context, alice: Tenant) -> None:
-        _note(house, alice, f"{_DAY}T09:00:00Z")
+    def test_a_token_for_some_projects_sees_those_only(self, narrow: Desk, context: Context, alice: Tenant) -> None:
+        _note(context, alice, f"{_DAY}T09:00:00Z")
 
         assert _usage(narrow, **_THAT_DAY)["total"] == _NOTHING
         for path in (f"keys/{alice.key_id}", f"sources/{alice.source_id}", f"projects/{alice.project_id}"):
@@ -305,9 +305,9 @@ class TestReach:
 
 
 class TestBounds:
-    def _note_hours(self, house: Context, tenant: Tenant, hours: int) -> None:
+    def _note_hours(self, context: Context, tenant: Tenant, hours: int) -> None:
         execute(
-            house,
+            context,
             "INSERT INTO usage_hours SELECT :project, :key, timestamptz '2020-01-01Z' + n * interval '1 hour',"
             " 'stored', :source, 1, 1 FROM generate_series(1, :hours) AS n",
             project=tenant.project_row,
@@ -317,13 +317,13 @@ class TestBounds:
         )
 
     def test_two_thousand_counts_are_answered_and_one_more_says_how_to_narrow_it(
-        self, desk: Desk, house: Context, alice: Tenant
+        self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         long_ago = {"from": "2020-01-01T00:00:00Z", "to": "2021-01-01T00:00:00Z"}
-        self._note_hours(house, alice, 2_000)
+        self._note_hours(context, alice, 2_000)
         assert len(_usage(desk, **long_ago)["data"]) == 2_000
 
-        _note(house, alice, "2020-12-31T00:00:00Z")
+        _note(context, alice, "2020-12-31T00:00:00Z")
         refused = desk.get("/v1/usage", **long_ago)
 
         assert refused.status_code == 422
@@ -344,9 +344,9 @@ class TestBounds:
 
         assert response.status_code == 422
 
-    def test_reading_writes_nothing(self, desk: Desk, house: Context, alice: Tenant) -> None:
+    def test_reading_writes_nothing(self, desk: Desk, context: Context, alice: Tenant) -> None:
         def trail() -> int:
-            return len(rows(house, "SELECT 1 FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row))
+            return len(rows(context, "SELECT 1 FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row))
 
         before = trail()
         _usage(desk)

@@ -70,11 +70,11 @@ def test_a_change_says_which_state_it_is_meant_for(desk: Desk) -> None:
     assert error_of(desk.patch(PATH, {"name": "y"}, headers={"If-Match": seen}))["code"] == "precondition_failed"
 
 
-def test_a_change_is_written_down_with_what_was_before(desk: Desk, house: Context, alice: Tenant) -> None:
+def test_a_change_is_written_down_with_what_was_before(desk: Desk, context: Context, alice: Tenant) -> None:
     desk.patch(PATH, {"retention_days": 90})
     desk.patch(PATH, {"retention_days": 90})
 
-    (entry,) = rows(house, "SELECT * FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row)
+    (entry,) = rows(context, "SELECT * FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row)
     assert (entry.action, entry.object_id) == ("workspace.update", alice.workspace_id)
     assert (entry.before, entry.after) == ({"retention_days": None}, {"retention_days": 90})
 

@@ -100,10 +100,10 @@ class TestForm:
 
 class TestHowOften:
     def test_the_database_is_asked_once_in_five_seconds_whoever_asks(
-        self, house: Context, monkeypatch: pytest.MonkeyPatch
+        self, context: Context, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, asked = 0.0, 0
-        collector = UpkeepMetrics(house.database, house.settings, clock=lambda: now)
+        collector = UpkeepMetrics(context.database, context.settings, clock=lambda: now)
         transaction = Database.transaction
 
         def counted(*arguments: Any, **named: Any) -> Any:

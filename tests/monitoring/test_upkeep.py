@@ -50,25 +50,25 @@ def _app(server_url: str, migrated: Settings, credentials: Credentials) -> Itera
         close(app.extensions[EXTENSION].database)
 
 
-@pytest.fixture(name="house")
-def _house(app: Flask) -> Context:
+@pytest.fixture(name="context")
+def _context(app: Flask) -> Context:
     """Of an installation in which every task has just run."""
-    house: Context = app.extensions[EXTENSION]
+    context: Context = app.extensions[EXTENSION]
     for task in TASKS:
         ready = replace(task, work=lambda _: Done(rows=3))
         # A turn that several share is free again when PostgreSQL has seen that the connection before is closed.
-        wait_until(lambda ready=ready: run_if_due(ready, _shift(house)))  # type: ignore[misc]
-    return house
+        wait_until(lambda ready=ready: run_if_due(ready, _shift(context)))  # type: ignore[misc]
+    return context
 
 
 @pytest.fixture(name="alice")
-def _alice(house: Context) -> Tenant:
-    return make_tenant(house)
+def _alice(context: Context) -> Tenant:
+    return make_tenant(context)
 
 
 @pytest.fixture(name="owner")
-def _owner(house: Context) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(**conninfo_of(house.settings.admin_database_url), autocommit=True) as connection:
+def _owner(context: Context) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(**conninfo_of(context.settings.admin_database_url), autocommit=True) as connection:
         yield connection
 
 
@@ -76,27 +76,27 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _shift(house: Context) -> Shift:
-    owner = Owner(house.settings.admin_database_url)
-    return Shift(database=house.database, owner=owner, settings=house.settings, now=_now())
+def _shift(context: Context) -> Shift:
+    owner = Owner(context.settings.admin_database_url)
+    return Shift(database=context.database, owner=owner, settings=context.settings, now=_now())
 
 
-def _read(house: Context, *, in_future: timedelta = timedelta()) -> Upkeep:
-    return read_upkeep(house.database, ahead=in_future)
+def _read(context: Context, *, in_future: timedelta = timedelta()) -> Upkeep:
+    return read_upkeep(context.database, ahead=in_future)
 
 
-def _alerts(house: Context, *, in_future: timedelta = timedelta(), **settings: Any) -> set[str]:
-    changed = replace(house.settings, **settings)
-    return {trouble.alert for trouble in troubles_of(_read(house, in_future=in_future), changed)}
+def _alerts(context: Context, *, in_future: timedelta = timedelta(), **settings: Any) -> set[str]:
+    changed = replace(context.settings, **settings)
+    return {trouble.alert for trouble in troubles_of(_read(context, in_future=in_future), changed)}
 
 
 def _partition_of(day: datetime) -> str:
     return f"events_{day:%Y%m%d}"
 
 
-def _insert_event(house: Context, received_at: datetime) -> None:
+def _insert_event(context: Context, received_at: datetime) -> None:
     execute(
-        house,
+        context,
         "INSERT INTO events (project_id, received_at, event_uid, workspace_id, environment_id, source_id,"
         " source_key_id, event_id, event_type, severity, occurred_at, payload)"
         " VALUES (1, :at, gen_random_uuid(), 1, 1, 1, 1, 'e', 't', 'info', :at, '{}')",
@@ -104,10 +104,10 @@ def _insert_event(house: Context, received_at: datetime) -> None:
     )
 
 
-def test_of_an_installation_that_is_well_there_is_nothing_to_tell(house: Context) -> None:
-    read = _read(house)
+def test_of_an_installation_that_is_well_there_is_nothing_to_tell(context: Context) -> None:
+    read = _read(context)
 
-    assert list(troubles_of(read, house.settings)) == []
+    assert list(troubles_of(read, context.settings)) == []
     assert (read.partitions, read.default_partition_rows, read.detached_partitions) == (8, 0, 0)
     assert 7 * _DAY <= timedelta(seconds=read.partitions_ahead_seconds) <= 8 * _DAY
     assert {task.name: (task.runs, task.rows_done, task.is_overdue) for task in read.tasks} == {
@@ -117,121 +117,121 @@ def test_of_an_installation_that_is_well_there_is_nothing_to_tell(house: Context
 
 class TestOutbox:
     def test_it_lags_since_the_oldest_accepted_event_until_that_is_folded(
-        self, app: Flask, house: Context, alice: Tenant
+        self, app: Flask, context: Context, alice: Tenant
     ) -> None:
         send(app.test_client(), alice)
 
-        waiting = _read(house, in_future=timedelta(minutes=10))
+        waiting = _read(context, in_future=timedelta(minutes=10))
         assert waiting.outbox_rows == 1
         assert 600 <= waiting.outbox_lag_seconds < 660
-        assert "LaribaUsageOutboxLags" in _alerts(house, in_future=timedelta(minutes=10))
-        fold_usage(house.database, is_over=lambda: False)
-        assert (_read(house).outbox_rows, _read(house).outbox_lag_seconds) == (0, 0)
+        assert "LaribaUsageOutboxLags" in _alerts(context, in_future=timedelta(minutes=10))
+        fold_usage(context.database, is_over=lambda: False)
+        assert (_read(context).outbox_rows, _read(context).outbox_lag_seconds) == (0, 0)
 
-    def test_a_refusal_that_bears_the_beginning_of_its_hour_is_no_lag(self, house: Context) -> None:
+    def test_a_refusal_that_bears_the_beginning_of_its_hour_is_no_lag(self, context: Context) -> None:
         execute(
-            house,
+            context,
             "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, payload_bytes,"
             " received_at) VALUES (1, gen_random_uuid(), 1, 1, 'source_mismatch', 0, now() - interval '59 minutes')",
         )
 
-        assert (_read(house).outbox_rows, _read(house).outbox_lag_seconds) == (1, 0)
+        assert (_read(context).outbox_rows, _read(context).outbox_lag_seconds) == (1, 0)
 
     def test_counting_has_an_end(
-        self, app: Flask, house: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+        self, app: Flask, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for _ in range(3):
             send(app.test_client(), alice)
         monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
 
-        assert _read(house).outbox_rows == 2
+        assert _read(context).outbox_rows == 2
 
 
-def test_records_past_their_time_are_told_and_only_those(app: Flask, house: Context, alice: Tenant) -> None:
+def test_records_past_their_time_are_told_and_only_those(app: Flask, context: Context, alice: Tenant) -> None:
     send(app.test_client(), alice, idempotency_key="k")
 
-    assert _read(house, in_future=timedelta(hours=23)).expired_rows == 0
-    late = _read(house, in_future=timedelta(hours=26))
+    assert _read(context, in_future=timedelta(hours=23)).expired_rows == 0
+    late = _read(context, in_future=timedelta(hours=26))
     assert late.expired_rows == 1
     assert 7200 <= late.expired_lag_seconds < 7260
-    assert "LaribaExpiredRecordsPileUp" in _alerts(house, in_future=timedelta(hours=26))
+    assert "LaribaExpiredRecordsPileUp" in _alerts(context, in_future=timedelta(hours=26))
 
 
 class TestPartitions:
     @pytest.mark.parametrize("days", [-400, 400], ids=["long ago", "far ahead"])
-    def test_an_event_of_a_day_without_one_is_told(self, house: Context, days: int) -> None:
-        _insert_event(house, _now() + days * _DAY)
+    def test_an_event_of_a_day_without_one_is_told(self, context: Context, days: int) -> None:
+        _insert_event(context, _now() + days * _DAY)
 
-        assert _read(house).default_partition_rows == 1
-        assert _alerts(house) == {"LaribaEventsInDefaultPartition"}
+        assert _read(context).default_partition_rows == 1
+        assert _alerts(context) == {"LaribaEventsInDefaultPartition"}
 
     def test_an_event_of_a_day_in_a_gap_is_told_and_one_of_any_other_day_is_not(
-        self, house: Context, owner: psycopg.Connection[Any]
+        self, context: Context, owner: psycopg.Connection[Any]
     ) -> None:
         owner.execute(f"DROP TABLE {_partition_of(_now() + 5 * _DAY)}")
         for days in (0, 4, 5, 6):
-            _insert_event(house, _now() + days * _DAY)
+            _insert_event(context, _now() + days * _DAY)
 
-        assert _read(house).default_partition_rows == 1
+        assert _read(context).default_partition_rows == 1
 
-    def test_none_at_all_is_a_gap_too(self, house: Context, owner: psycopg.Connection[Any]) -> None:
+    def test_none_at_all_is_a_gap_too(self, context: Context, owner: psycopg.Connection[Any]) -> None:
         for days in range(8):
             owner.execute(f"DROP TABLE {_partition_of(_now() + days * _DAY)}")
-        _insert_event(house, _now())
+        _insert_event(context, _now())
 
-        read = _read(house)
+        read = _read(context)
         assert (read.partitions, read.default_partition_rows, read.partitions_ahead_seconds) == (0, 1, 0)
         assert read.oldest_partition_at is None
 
-    def test_they_run_out_at_the_first_gap(self, house: Context, owner: psycopg.Connection[Any]) -> None:
+    def test_they_run_out_at_the_first_gap(self, context: Context, owner: psycopg.Connection[Any]) -> None:
         owner.execute(f"DROP TABLE {_partition_of(_now() + 2 * _DAY)}")
 
-        assert _DAY <= timedelta(seconds=_read(house).partitions_ahead_seconds) <= 2 * _DAY
-        assert _alerts(house) == {"LaribaPartitionsRunOut"}
+        assert _DAY <= timedelta(seconds=_read(context).partitions_ahead_seconds) <= 2 * _DAY
+        assert _alerts(context) == {"LaribaPartitionsRunOut"}
 
-    def test_one_that_is_older_than_the_policy_is_told_after_two_days(self, house: Context) -> None:
-        assert "LaribaRetentionBehind" not in _alerts(house, in_future=2 * _DAY, retention_days=1)
-        assert "LaribaRetentionBehind" in _alerts(house, in_future=4 * _DAY, retention_days=1)
-        assert "LaribaRetentionBehind" not in _alerts(house, in_future=4 * _DAY, retention_days=None)
+    def test_one_that_is_older_than_the_policy_is_told_after_two_days(self, context: Context) -> None:
+        assert "LaribaRetentionBehind" not in _alerts(context, in_future=2 * _DAY, retention_days=1)
+        assert "LaribaRetentionBehind" in _alerts(context, in_future=4 * _DAY, retention_days=1)
+        assert "LaribaRetentionBehind" not in _alerts(context, in_future=4 * _DAY, retention_days=None)
 
-    def test_a_detached_one_is_told(self, house: Context, owner: psycopg.Connection[Any]) -> None:
+    def test_a_detached_one_is_told(self, context: Context, owner: psycopg.Connection[Any]) -> None:
         owner.execute(f"ALTER TABLE events DETACH PARTITION {_partition_of(_now() + 6 * _DAY)}")
 
-        assert (_read(house).partitions, _read(house).detached_partitions) == (7, 1)
+        assert (_read(context).partitions, _read(context).detached_partitions) == (7, 1)
 
 
 class TestClock:
     @pytest.mark.parametrize("seconds", [-90_000, -61, 61, 34_560_000])
-    def test_a_machine_whose_clock_is_off_is_told(self, house: Context, seconds: int) -> None:
-        read = read_upkeep(house.database, own_clock=lambda: _now() + timedelta(seconds=seconds))
+    def test_a_machine_whose_clock_is_off_is_told(self, context: Context, seconds: int) -> None:
+        read = read_upkeep(context.database, own_clock=lambda: _now() + timedelta(seconds=seconds))
 
         assert abs(read.clock_skew_seconds - seconds) < 1
-        assert [trouble.alert for trouble in troubles_of(read, house.settings)] == ["LaribaClockSkewed"]
+        assert [trouble.alert for trouble in troubles_of(read, context.settings)] == ["LaribaClockSkewed"]
 
-    def test_what_is_read_does_not_depend_on_it(self, house: Context) -> None:
-        read = read_upkeep(house.database, own_clock=lambda: _now() + 400 * _DAY)
+    def test_what_is_read_does_not_depend_on_it(self, context: Context) -> None:
+        read = read_upkeep(context.database, own_clock=lambda: _now() + 400 * _DAY)
 
         assert not any(task.is_overdue for task in read.tasks)
         assert 7 * _DAY <= timedelta(seconds=read.partitions_ahead_seconds) <= 8 * _DAY
 
 
 class TestTasks:
-    def test_one_that_fails_again_and_again_is_told_with_its_error(self, house: Context) -> None:
+    def test_one_that_fails_again_and_again_is_told_with_its_error(self, context: Context) -> None:
         def fail(_: Shift) -> Done:
             raise ValueError("the disk is full")
 
         task = replace(TASKS[0], work=fail)
         for minutes in range(1, 4):
-            shift = replace(_shift(house), now=_now() + timedelta(minutes=minutes))
+            shift = replace(_shift(context), now=_now() + timedelta(minutes=minutes))
             run_if_due(task, shift)
 
-        (told,) = troubles_of(_read(house), house.settings)
+        (told,) = troubles_of(_read(context), context.settings)
         assert told.alert == "LaribaTaskFailing"
         assert told.message == "canary failed 3 times in a row: ValueError: the disk is full"
 
-    def test_one_is_overdue_after_three_intervals_and_five_minutes_at_least(self, house: Context) -> None:
+    def test_one_is_overdue_after_three_intervals_and_five_minutes_at_least(self, context: Context) -> None:
         def overdue(**future: int) -> set[str]:
-            return {task.name for task in _read(house, in_future=timedelta(**future)).tasks if task.is_overdue}
+            return {task.name for task in _read(context, in_future=timedelta(**future)).tasks if task.is_overdue}
 
         all_tasks = {task.name for task in TASKS}
         hourly = {task.name for task in TASKS if task.every >= timedelta(hours=1)}
@@ -240,35 +240,37 @@ class TestTasks:
         assert not {"make_event_partitions"} & overdue(hours=2, minutes=59)
         assert "make_event_partitions" in overdue(hours=3, minutes=1)
 
-    def test_one_that_never_ran_is_overdue(self, house: Context) -> None:
-        execute(house, "UPDATE maintenance_tasks SET succeeded_at = NULL WHERE name = 'canary'")
+    def test_one_that_never_ran_is_overdue(self, context: Context) -> None:
+        execute(context, "UPDATE maintenance_tasks SET succeeded_at = NULL WHERE name = 'canary'")
 
-        (told,) = troubles_of(_read(house), house.settings)
+        (told,) = troubles_of(_read(context), context.settings)
         assert told.message == "canary has not succeeded ever"
 
 
-def test_what_is_read_is_of_all_workspaces(app: Flask, house: Context) -> None:
-    for tenant in (make_tenant(house), make_tenant(house)):
+def test_what_is_read_is_of_all_workspaces(app: Flask, context: Context) -> None:
+    for tenant in (make_tenant(context), make_tenant(context)):
         send(app.test_client(), tenant, event_for(tenant))
 
-    assert _read(house).outbox_rows == 2
+    assert _read(context).outbox_rows == 2
 
 
 class TestStatus:
-    def test_of_an_installation_that_is_well_it_shows_tables_and_ends_well(self, app: Flask, house: Context) -> None:
+    def test_of_an_installation_that_is_well_it_shows_tables_and_ends_well(self, app: Flask, context: Context) -> None:
         result = _status(app)
 
         assert (result.exit_code, result.stderr) == (0, "")
         assert "usage outbox       0 rows" in result.stdout
         lines = [line.split() for line in result.stdout.splitlines()]
         assert {line[0] for line in lines if line} >= {task.name for task in TASKS}
-        assert f"wanted: {house.settings.partitions_ahead_days}" in result.stdout
+        assert f"wanted: {context.settings.partitions_ahead_days}" in result.stdout
 
     def test_each_trouble_is_named_and_the_end_is_not_well(
-        self, app: Flask, house: Context, owner: psycopg.Connection[Any]
+        self, app: Flask, context: Context, owner: psycopg.Connection[Any]
     ) -> None:
-        _insert_event(house, _now() - 400 * _DAY)
-        execute(house, "UPDATE maintenance_tasks SET failures_in_a_row = 3, error = 'disk full' WHERE name = 'canary'")
+        _insert_event(context, _now() - 400 * _DAY)
+        execute(
+            context, "UPDATE maintenance_tasks SET failures_in_a_row = 3, error = 'disk full' WHERE name = 'canary'"
+        )
 
         result = _status(app)
 
@@ -278,8 +280,8 @@ class TestStatus:
             "LaribaEventsInDefaultPartition: events of days without a partition are in events_default",
         ]
 
-    def test_a_script_gets_one_json_object(self, app: Flask, house: Context) -> None:
-        _insert_event(house, _now() - 400 * _DAY)
+    def test_a_script_gets_one_json_object(self, app: Flask, context: Context) -> None:
+        _insert_event(context, _now() - 400 * _DAY)
 
         result = _status(app, "--json")
 
@@ -291,9 +293,9 @@ class TestStatus:
 
     @pytest.mark.parametrize("options", [(), ("--json",)])
     def test_a_database_that_is_away_is_one_line(
-        self, house: Context, credentials: Credentials, options: tuple[str, ...]
+        self, context: Context, credentials: Credentials, options: tuple[str, ...]
     ) -> None:
-        away = replace(house.settings, database_url="postgresql://lariba@127.0.0.1:1/lariba")
+        away = replace(context.settings, database_url="postgresql://lariba@127.0.0.1:1/lariba")
 
         result = _status(create_app(away, credentials=credentials), *options)
 
@@ -302,9 +304,9 @@ class TestStatus:
         assert "LaribaDatabaseAway" in line
 
     def test_what_processes_of_this_machine_count_is_shown_if_they_share_a_folder(
-        self, house: Context, credentials: Credentials, checkout: Path, tmp_path: Path
+        self, context: Context, credentials: Credentials, checkout: Path, tmp_path: Path
     ) -> None:
-        shared = replace(house.settings, metrics_dir=str(tmp_path / "metrics"))
+        shared = replace(context.settings, metrics_dir=str(tmp_path / "metrics"))
         app = create_app(shared, credentials=credentials)
         assert "lariba_requests_total" not in _status(app).stdout
 

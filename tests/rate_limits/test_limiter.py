@@ -549,23 +549,23 @@ def _outages(server: EmbeddedRedis) -> dict[str, tuple[Callable[[], None], Calla
 
 
 class TestBackground:
-    def test_a_limit_in_the_database_reaches_a_process_that_is_running(self, house: Context, alice: Tenant) -> None:
+    def test_a_limit_in_the_database_reaches_a_process_that_is_running(self, context: Context, alice: Tenant) -> None:
         identity = Identity(alice.key_id, alice.key_row, alice.workspace_row)
-        limiter = RateLimiter(Rates(None, None), read_overrides=lambda: read_overrides(house.database))
+        limiter = RateLimiter(Rates(None, None), read_overrides=lambda: read_overrides(context.database))
         assert limiter.admit(identity).headers == {}
 
-        execute(house, "UPDATE source_keys SET events_per_second = 7 WHERE id = :id", id=alice.key_row)
-        execute(house, "UPDATE workspaces SET events_per_second = 9 WHERE id = :id", id=alice.workspace_row)
+        execute(context, "UPDATE source_keys SET events_per_second = 7 WHERE id = :id", id=alice.key_row)
+        execute(context, "UPDATE workspaces SET events_per_second = 9 WHERE id = :id", id=alice.workspace_row)
 
         both = '"key";q=7;w=1, "workspace";q=9;w=1'
         wait_until(lambda: limiter.admit(identity, 0).headers.get("RateLimit-Policy") == both)
 
-    def test_so_does_a_workspaces_limit_for_its_keys(self, house: Context, alice: Tenant) -> None:
+    def test_so_does_a_workspaces_limit_for_its_keys(self, context: Context, alice: Tenant) -> None:
         identity = Identity(alice.key_id, alice.key_row, alice.workspace_row)
-        limiter = RateLimiter(Rates(None, None), read_overrides=lambda: read_overrides(house.database))
+        limiter = RateLimiter(Rates(None, None), read_overrides=lambda: read_overrides(context.database))
         assert limiter.admit(identity).headers == {}
 
-        execute(house, "UPDATE workspaces SET key_events_per_second = 6 WHERE id = :id", id=alice.workspace_row)
+        execute(context, "UPDATE workspaces SET key_events_per_second = 6 WHERE id = :id", id=alice.workspace_row)
 
         headers = wait_until(lambda: limiter.admit(identity, 0).headers)
         assert headers["RateLimit-Policy"] == '"key";q=6;w=1'

@@ -16,20 +16,20 @@ from tests.support.people import Tenant, execute, make_tenant, rows
 class Installation:
     """A database with its owner and its app's role, as a worker sees it."""
 
-    house: Context
+    context: Context
     owner: Owner
 
     @property
     def database(self) -> Database:
-        return self.house.database
+        return self.context.database
 
     @property
     def settings(self) -> Settings:
-        return self.house.settings
+        return self.context.settings
 
     def tenant(self) -> Tenant:
         """A new workspace with one of everything."""
-        return make_tenant(self.house)
+        return make_tenant(self.context)
 
     def shift(self, now: datetime) -> Shift:
         return Shift(database=self.database, owner=self.owner, settings=self.settings, now=now)
@@ -47,12 +47,12 @@ class Installation:
         return sorted(datetime.strptime(name, "events_%Y%m%d").replace(tzinfo=UTC).date() for name in found)
 
     def make_days(self, first: date, days: int) -> None:
-        execute(self.house, "SELECT make_event_partitions(:first, :days)", first=first, days=days)
+        execute(self.context, "SELECT make_event_partitions(:first, :days)", first=first, days=days)
 
     def store(self, tenant: Tenant, at: datetime, count: int = 1, payload: str = "{}") -> None:
         """Events of a tenant that were received at one moment."""
         execute(
-            self.house,
+            self.context,
             "INSERT INTO events (project_id, received_at, event_uid, workspace_id, environment_id, source_id,"
             " source_key_id, event_id, event_type, severity, occurred_at, payload)"
             " SELECT :project, :at, gen_random_uuid(), :workspace, (SELECT id FROM environments WHERE project_id ="
@@ -71,7 +71,7 @@ class Installation:
         """How many events `events` shows of that day."""
         begin = noon(day) - timedelta(hours=12)
         (row,) = rows(
-            self.house,
+            self.context,
             "SELECT count(*) AS events FROM events WHERE received_at >= :begin AND received_at < :end",
             begin=begin,
             end=begin + timedelta(days=1),

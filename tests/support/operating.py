@@ -81,15 +81,15 @@ def desk_of(app: Flask, tenant: Tenant) -> Desk:
     return Desk(app.test_client(), tenant.token)
 
 
-def colleague_of(app: Flask, house: Context, tenant: Tenant) -> Desk:
+def colleague_of(app: Flask, context: Context, tenant: Tenant) -> Desk:
     """Another operator of the same workspace."""
-    return desk_with(app, house, tenant, NewToken(role=Role.OWNER, label="colleague"))
+    return desk_with(app, context, tenant, NewToken(role=Role.OWNER, label="colleague"))
 
 
-def desk_with(app: Flask, house: Context, tenant: Tenant, new: NewToken) -> Desk:
+def desk_with(app: Flask, context: Context, tenant: Tenant, new: NewToken) -> Desk:
     """An operator of the same workspace with a token of its own."""
-    operator = authenticate(f"Bearer {tenant.token}", house.credentials, house.database)
-    issued = issue_token(house.database, house.credentials, operator, new)
+    operator = authenticate(f"Bearer {tenant.token}", context.credentials, context.database)
+    issued = issue_token(context.database, context.credentials, operator, new)
     return Desk(app.test_client(), issued.token)
 
 

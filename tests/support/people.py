@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from app.context import Context
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from app.identifiers import new_public_id, random_text
 from app.models import Environment, ManagementToken, Project, Source, SourceKey, Workspace
 
@@ -34,10 +34,10 @@ class Tenant:
         return {"Authorization": f"Bearer {self.token}"}
 
 
-def make_tenant(house: Context) -> Tenant:
+def make_tenant(context: Context) -> Tenant:
     """A new workspace, written straight into the tables."""
-    token_key_id, token, token_hash = house.credentials.mint("mt")
-    with house.database.transaction(EVERYWHERE) as session:
+    token_key_id, token, token_hash = context.credentials.mint("mt")
+    with context.database.transaction(TenantScope.ALL) as session:
 
         def add(row: Any) -> Any:
             session.add(row)
@@ -59,7 +59,7 @@ def make_tenant(house: Context) -> Tenant:
                 secret_hash=token_hash,
             )
         )
-    key_row, key_id, key = issue_key(house, source)
+    key_row, key_id, key = issue_key(context, source)
     return Tenant(
         workspace_row=workspace.id,
         workspace_id=workspace.public_id,
@@ -76,10 +76,10 @@ def make_tenant(house: Context) -> Tenant:
     )
 
 
-def issue_key(house: Context, source: Source, *, expires_at: datetime | None = None) -> tuple[int, str, str]:
+def issue_key(context: Context, source: Source, *, expires_at: datetime | None = None) -> tuple[int, str, str]:
     """A further key of `source`: (row, public id, plain text)."""
-    key_id, key, key_hash = house.credentials.mint("sk")
-    with house.database.transaction(EVERYWHERE) as session:
+    key_id, key, key_hash = context.credentials.mint("sk")
+    with context.database.transaction(TenantScope.ALL) as session:
         row = SourceKey(
             public_id=f"key_{key_id}",
             workspace_id=source.workspace_id,
@@ -93,33 +93,33 @@ def issue_key(house: Context, source: Source, *, expires_at: datetime | None = N
     return row.id, row.public_id, key
 
 
-def source_of(house: Context, tenant: Tenant) -> Source:
-    with house.database.transaction(EVERYWHERE) as session:
+def source_of(context: Context, tenant: Tenant) -> Source:
+    with context.database.transaction(TenantScope.ALL) as session:
         return session.scalars(Source.within(tenant.workspace_row).where(Source.id == tenant.source_row)).one()
 
 
-def limit_key(house: Context, tenant: Tenant, events_per_second: int) -> None:
+def limit_key(context: Context, tenant: Tenant, events_per_second: int) -> None:
     """As its operators may; this process knows of it at once."""
     statement = "UPDATE source_keys SET events_per_second = :limit WHERE id = :id"
-    execute(house, statement, limit=events_per_second, id=tenant.key_row)
-    house.rate_limiter.learn_overrides()
+    execute(context, statement, limit=events_per_second, id=tenant.key_row)
+    context.rate_limiter.learn_overrides()
 
 
-def execute(house: Context, statement: str, **parameters: object) -> None:
+def execute(context: Context, statement: str, **parameters: object) -> None:
     """Change the database behind the product's back."""
-    with house.database.transaction(EVERYWHERE) as session:
+    with context.database.transaction(TenantScope.ALL) as session:
         session.execute(text(statement), parameters)
 
 
-def rows(house: Context, statement: str, **parameters: object) -> list[Row[Any]]:
-    with house.database.transaction(EVERYWHERE) as session:
+def rows(context: Context, statement: str, **parameters: object) -> list[Row[Any]]:
+    with context.database.transaction(TenantScope.ALL) as session:
         return list(session.execute(text(statement), parameters).all())
 
 
-def events_of(house: Context, tenant: Tenant) -> list[Row[Any]]:
+def events_of(context: Context, tenant: Tenant) -> list[Row[Any]]:
     """What is stored for the tenant's source, oldest first."""
     return rows(
-        house,
+        context,
         "SELECT event_id, event_uid, event_type, severity, occurred_at, received_at, workspace_id, source_key_id,"
         " payload::text AS payload_text FROM events WHERE project_id = :project AND source_id = :source"
         " ORDER BY received_at, event_uid",

@@ -49,7 +49,7 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 
 def test_no_credential_reaches_the_log_however_a_request_goes_wrong(
-    client: FlaskClient, house: Context, alice: Tenant, capsys: pytest.CaptureFixture[str]
+    client: FlaskClient, context: Context, alice: Tenant, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("DEBUG")
     send(client, alice)
@@ -57,7 +57,7 @@ def test_no_credential_reaches_the_log_however_a_request_goes_wrong(
     send(client, alice, f'{{"{alice.key}": 1}}')
     send(client, alice, key=alice.token)
     send(client, alice, key=alice.key + "x")
-    execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
+    execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
     send(client, alice)
     logging.getLogger("library").error("failed for %s and %s", alice.key, {"token": alice.token})
     structlog.get_logger().error("x", deep={"list": [alice.key]}, url="postgresql://u:pass-word@host/db")
@@ -75,11 +75,11 @@ def test_no_credential_reaches_the_log_however_a_request_goes_wrong(
 
 
 def test_a_key_in_the_query_reaches_the_log_on_no_way(
-    client: FlaskClient, house: Context, alice: Tenant, charlie: Tenant, capsys: pytest.CaptureFixture[str]
+    client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("DEBUG")
     page = {"Origin": "https://shop.example", "Content-Type": "text/plain"}
-    limit(house, alice, allowed_event_types=["payment.*"], allowed_origins=[page["Origin"]])
+    limit(context, alice, allowed_event_types=["payment.*"], allowed_origins=[page["Origin"]])
     for key in (alice.key, charlie.key, alice.token, f"{alice.key}x"):
         for path in (PATH, f"{PATH}/batch", f"{PATH}/nothing", "/v1/projects"):
             for query in ("", "&kye=1"):
@@ -97,7 +97,7 @@ def test_a_key_in_the_query_reaches_the_log_on_no_way(
 
 @pytest.mark.parametrize("way", ["by Flask", "by the door"])
 def test_a_credential_sent_as_the_request_id_stands_nowhere(
-    client: FlaskClient, house: Context, alice: Tenant, capsys: pytest.CaptureFixture[str], door: Door, way: str
+    client: FlaskClient, context: Context, alice: Tenant, capsys: pytest.CaptureFixture[str], door: Door, way: str
 ) -> None:
     logs.configure("INFO")
     door.is_open = way == "by the door"
@@ -115,7 +115,7 @@ def test_a_credential_sent_as_the_request_id_stands_nowhere(
         return written.count('"event_accepted"') == len(carriers)
 
     wait_until(is_written)
-    trail = rows(house, "SELECT request_id FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row)
+    trail = rows(context, "SELECT request_id FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row)
 
     assert {each.status_code for each in answers} == {201}
     for answer in answers:
@@ -199,7 +199,7 @@ def test_a_crash_is_logged_with_its_cause_and_answered_without_it(
 
 def test_a_statement_that_fails_is_logged_without_its_parameters(
     client: FlaskClient,
-    house: Context,
+    context: Context,
     alice: Tenant,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -229,13 +229,13 @@ def test_a_path_of_any_length_is_logged_short_and_at_once(
     assert len(str(line["path"])) == 500
 
 
-def test_a_credential_in_the_answer_that_issues_it_stands_in_no_repr(house: Context, alice: Tenant) -> None:
+def test_a_credential_in_the_answer_that_issues_it_stands_in_no_repr(context: Context, alice: Tenant) -> None:
     """A crash on the way out would write it into a traceback."""
-    operator = authenticate(f"Bearer {alice.token}", house.credentials, house.database)
+    operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
     new = NewSource(name="ERP", type=SourceType.ERP)
 
-    source = create_source(house.database, house.credentials, operator, alice.environment_id, new, NewKey())
-    token = issue_token(house.database, house.credentials, operator, NewToken(role=Role.AUDITOR))
+    source = create_source(context.database, context.credentials, operator, alice.environment_id, new, NewKey())
+    token = issue_token(context.database, context.credentials, operator, NewToken(role=Role.AUDITOR))
 
     assert source.key is not None
     assert source.key.key.startswith("lrb_sk_")

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from app.config import Settings
 from app.context import Context
-from app.database.engine import NOWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import StorageUnavailable
 from app.telemetry import metrics
 from tests.support.counting import count_of, counts_of_this_process, growing, requests_in, sum_of
@@ -105,9 +105,9 @@ def test_the_second_event_of_a_key_takes_the_door_and_is_counted_once(client: Fl
     assert count_of(growth, "lariba_key_lookups_total", found="memory") == 20
 
 
-def test_a_key_is_proven_once_and_then_recognised(client: FlaskClient, house: Context, alice: Tenant) -> None:
+def test_a_key_is_proven_once_and_then_recognised(client: FlaskClient, context: Context, alice: Tenant) -> None:
     with growing() as issued:
-        _, _, key = issue_key(house, source_of(house, alice))
+        _, _, key = issue_key(context, source_of(context, alice))
     with growing() as first:
         send(client, alice, key=key)
     with growing() as second:
@@ -153,7 +153,7 @@ def test_the_pool_says_how_many_of_its_connections_are_in_use_and_how_many_there
         return count_of(counts, in_use, program="a test"), count_of(counts, most, program="a test")
 
     assert gauges() == (0, 0)
-    with database.transaction(NOWHERE):
+    with database.transaction(TenantScope.NONE):
         assert gauges() == (1, 3)
         lost = database.engine.raw_connection()
         assert gauges() == (2, 3)
@@ -167,10 +167,10 @@ def test_a_transaction_that_gets_no_connection_is_counted(settings: Settings) ->
     database = Database(settings.database_url, pool_size=1, application_name="another test")
 
     def use_it() -> None:
-        with database.transaction(NOWHERE):
+        with database.transaction(TenantScope.NONE):
             pass
 
-    with growing() as growth, database.transaction(NOWHERE), pytest.raises(StorageUnavailable):
+    with growing() as growth, database.transaction(TenantScope.NONE), pytest.raises(StorageUnavailable):
         use_it()
 
     assert count_of(growth, "lariba_pool_timeouts_total", program="another test") == 1

@@ -37,44 +37,44 @@ _MANAGEMENT: dict[str, tuple[str, str, Any, dict[str, str], set[int]]] = {
 
 @pytest.mark.parametrize("request_name", _MANAGEMENT)
 def test_a_management_request_that_loses_its_backend_is_503_and_its_repeat_works(
-    app: Flask, house: Context, settings: Settings, request_name: str
+    app: Flask, context: Context, settings: Settings, request_name: str
 ) -> None:
     method, path, body, headers, right = _MANAGEMENT[request_name]
-    tenant = make_tenant(house)
+    tenant = make_tenant(context)
     desk = desk_of(app, tenant)
     path = path.format(source=tenant.source_id, project=tenant.project_id, key=tenant.key_id)
 
     def call() -> TestResponse:
         return desk.call(method, path, body, headers=headers)
 
-    _lose_at_every_moment(house, settings, call, lambda: _warm_up(desk), right)
+    _lose_at_every_moment(context, settings, call, lambda: _warm_up(desk), right)
 
 
 @pytest.mark.parametrize("refused", ["not json", "revoked", "unknown key"])
 def test_a_refused_event_that_loses_its_backend_is_503(
-    app: Flask, house: Context, settings: Settings, refused: str
+    app: Flask, context: Context, settings: Settings, refused: str
 ) -> None:
-    tenant = make_tenant(house)
+    tenant = make_tenant(context)
     if refused == "revoked":
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=tenant.key_row)
-    key = house.credentials.mint("sk")[1] if refused == "unknown key" else tenant.key
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=tenant.key_row)
+    key = context.credentials.mint("sk")[1] if refused == "unknown key" else tenant.key
 
     def call() -> TestResponse:
         return send(app.test_client(), tenant, "not json", key=key)
 
-    _lose_at_every_moment(house, settings, call, lambda: None, {400, 401})
+    _lose_at_every_moment(context, settings, call, lambda: None, {400, 401})
 
 
 @pytest.mark.parametrize("kind", ["accepted", "repeated", "reused", "rejected", "atomic", "revoked", "unreadable"])
 def test_a_batch_that_loses_its_backend_is_503_or_what_it_would_be(
-    app: Flask, house: Context, settings: Settings, kind: str
+    app: Flask, context: Context, settings: Settings, kind: str
 ) -> None:
-    tenant = make_tenant(house)
+    tenant = make_tenant(context)
     client = app.test_client()
     events: Any = [event_for(tenant, event_id="first"), event_for(tenant, source_id="src_other")]
     send_batch(client, tenant, [event_for(tenant)], "k")
     if kind == "revoked":
-        execute(house, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=tenant.key_row)
+        execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=tenant.key_row)
     query = "?atomic=true" if kind == "atomic" else ""
     key = {"repeated": "other", "reused": "k"}.get(kind)
     sent = b"not json" if kind == "unreadable" else events
@@ -83,11 +83,11 @@ def test_a_batch_that_loses_its_backend_is_503_or_what_it_would_be(
         return send_batch(client, tenant, sent, key, query)
 
     # Of an unanswered commit the server itself finds out what became of it.
-    _lose_at_every_moment(house, settings, call, lambda: None, {200, 400, 401, 422}, may_recover=True)
+    _lose_at_every_moment(context, settings, call, lambda: None, {200, 400, 401, 422}, may_recover=True)
 
 
 def _lose_at_every_moment(
-    house: Context,
+    context: Context,
     settings: Settings,
     call: Callable[[], TestResponse],
     warm_up: Callable[[], object],
@@ -98,7 +98,7 @@ def _lose_at_every_moment(
     at = 0
     while True:
         warm_up()
-        with losing_backend(house.database.engine, settings.database_url, at) as loss:
+        with losing_backend(context.database.engine, settings.database_url, at) as loss:
             lost = call()
         if not loss.has_happened:
             assert lost.status_code in right, (at, lost.text)

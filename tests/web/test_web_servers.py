@@ -14,7 +14,7 @@ import pytest
 from app.config import Settings
 from app.context import Context
 from app.database.advisory_locks import exclude_workspace
-from app.database.engine import EVERYWHERE
+from app.database.engine import TenantScope
 from tests.support.live import LiveServer, free_port, gunicorn_server, live_server
 from tests.support.people import Tenant, events_of, rows
 from tests.support.sending import PATH, event_for
@@ -27,14 +27,14 @@ _WAITING = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND NOT granted"
 
 
 def test_events_that_wait_for_their_commit_keep_no_thread_of_granian(
-    settings: Settings, checkout: Path, house: Context, alice: Tenant
+    settings: Settings, checkout: Path, context: Context, alice: Tenant
 ) -> None:
     with live_server(settings, checkout) as server, ThreadPoolExecutor(20) as senders:
         assert _send(server, alice) == 201
-        with house.database.transaction(EVERYWHERE) as session:
+        with context.database.transaction(TenantScope.ALL) as session:
             exclude_workspace(session, alice.workspace_row)
             answers = [senders.submit(_send, server, alice) for _ in range(20)]
-            wait_until(lambda: rows(house, _WAITING))
+            wait_until(lambda: rows(context, _WAITING))
             assert server.request("GET", "/healthz").status == 200
             assert not any(answer.done() for answer in answers)
 
@@ -77,13 +77,13 @@ def test_granian_that_is_stopped_while_its_workers_start_waits_for_none_of_them(
 
 @pytest.mark.slow
 def test_gunicorn_with_a_preloaded_application_stores_and_replays(
-    settings: Settings, checkout: Path, house: Context, alice: Tenant
+    settings: Settings, checkout: Path, context: Context, alice: Tenant
 ) -> None:
     with gunicorn_server(settings, checkout) as server, ThreadPoolExecutor(16) as senders:
         statuses = list(senders.map(lambda n: _send(server, alice, f"e{n % 100}"), range(200)))
 
     assert set(statuses) <= {200, 201}
-    assert len(events_of(house, alice)) == 100
+    assert len(events_of(context, alice)) == 100
 
 
 def _send(server: LiveServer, tenant: Tenant, event_id: str | None = None) -> int:

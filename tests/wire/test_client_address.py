@@ -139,20 +139,20 @@ class TestInTheHouse:
             close(app.extensions[EXTENSION].database)
 
     def test_networks_and_usage_see_the_client_and_not_the_proxy(
-        self, client: FlaskClient, house: Context, alice: Tenant
+        self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         statement = "UPDATE source_keys SET allowed_networks = CAST(:networks AS text[]) WHERE id = :id"
         statuses = []
         for networks in (["203.0.113.0/24"], ["127.0.0.0/8"], ["10.0.0.0/8"]):
-            execute(house, statement, networks=networks, id=alice.key_row)
+            execute(context, statement, networks=networks, id=alice.key_row)
             statuses.append(send(client, alice).status_code)
 
         assert statuses == [201, 403, 403]
-        used = rows(house, "SELECT addresses FROM usage_outbox WHERE source_id = :id", id=alice.source_row)
+        used = rows(context, "SELECT addresses FROM usage_outbox WHERE source_id = :id", id=alice.source_row)
         assert [row.addresses for row in used] == [["203.0.113.7"]]
 
     def test_the_trail_and_the_log_see_it_too(
-        self, client: FlaskClient, house: Context, alice: Tenant, capsys: pytest.CaptureFixture[str]
+        self, client: FlaskClient, context: Context, alice: Tenant, capsys: pytest.CaptureFixture[str]
     ) -> None:
         logs.configure("INFO")
         made = client.post("/v1/projects", json={"name": "x"}, headers=alice.bearer).json
@@ -168,6 +168,6 @@ class TestInTheHouse:
 
         wait_until(is_all_logged)
 
-        (entry,) = rows(house, "SELECT address FROM audit_entries WHERE object_id = :id", id=made["id"])
+        (entry,) = rows(context, "SELECT address FROM audit_entries WHERE object_id = :id", id=made["id"])
         assert entry.address == "203.0.113.7"
         assert [json.loads(line)["remote_address"] for line in logged] == ["203.0.113.7"] * 3

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from app.credentials.verification import Identity
-from app.database.engine import NOWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import (
     BatchRejected,
     IdempotencyInProgress,
@@ -191,7 +191,10 @@ def _named(error: Exception, database: Database) -> Exception:
     """What the caller is told: a claim that another transaction holds is one thing, a table that is locked another."""
     if not isinstance(error, IdempotencyInProgress):
         return error
-    with suppress(StorageUnavailable), database.transaction(NOWHERE, deadline_seconds=_LOOK_SECONDS) as session:
+    with (
+        suppress(StorageUnavailable),
+        database.transaction(TenantScope.NONE, deadline_seconds=_LOOK_SECONDS) as session,
+    ):
         if not is_table_locked(executing(session)):
             return error
     return StorageUnavailable()

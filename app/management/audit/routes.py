@@ -10,7 +10,7 @@ import structlog
 from flask import Response
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
-from app.context import context
+from app.context import current_context
 from app.management.audit import domain as trail
 from app.management.audit.domain import EntryFacts, EntryFilter
 from app.management.common.blueprint import ManagementBlueprint
@@ -100,14 +100,14 @@ class AuditEntrySchema(AnswerSchema):
 @blueprint.response(200, page_schema("AuditEntryPage", AuditEntrySchema))
 def list_audit_entries(operator: Operator, page: PageRequest, only: EntryFilter) -> Page[EntryFacts]:
     """List the audit trail, newest first."""
-    return trail.list_entries(context().management.database, operator, only, page)
+    return trail.list_entries(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/audit/<entry_id>", role=Role.AUDITOR)
 @blueprint.response(200, AuditEntrySchema)
 def read_audit_entry(operator: Operator, entry_id: str) -> EntryFacts:
     """Read an entry of the audit trail."""
-    return trail.read_entry(context().management.database, operator, entry_id)
+    return trail.read_entry(current_context().management.database, operator, entry_id)
 
 
 @blueprint.operation("GET", "/v1/audit/export", role=Role.AUDITOR)
@@ -124,7 +124,7 @@ def export_audit_entries(operator: Operator, only: EntryFilter) -> Response:
 
     The last line is `{"complete": true, "entries": 123}`. An export that ends otherwise has broken off: begin again.
     """
-    chunks = trail.export_entries(context().management.database, operator, only)
+    chunks = trail.export_entries(current_context().management.database, operator, only)
     # The first chunk is read before the answer begins, so that what goes wrong there is still told by a status.
     first = next(chunks, ())
     response = Response(_lines(first, chunks), mimetype=NDJSON)

@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from app.credentials.verification import Credential, Credentials, Identity, Known, Proof
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import InvalidManagementToken
 from app.management.common.operators import Operator, Role
 
@@ -78,7 +78,7 @@ def _prove(credential: Credential, credentials: Credentials, database: Database)
     """Whose token it is; None if it was never issued."""
 
     def look_up(_key_id: str) -> Known | None:
-        with database.transaction(EVERYWHERE, deadline_seconds=_DEADLINE_SECONDS) as session:
+        with database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
             row = session.execute(_LOOK_UP, {"public_id": _public_id_of(credential)}).one_or_none()
         return Known(row.secret_hash, Identity(_public_id_of(credential), row.id, row.workspace_id)) if row else None
 

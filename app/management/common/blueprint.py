@@ -11,7 +11,7 @@ from flask import Response, g, request
 from flask_smorest import Blueprint
 from marshmallow import Schema
 
-from app.context import context, urgent_database
+from app.context import current_context, urgent_database
 from app.credentials.verification import Identity
 from app.database.engine import Database
 from app.errors import (
@@ -149,17 +149,17 @@ def _guarded(view: View, operation: Operation, views: dict[str, tuple[View, str]
 
 
 def _operator(operation: Operation) -> Operator:
-    house = context()
+    context = current_context()
 
     def admit(identity: Identity) -> Database | None:
         g.body_owner = identity.workspace_id
-        g.allowance = house.management.rate_limiter.admit(identity, is_urgent=operation.is_urgent)
+        g.allowance = context.management.rate_limiter.admit(identity, is_urgent=operation.is_urgent)
         return urgent_database(identity.public_id) if operation.is_urgent else None
 
     return authenticate(
         request.headers.get("Authorization"),
-        house.credentials,
-        house.management.database,
+        context.credentials,
+        context.management.database,
         admit=admit,
         request_id=request_id(),
         address=remote_address() or None,
@@ -172,7 +172,7 @@ def _idempotent_request() -> IdempotentRequest:
     return IdempotentRequest(
         key=key or "",
         fingerprint=hashlib.sha256(told_apart).digest(),
-        ttl_seconds=context().settings.idempotency_ttl_seconds,
+        ttl_seconds=current_context().settings.idempotency_ttl_seconds,
     )
 
 

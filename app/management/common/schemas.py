@@ -7,7 +7,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from app.context import context
+from app.context import current_context
 from app.database.clock import read_clocks
 from app.management.common import names
 from app.management.common.lifetimes import DAYS_MAX
@@ -110,7 +110,7 @@ class Expiry(StatedMoment):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         utc = super()._deserialize(value, attr, data, **kwargs)
-        if not read_clocks(context().database).database < utc < _LATEST:
+        if not read_clocks(current_context().database).database < utc < _LATEST:
             raise ValidationError("Must be in the future, and before the year 9999.")
         return utc
 
@@ -197,7 +197,7 @@ class PageQuerySchema(InputSchema):
 
     @post_load
     def _page_request(self, data: dict[str, Any], **_: Any) -> PageRequest:
-        return PageRequest(data["limit"], data.get("cursor"), context().settings.secret_key)
+        return PageRequest(data["limit"], data.get("cursor"), current_context().settings.secret_key)
 
 
 def flag_field(description: str) -> fields.Boolean:

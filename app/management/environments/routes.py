@@ -5,7 +5,7 @@ from typing import Any
 from flask import Response
 from marshmallow import fields, post_load
 
-from app.context import context
+from app.context import current_context
 from app.errors import Conflict, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.openapi import CREATED, SHOWN
@@ -71,7 +71,7 @@ class EnvironmentSchema(ObjectSchema):
 @blueprint.response(201, EnvironmentSchema, headers=CREATED)
 def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentFacts, Headers]:
     """Create an environment in a project."""
-    environment = environments.create_environment(context().management.database, operator, project_id, new)
+    environment = environments.create_environment(current_context().management.database, operator, project_id, new)
     return created(environment, ".read_environment", environment_id=environment.id)
 
 
@@ -83,14 +83,14 @@ def list_environments(
     operator: Operator, page: PageRequest, only: dict[str, bool], project_id: str
 ) -> Page[EnvironmentFacts]:
     """List a project's environments, in the order in which they were made."""
-    return environments.list_environments(context().management.database, operator, project_id, page, **only)
+    return environments.list_environments(current_context().management.database, operator, project_id, page, **only)
 
 
 @blueprint.operation("GET", "/v1/environments/<environment_id>", role=Role.AUDITOR)
 @blueprint.response(200, EnvironmentSchema, headers=SHOWN)
 def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
     """Read an environment."""
-    return shown(environments.read_environment(context().management.database, operator, environment_id))
+    return shown(environments.read_environment(current_context().management.database, operator, environment_id))
 
 
 @blueprint.operation(
@@ -109,7 +109,9 @@ def update_environment(
     Events that name the old `environment` are refused from then on.
     """
     return shown(
-        environments.change_environment(context().management.database, operator, stated_target(environment_id), change)
+        environments.change_environment(
+            current_context().management.database, operator, stated_target(environment_id), change
+        )
     )
 
 
@@ -120,7 +122,7 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
 
     Its sources and keys go with it: none of the keys can send events any more. Its events stay.
     """
-    environments.archive_environment(context().management.database, operator, target(environment_id))
+    environments.archive_environment(current_context().management.database, operator, target(environment_id))
     return gone()
 
 
@@ -137,4 +139,6 @@ def restore_environment(operator: Operator, environment_id: str) -> tuple[Enviro
 
     Its sources come back with it, but no key: those that were live are revoked.
     """
-    return shown(environments.restore_environment(context().management.database, operator, target(environment_id)))
+    return shown(
+        environments.restore_environment(current_context().management.database, operator, target(environment_id))
+    )

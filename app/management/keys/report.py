@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, tuple_
 
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.management.common.lifetimes import CredentialState, expires_within, is_in, is_unused_for, state_at
 from app.management.keys.domain import has_successor
 from app.models import Environment, Project, Source, SourceKey, Workspace
@@ -52,7 +52,7 @@ def report_keys(database: Database, stale: Staleness, *, chunk_rows: int = _CHUN
     query = _stale_keys(stale).limit(chunk_rows)
     last = (0, 0)
     while True:
-        with database.transaction(EVERYWHERE) as session:
+        with database.transaction(TenantScope.ALL) as session:
             # By ix_source_keys_workspace_id.
             rows = session.execute(query.where(tuple_(SourceKey.workspace_id, SourceKey.id) > last)).all()
         yield from map(_line, rows)

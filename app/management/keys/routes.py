@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import fields, post_load, validate
 
-from app.context import context, urgent_database
+from app.context import current_context, urgent_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.lifetimes import DAYS_MAX, CredentialState
@@ -83,8 +83,8 @@ KeyPageSchema = page_schema("KeyPage", KeySchema)
 @blueprint.response(201, IssuedKeySchema, headers=CREATED)
 def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key for a source. This answer alone shows it."""
-    house = context()
-    key = keys.issue_key(house.management.database, house.credentials, operator, source_id, new)
+    context = current_context()
+    key = keys.issue_key(context.management.database, context.credentials, operator, source_id, new)
     return created(key, ".read_key", key_id=key.id)
 
 
@@ -93,7 +93,7 @@ def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKe
 @blueprint.response(200, KeyPageSchema)
 def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[KeyFacts]:
     """List a source's keys, newest first, revoked and expired ones included."""
-    return keys.list_keys(context().management.database, operator, source_id, page)
+    return keys.list_keys(current_context().management.database, operator, source_id, page)
 
 
 @blueprint.operation("GET", "/v1/keys", role=Role.AUDITOR)
@@ -102,14 +102,14 @@ def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[Key
 @blueprint.response(200, KeyPageSchema)
 def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyFacts]:
     """List the workspace's keys, newest first; the filters find the stale ones and those that end soon."""
-    return key_list.list_keys(context().management.database, operator, only, page)
+    return key_list.list_keys(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>", role=Role.AUDITOR)
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
     """Read a key."""
-    return shown(keys.read_key(context().management.database, operator, key_id))
+    return shown(keys.read_key(current_context().management.database, operator, key_id))
 
 
 @blueprint.operation(
@@ -119,7 +119,7 @@ def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyFacts, Headers]:
     """Change a key's label, rate limit, policies or end. Once this is answered, nothing else is stored with it."""
-    return shown(keys.change_key(context().management.database, operator, stated_target(key_id), change))
+    return shown(keys.change_key(current_context().management.database, operator, stated_target(key_id), change))
 
 
 @blueprint.operation(
@@ -147,6 +147,6 @@ def revoke_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
 @blueprint.response(201, IssuedKeySchema, headers=CREATED)
 def rotate_key(operator: Operator, chosen: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key's successor, which this answer alone shows. Both work until the old key's grace is over."""
-    house = context()
-    successor = rotation.rotate_key(house.management.database, house.credentials, operator, target(key_id), chosen)
+    context = current_context()
+    successor = rotation.rotate_key(context.management.database, context.credentials, operator, target(key_id), chosen)
     return created(successor, ".read_key", key_id=successor.id)

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Response
 from marshmallow import fields, post_load
 
-from app.context import context
+from app.context import current_context
 from app.errors import Conflict, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.openapi import CREATED, SHOWN
@@ -79,7 +79,7 @@ class CreatedProjectSchema(ProjectSchema):
 @blueprint.response(201, CreatedProjectSchema, headers=CREATED)
 def create_project(operator: Operator, new: NewProject) -> tuple[CreatedProject, Headers]:
     """Create a project, with the environments production, staging and development, which the answer shows."""
-    project = new_projects.create_project(context().management.database, operator, new)
+    project = new_projects.create_project(current_context().management.database, operator, new)
     return created(project, ".read_project", project_id=project.id)
 
 
@@ -87,7 +87,7 @@ def create_project(operator: Operator, new: NewProject) -> tuple[CreatedProject,
 @blueprint.response(201, CreatedProjectSchema)
 def show_created(operator: Operator, project_id: str) -> tuple[CreatedProject, Headers]:
     """Show a project as its creation did."""
-    return shown(new_projects.read_created_project(context().management.database, operator, project_id))
+    return shown(new_projects.read_created_project(current_context().management.database, operator, project_id))
 
 
 @blueprint.operation("GET", "/v1/projects", role=Role.AUDITOR)
@@ -96,14 +96,14 @@ def show_created(operator: Operator, project_id: str) -> tuple[CreatedProject, H
 @blueprint.response(200, page_schema("ProjectPage", ProjectSchema))
 def list_projects(operator: Operator, page: PageRequest, only: dict[str, bool]) -> Page[ProjectFacts]:
     """List the workspace's projects, newest first."""
-    return projects.list_projects(context().management.database, operator, page, **only)
+    return projects.list_projects(current_context().management.database, operator, page, **only)
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>", role=Role.AUDITOR)
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
 def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Headers]:
     """Read a project."""
-    return shown(projects.read_project(context().management.database, operator, project_id))
+    return shown(projects.read_project(current_context().management.database, operator, project_id))
 
 
 @blueprint.operation(
@@ -113,7 +113,9 @@ def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Hea
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
 def update_project(operator: Operator, change: ProjectChange, project_id: str) -> tuple[ProjectFacts, Headers]:
     """Change a project's name or description."""
-    return shown(projects.change_project(context().management.database, operator, stated_target(project_id), change))
+    return shown(
+        projects.change_project(current_context().management.database, operator, stated_target(project_id), change)
+    )
 
 
 @blueprint.operation("DELETE", "/v1/projects/<project_id>", role=Role.ADMIN, refuses=[PreconditionFailed])
@@ -123,7 +125,7 @@ def archive_project(operator: Operator, project_id: str) -> Response:
 
     Its environments, sources and keys go with it: none of the keys can send events any more. Its events stay.
     """
-    projects.archive_project(context().management.database, operator, target(project_id))
+    projects.archive_project(current_context().management.database, operator, target(project_id))
     return gone()
 
 
@@ -140,4 +142,4 @@ def restore_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, 
 
     Its environments and sources come back with it, but no key: those that were live are revoked.
     """
-    return shown(projects.restore_project(context().management.database, operator, target(project_id)))
+    return shown(projects.restore_project(current_context().management.database, operator, target(project_id)))

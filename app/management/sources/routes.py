@@ -5,7 +5,7 @@ from typing import Any, Final
 from flask import Response
 from marshmallow import fields, post_dump, post_load, validate
 
-from app.context import context, urgent_database
+from app.context import current_context, urgent_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.openapi import CREATED, SHOWN
@@ -146,8 +146,8 @@ def create_source(
     operator: Operator, new: tuple[NewSource, NewKey | None], environment_id: str
 ) -> tuple[CreatedSource, Headers]:
     """Create a source in an environment, and a first key for it if `key` is there. It is enabled."""
-    house = context()
-    source = new_sources.create_source(house.management.database, house.credentials, operator, environment_id, *new)
+    context = current_context()
+    source = new_sources.create_source(context.management.database, context.credentials, operator, environment_id, *new)
     return created(source, ".read_source", source_id=source.id)
 
 
@@ -156,7 +156,7 @@ def create_source(
 @blueprint.response(200, SourcePageSchema)
 def list_sources_of_environment(operator: Operator, page: PageRequest, environment_id: str) -> Page[SourceFacts]:
     """List an environment's sources, newest first."""
-    return sources.list_sources_of_environment(context().management.database, operator, environment_id, page)
+    return sources.list_sources_of_environment(current_context().management.database, operator, environment_id, page)
 
 
 @blueprint.operation("GET", "/v1/sources", role=Role.AUDITOR)
@@ -165,14 +165,14 @@ def list_sources_of_environment(operator: Operator, page: PageRequest, environme
 @blueprint.response(200, SourcePageSchema)
 def list_sources(operator: Operator, page: PageRequest, only: SourceFilter) -> Page[SourceFacts]:
     """List the workspace's sources, newest first."""
-    return sources.list_sources(context().management.database, operator, only, page)
+    return sources.list_sources(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>", role=Role.AUDITOR)
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Read a source."""
-    return shown(sources.read_source(context().management.database, operator, source_id))
+    return shown(sources.read_source(current_context().management.database, operator, source_id))
 
 
 @blueprint.operation(
@@ -185,14 +185,16 @@ def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Header
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def update_source(operator: Operator, change: SourceChange, source_id: str) -> tuple[SourceFacts, Headers]:
     """Change what a source is called, and what it makes of timestamps that are far from their receipt."""
-    return shown(sources.change_source(context().management.database, operator, stated_target(source_id), change))
+    return shown(
+        sources.change_source(current_context().management.database, operator, stated_target(source_id), change)
+    )
 
 
 @blueprint.operation("DELETE", "/v1/sources/<source_id>", role=Role.DEVELOPER, refuses=[PreconditionFailed])
 @blueprint.response(204)
 def archive_source(operator: Operator, source_id: str) -> Response:
     """Archive a source. Its keys go with it and can send no more events. Its events stay."""
-    sources.archive_source(context().management.database, operator, target(source_id))
+    sources.archive_source(current_context().management.database, operator, target(source_id))
     return gone()
 
 
@@ -202,7 +204,7 @@ def archive_source(operator: Operator, source_id: str) -> Response:
 @blueprint.response(200, SourceSchema, headers=SHOWN)
 def enable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
     """Let a source's keys send events again. Safe to repeat."""
-    return shown(sources.enable_source(context().management.database, operator, target(source_id)))
+    return shown(sources.enable_source(current_context().management.database, operator, target(source_id)))
 
 
 @blueprint.operation(
@@ -232,4 +234,4 @@ def restore_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Hea
 
     It comes back, but no key: those that were live are revoked.
     """
-    return shown(sources.restore_source(context().management.database, operator, target(source_id)))
+    return shown(sources.restore_source(current_context().management.database, operator, target(source_id)))

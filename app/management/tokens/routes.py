@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import fields, post_load, validate
 
-from app.context import context, urgent_database
+from app.context import current_context, urgent_database
 from app.errors import CredentialAlreadyShown, PreconditionFailed
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.lifetimes import CredentialState
@@ -89,8 +89,8 @@ class IssuedTokenSchema(TokenSchema):
 @blueprint.response(201, IssuedTokenSchema, headers=CREATED)
 def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers]:
     """Issue a management token, which may do no more than the one that issues it. This answer alone shows it."""
-    house = context()
-    token = tokens.issue_token(house.management.database, house.credentials, operator, new)
+    context = current_context()
+    token = tokens.issue_token(context.management.database, context.credentials, operator, new)
     return created(token, ".read_token", token_id=token.id)
 
 
@@ -100,14 +100,14 @@ def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers
 @blueprint.response(200, page_schema("TokenPage", TokenSchema))
 def list_tokens(operator: Operator, page: PageRequest, only: TokenFilter) -> Page[TokenFacts]:
     """List the workspace's tokens, newest first, revoked and expired ones included."""
-    return tokens.list_tokens(context().management.database, operator, only, page)
+    return tokens.list_tokens(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/tokens/<token_id>", role=Role.AUDITOR)
 @blueprint.response(200, TokenSchema, headers=SHOWN)
 def read_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
     """Read a token."""
-    return shown(tokens.read_token(context().management.database, operator, token_id))
+    return shown(tokens.read_token(current_context().management.database, operator, token_id))
 
 
 @blueprint.operation(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final
 
 from marshmallow import ValidationError, fields, post_load
 
-from app.context import context
+from app.context import current_context
 from app.database.clock import read_clocks
 from app.errors import NotFound
 from app.management.common.blueprint import ManagementBlueprint
@@ -57,7 +57,7 @@ class UsageOfOneQuerySchema(RequestSchema):
 
     @post_load
     def _query(self, data: dict[str, Any], **_: Any) -> UsageQuery:
-        until = data.pop("to", None) or read_clocks(context().database).database
+        until = data.pop("to", None) or read_clocks(current_context().database).database
         begin, end = aligned(data.pop("from", None), until, data["interval"])
         return UsageQuery(begin=begin, end=end, **data)
 
@@ -118,7 +118,7 @@ def read_usage(operator: Operator, query: UsageQuery) -> Usage:
 
     Up to 2,000 counts, one per interval and group in which something happened; a question for more is refused with 422.
     """
-    return usage.read_usage(context().management.database, operator, query)
+    return usage.read_usage(current_context().management.database, operator, query)
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>/usage", role=Role.AUDITOR)
@@ -127,7 +127,7 @@ def read_usage(operator: Operator, query: UsageQuery) -> Usage:
 def read_usage_of_key(operator: Operator, query: UsageQuery, key_id: str) -> Usage:
     """Count a key's events per hour or day, also of a revoked one."""
     only = replace(query, group_by=Grouping.KEY, key_id=key_id)
-    return usage.read_usage(context().management.database, operator, only)
+    return usage.read_usage(current_context().management.database, operator, only)
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>/usage", role=Role.AUDITOR)
@@ -136,7 +136,7 @@ def read_usage_of_key(operator: Operator, query: UsageQuery, key_id: str) -> Usa
 def read_usage_of_source(operator: Operator, query: UsageQuery, source_id: str) -> Usage:
     """Count a source's events per hour or day, also of an archived one."""
     only = replace(query, group_by=Grouping.SOURCE, source_id=source_id)
-    return usage.read_usage(context().management.database, operator, only)
+    return usage.read_usage(current_context().management.database, operator, only)
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>/usage", role=Role.AUDITOR)
@@ -145,4 +145,4 @@ def read_usage_of_source(operator: Operator, query: UsageQuery, source_id: str) 
 def read_usage_of_project(operator: Operator, query: UsageQuery, project_id: str) -> Usage:
     """Count a project's events per hour or day, also of an archived one."""
     only = replace(query, group_by=Grouping.PROJECT, project_id=project_id)
-    return usage.read_usage(context().management.database, operator, only)
+    return usage.read_usage(current_context().management.database, operator, only)

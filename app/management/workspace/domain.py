@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.audit.entries import Change, record
 from app.credentials.verification import Credentials
 from app.database.advisory_locks import exclude_workspace
-from app.database.engine import EVERYWHERE, Database
+from app.database.engine import Database, TenantScope
 from app.errors import NotFound, PreconditionFailed
 from app.identifiers import new_public_id
 from app.management.common.etags import Condition, Facts, etag_of
@@ -46,7 +46,7 @@ class WorkspaceChange:
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceFacts, IssuedToken]:
     """A new workspace and its first management token. Raises ValueError for a name that cannot be one."""
     minted = credentials.mint("mt")
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         workspace, operator = add_workspace(session, name)
         token = add_token(session, minted, operator, NewToken(role=Role.OWNER, label="first"))
         return _facts(workspace), token
@@ -67,13 +67,13 @@ def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
 def namesakes(database: Database, workspace: WorkspaceFacts) -> list[str]:
     """The ids of other workspaces with the same name. A name is for people; what tells workspaces apart is the id."""
     others = select(Workspace.public_id).where(Workspace.name == workspace.name, Workspace.public_id != workspace.id)
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         return list(session.scalars(others.order_by(Workspace.id)))
 
 
 def list_workspaces(database: Database) -> list[WorkspaceFacts]:
     """All workspaces, the oldest first."""
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         return [_facts(workspace) for workspace in session.scalars(select(Workspace).order_by(Workspace.id))]
 
 
@@ -83,7 +83,7 @@ def set_workspace_status(database: Database, workspace_id: str, status: Workspac
     After a suspension has returned, nothing more is stored for the workspace.
     """
     verb = "suspend" if status is WorkspaceStatus.SUSPENDED else "resume"
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         workspace = _find(session, workspace_id)
         session.refresh(workspace, with_for_update={"key_share": True})
         if status is WorkspaceStatus.SUSPENDED:
@@ -97,7 +97,7 @@ def set_workspace_limit(database: Database, workspace_id: str, events_per_second
 
     Every process obeys within a few seconds. Safe to repeat.
     """
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         workspace = _find(session, workspace_id)
         session.refresh(workspace, with_for_update={"key_share": True})
         values = {"events_per_second": events_per_second}
@@ -129,7 +129,7 @@ def issue_workspace_token(
     """A further token of a workspace. Raises NotFound, and ValueError for a label that cannot be one."""
     new = NewToken(role=role, label=read_label(label))
     minted = credentials.mint("mt")
-    with database.transaction(EVERYWHERE) as session:
+    with database.transaction(TenantScope.ALL) as session:
         workspace = _find(session, workspace_id)
         return add_token(session, minted, at_the_shell(workspace.id), new)
 

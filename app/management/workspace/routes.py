@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import fields, post_load, validate
 
-from app.context import context
+from app.context import current_context
 from app.errors import PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.openapi import SHOWN
@@ -62,7 +62,7 @@ class WorkspaceSchema(ObjectSchema):
 @blueprint.response(200, WorkspaceSchema, headers=SHOWN)
 def read_workspace(operator: Operator) -> tuple[WorkspaceFacts, Headers]:
     """Read the workspace that the token belongs to."""
-    return shown(workspaces.read_workspace(context().management.database, operator))
+    return shown(workspaces.read_workspace(current_context().management.database, operator))
 
 
 @blueprint.operation(
@@ -76,4 +76,6 @@ def read_workspace(operator: Operator) -> tuple[WorkspaceFacts, Headers]:
 @blueprint.response(200, WorkspaceSchema, headers=SHOWN)
 def update_workspace(operator: Operator, change: WorkspaceChange) -> tuple[WorkspaceFacts, Headers]:
     """Change the workspace's name, how long events are kept, or the rate limit of its keys."""
-    return shown(workspaces.change_workspace(context().management.database, operator, stated_condition(), change))
+    return shown(
+        workspaces.change_workspace(current_context().management.database, operator, stated_condition(), change)
+    )

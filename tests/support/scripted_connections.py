@@ -9,7 +9,7 @@ from psycopg.errors import LockNotAvailable
 
 from app.context import Context
 from app.credentials.verification import Identity
-from app.database.dedicated_connection import Lane
+from app.database.dedicated_connection import DedicatedConnection
 from app.database.engine import Database
 from app.identifiers import uuid7
 from app.ingest.committer import Committer
@@ -34,7 +34,7 @@ class Exchange:
         """Whether it was given up for a lock."""
 
 
-class ScriptedLanes:
+class ScriptedConnections:
     """Stands between a committer and PostgreSQL; notes each exchange."""
 
     def __init__(self, database: Database) -> None:
@@ -49,32 +49,36 @@ class ScriptedLanes:
         """How many there were until now, each time that one was tried."""
         return sum(exchange.is_group for exchange in self.exchanges)
 
-    def lane(self) -> "_ScriptedLane":
-        return _ScriptedLane(self, self._database.lane())
+    def dedicated_connection(self) -> "_ScriptedLane":
+        return _ScriptedLane(self, self._database.dedicated_connection())
 
 
 class _ScriptedLane:
-    def __init__(self, lanes: ScriptedLanes, lane: Lane) -> None:
-        self._lanes = lanes
-        self._lane = lane
+    def __init__(self, connections: ScriptedConnections, connection: DedicatedConnection) -> None:
+        self._lanes = connections
+        self._connection = connection
 
     def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
         exchange = Exchange(parameters, deadline)
         self._lanes.exchanges.append(exchange)
         self._lanes.open.wait()
         if not exchange.is_group:
-            return self._lane.run(statement, parameters, deadline)
+            return self._connection.run(statement, parameters, deadline)
         try:
-            return self._lanes.script(lambda: self._lane.run(statement, parameters, deadline))
+            return self._lanes.script(lambda: self._connection.run(statement, parameters, deadline))
         except LockNotAvailable:
             exchange.has_waited = True
             raise
 
 
 def new_committer(
-    house: Context, lanes: ScriptedLanes, *, every_tick: Callable[[], None] = lambda: None, **settings: Any
+    context: Context,
+    connections: ScriptedConnections,
+    *,
+    every_tick: Callable[[], None] = lambda: None,
+    **settings: Any,
 ) -> Committer:
-    return Committer(cast("Database", lanes), replace(house.settings, **settings), every_tick)
+    return Committer(cast("Database", connections), replace(context.settings, **settings), every_tick)
 
 
 def identity_of(tenant: Tenant) -> Identity:
