@@ -22,7 +22,6 @@ from typing import Final
 
 import psycopg
 import structlog
-from psycopg.errors import LockNotAvailable
 
 from app.config import Settings
 from app.credentials.verification import Identity
@@ -32,6 +31,7 @@ from app.errors import OutcomeUnknown, StorageUnavailable
 from app.ingest.contention import ContentionQueue
 from app.ingest.envelope import Attempt
 from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent, write_group
+from app.ingest.retries import PAUSE_SECONDS, Failure, failure_of
 from app.ingest.shares import RoundRobin, Shares
 from app.ingest.storage import Verdict
 from app.ingest.table_locks import waits_for_table
@@ -55,8 +55,6 @@ _SEARCH_LOCK_WAIT_SECONDS: Final = 0.005
 # After a group of one event it does not wait: a producer alone is not slowed down.
 _LINGER_SECONDS_PER_EVENT: Final = 0.000_125
 _LINGER_SECONDS_MAX: Final = 0.003
-# A server that is going down or coming back; the pause keeps all processes from hammering it.
-_PAUSE_SECONDS: Final = 0.05
 _TICK_SECONDS: Final = 0.05
 # Of each group's statement: its events, its seconds, and how many the first event had waited before.
 _GROUPS: Final = metrics.Tally(metrics.count_groups)
@@ -208,10 +206,10 @@ class Committer:
         except OutcomeUnknown:
             # Asked about again: each attempt's uid stands in what it wrote, and the statement recognises it.
             self._again += group
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         except StorageUnavailable as error:
             self._again += refuse_unsent(group, error)
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         except psycopg.Error as error:
             return error
         else:
@@ -233,7 +231,7 @@ class Committer:
         parts = [(_by_workspace(group), error)]
         while parts:
             part, error = parts.pop()
-            if isinstance(error, LockNotAvailable) and waits_for_table(connection):
+            if failure_of(error) is Failure.LOCKED and waits_for_table(connection):
                 # It concerns everybody, and in the next group we stand in that table's queue again.
                 self._again += _all_of(part)
             elif len(part) == 1 or time.monotonic() >= until:

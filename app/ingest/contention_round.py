@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import psycopg
-from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from app.config import Settings
 from app.database.dedicated_connection import DedicatedConnection
-from app.errors import Fault, IdempotencyInProgress, OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
+from app.errors import IdempotencyInProgress, OutcomeUnknown, StorageUnavailable
 from app.ingest.pending_write import PendingWrite, refuse_unsent, write_group
+from app.ingest.retries import Failure, caused_by, failure_of, refusal_of
 from app.ingest.table_locks import waits_for_table
 
 _ROUND_SECONDS: Final = 0.1
@@ -65,7 +65,7 @@ class Round:
         for entry in held:
             # An unanswered one may itself be what holds its claim: to its deadline it is asked what became of it.
             if time.monotonic() >= entry.wait_until and not entry.write.may_be_stored:
-                entry.write.resolve(_with_cause(IdempotencyInProgress(), entry.held_by))
+                entry.write.resolve(caused_by(entry.held_by, IdempotencyInProgress()))
         left = [entry for entry in held if not entry.write.is_resolved]
         if left and not self._is_over():
             self._wait_for_one(left)
@@ -100,23 +100,23 @@ class Round:
         while parts and not self._is_over():
             part = parts.pop()
             error = self._try([entry.write for entry in part], _LOCK_WAIT_SECONDS)
-            if error is None or isinstance(error, SerializationFailure | DeadlockDetected) or self._is_table(error):
+            if error is None or failure_of(error) is Failure.ABORTED or self._is_table(error):
                 continue
             self.is_troubled = True
             if len(part) > 1:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
-            elif isinstance(error, LockNotAvailable):
+            elif failure_of(error) is Failure.LOCKED:
                 part[0].is_held, part[0].held_by = True, error
             else:
-                part[0].write.resolve(_refusal_for(error))
+                part[0].write.resolve(refusal_of(error))
 
     def _wait_for_one(self, held: Sequence[Entry]) -> None:
         """Wait for one of those that are held; if it gets through, all are worth another try."""
         one = min(held, key=lambda entry: entry.tried)
         one.tried = time.monotonic()
         error = self._try([one.write], _HELD_WAIT_SECONDS)
-        if isinstance(error, LockNotAvailable):
+        if failure_of(error) is Failure.LOCKED:
             self.is_troubled = True
         elif one.write.is_resolved:
             for entry in held:
@@ -144,25 +144,10 @@ class Round:
 
     def _is_table(self, error: psycopg.Error) -> bool:
         """Whether it is a table that is waited for: then no attempt is to blame, and none gets on."""
-        self.needs_rest |= isinstance(error, LockNotAvailable) and waits_for_table(self._connection)
+        self.needs_rest |= failure_of(error) is Failure.LOCKED and waits_for_table(self._connection)
         return self.needs_rest
 
 
 def _claims(entry: Entry) -> list[object]:
     claims = (entry.write.idempotency_claim, entry.write.event_claim)
     return [claim for claim in claims if claim is not None]
-
-
-def _refusal_for(error: psycopg.Error) -> Exception:
-    """What the caller hears of an error that PostgreSQL itself gave, having rolled back."""
-    if isinstance(error, DataError):
-        said = error.diag.message_primary or "it cannot be stored"
-        return _with_cause(SchemaValidationFailed(faults=(Fault("", f"The database refuses it: {said}."),)), error)
-    if isinstance(error, psycopg.OperationalError):
-        return _with_cause(StorageUnavailable(), error)
-    return error
-
-
-def _with_cause(refusal: Exception, cause: Exception | None) -> Exception:
-    refusal.__cause__ = cause
-    return refusal

@@ -15,7 +15,9 @@ from app.web.schema_fields import InputSchema, MomentField, TextField
 from app.wire.exact_json import JsonObject, fingerprint, pointer_token
 
 PAYLOAD_BYTES_MAX: Final = 262_144
-WANTED: Final = "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."
+NOT_AN_EVENT: Final = (
+    "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."
+)
 _EVENT_ID_CHARACTERS_MAX: Final = 128
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"})
 SEVERITIES: Final = ("debug", "info", "warning", "error", "critical")

@@ -9,7 +9,7 @@ from werkzeug.routing import RequestRedirect
 
 from app import errors
 from app.errors import Fault, Refusal
-from app.web.problems import Problem, cause_of, render, render_problem
+from app.web.problems import CRASHED, Problem, cause_of, render, render_crash, render_problem
 from app.web.request_log import request_id
 from app.wire.exact_json import pointer_token
 
@@ -23,7 +23,6 @@ FRAMEWORK_CODES: Final[dict[int, str]] = {
     415: errors.UnsupportedMediaType.code,
     422: errors.SchemaValidationFailed.code,
 }
-INTERNAL_ERROR: Final = "internal_error"
 
 
 def register(app: Flask) -> None:
@@ -66,8 +65,9 @@ def _respond_to_framework(error: HTTPException) -> Response:
 
 def _respond_to_crash(error: Exception) -> Response:
     _log.error("request_crashed", exc_info=error)
-    message = "Something went wrong on our side; nothing was stored. Report the request_id to the operator."
-    return _respond_with(Problem(500, INTERNAL_ERROR, message))
+    structlog.contextvars.bind_contextvars(error_code=CRASHED)
+    status, headers, body = render_crash(request.headers.get("Accept"), request_id())
+    return Response(body, status, headers)
 
 
 def _respond_with(problem: Problem) -> Response:

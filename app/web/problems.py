@@ -54,6 +54,9 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.OutcomeUnknown: 503,
 }
 
+CRASHED: Final = "internal_error"
+"""The code of an error that is a fault of ours."""
+
 _CHALLENGES: Final[dict[type[Refusal], str]] = {
     errors.InvalidSourceKey: "ApiKey",
     errors.InvalidManagementToken: "Bearer",
@@ -87,6 +90,12 @@ def render(refusal: Refusal, accept: str | None, request_id: str) -> tuple[int, 
     if (scheme := _CHALLENGES.get(type(refusal))) is not None:
         headers.append(("WWW-Authenticate", f'{scheme} realm="lariba"'))
     return status, headers, body
+
+
+def render_crash(accept: str | None, request_id: str) -> tuple[int, Headers, bytes]:
+    """The response to a request that met a fault of ours. The caller logs."""
+    message = "Something went wrong on our side; nothing was stored. Report the request_id to the operator."
+    return 500, *render_problem(Problem(500, CRASHED, message), accept, request_id)
 
 
 def render_problem(problem: Problem, accept: str | None, request_id: str) -> tuple[Headers, bytes]:

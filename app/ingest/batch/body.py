@@ -14,7 +14,7 @@ import msgspec
 from app.errors import Fault, PayloadTooLarge, Refusal, SchemaValidationFailed
 from app.ingest.batch.outline import BATCH_LEVELS_MAX, outline
 from app.ingest.common_envelope import read_common_envelope
-from app.ingest.envelope import WANTED, Envelope, read_envelope
+from app.ingest.envelope import NOT_AN_EVENT, Envelope, read_envelope
 from app.wire.exact_json import read_object
 from app.wire.json_depth import nests_deeper
 
@@ -69,7 +69,7 @@ def _read(text: bytes, bytes_max: int) -> Envelope | Refusal:
     if len(text) > bytes_max:
         return PayloadTooLarge(f"The event is larger than {bytes_max} bytes.")
     try:
-        return read_common_envelope(text) or read_envelope(read_object(text, WANTED))
+        return read_common_envelope(text) or read_envelope(read_object(text, NOT_AN_EVENT))
     except Refusal as refusal:
         # A copy that was never raised: an exception keeps the frames it passed alive, and with them all values of its
         # event; and half a MiB of text has room for a hundred thousand faults.
