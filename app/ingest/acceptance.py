@@ -34,7 +34,7 @@ _IS_LIVE: Final = text(
 
 
 def _ignore(_identity: Identity, _deadline: float) -> None:
-    """A client that need not hear that its key was found."""
+    """Nothing depends on the key having been found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Accepted(NamedTuple):
 
     receipt: Receipt
     log_event: str
-    """The static name under which its line stands in the log."""
+    """The static name of its log line."""
     allowance: Allowance
 
     @property
@@ -72,10 +72,10 @@ class Accepted(NamedTuple):
 
 
 class Incoming(ABC, Generic[Decoded]):
-    """A request of which nothing is believed yet. Its steps are called in the order in which they stand here."""
+    """A request that is not validated yet. Its steps are called in the order below."""
 
     EVENTS_BEFORE_BODY: ClassVar[int]
-    """As how many events it counts before its body is read; 0 asks whether there is room for one."""
+    """As how many events it counts before its body is read; 0 asks whether one would be admitted."""
 
     def __init__(self, client: Client, idempotency_header: str | None, waits: Waits, services: IngestServices) -> None:
         self.client: Final = client
@@ -85,7 +85,7 @@ class Incoming(ABC, Generic[Decoded]):
 
     @abstractmethod
     async def read_body(self) -> bytes:
-        """Check what the request says beside its body, and read that. Raises a Refusal."""
+        """Validate the head of the request, and read its body. Raises a Refusal."""
 
     def slot(self, identity: Identity) -> AbstractContextManager[None]:  # noqa: ARG002 - a batch's is its workspace's
         """What must be held while it is decoded and stored."""

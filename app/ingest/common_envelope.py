@@ -1,7 +1,7 @@
 """Reads the common envelope fast: what it takes, read_envelope takes too, with equal values (a property test holds it).
 
-Fast yes, slow no: whatever is unusual is left to the exact reader (exact_json.py and the schema in envelope.py), which
-alone knows how to say what is wrong. 7 µs instead of 70 (bench/prices.py).
+It decides only on what is common. The exact reader (exact_json.py and the schema in envelope.py) reads the rest, and
+words every refusal. 7 µs instead of 70 (bench/prices.py).
 """
 
 import re

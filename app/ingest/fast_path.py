@@ -138,7 +138,7 @@ class FastPath:
             status, headers, body, error_code = await _answer_to(error, pending, waits)
         try:
             self._count_and_log(pending, address, log_event, error_code, status)
-        except Exception:  # noqa: BLE001 - the event may be stored, and its producer must hear that
+        except Exception:  # noqa: BLE001 - the event may be stored, and its producer needs that answer
             _log.exception("answer_crashed", request_id=request_id)
         return status, headers, body
 
@@ -192,7 +192,7 @@ class _ThreadWaits(BlockingWaits):
         self._is_read = False
 
     async def discard_body(self) -> None:
-        """Only where the server lets a read be told how long to wait."""
+        """Only where the server lets us bound a read."""
         if not self._is_read and "gunicorn.socket" in self._environ:
             with suppress(Refusal, OSError), self._limiter.reading(None), patience(self._environ, _DISCARD_SECONDS):
                 self._environ["wsgi.input"].read(self._length)

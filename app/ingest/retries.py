@@ -4,7 +4,7 @@ Every attempt carries a uid that the storage function recognises in what it wrot
 twice. What follows from a try that fails:
 
 - nothing was sent, or PostgreSQL takes no writes: refuse it (StorageUnavailable), unless an earlier try may be stored;
-- the commit went unanswered (OutcomeUnknown): repeat it until PostgreSQL says what became of it, or answer "unknown";
+- the commit went unanswered (OutcomeUnknown): repeat it until PostgreSQL answers with its outcome, or answer "unknown";
 - PostgreSQL refused the statement and rolled it back: see Failure.
 """
 
@@ -58,6 +58,6 @@ def unstorable(error: DataError) -> SchemaValidationFailed:
 
 
 def caused_by(cause: BaseException | None, refusal: Exception) -> Exception:
-    """`refusal`, with the inner error that the log tells of."""
+    """`refusal`, with the inner error for the log."""
     refusal.__cause__ = cause
     return refusal

@@ -22,7 +22,7 @@ from app.web.request_log import remote_address
 from app.wire.exact_json import pointer_token
 
 # A page that is being left can send only what needs no preflight, so it shows its key in the query and calls its JSON
-# text (docs/decisions/0015). Only browser keys may stand there: a server's would end up in the logs of proxies.
+# text (docs/decisions/0015). Only browser keys are taken from there: a server's key would get into the logs of proxies.
 _KEY: Final = "key"
 _TEXT: Final = "text/plain"
 _JSON: Final = "application/json"
@@ -52,7 +52,7 @@ def let_the_page_read(response: Response) -> Response:
     if (origin := g.get("allowed_origin")) is not None:
         response.headers.update(allowing(origin) | ANSWER_HEADERS)
     if _is_key_in_query():
-        # A form that is sent makes the answer a page, whose links would tell the address with the key.
+        # A submitted form makes the answer a page, whose links would send the address, with the key, as their referrer.
         response.headers["Referrer-Policy"] = "no-referrer"
     return response
 
@@ -123,7 +123,7 @@ def _media_type(*accepted: str) -> str:
 
 
 def _check_query(*known: str) -> None:
-    """A parameter that is unknown or came twice would be ignored in silence; and not every key may stand there."""
+    """Refuse parameters that are unknown or come twice, and keys that may not be in the query."""
     if _is_key_in_query() and "allowed_origin" not in g:
         raise OriginNotAllowed(_NO_BROWSER_KEY)
     faults = []

@@ -10,8 +10,8 @@ from app.ingest.envelope import Attempt, Envelope
 from app.ingest.storage import Outcome, Verdict
 from app.ingest.verdicts import Named, refusal_in
 
-# The answer is kept for the Idempotency-Key, so its size is the caller's to choose but for these: without them 5 MiB of
-# faults below long names come to 150 MiB of pointers. A batch where all is wrong is told the first fault of each event.
+# The answer is recorded for the Idempotency-Key, so these bound its size: 5 MiB of faults below long names would come
+# to 150 MiB of pointers. Where every event is wrong, the answer holds the first fault of each.
 _FAULTS_MAX: Final = 1000
 _POINTER_CHARACTERS_MAX: Final = 300
 
@@ -53,7 +53,7 @@ def refusal_of(event: Judged, named: Named) -> Refusal | None:
 
 
 def require_all(events: Sequence[Judged], named: Named) -> None:
-    """Raise BatchRejected, naming each culprit by its place, if any event was rejected."""
+    """Raise BatchRejected with a fault for each rejected event, if there is one."""
     rejected = [(n, refusal) for n, event in enumerate(events) if (refusal := refusal_of(event, named)) is not None]
     if rejected:
         raise BatchRejected(
@@ -83,7 +83,7 @@ def _rejection(event: Judged, refusal: Refusal, faults_max: int) -> dict[str, An
 
 
 def _near(pointer: str) -> str:
-    """`pointer`, or if it is too long what it points to stands in: the nearest that can be named in short."""
+    """`pointer`, or its nearest parent that is short enough."""
     while len(pointer) > _POINTER_CHARACTERS_MAX:
         pointer = pointer.rpartition("/")[0]
     return pointer

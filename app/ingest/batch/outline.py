@@ -23,7 +23,7 @@ _EVENT_LEVEL: Final = 3
 
 
 class _EnoughError(Exception):
-    """What follows cannot make the body a batch any more and is passed over: 5 MiB have room for a million members."""
+    """The body is no batch, whatever follows: 5 MiB can hold a million members, and they need not all be read."""
 
 
 # Numbers and objects come out as small integers, whatever they hold: only where they end is asked for.

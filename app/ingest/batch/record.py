@@ -29,7 +29,7 @@ _SOURCE: Final = """
     SELECT source.project_id, source.id AS source_id
     FROM source_keys AS key JOIN sources AS source ON source.id = key.source_id WHERE key.id = %s
 """
-# An expired record that nobody has purged yet is overwritten. Time is PostgreSQL's, and the statement begins behind the
+# An expired record that is not purged yet is overwritten. Time is PostgreSQL's, and the statement begins behind the
 # barrier: what was committed under it lies before.
 _CLAIM: Final = f"""
     INSERT INTO idempotency_records AS record (project_id, source_id, idempotency_key, fingerprint, event_uid,
@@ -68,7 +68,7 @@ def begin(
 ) -> Outcome | None:
     """Hold the workspace's barrier for this transaction; why the key may not send from there, or None if it may.
 
-    With `is_alone` every transaction before it has come to its end, also one of which nobody knows what became of it.
+    With `is_alone` every earlier transaction has ended, also one whose outcome is unknown.
     Raises StorageUnavailable while the workspace is being changed.
     """
     statement = _BEGIN_ALONE if is_alone else _BEGIN

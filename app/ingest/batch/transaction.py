@@ -34,7 +34,8 @@ from app.ingest.table_locks import is_table_locked
 from app.ingest.verdicts import NAMED, REFUSALS, Named, named_refusals
 from app.telemetry import metrics
 
-# What holds for a batch whose commit went unanswered: it was found out behind all its claims, alone in its workspace.
+# Refusals that are certain even if an earlier commit went unanswered: they were found behind all claims of the batch,
+# alone in its workspace.
 _CERTAIN: Final[tuple[type[Refusal], ...]] = (BatchRejected, IdempotencyKeyReused, *REFUSALS.values())
 _LOOK_SECONDS: Final = 0.5
 # Before a try that follows a conflict: what stood in the way has gone.
@@ -61,7 +62,7 @@ class _Progress:
     is_poisoned: bool = False
     """PostgreSQL has refused an event, and with it the whole statement."""
     latest: Receipt | None = None
-    """What the latest try would have been answered; it holds if the commit that went unanswered took place."""
+    """The answer of the latest try; right if the commit that went unanswered took place."""
     totals: Mapping[str, int] = field(default_factory=dict)
     """How many events of that answer have which verdict."""
     rejected: Mapping[str, int] = field(default_factory=dict)
@@ -105,7 +106,7 @@ def _deadline(services: IngestServices) -> float:
 
 
 def _named(error: Exception, database: Database) -> Exception:
-    """What the client is told: a claim that another transaction holds is one thing, a table that is locked another."""
+    """The refusal to answer with: a claim that another transaction holds is not a locked table."""
     if not isinstance(error, IdempotencyInProgress):
         return error
     with (
