@@ -42,7 +42,7 @@ class Settings:
     """Signs the check of keys and tokens. The first signs, all verify: put a new one in front to rotate."""
 
     redis_url: str = field(default="", repr=False)
-    """Redis 6.2 or newer, shared by all processes: what is warm, and how fast each key sends. May be absent or away."""
+    """Redis 6.2 or newer, shared by all processes: how fast each key sends. May be absent or away."""
 
     allow_rls_bypass: str = "off"
     """`on` starts with a role that row level security does not bind: the code alone keeps workspaces apart then."""

@@ -12,7 +12,6 @@ from app.cli import commands
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
-from app.credentials.shared_digests import SharedDigests
 from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.ingest.committer import Committer
@@ -56,7 +55,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     app.extensions[EXTENSION] = Context(
         settings=settings,
         database=database,
-        credentials=credentials or _credentials(settings),
+        credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
         rate_limiter=_rate_limiter(settings, database, sharing),
         management=_management(settings, database, sharing),
         body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
@@ -119,11 +118,6 @@ def _batch_slots(at_once: int) -> ConcurrencyLimit:
 def _every_tick(lines: RequestLines) -> None:
     lines.flush()
     metrics.fold()
-
-
-def _credentials(settings: Settings) -> Credentials:
-    shared = SharedDigests(settings.redis_url) if settings.redis_url else None
-    return Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max, shared=shared)
 
 
 def _management(settings: Settings, database: Database, sharing: Sharing | None) -> ManagementContext:

@@ -111,7 +111,7 @@ class FastPath:
         began = time.perf_counter()
         try:
             key = environ.get("HTTP_X_API_KEY")
-            identity = self._services.credentials.recognise(key, "sk") if key else None
+            identity = self._services.credentials.lookup_cached(key, "sk") if key else None
             if identity is None or (length := self._length_of_plain_json(environ)) is None:
                 return None
             return PendingRequest(environ, identity, length, request_id_from(environ.get("HTTP_X_REQUEST_ID")), began)

@@ -163,6 +163,7 @@ def add_key(
     named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}
     insert(session, operator, row, "source_key.issue", named | asdict(new))
     facts = facts_of(row, source.public_id, named["replaces"], None, row.created_at)
+        secret_digest=minted.secret_digest,
     return IssuedKey(**asdict(facts), key=minted.text)
 
 

@@ -104,6 +104,7 @@ def add_token(session: Session, minted: Minted, operator: Operator, new: NewToke
         expires_at=new.expires_at,
         secret_hash=minted.secret_hash,
     )
+        secret_digest=minted.secret_digest,
     shown = {
         "label": new.label,
         "role": new.role,
