@@ -8,6 +8,7 @@ the credential; else argon2 as well, 20 ms.
 """
 
 import hmac
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -106,7 +107,9 @@ class Credentials:
     def __init__(self, secret_keys: tuple[str, ...], *, argon2_runs_max: int, hasher: PasswordHasher = OWASP) -> None:
         self._signers = tuple(Signer(secret) for secret in secret_keys)
         self._hasher = hasher
+        self.hash_prefix: Final = f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}$"
         self._cache: CredentialCache[Identity] = CredentialCache()
+        self._not_preloaded = threading.Lock()
         # Issuing never takes all runs: a thief who issues without pause keeps no key from being verified, nor the token
         # of the owner who comes to revoke the stolen one.
         most = max(1, argon2_runs_max - 1)
@@ -149,6 +152,14 @@ class Credentials:
             if identity is not None:
                 return identity
         return None
+
+    def begin_preload(self) -> bool:
+        """True once: the caller preloads this process's cache."""
+        return self._not_preloaded.acquire(blocking=False)
+
+    def preload(self, digest: bytes, identity: Identity) -> None:
+        """Cache what is stored beside a hash of today's parameters (`hash_prefix`)."""
+        self._cache.put(digest, identity)
 
     def parse(self, text: str, kind: Kind) -> Credential | None:
         """The credential in `text`; None if it is not of `kind`, malformed, or not signed with one of our secrets."""

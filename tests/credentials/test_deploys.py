@@ -12,8 +12,9 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.credentials.verification import Credentials
+from app.credentials.verification import Credentials, Identity
 from app.factory import create_app
+from app.ingest import authentication
 from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
 from tests.support.people import Tenant, events_of, execute, make_tenant, rows
@@ -58,6 +59,36 @@ def test_a_fresh_process_runs_argon2_for_no_key_and_no_token(
         assert {_list_projects(client, tenant) for tenant in tenants} == {200}
 
     assert (hasher.runs, hasher.hashes) == (0, 0)
+
+
+def test_a_fresh_process_has_the_keys_cached_that_were_used_last(
+    start: Start, context: Context, hasher: CountingHasher, tenants: list[Tenant]
+) -> None:
+    first, used, revoked, stale, *_ = tenants
+    execute(context, "UPDATE source_keys SET last_used_at = now() WHERE workspace_id = ANY(:own)", own=_own(tenants))
+    execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=revoked.key_row)
+    stale_hash = CountingHasher(time_cost=2).hash(stale.key[24:57])
+    execute(context, "UPDATE source_keys SET secret_hash = :hash WHERE id = :id", hash=stale_hash, id=stale.key_row)
+    client = start()
+    cached = _context(client.application).credentials
+
+    assert [cached.lookup_cached(tenant.key, "sk") for tenant in tenants] == [None] * len(tenants)
+    assert send(client, first).status_code == 201
+    identity = cached.lookup_cached(used.key, "sk")
+    assert identity == Identity(used.key_id, used.key_row, used.workspace_row)
+    assert cached.lookup_cached(revoked.key, "sk") is None
+    assert cached.lookup_cached(stale.key, "sk") is None
+    assert send(client, stale).status_code == 201
+    assert (hasher.runs, hasher.hashes) == (1, 1)
+
+
+def test_keys_that_cannot_be_preloaded_are_looked_up_one_by_one(
+    start: Start, context: Context, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "_PRELOAD", text("SELECT pg_sleep(5) WHERE :most > 0 AND :hash_prefix <> ''"))
+    client = start()
+
+    assert {send(client, tenant).status_code for tenant in tenants} == {201}
 
 
 def test_a_rotation_of_the_servers_secret_runs_argon2_for_no_key_and_no_token(
