@@ -39,7 +39,7 @@ class Settings:
     broker_url: str = field(repr=False)
     """Celery's broker: Redis 6.2 or newer, or RabbitMQ."""
     secret_key: tuple[str, ...] = field(repr=False)
-    """Signs the checksum of keys and tokens, and keys the digests that are stored of them. The first signs, all verify: put a new one in front to rotate."""
+    """Signs the checksum of keys and tokens and keys their digests. The first signs, all verify: see operations.md."""
 
     redis_url: str = field(default="", repr=False)
     """Redis 6.2 or newer, shared by all processes: how fast each key sends. May be absent or away."""

@@ -12,7 +12,7 @@ from app.errors import StorageUnavailable
 Value = TypeVar("Value")
 
 # About 400 bytes an entry: 40 MB at the most, and more credentials than one process will meet.
-ENTRIES_MAX = 100_000
+_ENTRIES_MAX = 100_000
 # How many used entries one eviction passes over: its cost is bounded even when every entry is in use.
 _CHANCES_MAX = 64
 # An argon2 run takes 20 ms: a result that is not there after a second is far away.
@@ -39,7 +39,7 @@ class CredentialCache(Generic[Value]):
     order of last use (LRU) would need a lock at each read; a mark on the entry does not.
     """
 
-    def __init__(self, *, entries_max: int = ENTRIES_MAX) -> None:
+    def __init__(self, *, entries_max: int = _ENTRIES_MAX) -> None:
         self._entries: dict[bytes, _Entry[Value]] = {}
         # The digests in the order in which an eviction looks at them. The mutex guards it and every change of the
         # entries. An entry that gets a second chance never leaves the dict, so a reader always finds it.

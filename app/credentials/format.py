@@ -31,8 +31,3 @@ def split(text: str, kind: Kind) -> Parts | None:
     if len(text) != CREDENTIAL_CHARACTERS or not (match := _CREDENTIAL.fullmatch(text)) or match["kind"] != kind:
         return None
     return Parts(match["key_id"], match["secret"], text[:-CHECKSUM_CHARACTERS], match["checksum"])
-
-
-def body_of(kind: Kind, key_id: str, secret: str) -> str:
-    """What the checksum is made of and stands behind."""
-    return f"lrb_{kind}_{key_id}_{secret}"

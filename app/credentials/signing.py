@@ -1,7 +1,4 @@
-"""What one of the server's secrets signs: a credential's checksum, and the keyed digest of the whole credential.
-
-Each has a key of its own, derived from the secret.
-"""
+"""What one of the server's secrets signs: a credential's checksum, and the keyed digest of the whole credential."""
 
 import hashlib
 import hmac
@@ -17,7 +14,7 @@ _PAIRS = [low_first + second for second in BASE62 for low_first in BASE62]
 
 
 class Signer:
-    """Signs with one secret."""
+    """Signs with two keys, derived from one secret."""
 
     __slots__ = ("_checksum_key", "_digest_key")
 

@@ -18,14 +18,7 @@ from argon2.exceptions import VerificationError
 
 from app.concurrency.limit import ConcurrencyLimit
 from app.credentials.cache import CredentialCache
-from app.credentials.format import (
-    CREDENTIAL_CHARACTERS,
-    KEY_ID_CHARACTERS,
-    SECRET_CHARACTERS,
-    Kind,
-    body_of,
-    split,
-)
+from app.credentials.format import CREDENTIAL_CHARACTERS, KEY_ID_CHARACTERS, SECRET_CHARACTERS, Kind, split
 from app.credentials.signing import Signer
 from app.identifiers import random_text
 from app.telemetry import metrics
@@ -81,24 +74,18 @@ class StoredCredential:
     identity: Identity
     secret_hash: str = field(repr=False)
     secret_digest: bytes | None = field(repr=False)
-    """None in a row that was written before digests were, until argon2 has proven the credential once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """What is to be stored of a credential that argon2 has proven."""
-
-    secret_digest: bytes = field(repr=False)
-    secret_hash: str | None = field(repr=False)
-    """None: the stored one is of today's argon2 parameters."""
+    """None in rows older than this column, until argon2 has proven the credential once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Whose credential it is; `renewal` is to be stored in a transaction of its own."""
+    """Whose credential it is, and what argon2 has renewed: to be stored in a transaction of its own."""
 
     identity: Identity
-    renewal: Renewal | None = None
+    new_digest: bytes | None = field(default=None, repr=False)
+    """None: the stored one is right."""
+    new_hash: str | None = field(default=None, repr=False)
+    """None: the stored one is of today's parameters."""
 
 
 class Credentials:
@@ -108,6 +95,7 @@ class Credentials:
         self._signers = tuple(Signer(secret) for secret in secret_keys)
         self._hasher = hasher
         self.hash_prefix: Final = f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}$"
+        """How a hash of today's parameters begins."""
         self._cache: CredentialCache[Identity] = CredentialCache()
         self._not_preloaded = threading.Lock()
         # Issuing never takes all runs: a thief who issues without pause keeps no key from being verified, nor the token
@@ -136,7 +124,7 @@ class Credentials:
 
     def assemble(self, kind: Kind, key_id: str, secret: str, secret_hash: str) -> Minted:
         """The credential of these parts, signed with the first of the server's secrets."""
-        body = body_of(kind, key_id, secret)
+        body = f"lrb_{kind}_{key_id}_{secret}"
         text = body + self._signers[0].checksum(body)
         return Minted(key_id, text, secret_hash, self._signers[0].digest(text))
 
@@ -154,11 +142,11 @@ class Credentials:
         return None
 
     def begin_preload(self) -> bool:
-        """True once: the caller preloads this process's cache."""
+        """True in the first call of a process: that caller preloads the cache."""
         return self._not_preloaded.acquire(blocking=False)
 
     def preload(self, digest: bytes, identity: Identity) -> None:
-        """Cache what is stored beside a hash of today's parameters (`hash_prefix`)."""
+        """Cache the identity of a row whose hash begins with `hash_prefix`."""
         self._cache.put(digest, identity)
 
     def parse(self, text: str, kind: Kind) -> Credential | None:
@@ -175,9 +163,8 @@ class Credentials:
 
         1. Look into the cache. 2. `look_up` the row, in a transaction that ends before it returns. 3. Compare the
         stored digest. 4. If it is missing or another one, or the hash is of old parameters, run argon2. 5. Cache the
-        identity, which never changes. Whether the credential has been revoked is read elsewhere, at each use.
-
-        A wrong secret is never cached: a flood of them neither fills nor poisons the cache.
+        identity, which never changes. Whether the credential has been revoked is read elsewhere, at each use. A wrong
+        secret is never cached: a flood of them neither fills nor poisons the cache.
         Raises StorageUnavailable when argon2 is busy with as many others as it may be.
         """
         with self._cache.single_flight(credential.digest) as cached:
@@ -189,11 +176,10 @@ class Credentials:
             metrics.KEY_LOOKUPS.labels("database" if is_proven else "nowhere").inc()
             if stored is None:
                 return None
-            renewal = None if is_proven else self._prove(credential, stored)
-            if renewal is None and not is_proven:
-                return None
-            self._cache.put(credential.digest, stored.identity)
-        return Verification(stored.identity, renewal)
+            verification = Verification(stored.identity) if is_proven else self._prove(credential, stored)
+            if verification is not None:
+                self._cache.put(credential.digest, stored.identity)
+            return verification
 
     def _is_proven(self, credential: Credential, stored: StoredCredential) -> bool:
         """Whether the row says that argon2 has proven this very credential, under today's parameters."""
@@ -203,7 +189,7 @@ class Credentials:
             and not self._hasher.check_needs_rehash(stored.secret_hash)
         )
 
-    def _prove(self, credential: Credential, stored: StoredCredential) -> Renewal | None:
+    def _prove(self, credential: Credential, stored: StoredCredential) -> Verification | None:
         """Run argon2; None for a wrong secret."""
         # Not before: a slow look-up occupies no run, and a run is shared out by workspace, which only the row tells.
         with self._argon2.held((credential.kind, stored.identity.workspace_id)):
@@ -213,8 +199,8 @@ class Credentials:
             except VerificationError:
                 return None
             is_stale = self._hasher.check_needs_rehash(stored.secret_hash)
-            secret_hash = self._hash(credential.secret, purpose="renew") if is_stale else None
-        return Renewal(credential.digest, secret_hash)
+            new_hash = self._hash(credential.secret, purpose="renew") if is_stale else None
+        return Verification(stored.identity, credential.digest, new_hash)
 
     def _hash(self, secret: str, *, purpose: str) -> str:
         metrics.ARGON2_RUNS.labels(purpose).inc()

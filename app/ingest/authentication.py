@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 from sqlalchemy import text
 
-from app.credentials.verification import Credentials, Identity, Renewal, StoredCredential
+from app.credentials.verification import Credentials, Identity, StoredCredential, Verification
 from app.database.engine import Database, TenantScope
 from app.errors import InvalidSourceKey, StorageUnavailable
 from app.telemetry import metrics
@@ -33,7 +33,7 @@ _PRELOAD_SECONDS_MAX = 1.0
 # SKIP LOCKED: a revocation may hold the row while it waits for the workspace. Without the renewal, the next process
 # runs argon2 again.
 _RENEW = text("""
-    UPDATE source_keys SET secret_digest = :secret_digest, secret_hash = coalesce(:secret_hash, secret_hash)
+    UPDATE source_keys SET secret_digest = :digest, secret_hash = coalesce(:hash, secret_hash)
     WHERE id = (SELECT id FROM source_keys WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 
@@ -61,8 +61,8 @@ def authenticate(header: str | None, credentials: Credentials, database: Databas
     verification = credentials.verify(credential, partial(_look_up, database, deadline))
     if verification is None:
         raise InvalidSourceKey
-    if verification.renewal is not None:
-        _renew(database, deadline, verification.identity, verification.renewal)
+    if verification.new_digest is not None:
+        _renew(database, deadline, verification)
     return verification.identity
 
 
@@ -84,7 +84,8 @@ def _look_up(database: Database, deadline: float, key_id: str) -> StoredCredenti
     return StoredCredential(Identity(public_id, row.id, row.workspace_id), row.secret_hash, row.secret_digest)
 
 
-def _renew(database: Database, deadline: float, identity: Identity, renewal: Renewal) -> None:
-    values = {"secret_digest": renewal.secret_digest, "secret_hash": renewal.secret_hash, "id": identity.row_id}
+def _renew(database: Database, deadline: float, renewed: Verification) -> None:
+    identity = renewed.identity
+    named = {"id": identity.row_id, "digest": renewed.new_digest, "hash": renewed.new_hash}
     with database.transaction(identity.workspace_id, deadline_seconds=deadline - time.monotonic()) as session:
-        session.execute(_RENEW, values)
+        session.execute(_RENEW, named)

@@ -118,9 +118,8 @@ class TestTheStoredDigest:
 
         assert verification is not None
         assert verification.identity == _IDENTITY
-        assert verification.renewal is not None
-        assert verification.renewal.secret_digest == minted.secret_digest
-        assert verification.renewal.secret_hash is None
+        assert verification.new_digest == minted.secret_digest
+        assert verification.new_hash is None
         assert hasher.runs == 1
 
     def test_of_another_credential_lets_no_wrong_secret_in(self, credentials: Credentials) -> None:
@@ -244,9 +243,9 @@ def test_a_hash_of_other_parameters_is_replaced_when_its_key_is_verified(*, has_
     verification = _verify(credentials, minted, _stored(minted) if has_digest else _without_digest(minted))
 
     assert verification is not None
-    assert verification.renewal is not None
-    assert verification.renewal.secret_hash is not None
-    assert not OWASP.check_needs_rehash(verification.renewal.secret_hash)
+    assert verification.new_digest == minted.secret_digest
+    assert verification.new_hash is not None
+    assert not OWASP.check_needs_rehash(verification.new_hash)
 
 
 def _stored(minted: Minted) -> StoredCredential:

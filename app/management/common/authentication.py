@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from app.credentials.verification import Credentials, Identity, Renewal, StoredCredential
+from app.credentials.verification import Credentials, Identity, StoredCredential, Verification
 from app.database.engine import Database, TenantScope
 from app.errors import InvalidManagementToken
 from app.management.common.operators import Operator, Role
@@ -31,7 +31,7 @@ _NOTE_USE = text("""
     WHERE id = (SELECT id FROM management_tokens WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 _RENEW = text("""
-    UPDATE management_tokens SET secret_digest = :secret_digest, secret_hash = coalesce(:secret_hash, secret_hash)
+    UPDATE management_tokens SET secret_digest = :digest, secret_hash = coalesce(:hash, secret_hash)
     WHERE id = (SELECT id FROM management_tokens WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 # The guard comes before everything else: while the database is frozen, no thread waits longer than this.
@@ -66,8 +66,8 @@ def authenticate(
         raise InvalidManagementToken
     identity = verification.identity
     database = admit(identity) or database
-    if verification.renewal is not None:
-        _renew(database, identity, verification.renewal)
+    if verification.new_digest is not None:
+        _renew(database, verification)
     with database.transaction(identity.workspace_id, deadline_seconds=_DEADLINE_SECONDS) as session:
         row = _read(session, identity)
     if row is None:
@@ -92,10 +92,10 @@ def _look_up(database: Database, key_id: str) -> StoredCredential | None:
     return StoredCredential(Identity(public_id, row.id, row.workspace_id), row.secret_hash, row.secret_digest)
 
 
-def _renew(database: Database, identity: Identity, renewal: Renewal) -> None:
-    values = {"secret_digest": renewal.secret_digest, "secret_hash": renewal.secret_hash, "id": identity.row_id}
-    with database.transaction(identity.workspace_id, deadline_seconds=_DEADLINE_SECONDS) as session:
-        session.execute(_RENEW, values)
+def _renew(database: Database, renewed: Verification) -> None:
+    named = {"id": renewed.identity.row_id, "digest": renewed.new_digest, "hash": renewed.new_hash}
+    with database.transaction(renewed.identity.workspace_id, deadline_seconds=_DEADLINE_SECONDS) as session:
+        session.execute(_RENEW, named)
 
 
 def _read(session: Session, identity: Identity) -> Row[Any] | None:
