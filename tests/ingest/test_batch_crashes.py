@@ -52,9 +52,9 @@ client.post(BATCH_PATH, data=body, headers=headers, content_type="application/js
 
 @pytest.fixture(name="client")
 def _client(app: Flask, alice: Tenant) -> FlaskClient:
-    """With alice's key warm: only a batch's own commits are left."""
+    """With alice's key cached: only a batch's own commits are left."""
     client = app.test_client()
-    assert send_batch(client, alice, b"warms the key").status_code == 400
+    assert send_batch(client, alice, b"caches the key").status_code == 400
     return client
 
 

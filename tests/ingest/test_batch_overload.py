@@ -127,7 +127,7 @@ def test_503_while_a_table_is_locked_and_not_409(client: FlaskClient, settings: 
 def test_503_if_the_database_does_not_commit(
     client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send_batch(client, alice, b"warms the key")
+    send_batch(client, alice, b"caches the key")
     with monkeypatch.context() as patch:
         patch.setattr(Session, "commit", _refuse_to_commit)
         response = send_batch(client, alice, [event_for(alice)], "k")

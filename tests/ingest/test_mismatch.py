@@ -23,7 +23,7 @@ def _wrong(tenant: Tenant) -> list[tuple[dict[str, Any], str, str]]:
 
 
 def test_a_refusal_names_the_keys_own_source_and_environment(client: FlaskClient, alice: Tenant) -> None:
-    for _ in ("argon2 proves the key", "the key is warm, and the event goes by the fast path"):
+    for _ in ("the key is looked up", "the key is cached, and the event goes by the fast path"):
         for event, code, own in _wrong(alice):
             error = error_of(send(client, alice, event))
 

@@ -271,7 +271,7 @@ def test_a_batch_that_went_unanswered_hears_its_outcome_or_that_it_is_unknown(
     app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch, said: type[Exception]
 ) -> None:
     client = app.test_client()
-    send_batch(client, alice, b"warms the key")
+    send_batch(client, alice, b"caches the key")
     # Found out behind all its claims, with every try before it at its end; the rest says nothing of it.
     is_outcome = said in {errors.BatchRejected, errors.IdempotencyKeyReused, *REFUSALS.values()}
     # An outcome comes with the second try, however long that takes; for the rest it is tried again to the end.
