@@ -21,7 +21,7 @@ from app.ingest.refusals import Refusals
 from app.ingest.services import EXTENSION as INGEST
 from app.ingest.services import IngestServices
 from app.monitoring import metrics_route
-from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
+from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, RedisSync, namespace_of, read_overrides
 from app.telemetry import logs, metrics
 from app.telemetry.access_log import RequestLines, Sampling
 from app.web import error_handlers, request_log
@@ -51,13 +51,13 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
         lock_timeout_seconds=settings.idempotency_wait_seconds,
         application_name="lariba-web",
     )
-    sharing = _sharing(settings)
+    redis_sync = _redis_sync(settings)
     app.extensions[EXTENSION] = Context(
         settings=settings,
         database=database,
         credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
-        rate_limiter=_rate_limiter(settings, database, sharing),
-        management=_management(settings, database, sharing),
+        rate_limiter=_rate_limiter(settings, database, redis_sync),
+        management=_management(settings, database, redis_sync),
         body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
     )
     sampling = Sampling(settings.log_accepted_one_in)
@@ -120,7 +120,7 @@ def _every_tick(lines: RequestLines) -> None:
     metrics.fold()
 
 
-def _management(settings: Settings, database: Database, sharing: Sharing | None) -> ManagementContext:
+def _management(settings: Settings, database: Database, redis_sync: RedisSync | None) -> ManagementContext:
     third = max(1, settings.database_pool_size // 3)
     rates = Rates(
         key=settings.management_token_requests_per_second, workspace=settings.management_workspace_requests_per_second
@@ -130,7 +130,7 @@ def _management(settings: Settings, database: Database, sharing: Sharing | None)
             _share_of_pool(third, at_once_each=(third + 1) // 2, waiting_each=_WAITING_PER_WORKSPACE)
         ),
         urgent=_share_of_pool(2, at_once_each=1, waiting_each=_WAITING_URGENT),
-        rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, sharing=sharing),
+        rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, redis_sync=redis_sync),
     )
 
 
@@ -144,13 +144,13 @@ def _share_of_pool(at_once: int, *, at_once_each: int, waiting_each: int) -> Con
     )
 
 
-def _sharing(settings: Settings) -> Sharing | None:
-    return Sharing(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None
+def _redis_sync(settings: Settings) -> RedisSync | None:
+    return RedisSync(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None
 
 
-def _rate_limiter(settings: Settings, database: Database, sharing: Sharing | None) -> RateLimiter:
+def _rate_limiter(settings: Settings, database: Database, redis_sync: RedisSync | None) -> RateLimiter:
     return RateLimiter(
         Rates(key=settings.source_key_events_per_second, workspace=settings.workspace_events_per_second),
-        sharing=sharing,
+        redis_sync=redis_sync,
         read_overrides=partial(read_overrides, database),
     )

@@ -31,7 +31,7 @@ from app.monitoring import status as shown
 from app.monitoring.shared_metrics import SharedMetrics
 from app.monitoring.troubles import DATABASE_AWAY, troubles_of
 from app.monitoring.upkeep import read_upkeep
-from app.rate_limits.window import EVENTS_PER_SECOND_MAX
+from app.rate_limits import EVENTS_PER_SECOND_MAX
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
 _SCHEMA_BEHIND = "The schema is behind this code: run `flask --app wsgi migrate` first."

@@ -126,16 +126,16 @@ async def _accept(incoming: Incoming[Decoded], identity: Identity, services: Ing
     admit = services.rate_limiter.admit
     # A client without allowance is refused before its body is read. A large body counts as several events before it is
     # decoded, because decoding is what it costs.
-    paid = incoming.EVENTS_BEFORE_BODY
-    allowance = admit(identity, paid)
+    consumed = incoming.EVENTS_BEFORE_BODY
+    allowance = admit(identity, consumed)
     body = await _unless_revoked(incoming.read_body(), incoming, identity, services)
-    if (worth := events_worth(len(body))) > paid:
-        allowance, paid = admit(identity, worth, paid=paid), worth
+    if (worth := events_worth(len(body))) > consumed:
+        allowance, consumed = admit(identity, worth, consumed=consumed), worth
     # Not earlier: a slow sender must not hold a slot.
     with incoming.slot(identity):
         decoded, events = await _unless_revoked(incoming.decode(body), incoming, identity, services)
-        if events > paid:
-            allowance = admit(identity, events, paid=paid)
+        if events > consumed:
+            allowance = admit(identity, events, consumed=consumed)
         # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
         receipt, log_event = await incoming.store(identity, decoded)
     return Accepted(receipt, log_event, allowance)

@@ -104,7 +104,7 @@ def limit_key(context: Context, tenant: Tenant, events_per_second: int) -> None:
     """As its operators may; this process knows of it at once."""
     statement = "UPDATE source_keys SET events_per_second = :limit WHERE id = :id"
     execute(context, statement, limit=events_per_second, id=tenant.key_row)
-    context.rate_limiter.learn_overrides()
+    context.rate_limiter.reload_overrides()
 
 
 def execute(context: Context, statement: str, **parameters: object) -> None:
