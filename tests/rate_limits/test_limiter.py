@@ -127,7 +127,7 @@ class TestOneProcess:
         assert not is_admitted(limiter, someone(), 5)
         assert is_admitted(limiter, someone(), 4)
 
-    def test_a_batch_larger_than_the_quota_is_told_so_and_taken_when_all_is_left(self) -> None:
+    def test_a_batch_larger_than_the_quota_is_refused_with_the_reason_and_admitted_when_all_is_left(self) -> None:
         limiter, clock = local(key=10)
         limiter.admit(someone())
 
@@ -138,11 +138,11 @@ class TestOneProcess:
         clock.now += refusal.value.retry_after_seconds
         assert is_admitted(limiter, someone(), 25)
         clock.now += 2.4
-        assert not is_admitted(limiter, someone()), "the debt is paid off first"
+        assert not is_admitted(limiter, someone()), "the debt passes first"
         clock.now += 0.2
         assert is_admitted(limiter, someone())
 
-    def test_what_was_paid_before_is_counted_once_and_given_back_with_a_refusal(self) -> None:
+    def test_what_was_consumed_before_is_counted_once_and_given_back_with_a_refusal(self) -> None:
         limiter, clock = local(key=10)
         limiter.admit(someone(), 3)
         assert limiter.admit(someone(), 5, consumed=3).headers["RateLimit"] == '"key";r=5;t=1'
@@ -157,7 +157,7 @@ class TestOneProcess:
         limiter.admit(someone(), 2)
         limiter.admit(someone(), 25, consumed=2)
         clock.now += 2.4
-        assert not is_admitted(limiter, someone()), "the debt is paid off first"
+        assert not is_admitted(limiter, someone()), "the debt passes first"
         clock.now += 0.2
         assert is_admitted(limiter, someone())
 
@@ -176,7 +176,7 @@ class TestOneProcess:
         assert not is_admitted(limiter, someone(), 0)
 
     @pytest.mark.parametrize("used", [1, 4, 10])
-    def test_the_same_request_gets_through_after_the_time_that_the_refusal_tells(self, used: int) -> None:
+    def test_the_same_request_is_admitted_after_the_seconds_of_the_refusal(self, used: int) -> None:
         limiter, clock = local(key=10)
         assert is_admitted(limiter, someone(), used)
         with pytest.raises(RateLimitExceeded) as refusal:
@@ -302,7 +302,7 @@ class TestOneProcess:
 
 
 class TestHeaders:
-    def test_they_tell_the_policy_what_is_left_and_when_all_of_it_is_back(self) -> None:
+    def test_they_hold_the_policy_what_is_left_and_when_all_of_it_is_back(self) -> None:
         limiter, _ = local(key=10, workspace=15)
 
         assert limiter.admit(someone(), 4).headers == {
@@ -310,7 +310,7 @@ class TestHeaders:
             "RateLimit": '"key";r=6;t=1, "workspace";r=11;t=1',
         }
 
-    def test_a_limit_that_is_off_is_not_told(self) -> None:
+    def test_a_limit_that_is_off_stands_in_no_header(self) -> None:
         limiter, _ = local(workspace=15)
 
         assert limiter.admit(someone()).headers == {
@@ -319,12 +319,12 @@ class TestHeaders:
         }
 
     @pytest.mark.parametrize("limit", [1, 3, 7, 10, 333])
-    def test_what_is_told_to_be_left_is_left(self, limit: int) -> None:
+    def test_as_much_is_left_as_the_header_says(self, limit: int) -> None:
         limiter, _ = local(key=limit)
 
-        told = [int(limiter.admit(someone()).headers["RateLimit"].split(";")[1][2:]) for _ in range(limit)]
+        said = [int(limiter.admit(someone()).headers["RateLimit"].split(";")[1][2:]) for _ in range(limit)]
 
-        assert told == list(range(limit - 1, -1, -1))
+        assert said == list(range(limit - 1, -1, -1))
 
     def test_a_refusal_is_a_429_that_carries_them_too(self) -> None:
         limiter, _ = local(key=1)
@@ -366,10 +366,10 @@ class TestSeveralProcesses:
 
         assert 540 <= admitted <= 660
 
-    def test_what_was_given_away_too_often_is_paid_back(self, server: EmbeddedRedis) -> None:
+    def test_what_was_admitted_too_often_is_made_up_for(self, server: EmbeddedRedis) -> None:
         cluster = Cluster(server.url, Rates(10, None), 4)
         at_once = sum(is_admitted(limiter, someone()) for limiter in cluster.limiters for _ in range(10))
-        assert at_once == 40, "nobody knows yet of the others"
+        assert at_once == 40, "no process knows yet of the others"
 
         later = cluster.admitted(5.9, per_second=50, identity=someone(), shares=(1, 1, 1, 1))
 
@@ -395,7 +395,7 @@ class TestSeveralProcesses:
 
         assert 560 <= first + second <= 640
 
-    def test_a_clock_of_redis_that_goes_back_an_hour_locks_nobody_out(self, server: EmbeddedRedis) -> None:
+    def test_a_clock_of_redis_that_goes_back_an_hour_locks_no_client_out(self, server: EmbeddedRedis) -> None:
         cluster = Cluster(server.url, Rates(10, None), 1)
         (limiter,) = cluster.limiters
         limiter.admit(someone(), 10)
@@ -420,7 +420,7 @@ class TestSeveralProcesses:
             assert set(names) == {f"lariba:{namespace}:rate:{name}" for name in ("key_1", "workspace_1")}
             assert all(0 < client.pttl(name) <= 3_000 for name in names)
 
-    def test_what_is_little_is_told_once_it_adds_up(self, server: EmbeddedRedis) -> None:
+    def test_a_little_use_is_synced_once_it_adds_up(self, server: EmbeddedRedis) -> None:
         namespace = random_text(8)
         limiter = without_thread(Rates(1_000, None), redis_sync=RedisSync(server.url, namespace))
         with redis.Redis.from_url(server.url, decode_responses=True) as client:
@@ -492,7 +492,7 @@ class TestRedisAway:
             yield server
 
     @pytest.mark.parametrize("outage", ["frozen", "killed"])
-    def test_each_process_limits_alone_and_the_log_tells_once_each_way(self, own: EmbeddedRedis, outage: str) -> None:
+    def test_each_process_limits_alone_and_the_log_says_so_once_each_way(self, own: EmbeddedRedis, outage: str) -> None:
         clock = Clock()
         redis_sync = RedisSync(own.url, random_text(8), clock=clock)
         limiter = without_thread(Rates(10, None), redis_sync=redis_sync, clock=clock)
@@ -541,7 +541,7 @@ class TestRedisAway:
 
         assert 45 <= after <= 55
 
-    def test_an_address_where_nobody_is_changes_nothing_for_the_road(self) -> None:
+    def test_a_redis_address_without_a_server_delays_and_refuses_nothing(self) -> None:
         redis_sync = RedisSync("redis://127.0.0.1:1/0", "x")
         limiter = without_thread(Rates(5, None), redis_sync=redis_sync)
 

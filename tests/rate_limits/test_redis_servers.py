@@ -75,17 +75,17 @@ def test_a_redis_that_is_one_away_or_none_lets_the_process_start(server: Embedde
         require_no_cluster("LARIBA_REDIS_URL", node.url)
 
 
-def _told() -> float | None:
+def _shared() -> float | None:
     return metrics.REGISTRY.get_sample_value("lariba_rate_limits_shared", {"through": "redis"})
 
 
-def test_it_is_told_whether_rates_are_shared_also_while_nothing_is_sent(
+def test_the_gauge_shows_whether_rates_are_shared_also_while_nothing_is_sent(
     server: EmbeddedRedis, node: _ClusterNode
 ) -> None:
     def learnt(url: str) -> float | None:
         limiter = without_thread(Rates(1, 1), redis_sync=RedisSync(url, random_text(8)))
         limiter.step()
-        return _told()
+        return _shared()
 
     assert learnt(server.url) == 1
     assert learnt("redis://127.0.0.1:1/0") == 0
@@ -93,13 +93,13 @@ def test_it_is_told_whether_rates_are_shared_also_while_nothing_is_sent(
     assert learnt(node.url) == 0
 
 
-def test_a_redis_that_goes_away_is_told_of_by_what_is_sent(server: EmbeddedRedis) -> None:
+def test_the_gauge_shows_at_the_next_sync_that_redis_has_gone_away(server: EmbeddedRedis) -> None:
     limiter = without_thread(Rates(1, 1), redis_sync=RedisSync(server.url, random_text(8)))
     limiter.step()
-    assert _told() == 1
+    assert _shared() == 1
 
     gone = without_thread(Rates(1, 1), redis_sync=RedisSync("redis://127.0.0.1:1/0", "x"))
     gone.admit(Identity("key_1", 1, 1))
     gone.sync()
 
-    assert _told() == 0
+    assert _shared() == 0
