@@ -25,7 +25,7 @@ from app.monitoring import metrics_route
 from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
 from app.telemetry import logs, metrics
 from app.telemetry.access_log import RequestLines, Sampling
-from app.web import problems, request_log
+from app.web import error_handlers, request_log
 from app.web.request_body import discard_rest
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from app.wire.http_rules import is_misspelt, refusal_of
@@ -68,7 +68,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     request_log.register(app, settings.trusted_proxies, sampling)
     app.before_request(_keep_to_http)
     app.after_request(discard_rest)
-    problems.register(app)
+    error_handlers.register(app)
     metrics_route.register(app)
     api.register(app)
     commands.register(app)

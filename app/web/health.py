@@ -13,7 +13,7 @@ from app.database.engine import Database, TenantScope
 from app.database.schema import behind, wall_missing
 from app.errors import Fault, StorageUnavailable
 from app.web import openapi
-from app.web.problems import answer
+from app.web.error_handlers import respond
 
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
@@ -82,10 +82,11 @@ def readyz() -> Response:
     )
     if not failed:
         return _json({"status": "ok", "checks": checks})
-    refusal = StorageUnavailable("Not ready: " + "; ".join(f"{fault.pointer[8:]}: {fault.message}" for fault in failed))
-    response = answer(503, refusal.code, refusal.message, retryable=True, faults=failed)
+    refusal = StorageUnavailable(
+        "Not ready: " + "; ".join(f"{fault.pointer[8:]}: {fault.message}" for fault in failed), faults=failed
+    )
+    response = respond(refusal)
     response.set_data(json.dumps({"status": "unavailable", "checks": checks} | (response.get_json(force=True) or {})))
-    response.headers["Retry-After"] = "1"
     return response
 
 

@@ -8,7 +8,8 @@ from app import errors
 from app.config import Settings, variable_of
 from app.errors import Refusal
 from app.maintenance.schedule import TASKS
-from app.web.problems import FRAMEWORK_CODES, INTERNAL_ERROR, STATUSES
+from app.web.error_handlers import FRAMEWORK_CODES, INTERNAL_ERROR
+from app.web.problems import STATUSES
 from app.worker import BEAT_SCHEDULE, create_celery
 
 _FALLS_BACK = {"LARIBA_ADMIN_DATABASE_URL": "the one above"}

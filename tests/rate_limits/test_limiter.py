@@ -21,7 +21,7 @@ from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.identifiers import random_text
 from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, events_worth, read_overrides
-from app.web import problems, request_log
+from app.web import error_handlers, request_log
 from local.redis import EmbeddedRedis
 from tests.support.operating import at_once
 from tests.support.people import Tenant, execute
@@ -331,7 +331,7 @@ class TestHeaders:
         limiter.admit(someone())
         app = Flask("limited")
         request_log.register(app)
-        problems.register(app)
+        error_handlers.register(app)
         app.add_url_rule("/", view_func=lambda: str(limiter.admit(someone())))
 
         answer = app.test_client().get("/")
