@@ -19,6 +19,7 @@ from schemathesis.openapi.checks import UseAfterFree
 
 from app.management.common.names import read_label
 from contract.archived import Archived
+from contract.links import add_links
 from contract.tenant import FuzzedTenant
 
 TENANT: Final = FuzzedTenant()
@@ -92,6 +93,12 @@ def archived_is_gone(_: CheckContext, response: Response, case: Case[Any]) -> No
     status = requests.Session().send(read, timeout=10).status_code
     if status < 300:
         raise AssertionError(f"GET {case.formatted_path} is answered {status} after it was archived")
+
+
+@schemathesis.hook
+def before_load_schema(_: HookContext, raw_schema: dict[str, Any]) -> None:
+    """Give the stateful phase the links that it follows."""
+    add_links(raw_schema)
 
 
 @schemathesis.hook

@@ -1,25 +1,21 @@
-"""How the ingest operation reads in the OpenAPI document; the road itself does not go through smorest's machinery."""
+"""How the ingest operations read in the OpenAPI document; ingest reads and writes the bodies without these schemas."""
 
 import json
 from typing import Any, Final
+
+from marshmallow import fields, validate
 
 from app import errors
 from app.ingest.batch.body import EVENTS_MAX, NDJSON
 from app.ingest.envelope import EnvelopeSchema
 from app.web import openapi
+from app.web.openapi import FaultSchema, example_of
+from app.web.problems import JSON
+from app.web.schema_fields import InputSchema, OutputSchema
 
-_RECEIPT: Final = {
-    "type": "object",
-    "required": ["accepted", "event_id", "status"],
-    "properties": {
-        # Neither `const` nor `enum`: generators write "true" for it, and then raise on the true that comes.
-        "accepted": {"type": "boolean", "description": "Always true."},
-        "event_id": {"type": "string"},
-        "status": {"type": "string", "enum": ["stored", "duplicate"]},
-    },
-}
+_EVENT_ID: Final = "evt_demo_001"
 _EXAMPLE: Final = {
-    "event_id": "evt_demo_001",
+    "event_id": _EVENT_ID,
     "event_type": "payment.failed",
     "source_id": "src_demo",
     "environment": "production",
@@ -27,6 +23,56 @@ _EXAMPLE: Final = {
     "timestamp": "2026-06-01T10:00:00Z",
     "payload": {"amount": 49.99, "currency": "EUR", "reason": "card_declined"},
 }
+
+
+class ReceiptSchema(OutputSchema):
+    """A 2xx response to one event."""
+
+    # Not bound to one value: generators write "true" for that, and then raise on the true that comes.
+    accepted = fields.Boolean(required=True, metadata={"description": "Always true."})
+    event_id = fields.String(required=True, metadata={"example": _EVENT_ID})
+    status = fields.String(required=True, validate=validate.OneOf(("stored", "duplicate")))
+
+
+class VerdictSchema(OutputSchema):
+    """What became of one event of a batch."""
+
+    event_id = fields.String(metadata={"description": "Absent if the event could not be read"})
+    status = fields.String(required=True, validate=validate.OneOf(("stored", "duplicate", "rejected")))
+    code = fields.String(metadata={"description": "Of a rejected event, as in an error body; so are the next three"})
+    message = fields.String()
+    retryable = fields.Boolean()
+    details = fields.List(fields.Nested(FaultSchema))
+
+
+class BatchAnswerTotalsSchema(OutputSchema):
+    """How many events of a batch have which status."""
+
+    stored = fields.Integer(required=True, metadata={"minimum": 0})
+    duplicate = fields.Integer(required=True, metadata={"minimum": 0})
+    rejected = fields.Integer(required=True, metadata={"minimum": 0})
+
+
+class BatchAnswerSchema(OutputSchema):
+    """The 2xx response to a batch."""
+
+    verdicts = fields.List(
+        fields.Nested(VerdictSchema), required=True, metadata={"description": "One per event, in order"}
+    )
+    totals = fields.Nested(BatchAnswerTotalsSchema, required=True)
+
+
+class EventBatchSchema(InputSchema):
+    """The body of a batch that is one JSON object."""
+
+    events = fields.List(
+        fields.Nested(EnvelopeSchema),
+        required=True,
+        validate=validate.Length(1, EVENTS_MAX),
+        metadata={"description": "What is wrong with one is told in its verdict."},
+    )
+
+
 _CONTENT_ENCODING: Final = {
     "name": "Content-Encoding",
     "in": "header",
@@ -53,7 +99,7 @@ _REFUSALS: Final = (
     errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )
-_OF_ONE_EVENT: Final = (
+_REFUSALS_OF_ONE_EVENT: Final = (
     errors.SourceMismatch,
     errors.EnvironmentMismatch,
     errors.EventTypeNotAllowed,
@@ -64,37 +110,8 @@ _NOTES: Final = {
     "bad_request": "Not JSON, not what its Content-Encoding says, or a malformed Idempotency-Key.",
     "unsupported_media_type": "Not JSON; Accept-Encoding is there if it was for the Content-Encoding.",
 }
-_VERDICT: Final = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {
-        "event_id": {"type": "string", "description": "Absent if the event could not be read"},
-        "status": {"type": "string", "enum": ["stored", "duplicate", "rejected"]},
-        "code": {"type": "string", "description": "Of a rejected event, as in an error body; so are the next three"},
-        "message": {"type": "string"},
-        "retryable": {"type": "boolean"},
-        "details": {"type": "array", "items": {"$ref": "#/components/schemas/Fault"}},
-    },
-}
-_TOTALS: Final = ("stored", "duplicate", "rejected")
-_BATCH_ANSWER: Final = {
-    "type": "object",
-    "required": ["verdicts", "totals"],
-    "properties": {
-        "verdicts": {
-            "type": "array",
-            "description": "One per event, in order",
-            "items": {"$ref": "#/components/schemas/Verdict"},
-        },
-        "totals": {
-            "type": "object",
-            "required": list(_TOTALS),
-            "properties": {status: {"type": "integer", "minimum": 0} for status in _TOTALS},
-        },
-    },
-}
 
-_WHAT_INGEST_DOES: Final = """\
+_INGEST_DESCRIPTION: Final = """\
 Takes one event of the source that the key belongs to. A 2xx means that it is committed, once; anything else means that
 nothing was stored, and says why and whether a retry helps.
 
@@ -105,7 +122,7 @@ content 409.
 Web pages use a key with `allowed_origins`. While a page is left, such a key may come as `?key=` in the query and the
 JSON as `text/plain`, which is what `navigator.sendBeacon` can send.
 """
-_WHAT_BATCHES_DO: Final = """\
+_BATCH_DESCRIPTION: Final = """\
 Takes 1 to 1,000 events of the source that the key belongs to, as a JSON object or as lines. The answer has a verdict
 for each event, in order; those that are `stored` are committed together. With `atomic=true` one event that is wrong
 refuses all.
@@ -113,23 +130,9 @@ refuses all.
 An Idempotency-Key names the whole batch, and a replay is its whole first answer. An event that was rejected is sent
 again, once it is right, in a batch with another key.
 """
-_EVENT_BATCH: Final = {
-    "type": "object",
-    "required": ["events"],
-    "additionalProperties": False,
-    "properties": {
-        "events": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": EVENTS_MAX,
-            "description": "What is wrong with one is told in its verdict.",
-            "items": {"$ref": "#/components/schemas/Envelope"},
-        }
-    },
-}
 _BATCH_EXAMPLE: Final = {
     "verdicts": [
-        {"event_id": "evt_demo_001", "status": "stored"},
+        {"event_id": _EVENT_ID, "status": "stored"},
         {
             "status": "rejected",
             "code": "schema_validation_failed",
@@ -143,11 +146,11 @@ _BATCH_EXAMPLE: Final = {
 
 
 def _receipt(description: str, status: str) -> dict[str, Any]:
-    example = {"accepted": True, "event_id": "evt_demo_001", "status": status}
+    example = example_of(ReceiptSchema()) | {"status": status}
     return {
         "description": description,
         "headers": _HEADERS,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Receipt"}, "example": example}},
+        "content": {JSON: {"schema": ReceiptSchema, "example": example}},
     }
 
 
@@ -163,11 +166,9 @@ def _idempotency_key(what: str) -> dict[str, Any]:
     }
 
 
-SCHEMAS: Final = {"Receipt": _RECEIPT, "Verdict": _VERDICT, "BatchAnswer": _BATCH_ANSWER, "EventBatch": _EVENT_BATCH}
-
 INGEST_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestEvent",
-    "description": _WHAT_INGEST_DOES,
+    "description": _INGEST_DESCRIPTION,
     "security": [{"sourceKey": []}],
     "parameters": [
         _idempotency_key("event"),
@@ -175,18 +176,18 @@ INGEST_OPERATION: Final[dict[str, Any]] = {
     ],
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": EnvelopeSchema, "example": _EXAMPLE}},
+        "content": {JSON: {"schema": EnvelopeSchema, "example": _EXAMPLE}},
     },
     "responses": {
-        "201": _receipt("Committed by this request, or by the first one with this Idempotency-Key", "stored"),
-        "200": _receipt("This event_id was stored before with the same content", "duplicate"),
+        201: _receipt("Committed by this request, or by the first one with this Idempotency-Key", "stored"),
+        200: _receipt("This event_id was stored before with the same content", "duplicate"),
     }
-    | openapi.refusal_answers((*_REFUSALS, *_OF_ONE_EVENT), notes=_NOTES),
+    | openapi.refusal_responses((*_REFUSALS, *_REFUSALS_OF_ONE_EVENT), notes=_NOTES),
 }
 
 BATCH_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestBatch",
-    "description": _WHAT_BATCHES_DO,
+    "description": _BATCH_DESCRIPTION,
     "security": [{"sourceKey": []}],
     "parameters": [
         {
@@ -202,8 +203,8 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/EventBatch"},
+            JSON: {
+                "schema": EventBatchSchema,
                 "example": {"events": [_EXAMPLE]},
             },
             NDJSON: {
@@ -218,13 +219,11 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
         },
     },
     "responses": {
-        "200": {
+        200: {
             "description": "Committed: every event whose verdict is stored",
             "headers": _HEADERS,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/BatchAnswer"}, "example": _BATCH_EXAMPLE}
-            },
+            "content": {JSON: {"schema": BatchAnswerSchema, "example": _BATCH_EXAMPLE}},
         }
     }
-    | openapi.refusal_answers((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
+    | openapi.refusal_responses((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
 }

@@ -30,7 +30,7 @@ def register(app: Flask) -> None:
     """Install the handlers."""
     app.before_request(_refuse_to_redirect)
     app.register_error_handler(Refusal, respond)
-    app.register_error_handler(HTTPException, _respond_to_framework)
+    app.register_error_handler(HTTPException, respond_to_framework)
     app.register_error_handler(Exception, _respond_to_crash)
 
 
@@ -49,7 +49,7 @@ def respond(refusal: Refusal) -> Response:
     return Response(body, status, headers)
 
 
-def _respond_to_framework(error: HTTPException) -> Response:
+def respond_to_framework(error: HTTPException) -> Response:
     """Werkzeug's and webargs' refusals; webargs brings its messages along in `data`."""
     status = error.code or 500
     if status >= 500:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import msgspec
-from marshmallow import RAISE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields
 
 from app.wire import rfc3339
 
@@ -34,6 +34,13 @@ class InputSchema(Schema):
         messages.update({kind: _WORDS.get(str(message), message) for kind, message in messages.items()})
         if isinstance(field_obj, fields.List):
             self.on_bind_field(field_name, field_obj.inner)
+
+
+class OutputSchema(Schema):
+    """What callers receive: readers must expect further members, so the document does not forbid them."""
+
+    class Meta:
+        unknown = EXCLUDE
 
 
 class TextField(fields.String):

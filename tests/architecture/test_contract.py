@@ -203,32 +203,6 @@ def test_a_post_that_creates_names_the_view_that_shows_what_it_made() -> None:
             assert blueprint.operations[operation.shown_by].method == "GET", name
 
 
-def test_what_is_made_leads_to_what_can_be_done_with_it(described: dict[str, Described]) -> None:
-    for name, operation in _OPERATIONS.items():
-        answer = described[name]["responses"].get("201")
-        if answer is None:
-            continue
-        assert operation.shown_by is not None
-        links = answer["links"]
-        assert operation_id(operation.shown_by) in links, name
-        for link in links.values():
-            parameters = {each["name"] for each in described[link["operationId"]]["path_parameters"]}
-            parameters |= {each["name"] for each in described[link["operationId"]].get("parameters", [])}
-            assert set(link["parameters"]) <= parameters, (name, link)
-
-
-def test_a_list_leads_to_what_can_be_done_with_its_first_item(described: dict[str, Described]) -> None:
-    leading = 0
-    for name, operation in described.items():
-        answer = operation["responses"].get("200", {})
-        shape = str(answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", ""))
-        if shape.endswith("Page"):
-            reading = f"read{shape.rpartition('/')[2].removesuffix('Page')}"
-            assert set(answer["links"][reading]["parameters"].values()) == {"$response.body#/data/0/id"}, name
-            leading += 1
-    assert leading >= 8
-
-
 def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, Described]]:
     """Every object of the document that lies in no example, with its path."""
     if isinstance(node, dict):

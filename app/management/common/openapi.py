@@ -2,13 +2,13 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from app import errors
 from app.errors import Refusal
 from app.management.common.lookup import PUBLIC_ID
-from app.management.common.operation import Operation
+from app.management.common.operation import GUARD, Operation
 from app.management.common.operators import Role
 from app.web import openapi
 
@@ -26,7 +26,7 @@ _WITH_BODY: Final = (
     errors.UnsupportedMediaType,
     errors.UnsupportedTransferCoding,
 )
-_ON_EVERY_ANSWER: Final = ("Cache-Control", "RateLimit", "RateLimit-Policy")
+_ON_EVERY_RESPONSE: Final = ("Cache-Control", "RateLimit", "RateLimit-Policy")
 _IF_MATCH: Final = {
     "name": "If-Match",
     "in": "header",
@@ -37,7 +37,7 @@ _IF_MATCH: Final = {
         "the state that was read": {"value": '"5f1d7a84db00d2fce00b31a7"'},
     },
 }
-IDEMPOTENCY_KEY: Final = {
+_IDEMPOTENCY_KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
@@ -47,11 +47,11 @@ IDEMPOTENCY_KEY: Final = {
 }
 
 SHOWN: Final = openapi.headers("ETag")
-"""Headers of an answer that shows one object."""
+"""Headers of a response that shows one object."""
 CREATED: Final = openapi.headers("ETag", "Location")
-"""Headers of an answer that shows a new object."""
+"""Headers of a response that shows a new object."""
 PAGED: Final = openapi.headers("Link")
-"""Headers of an answer that shows a page of a list."""
+"""Headers of a response that shows a page of a list."""
 
 
 def operation_id(view_name: str) -> str:
@@ -60,25 +60,27 @@ def operation_id(view_name: str) -> str:
     return words[0] + "".join(word.capitalize() for word in words[1:])
 
 
-def describe(view: Callable[..., Any], operation: Operation, guard: str) -> dict[str, Any]:
-    """What is documented of an operation: its id, its words, its credential and role, its error answers and headers."""
-    summary, description = _words(view, operation)
-    described: dict[str, Any] = {
-        "operationId": operation_id(view.__name__),
-        "summary": summary,
-        "description": description,
-        "security": [{guard: []}],
-        "x-required-role": operation.role.value,
-        "responses": openapi.refusal_answers(_refusals(operation), *_ON_EVERY_ANSWER),
-    }
-    parameters: list[dict[str, Any]] = []
-    if operation.takes_condition:
-        parameters.append(_IF_MATCH | {"required": operation.needs_condition})
+def describe(view: Callable[..., Any], operation: Operation, statuses: Iterable[int]) -> dict[str, Any]:
+    """What smorest's `doc` takes: words, credential, role, parameters, errors; and headers of the own `statuses`."""
+    sentence, _, rest = (inspect.getdoc(view) or "").partition(".")
+    takes = f"Takes a management token with the role `{operation.role}` or more"
+    takes += ", for the whole workspace." if operation.is_for_whole_workspace else "."
+    headers = openapi.headers(*_ON_EVERY_RESPONSE)
+    parameters: list[dict[str, Any]] = (
+        [_IF_MATCH | {"required": operation.needs_condition}] if operation.takes_condition else []
+    )
     if operation.method == "POST":
-        parameters.append(IDEMPOTENCY_KEY)
-    if parameters:
-        described["parameters"] = parameters
-    return described
+        parameters.append(_IDEMPOTENCY_KEY)
+        headers |= openapi.headers("Idempotent-Replayed")
+    return {
+        "operationId": operation_id(view.__name__),
+        "summary": f"{sentence}.",
+        "description": "\n\n".join(filter(None, (rest.strip(), takes))),
+        "security": [{GUARD: []}],
+        "x-required-role": operation.role.value,
+        "responses": {status: {"headers": headers} for status in statuses}
+        | openapi.refusal_responses(_refusals(operation), *_ON_EVERY_RESPONSE),
+    } | ({"parameters": parameters} if parameters else {})
 
 
 def path_parameters(rule: str) -> list[dict[str, Any]]:
@@ -93,24 +95,6 @@ def path_parameters(rule: str) -> list[dict[str, Any]]:
         }
         for name in re.findall("<([^>]+)>", rule)
     ]
-
-
-def complete_answers(documented: dict[str, Any], operation: Operation) -> None:
-    """Add to a view's own answers what all answers carry."""
-    always = openapi.headers(*_ON_EVERY_ANSWER)
-    if operation.method == "POST":
-        always |= openapi.headers("Idempotent-Replayed")
-    for answers in documented.get("response", {}).get("responses", {}).values():
-        for answer in answers:
-            answer["headers"] = always | answer.get("headers", {})
-
-
-def _words(view: Callable[..., Any], operation: Operation) -> tuple[str, str]:
-    """The first sentence of the view's docstring, and all the rest with what the operation takes."""
-    sentence, _, rest = (inspect.getdoc(view) or "").partition(".")
-    takes = f"Takes a management token with the role `{operation.role}` or more"
-    takes += ", for the whole workspace." if operation.is_for_whole_workspace else "."
-    return f"{sentence}.", "\n\n".join(filter(None, (rest.strip(), takes)))
 
 
 def _refusals(operation: Operation) -> list[type[Refusal]]:
