@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from marshmallow import fields, validate
+from marshmallow import Schema, fields, validate
 
 from app import errors
 from app.ingest.batch.body import EVENTS_MAX, NDJSON
@@ -73,27 +73,20 @@ class EventBatchSchema(InputSchema):
     )
 
 
-_CONTENT_ENCODING: Final = {
-    "name": "Content-Encoding",
-    "in": "header",
-    "required": False,
-    "description": "How the body is compressed, if it is. Its limit holds for it compressed and expanded.",
-    "schema": {"type": "string", "enum": ["gzip", "deflate", "zstd", "br"]},
-}
+_CONTENT_ENCODING: Final = openapi.header_parameter(
+    "Content-Encoding",
+    "How the body is compressed, if it is. Its limit holds for it compressed and expanded.",
+    {"type": "string", "enum": ["gzip", "deflate", "zstd", "br"]},
+)
 _HEADERS: Final = openapi.headers("Idempotent-Replayed", "RateLimit", "RateLimit-Policy")
 _REFUSALS: Final = (
-    errors.BadRequest,
-    errors.BodyTimeout,
-    errors.LengthRequired,
-    errors.UnsupportedTransferCoding,
+    *openapi.BODY_REFUSALS,
     errors.InvalidSourceKey,
     errors.SourceDisabled,
     errors.WorkspaceSuspended,
     errors.OriginNotAllowed,
     errors.AddressNotAllowed,
     errors.IdempotencyInProgress,
-    errors.PayloadTooLarge,
-    errors.UnsupportedMediaType,
     errors.SchemaValidationFailed,
     errors.IdempotencyKeyReused,
     errors.RateLimitExceeded,
@@ -145,39 +138,29 @@ _BATCH_EXAMPLE: Final = {
 }
 
 
+def _content(schema: type[Schema], example: Any) -> dict[str, Any]:
+    return {JSON: {"schema": schema, "example": example}}
+
+
 def _receipt(description: str, status: str) -> dict[str, Any]:
-    example = example_of(ReceiptSchema()) | {"status": status}
-    return {
-        "description": description,
-        "headers": _HEADERS,
-        "content": {JSON: {"schema": ReceiptSchema, "example": example}},
-    }
+    content = _content(ReceiptSchema, example_of(ReceiptSchema()) | {"status": status})
+    return {"description": description, "headers": _HEADERS, "content": content}
 
 
-def _idempotency_key(what: str) -> dict[str, Any]:
-    return {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": f"1 to 255 visible ASCII characters, bare or in double quotes; names this {what} for safe"
-        " retries during 24 hours. One with a comma has to be in quotes.",
-        "schema": openapi.IDEMPOTENCY_KEY,
-        "example": "demo-request-001",
-    }
+def _parameters(what: str) -> list[dict[str, Any]]:
+    description = (
+        f"1 to 255 visible ASCII characters, bare or in double quotes; names this {what} for safe"
+        " retries during 24 hours. One with a comma has to be in quotes."
+    )
+    return [openapi.idempotency_key(description, "demo-request-001"), _CONTENT_ENCODING]
 
 
 INGEST_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestEvent",
     "description": _INGEST_DESCRIPTION,
     "security": [{"sourceKey": []}],
-    "parameters": [
-        _idempotency_key("event"),
-        _CONTENT_ENCODING,
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {JSON: {"schema": EnvelopeSchema, "example": _EXAMPLE}},
-    },
+    "parameters": _parameters("event"),
+    "requestBody": {"required": True, "content": _content(EnvelopeSchema, _EXAMPLE)},
     "responses": {
         201: _receipt("Committed by this request, or by the first one with this Idempotency-Key", "stored"),
         200: _receipt("This event_id was stored before with the same content", "duplicate"),
@@ -197,16 +180,12 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
             "description": "`true`: all or nothing; 422 batch_rejected names each event that stands in the way.",
             "schema": {"type": "boolean", "default": False},
         },
-        _idempotency_key("batch"),
-        _CONTENT_ENCODING,
+        *_parameters("batch"),
     ],
     "requestBody": {
         "required": True,
-        "content": {
-            JSON: {
-                "schema": EventBatchSchema,
-                "example": {"events": [_EXAMPLE]},
-            },
+        "content": _content(EventBatchSchema, {"events": [_EXAMPLE]})
+        | {
             NDJSON: {
                 "schema": {
                     "type": "string",
@@ -222,7 +201,7 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
         200: {
             "description": "Committed: every event whose verdict is stored",
             "headers": _HEADERS,
-            "content": {JSON: {"schema": BatchAnswerSchema, "example": _BATCH_EXAMPLE}},
+            "content": _content(BatchAnswerSchema, _BATCH_EXAMPLE),
         }
     }
     | openapi.refusal_responses((*_REFUSALS, errors.BatchRejected), notes=_NOTES),

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import structlog
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from app import errors
@@ -15,15 +15,16 @@ from app.wire.exact_json import pointer_token
 
 _log = structlog.get_logger()
 
-# What the framework itself refuses. Anything else below 500 is a bad_request with its own status.
-FRAMEWORK_CODES: Final[dict[int, str]] = {
-    404: errors.NotFound.code,
-    405: "method_not_allowed",
-    413: errors.PayloadTooLarge.code,
-    415: errors.UnsupportedMediaType.code,
-    422: errors.SchemaValidationFailed.code,
-}
+METHOD_NOT_ALLOWED: Final = "method_not_allowed"
 INTERNAL_ERROR: Final = "internal_error"
+
+# What the framework refuses as we do. Any other 4xx of its own is a bad_request with its own status.
+_REFUSALS: Final[dict[int, type[Refusal]]] = {
+    404: errors.NotFound,
+    413: errors.PayloadTooLarge,
+    415: errors.UnsupportedMediaType,
+    422: errors.SchemaValidationFailed,
+}
 
 
 def register(app: Flask) -> None:
@@ -57,11 +58,15 @@ def respond_to_framework(error: HTTPException) -> Response:
     # Webargs sorts its messages by where the fault was: {"json": {"name": ["Too long."]}}.
     by_location = getattr(error, "data", {}).get("messages", {})
     faults = tuple(fault for messages in by_location.values() for fault in _faults_of(messages))
-    code = FRAMEWORK_CODES.get(status, errors.BadRequest.code)
-    response = _respond_with(Problem(status, code, _framework_message(error), faults=faults))
+    if (refusal := _REFUSALS.get(status)) is not None:
+        return respond(refusal(faults=faults))
     if isinstance(error, MethodNotAllowed):
-        response.headers["Allow"] = _allowed(error)
-    return response
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        message = f"This address takes {allowed}. /docs says what each is for."
+        response = _respond_with(Problem(status, METHOD_NOT_ALLOWED, message))
+        response.headers["Allow"] = allowed
+        return response
+    return _respond_with(Problem(status, errors.BadRequest.code, str(error.description or error.name), faults=faults))
 
 
 def _respond_to_crash(error: Exception) -> Response:
@@ -74,22 +79,6 @@ def _respond_with(problem: Problem) -> Response:
     structlog.contextvars.bind_contextvars(error_code=problem.code)
     headers, body = render_problem(problem, request.headers.get("Accept"), request_id())
     return Response(body, problem.status, headers)
-
-
-def _framework_message(error: HTTPException) -> str:
-    if isinstance(error, RequestEntityTooLarge):
-        return errors.PayloadTooLarge().message
-    if isinstance(error, MethodNotAllowed):
-        return f"This address takes {_allowed(error)}. /docs says what each is for."
-    if error.code == 404:
-        return errors.NotFound().message
-    if error.code == 422:
-        return errors.SchemaValidationFailed().message
-    return str(error.description or error.name)
-
-
-def _allowed(error: MethodNotAllowed) -> str:
-    return ", ".join(sorted(error.valid_methods or ()))
 
 
 def _faults_of(messages: Any, pointer: str = "") -> list[Fault]:

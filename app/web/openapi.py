@@ -17,11 +17,19 @@ from app.web.schema_fields import OutputSchema
 
 Document = dict[str, Any]
 
-IDEMPOTENCY_KEY: Final = {
+BODY_REFUSALS: Final[tuple[type[Refusal], ...]] = (
+    errors.BadRequest,
+    errors.BodyTimeout,
+    errors.LengthRequired,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.UnsupportedTransferCoding,
+)
+"""What every operation that reads a body may refuse."""
+_IDEMPOTENCY_KEY: Final = {
     "type": "string",
     "pattern": r'^(?:[!#-+\--~][!-+\--~]{0,254}|"(?:[!#-\[\]-~]|\\["\\]){1,255}")$',
 }
-"""An Idempotency-Key, bare or as a quoted string."""
 _CODE: Final = {"pattern": "^[a-z_]+$", "description": "Stable: match on it."}
 
 
@@ -40,24 +48,29 @@ class FaultSchema(OutputSchema):
     message = fields.String(required=True)
 
 
-class ErrorFactsSchema(OutputSchema):
-    """The `error` of an error body."""
+class _ErrorSchema(OutputSchema):
+    """What both error bodies say, see problems.py."""
 
     code = fields.String(required=True, metadata=_CODE)
-    message = fields.String(required=True, metadata={"description": "For people, and may change."})
     request_id = fields.String(required=True, metadata={"description": "Also the header X-Request-ID."})
     retryable = fields.Boolean(required=True, metadata={"description": "Whether the same request can succeed later."})
     details = fields.List(fields.Nested(FaultSchema))
 
 
+class ErrorFactsSchema(_ErrorSchema):
+    """The `error` of an error body."""
+
+    message = fields.String(required=True, metadata={"description": "For people, and may change."})
+
+
 class ErrorBodySchema(OutputSchema):
-    """See problems.py."""
+    """The error body, unless the caller prefers problem details."""
 
     error = fields.Nested(ErrorFactsSchema, required=True)
 
 
-class ProblemDetailsSchema(OutputSchema):
-    """See problems.py."""
+class ProblemDetailsSchema(_ErrorSchema):
+    """The error body of RFC 9457."""
 
     class Meta(OutputSchema.Meta):
         description = "The same facts as RFC 9457 has them, for `Accept: application/problem+json`."
@@ -66,10 +79,6 @@ class ProblemDetailsSchema(OutputSchema):
     title = fields.String(required=True)
     status = fields.Integer(required=True, metadata={"minimum": 400, "maximum": 599})
     detail = fields.String(required=True)
-    code = fields.String(required=True, metadata=_CODE)
-    request_id = fields.String(required=True)
-    retryable = fields.Boolean(required=True)
-    details = fields.List(fields.Nested(FaultSchema))
 
 
 _TEXT: Final = {"type": "string"}
@@ -146,6 +155,16 @@ _EXAMPLES: Final[Mapping[str, str | None]] = {
     "expires_at": None,
     "revoked_at": None,
 }
+
+
+def header_parameter(name: str, description: str, schema: Document, **more: Any) -> Document:
+    """A request header, optional unless `more` says `required`."""
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema} | more
+
+
+def idempotency_key(description: str, example: str) -> Document:
+    """The request header Idempotency-Key, bare or as a quoted string."""
+    return header_parameter("Idempotency-Key", description, _IDEMPOTENCY_KEY, example=example)
 
 
 def headers(*names: str) -> Document:

@@ -18,33 +18,19 @@ _ALWAYS: Final = (
     errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )
-_WITH_BODY: Final = (
-    errors.BadRequest,
-    errors.BodyTimeout,
-    errors.LengthRequired,
-    errors.PayloadTooLarge,
-    errors.UnsupportedMediaType,
-    errors.UnsupportedTransferCoding,
-)
 _ON_EVERY_RESPONSE: Final = ("Cache-Control", "RateLimit", "RateLimit-Policy")
-_IF_MATCH: Final = {
-    "name": "If-Match",
-    "in": "header",
-    "description": "The ETag of the state that the change is meant for, or *; any other state answers 412.",
-    "schema": {"type": "string", "minLength": 1},
-    "examples": {
+_IF_MATCH: Final = openapi.header_parameter(
+    "If-Match",
+    "The ETag of the state that the change is meant for, or *; any other state answers 412.",
+    {"type": "string", "minLength": 1},
+    examples={
         "any state": {"value": "*"},
         "the state that was read": {"value": '"5f1d7a84db00d2fce00b31a7"'},
     },
-}
-_IDEMPOTENCY_KEY: Final = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "Yours for this request: sent again with the same content, it changes nothing more.",
-    "schema": openapi.IDEMPOTENCY_KEY,
-    "example": "4f8e2d1c-create-shop",
-}
+)
+_IDEMPOTENCY_KEY: Final = openapi.idempotency_key(
+    "Yours for this request: sent again with the same content, it changes nothing more.", "4f8e2d1c-create-shop"
+)
 
 SHOWN: Final = openapi.headers("ETag")
 """Headers of a response that shows one object."""
@@ -102,7 +88,7 @@ def _refusals(operation: Operation) -> list[type[Refusal]]:
     if operation.role is not Role.AUDITOR or operation.is_for_whole_workspace:
         refusals.append(errors.InsufficientScope)
     if operation.method != "GET":
-        refusals += _WITH_BODY
+        refusals += openapi.BODY_REFUSALS
     if operation.method == "POST":
         refusals += [errors.IdempotencyKeyReused, errors.IdempotencyInProgress]
     if "<" in operation.rule:
