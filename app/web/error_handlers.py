@@ -9,16 +9,13 @@ from werkzeug.routing import RequestRedirect
 
 from app import errors
 from app.errors import Fault, Refusal
-from app.web.problems import Problem, cause_of, render, render_problem
+from app.web.problems import cause_of, render
 from app.web.request_log import request_id
 from app.wire.exact_json import pointer_token
 
 _log = structlog.get_logger()
 
-METHOD_NOT_ALLOWED: Final = "method_not_allowed"
-INTERNAL_ERROR: Final = "internal_error"
-
-# What the framework refuses as we do. Any other 4xx of its own is a bad_request with its own status.
+# What Werkzeug and webargs refuse as we do. Any other 4xx of theirs is a 400.
 _REFUSALS: Final[dict[int, type[Refusal]]] = {
     404: errors.NotFound,
     413: errors.PayloadTooLarge,
@@ -52,33 +49,24 @@ def respond(refusal: Refusal) -> Response:
 
 def respond_to_framework(error: HTTPException) -> Response:
     """Werkzeug's and webargs' refusals; webargs brings its messages along in `data`."""
-    status = error.code or 500
-    if status >= 500:
+    if error.code is None or error.code >= 500:
         return _respond_to_crash(error)
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        refusal = errors.MethodNotAllowed(f"This address takes {allowed}. /docs says what each is for.")
+        refusal.headers = {"Allow": allowed}
+        return respond(refusal)
     # Webargs sorts its messages by where the fault was: {"json": {"name": ["Too long."]}}.
     by_location = getattr(error, "data", {}).get("messages", {})
     faults = tuple(fault for messages in by_location.values() for fault in _faults_of(messages))
-    if (refusal := _REFUSALS.get(status)) is not None:
-        return respond(refusal(faults=faults))
-    if isinstance(error, MethodNotAllowed):
-        allowed = ", ".join(sorted(error.valid_methods or ()))
-        message = f"This address takes {allowed}. /docs says what each is for."
-        response = _respond_with(Problem(status, METHOD_NOT_ALLOWED, message))
-        response.headers["Allow"] = allowed
-        return response
-    return _respond_with(Problem(status, errors.BadRequest.code, str(error.description or error.name), faults=faults))
+    if (kind := _REFUSALS.get(error.code)) is not None:
+        return respond(kind(faults=faults))
+    return respond(errors.BadRequest(str(error.description or error.name), faults=faults))
 
 
 def _respond_to_crash(error: Exception) -> Response:
     _log.error("request_crashed", exc_info=error)
-    message = "Something went wrong on our side; nothing was stored. Report the request_id to the operator."
-    return _respond_with(Problem(500, INTERNAL_ERROR, message))
-
-
-def _respond_with(problem: Problem) -> Response:
-    structlog.contextvars.bind_contextvars(error_code=problem.code)
-    headers, body = render_problem(problem, request.headers.get("Accept"), request_id())
-    return Response(body, problem.status, headers)
+    return respond(errors.InternalError())
 
 
 def _faults_of(messages: Any, pointer: str = "") -> list[Fault]:

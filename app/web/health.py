@@ -58,7 +58,7 @@ blueprint = Blueprint("health", __name__, description="Is it alive, is it ready"
 @blueprint.route("/healthz", methods=["GET"])
 @blueprint.doc(
     operationId="getHealth",
-    description="Asks nothing that the process depends on: while it answers, restarting it would help nobody.",
+    description="Checks nothing that the process depends on: while it answers, a restart would not help.",
     security=[],
 )
 @blueprint.response(
@@ -92,7 +92,7 @@ def healthz() -> Response:
 def readyz() -> Response:
     """Traffic may come: the database answers, its schema is not behind this code, and it keeps workspaces apart.
 
-    `clock` is told and keeps no traffic away.
+    A wrong `clock` is reported, and the process stays ready.
     """
     context = current_context()
     checks = check(context.database, is_row_security_needed=context.settings.allow_rls_bypass == "off")

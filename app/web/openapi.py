@@ -1,14 +1,13 @@
-"""What the OpenAPI document says in the same words everywhere: error bodies, response headers and examples.
+"""What the OpenAPI document says in the same words everywhere: error bodies, headers and parameters.
 
 Operations name headers and examples, and apispec turns a name into a reference to the component of app/api.py.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
 from app import errors
 from app.errors import Fault, Refusal
@@ -120,40 +119,12 @@ HEADERS: Final[Mapping[str, Document]] = {
 # Some statuses stand for several codes, of which only some send it.
 _RETRY_AFTER_SOMETIMES: Final = {"Retry-After": HEADERS["Retry-After"] | {"required": False}}
 
-_REQUEST_ID: Final = "req_0f8fad5bd9cb469fa165708677289502"
-_MOMENT: Final = "2026-06-01T10:00:00.000000Z"
+EXAMPLE_REQUEST_ID: Final = "req_0f8fad5bd9cb469fa165708677289502"
+# Every path can answer these, so no operation lists them.
+_UNDOCUMENTED: Final = {errors.MethodNotAllowed, errors.InternalError}
 _EXAMPLE_FAULTS: Final[Mapping[type[Refusal], Fault]] = {
     errors.SchemaValidationFailed: Fault("/name", "Missing data for required field."),
     errors.BatchRejected: Fault("/events/17/event_type", "Missing data for required field."),
-}
-# Members that several resources share. The `id` of a Project is a project_id.
-_EXAMPLES: Final[Mapping[str, str | None]] = {
-    "workspace_id": "ws_9fKx2LmQ",
-    "project_id": "prj_9fKx2LmQ",
-    "project_ids": "prj_9fKx2LmQ",
-    "environment_id": "env_9fKx2LmQ",
-    "source_id": "src_9fKx2LmQ",
-    "key_id": "key_9fKx2LmQ",
-    "token_id": "tok_9fKx2LmQ",
-    "entry_id": "aud_9fKx2LmQ",
-    "object_id": "src_9fKx2LmQ",
-    "name": "checkout",
-    "description": "What sells",
-    "label": "checkout-1",
-    "key": "lrb_sk_9fKx2LmQ_shownOnce",
-    "token": "lrb_mt_9fKx2LmQ_shownOnce",
-    "replaces": "key_7dHs4WnR",
-    "replaced_by": None,
-    "allowed_event_types": "payment.*",
-    "allowed_origins": "https://shop.example",
-    "allowed_networks": "203.0.113.0/24",
-    "address": "203.0.113.7",
-    "actor": "tok_9fKx2LmQ",
-    "action": "source_key.issue",
-    "request_id": _REQUEST_ID,
-    "next_cursor": "InNyY185ZktEMk14Ig.Kd2vUFQ",
-    "expires_at": None,
-    "revoked_at": None,
 }
 
 
@@ -207,38 +178,15 @@ def _headers_of(refusals: list[type[Refusal]]) -> Document:
 
 
 def refusal_examples() -> dict[str, Document]:
-    """An error body for every code, by code."""
-    return {kind.code: {"value": _error_body(kind)} for kind in reversed(STATUSES)}
+    """An error body for every code that operations document, by code."""
+    documented = [kind for kind in reversed(STATUSES) if kind not in _UNDOCUMENTED]
+    return {kind.code: {"value": _error_body(kind)} for kind in documented}
 
 
 def _error_body(kind: type[Refusal]) -> Document:
     refusal = kind()
     if (fault := _EXAMPLE_FAULTS.get(kind)) is not None:
         refusal.faults = (fault,)
-    _, _, body = render(refusal, None, _REQUEST_ID)
+    _, _, body = render(refusal, None, EXAMPLE_REQUEST_ID)
     document: Document = json.loads(body)
     return document
-
-
-def example_of(schema: Schema) -> Document:
-    """A body that fits `schema`, of the `example` in each field's metadata or of what its name or type suggests."""
-    noun = re.findall("[A-Z][a-z]*", type(schema).__name__.removesuffix("Schema"))[-1].lower()
-    return {
-        field.data_key or name: _example(f"{noun}_id" if name == "id" else name, field)
-        for name, field in schema.fields.items()
-    }
-
-
-def _example(name: str, field: fields.Field[Any]) -> Any:
-    if "example" in field.metadata:
-        return field.metadata["example"]
-    if isinstance(field, fields.List):
-        return [_example(name, field.inner)]
-    if isinstance(field, fields.Nested):
-        return example_of(field.schema)
-    if isinstance(field, fields.Enum):
-        return field.choices_text.split(", ")[0]
-    if name in _EXAMPLES:
-        return _EXAMPLES[name]
-    by_type = {fields.DateTime: _MOMENT, fields.Boolean: True, fields.Integer: 100, fields.Dict: {}}
-    return next((value for kind, value in by_type.items() if isinstance(field, kind)), "text")

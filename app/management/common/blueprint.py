@@ -12,7 +12,7 @@ from marshmallow import Schema
 from app.errors import OutcomeUnknown
 from app.management.common import guard
 from app.management.common.idempotency import AlreadyDoneError
-from app.management.common.openapi import PAGED, describe, path_parameters
+from app.management.common.openapi import PAGED, describe, example_of, path_parameters
 from app.management.common.operation import GUARD, Declared, Operation
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page
@@ -20,7 +20,6 @@ from app.management.common.parsing import JsonParser
 from app.management.common.replay import replay
 from app.management.common.responses import links_of
 from app.management.common.schemas import PageSchema
-from app.web.openapi import example_of
 
 View = Callable[..., Any]
 

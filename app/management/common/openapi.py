@@ -2,8 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
+
+from marshmallow import Schema, fields
 
 from app import errors
 from app.errors import Refusal
@@ -38,6 +40,38 @@ CREATED: Final = openapi.headers("ETag", "Location")
 """Headers of a response that shows a new object."""
 PAGED: Final = openapi.headers("Link")
 """Headers of a response that shows a page of a list."""
+
+
+_MOMENT: Final = "2026-06-01T10:00:00.000000Z"
+# Members that several resources share. The `id` of a Project is a project_id.
+_EXAMPLES: Final[Mapping[str, str | None]] = {
+    "workspace_id": "ws_9fKx2LmQ",
+    "project_id": "prj_9fKx2LmQ",
+    "project_ids": "prj_9fKx2LmQ",
+    "environment_id": "env_9fKx2LmQ",
+    "source_id": "src_9fKx2LmQ",
+    "key_id": "key_9fKx2LmQ",
+    "token_id": "tok_9fKx2LmQ",
+    "entry_id": "aud_9fKx2LmQ",
+    "object_id": "src_9fKx2LmQ",
+    "name": "checkout",
+    "description": "What sells",
+    "label": "checkout-1",
+    "key": "lrb_sk_9fKx2LmQ_shownOnce",
+    "token": "lrb_mt_9fKx2LmQ_shownOnce",
+    "replaces": "key_7dHs4WnR",
+    "replaced_by": None,
+    "allowed_event_types": "payment.*",
+    "allowed_origins": "https://shop.example",
+    "allowed_networks": "203.0.113.0/24",
+    "address": "203.0.113.7",
+    "actor": "tok_9fKx2LmQ",
+    "action": "source_key.issue",
+    "request_id": openapi.EXAMPLE_REQUEST_ID,
+    "next_cursor": "InNyY185ZktEMk14Ig.Kd2vUFQ",
+    "expires_at": None,
+    "revoked_at": None,
+}
 
 
 def operation_id(view_name: str) -> str:
@@ -94,3 +128,27 @@ def _refusals(operation: Operation) -> list[type[Refusal]]:
     if "<" in operation.rule:
         refusals.append(errors.NotFound)
     return refusals
+
+
+def example_of(schema: Schema) -> dict[str, Any]:
+    """A body that fits `schema`, of the `example` in each field's metadata or of what its name or type suggests."""
+    noun = re.findall("[A-Z][a-z]*", type(schema).__name__.removesuffix("Schema"))[-1].lower()
+    return {
+        field.data_key or name: _example(f"{noun}_id" if name == "id" else name, field)
+        for name, field in schema.fields.items()
+    }
+
+
+def _example(name: str, field: fields.Field[Any]) -> Any:
+    if "example" in field.metadata:
+        return field.metadata["example"]
+    if isinstance(field, fields.List):
+        return [_example(name, field.inner)]
+    if isinstance(field, fields.Nested):
+        return example_of(field.schema)
+    if isinstance(field, fields.Enum):
+        return field.choices_text.split(", ")[0]
+    if name in _EXAMPLES:
+        return _EXAMPLES[name]
+    by_type = {fields.DateTime: _MOMENT, fields.Boolean: True, fields.Integer: 100, fields.Dict: {}}
+    return next((value for kind, value in by_type.items() if isinstance(field, kind)), "text")
