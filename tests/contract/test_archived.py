@@ -1,4 +1,4 @@
-"""What the fuzzer holds to be archived: the one thing that schemathesis cannot know of `POST …/restore`."""
+"""What a fuzzing run has archived: schemathesis does not know that `POST …/restore` undoes it."""
 
 import pytest
 
