@@ -174,6 +174,18 @@ def test_every_example_fits_its_schema(document: Described, described: dict[str,
     assert checked > 100
 
 
+def test_no_example_has_a_text_that_says_nothing(described: dict[str, Described]) -> None:
+    """A member whose name suggests no example says its own in the metadata of its field."""
+    vague = [
+        (name, place)
+        for name, operation in described.items()
+        for place, content in _contents(operation)
+        if '"text"' in json.dumps(content.get("example"))
+    ]
+
+    assert vague == []
+
+
 def test_every_response_documents_the_headers_that_it_has(described: dict[str, Described]) -> None:
     for name, operation in described.items():
         for status, response in operation["responses"].items():

@@ -12,14 +12,13 @@ from marshmallow import Schema
 from app.errors import OutcomeUnknown
 from app.management.common import guard
 from app.management.common.idempotency import AlreadyDoneError
-from app.management.common.openapi import PAGED, describe, example_of, path_parameters
+from app.management.common.openapi import describe, example_of, headers_of, path_parameters
 from app.management.common.operation import GUARD, Declared, Operation
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page
 from app.management.common.parsing import JsonParser
 from app.management.common.replay import replay
 from app.management.common.responses import links_of
-from app.management.common.schemas import PageSchema
 
 View = Callable[..., Any]
 
@@ -95,11 +94,9 @@ class ManagementBlueprint(Blueprint):  # type: ignore[misc]
     def response(
         self, status_code: int, schema: type[Schema] | dict[str, Any] | None = None, **documented: Any
     ) -> Callable[[View], View]:
-        """As smorest's, with an example of `schema`; a page gets the header that links to the next one."""
+        """As smorest's, with an example and the headers of `schema`; a page gets a link to the next one."""
         if isinstance(schema, type):
-            documented.setdefault("example", example_of(schema()))
-            if issubclass(schema, PageSchema):
-                documented.setdefault("headers", PAGED)
+            documented = {"example": example_of(schema()), "headers": headers_of(schema, status_code)} | documented
         decorator = super().response(status_code, schema, **documented)
 
         def decorate(view: View) -> View:

@@ -12,6 +12,7 @@ from app.errors import Refusal
 from app.management.common.lookup import PUBLIC_ID
 from app.management.common.operation import GUARD, Operation
 from app.management.common.operators import Role
+from app.management.common.schemas import ObjectSchema, PageSchema
 from app.web import openapi
 
 _ALWAYS: Final = (
@@ -35,13 +36,7 @@ _IDEMPOTENCY_KEY: Final = openapi.idempotency_key(
 )
 
 SHOWN: Final = openapi.headers("ETag")
-"""Headers of a response that shows one object."""
 CREATED: Final = openapi.headers("ETag", "Location")
-"""Headers of a response that shows a new object."""
-PAGED: Final = openapi.headers("Link")
-"""Headers of a response that shows a page of a list."""
-
-
 _MOMENT: Final = "2026-06-01T10:00:00.000000Z"
 # Members that several resources share. The `id` of a Project is a project_id.
 _EXAMPLES: Final[Mapping[str, str | None]] = {
@@ -130,6 +125,15 @@ def _refusals(operation: Operation) -> list[type[Refusal]]:
     return refusals
 
 
+def headers_of(schema: type[Schema], status: int) -> dict[str, Any]:
+    """The headers of a response that shows an object, a new object, or a page of a list."""
+    if issubclass(schema, PageSchema):
+        return openapi.headers("Link")
+    if issubclass(schema, ObjectSchema):
+        return CREATED if status == 201 else SHOWN
+    return {}
+
+
 def example_of(schema: Schema) -> dict[str, Any]:
     """A body that fits `schema`, of the `example` in each field's metadata or of what its name or type suggests."""
     noun = re.findall("[A-Z][a-z]*", type(schema).__name__.removesuffix("Schema"))[-1].lower()
@@ -145,7 +149,7 @@ def _example(name: str, field: fields.Field[Any]) -> Any:
     if isinstance(field, fields.List):
         return [_example(name, field.inner)]
     if isinstance(field, fields.Nested):
-        return example_of(field.schema)
+        return [example_of(field.schema)] if field.many else example_of(field.schema)
     if isinstance(field, fields.Enum):
         return field.choices_text.split(", ")[0]
     if name in _EXAMPLES:
