@@ -49,7 +49,7 @@ class Settings:
     log_level: str = "INFO"
     log_accepted_one_in: int | None = 1
     """Of how many accepted or replayed requests of a key one leaves a line; slow ones always do. None: none."""
-    door: str = "on"
+    fast_path: str = "on"
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
     """Connections per process, for all but single events: those have the committer's own. Management has a third."""
@@ -128,7 +128,7 @@ class Settings:
             raise SettingsError(
                 f"{variable_of('event_id_days')} must be no shorter than {variable_of('idempotency_ttl_seconds')}"
             )
-        for name in ("door", "allow_rls_bypass"):
+        for name in ("fast_path", "allow_rls_bypass"):
             if getattr(self, name) not in ("on", "off"):
                 raise SettingsError(f"{variable_of(name)} must be on or off")
         if self.log_level not in _LOG_LEVELS:

@@ -15,12 +15,12 @@ from app.context import EXTENSION, Context, ManagementContext
 from app.credentials.shared_digests import SharedDigests
 from app.credentials.verification import Credentials
 from app.database.engine import Database
-from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
-from app.ingest.door import Door
+from app.ingest.fast_path import FastPath
 from app.ingest.refusals import Refusals
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
+from app.ingest.services import IngestServices
 from app.monitoring import metrics_route
 from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
 from app.telemetry import logs, metrics
@@ -63,8 +63,8 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     )
     sampling = Sampling(settings.log_accepted_one_in)
     lines = RequestLines(sampling)
-    app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines)
-    app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
+    app.extensions[INGEST] = services = _ingest_services(app.extensions[EXTENSION], lines)
+    app.wsgi_app = FastPath(app.wsgi_app, services, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app, settings.trusted_proxies, sampling)
     app.before_request(_keep_to_http)
     app.after_request(discard_rest)
@@ -91,21 +91,21 @@ def _keep_to_http() -> None:
         raise MethodNotAllowed(sorted(request.url_rule.methods or ()))
 
 
-def _counter(context: Context, lines: RequestLines) -> Counter:
-    return Counter(
+def _ingest_services(context: Context, lines: RequestLines) -> IngestServices:
+    return IngestServices(
         settings=context.settings,
         database=context.database,
         credentials=context.credentials,
         committer=Committer(context.database, context.settings, every_tick=partial(_every_tick, lines)),
         rate_limiter=context.rate_limiter,
-        batch_places=_batch_places(context.settings.batches_at_once_max),
+        batch_slots=_batch_slots(context.settings.batches_at_once_max),
         body_reads=context.body_reads,
         origins=Origins(context.database),
         refusals=Refusals(context.database),
     )
 
 
-def _batch_places(at_once: int) -> ConcurrencyLimit:
+def _batch_slots(at_once: int) -> ConcurrencyLimit:
     """A batch of 5 MiB takes some 30 MiB while it is read and stored."""
     return ConcurrencyLimit(
         at_once,

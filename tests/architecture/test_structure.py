@@ -21,8 +21,9 @@ _MAY_IMPORT_FLASK = re.compile(
 )
 # The road of an event, top to bottom: each may import only those below it, and what lies below the road.
 _ROAD = [
-    *("door", "routes", "acceptance", "authentication", "committer", "contention", "contention_round", "shares"),
-    *("pending_write", "table_locks", "storage", "common_envelope", "envelope"),
+    *("fast_path", "routes", "event", "verdicts", "acceptance", "waits", "services", "authentication", "committer"),
+    *("contention", "contention_round", "shares", "pending_write", "retries", "table_locks", "storage"),
+    *("common_envelope", "envelope"),
 ]
 _FORBIDDEN = {
     "app.ingest": ("celery", "redis", "app.management", "app.maintenance", "local"),

@@ -190,7 +190,7 @@ def test_an_outcome_that_stays_unknown_is_said_to_be_so_and_the_retry_settles_it
     clock = SimpleNamespace(
         monotonic=lambda: time.monotonic() + passed[0], sleep=lambda _: passed.__setitem__(0, passed[0] + step)
     )
-    monkeypatch.setattr("app.ingest.batch.acceptance.time", clock)
+    monkeypatch.setattr("app.ingest.batch.transaction.time", clock)
     commits.plan += ["after"] * 4
 
     response = send_batch(client, alice, _batch(alice), "k")

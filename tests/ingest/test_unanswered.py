@@ -18,12 +18,12 @@ from app.context import Context
 from app.database.engine import Database
 from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
 from app.ingest import contention
-from app.ingest.acceptance import REFUSALS
-from app.ingest.batch import acceptance as batches
+from app.ingest.batch import transaction as batches
 from app.ingest.committer import Committer
 from app.ingest.envelope import Receipt
 from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent
 from app.ingest.storage import Outcome, Verdict
+from app.ingest.verdicts import REFUSALS
 from tests.ingest.test_batch import send_batch
 from tests.support.databases import close
 from tests.support.lossy_commits import LossyCommits

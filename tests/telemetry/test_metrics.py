@@ -22,9 +22,9 @@ from tests.support.sending import PATH, event_for, send
 _BATCH = f"{PATH}/batch"
 
 
-@pytest.fixture(name="client", params=["door open", "door closed"])
+@pytest.fixture(name="client", params=["fast path on", "fast path off"])
 def _client(app: Flask, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    monkeypatch.setattr(app.wsgi_app, "is_open", request.param == "door open")
+    monkeypatch.setattr(app.wsgi_app, "is_on", request.param == "fast path on")
     return app.test_client()
 
 
@@ -90,7 +90,7 @@ def test_an_answer_is_counted_once_whichever_road_it_took(
     assert count_of(growth, "lariba_request_seconds_count", method=method, route=route) == 1
 
 
-def test_the_second_event_of_a_key_takes_the_door_and_is_counted_once(client: FlaskClient, alice: Tenant) -> None:
+def test_the_second_event_of_a_key_takes_the_fast_path_and_is_counted_once(client: FlaskClient, alice: Tenant) -> None:
     send(client, alice)
 
     with growing() as growth:
@@ -120,7 +120,7 @@ def test_a_key_is_proven_once_and_then_recognised(client: FlaskClient, context: 
     assert count_of(second, "lariba_key_lookups_total", found="memory") == 1
 
 
-def test_what_the_door_leaves_to_flask_counts_its_key_once(client: FlaskClient, alice: Tenant) -> None:
+def test_what_goes_to_flask_counts_its_key_once(client: FlaskClient, alice: Tenant) -> None:
     send(client, alice)
 
     with growing() as growth:
