@@ -95,7 +95,7 @@ def readyz() -> Response:
     A wrong `clock` is reported, and the process stays ready.
     """
     context = current_context()
-    checks = check(context.database, is_row_security_needed=context.settings.allow_rls_bypass == "off")
+    checks = check(context.database, needs_row_security=context.settings.allow_rls_bypass == "off")
     failed = [name for name, result in checks.items() if result != "ok" and name not in _REPORTED_ONLY]
     if not failed:
         return _json({"status": "ok", "checks": checks})
@@ -109,7 +109,7 @@ def readyz() -> Response:
     return response
 
 
-def check(database: Database, *, is_row_security_needed: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
+def check(database: Database, *, needs_row_security: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
     """Each check's name with "ok" or what is wrong in one line."""
     try:
         with database.transaction(TenantScope.NONE, deadline_seconds=1.5) as session:
@@ -118,7 +118,7 @@ def check(database: Database, *, is_row_security_needed: bool, own_clock: OwnClo
             behind_by = behind(session.connection())
             # Checked each time: the process may have started while the database was away, and a role may get more
             # rights later.
-            is_checked = is_row_security_needed and behind_by is None
+            is_checked = needs_row_security and behind_by is None
             gap = wall_missing(session.connection()) if is_checked else None
     except (StorageUnavailable, SQLAlchemyError):
         return dict.fromkeys(_ALL_OK, "unknown") | {"database": "unreachable or too slow"}
