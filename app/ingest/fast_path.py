@@ -19,14 +19,14 @@ import structlog
 from msgspec import UNSET
 
 from app.credentials.verification import Identity
-from app.errors import BadRequest, BodyTimeout, Refusal
+from app.errors import BadRequest, BodyTimeout, InternalError, Refusal
 from app.ingest.acceptance import Client, accept
 from app.ingest.event import IncomingEvent
 from app.ingest.services import IngestServices
 from app.ingest.waits import BlockingWaits, Waits, run_blocking
 from app.telemetry import metrics
 from app.telemetry.access_log import RequestLine, RequestLines, request_id_from
-from app.web.problems import CRASHED, Headers, cause_of, render, render_crash
+from app.web.problems import Headers, cause_of, render
 from app.wire.body_reads import ENDED_EARLY, patience
 from app.wire.client_address import client_address
 from app.wire.http_rules import forget_upgrade, is_odd
@@ -216,7 +216,7 @@ async def _answer_to(error: Exception, pending: PendingRequest, waits: BodyWaits
     accept_header = pending.environ.get("HTTP_ACCEPT")
     if not isinstance(error, Refusal):
         _log.error("request_crashed", exc_info=error, request_id=pending.request_id)
-        return *render_crash(accept_header, pending.request_id), CRASHED
+        return *render(InternalError(), accept_header, pending.request_id), InternalError.code
     if (cause := cause_of(error)) is not None:
         _log.warning("request_refused_because", cause=cause, request_id=pending.request_id)
     await waits.discard_body()

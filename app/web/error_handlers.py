@@ -4,24 +4,23 @@ from typing import Any, Final
 
 import structlog
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from app import errors
 from app.errors import Fault, Refusal
-from app.web.problems import CRASHED, Problem, cause_of, render, render_crash, render_problem
+from app.web.problems import cause_of, render
 from app.web.request_log import request_id
 from app.wire.exact_json import pointer_token
 
 _log = structlog.get_logger()
 
-# What the framework itself refuses. Anything else below 500 is a bad_request with its own status.
-FRAMEWORK_CODES: Final[dict[int, str]] = {
-    404: errors.NotFound.code,
-    405: "method_not_allowed",
-    413: errors.PayloadTooLarge.code,
-    415: errors.UnsupportedMediaType.code,
-    422: errors.SchemaValidationFailed.code,
+# What Werkzeug and webargs refuse as we do. Any other 4xx of theirs is a 400.
+_REFUSALS: Final[dict[int, type[Refusal]]] = {
+    404: errors.NotFound,
+    413: errors.PayloadTooLarge,
+    415: errors.UnsupportedMediaType,
+    422: errors.SchemaValidationFailed,
 }
 
 
@@ -29,7 +28,7 @@ def register(app: Flask) -> None:
     """Install the handlers."""
     app.before_request(_refuse_to_redirect)
     app.register_error_handler(Refusal, respond)
-    app.register_error_handler(HTTPException, _respond_to_framework)
+    app.register_error_handler(HTTPException, respond_to_framework)
     app.register_error_handler(Exception, _respond_to_crash)
 
 
@@ -48,48 +47,26 @@ def respond(refusal: Refusal) -> Response:
     return Response(body, status, headers)
 
 
-def _respond_to_framework(error: HTTPException) -> Response:
+def respond_to_framework(error: HTTPException) -> Response:
     """Werkzeug's and webargs' refusals; webargs brings its messages along in `data`."""
-    status = error.code or 500
-    if status >= 500:
+    if error.code is None or error.code >= 500:
         return _respond_to_crash(error)
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        refusal = errors.MethodNotAllowed(f"This address takes {allowed}. /docs says what each is for.")
+        refusal.headers = {"Allow": allowed}
+        return respond(refusal)
     # Webargs sorts its messages by where the fault was: {"json": {"name": ["Too long."]}}.
     by_location = getattr(error, "data", {}).get("messages", {})
     faults = tuple(fault for messages in by_location.values() for fault in _faults_of(messages))
-    code = FRAMEWORK_CODES.get(status, errors.BadRequest.code)
-    response = _respond_with(Problem(status, code, _framework_message(error), faults=faults))
-    if isinstance(error, MethodNotAllowed):
-        response.headers["Allow"] = _allowed(error)
-    return response
+    if (kind := _REFUSALS.get(error.code)) is not None:
+        return respond(kind(faults=faults))
+    return respond(errors.BadRequest(str(error.description or error.name), faults=faults))
 
 
 def _respond_to_crash(error: Exception) -> Response:
     _log.error("request_crashed", exc_info=error)
-    structlog.contextvars.bind_contextvars(error_code=CRASHED)
-    status, headers, body = render_crash(request.headers.get("Accept"), request_id())
-    return Response(body, status, headers)
-
-
-def _respond_with(problem: Problem) -> Response:
-    structlog.contextvars.bind_contextvars(error_code=problem.code)
-    headers, body = render_problem(problem, request.headers.get("Accept"), request_id())
-    return Response(body, problem.status, headers)
-
-
-def _framework_message(error: HTTPException) -> str:
-    if isinstance(error, RequestEntityTooLarge):
-        return errors.PayloadTooLarge().message
-    if isinstance(error, MethodNotAllowed):
-        return f"This address takes {_allowed(error)}. /docs says what each is for."
-    if error.code == 404:
-        return errors.NotFound().message
-    if error.code == 422:
-        return errors.SchemaValidationFailed().message
-    return str(error.description or error.name)
-
-
-def _allowed(error: MethodNotAllowed) -> str:
-    return ", ".join(sorted(error.valid_methods or ()))
+    return respond(errors.InternalError())
 
 
 def _faults_of(messages: Any, pointer: str = "") -> list[Fault]:

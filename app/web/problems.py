@@ -5,14 +5,13 @@ problem details if the caller prefers application/problem+json. No other module 
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any, Final
 
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from app import errors
-from app.errors import Fault, Refusal
+from app.errors import Refusal
 
 Headers = list[tuple[str, str]]
 
@@ -33,6 +32,7 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.AddressNotAllowed: 403,
     errors.InsufficientScope: 403,
     errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
     errors.BodyTimeout: 408,
     errors.Conflict: 409,
     errors.CredentialAlreadyShown: 409,
@@ -49,13 +49,11 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.BatchRejected: 422,
     errors.PreconditionRequired: 428,
     errors.RateLimitExceeded: 429,
+    errors.InternalError: 500,
     errors.UnsupportedTransferCoding: 501,
     errors.StorageUnavailable: 503,
     errors.OutcomeUnknown: 503,
 }
-
-CRASHED: Final = "internal_error"
-"""The code of an error that is a fault of ours."""
 
 _CHALLENGES: Final[dict[type[Refusal], str]] = {
     errors.InvalidSourceKey: "ApiKey",
@@ -66,62 +64,38 @@ _FAULTS_MAX: Final = 100
 _CAUSE_CHARACTERS_MAX: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What an error body says."""
-
-    status: int
-    code: str
-    message: str
-    retryable: bool = False
-    faults: tuple[Fault, ...] = ()
-
-
 def render(refusal: Refusal, accept: str | None, request_id: str) -> tuple[int, Headers, bytes]:
     """The response to a refused request; `accept` is its Accept header. The caller logs."""
     status = STATUSES[type(refusal)]
-    problem = Problem(status, refusal.code, refusal.message, refusal.retryable, refusal.faults)
-    headers, body = render_problem(problem, accept, request_id)
-    headers += refusal.headers.items()
+    facts: dict[str, Any] = {
+        "code": refusal.code,
+        "message": refusal.message,
+        "request_id": request_id,
+        "retryable": refusal.retryable,
+    }
+    if refusal.faults:
+        faults = refusal.faults[:_FAULTS_MAX]
+        facts["details"] = [{"pointer": fault.pointer, "message": fault.message} for fault in faults]
+    media_type = parse_accept_header(accept, MIMEAccept).best_match([JSON, PROBLEM_JSON])
+    if media_type == PROBLEM_JSON:
+        problem = {"type": f"urn:lariba:error:{refusal.code}", "title": refusal.code, "status": status}
+        document = problem | {"detail": facts.pop("message")} | facts
+    else:
+        media_type, document = JSON, {"error": facts}
+    body = json.dumps(document).encode()
+    headers = [("Content-Type", media_type), ("Content-Length", str(len(body))), ("X-Request-ID", request_id)]
+    return status, headers + _headers_of(refusal), body
+
+
+def _headers_of(refusal: Refusal) -> Headers:
+    headers = list(refusal.headers.items())
     if refusal.retry_after_seconds is not None:
         headers.append(("Retry-After", str(refusal.retry_after_seconds)))
     if refusal.accept_encoding is not None:
         headers.append(("Accept-Encoding", refusal.accept_encoding))
     if (scheme := _CHALLENGES.get(type(refusal))) is not None:
         headers.append(("WWW-Authenticate", f'{scheme} realm="lariba"'))
-    return status, headers, body
-
-
-def render_crash(accept: str | None, request_id: str) -> tuple[int, Headers, bytes]:
-    """The response to a request that met a fault of ours. The caller logs."""
-    message = "Something went wrong on our side; nothing was stored. Report the request_id to the operator."
-    return 500, *render_problem(Problem(500, CRASHED, message), accept, request_id)
-
-
-def render_problem(problem: Problem, accept: str | None, request_id: str) -> tuple[Headers, bytes]:
-    """Headers and body of an error response, in the media type that the caller prefers."""
-    facts: dict[str, Any] = {
-        "code": problem.code,
-        "message": problem.message,
-        "request_id": request_id,
-        "retryable": problem.retryable,
-    }
-    if problem.faults:
-        facts["details"] = [
-            {"pointer": fault.pointer, "message": fault.message} for fault in problem.faults[:_FAULTS_MAX]
-        ]
-    media_type = parse_accept_header(accept, MIMEAccept).best_match([JSON, PROBLEM_JSON])
-    if media_type == PROBLEM_JSON:
-        document = {
-            "type": f"urn:lariba:error:{problem.code}",
-            "title": problem.code,
-            "status": problem.status,
-            "detail": facts.pop("message"),
-        } | facts
-    else:
-        media_type, document = JSON, {"error": facts}
-    body = json.dumps(document).encode()
-    return [("Content-Type", media_type), ("Content-Length", str(len(body))), ("X-Request-ID", request_id)], body
+    return headers
 
 
 def cause_of(refusal: Refusal) -> str | None:
