@@ -17,8 +17,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from app.context import current_context
-from app.database import schema
 from app.database.engine import TenantScope
+from app.database.migrate import migrate as migrate_schema
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
 from app.management import shell
 from app.management.common.lifetimes import DAYS_MAX
@@ -68,7 +68,7 @@ def _failing_in_one_line() -> Iterator[None]:
 def migrate() -> None:
     """Bring the database's schema to head, as the owner."""
     context = current_context()
-    schema.migrate(context.settings)
+    migrate_schema(context.settings)
     with context.database.transaction(TenantScope.NONE) as session:
         click.echo(f"schema at {session.execute(_REVISION).scalar_one()}")
 

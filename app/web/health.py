@@ -10,7 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.context import current_context
 from app.database.clock import OwnClock, own_now, read_clocks_in
 from app.database.engine import Database, TenantScope
-from app.database.schema import behind, wall_missing
+from app.database.migrate import behind
+from app.database.row_security import row_security_missing
 from app.errors import Fault, StorageUnavailable
 from app.web import openapi
 from app.web.error_handlers import respond
@@ -76,7 +77,7 @@ def readyz() -> Response:
     `clock` is told and keeps no traffic away.
     """
     context = current_context()
-    checks = check(context.database, is_wall_needed=context.settings.allow_rls_bypass == "off")
+    checks = check(context.database, needs_row_security=context.settings.allow_rls_bypass == "off")
     failed = tuple(
         Fault(f"/checks/{name}", said) for name, said in checks.items() if said != "ok" and name not in _TOLD_ONLY
     )
@@ -90,7 +91,7 @@ def readyz() -> Response:
     return response
 
 
-def check(database: Database, *, is_wall_needed: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
+def check(database: Database, *, needs_row_security: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
     """Each check's name with "ok" or what is wrong in one line."""
     try:
         with database.transaction(TenantScope.NONE, deadline_seconds=1.5) as session:
@@ -98,7 +99,7 @@ def check(database: Database, *, is_wall_needed: bool, own_clock: OwnClock = own
             clocks = read_clocks_in(session, own_clock)
             behind_by = behind(session.connection())
             # A process may have started while the database was away; and a role can be given rights later.
-            hole = wall_missing(session.connection()) if is_wall_needed and behind_by is None else None
+            hole = row_security_missing(session.connection()) if needs_row_security and behind_by is None else None
     except (StorageUnavailable, SQLAlchemyError):
         return dict.fromkeys(_ALL_WELL, "unknown") | {"database": "unreachable or too slow"}
     return {
