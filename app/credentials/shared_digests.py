@@ -8,10 +8,8 @@ round trip.
 """
 
 import contextlib
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,6 +19,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.concurrency.fork import reset_after_fork
 from app.credentials.signing import DIGEST_BYTES
 from app.credentials.warm_digests import ENTRIES_MAX
 
@@ -58,10 +57,7 @@ class SharedDigests:
         self._entries_max = entries_max
         self._renewable: Callable[[], Entries] = tuple
         self._begin()
-        # Neither a thread nor a lock that another thread held survives a fork. The weak reference is there because a
-        # hook cannot be taken back.
-        begin = weakref.WeakMethod(self._begin)
-        os.register_at_fork(after_in_child=lambda: (mine := begin()) and mine())
+        reset_after_fork(self, SharedDigests._begin)
 
     def _begin(self) -> None:
         self._client = redis.Redis.from_url(

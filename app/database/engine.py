@@ -5,12 +5,11 @@ frozen server or a dead network delays a request no longer than a stopped server
 """
 
 import copy
-import os
 import time
-import weakref
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
+from functools import partial
 from typing import Any, cast
 
 import psycopg
@@ -21,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.concurrency.fork import reset_after_fork
 from app.concurrency.limit import ConcurrencyLimit
 from app.database.dedicated_connection import DeadlineConnection, DedicatedConnection, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
@@ -99,7 +99,9 @@ class Database:
         self._program = application_name
         self._limit: ConcurrencyLimit | None = None
         self._client: Hashable = None
-        _abandon_after_fork(weakref.ref(self._engine))
+        # A forked child (gunicorn, Celery) must not speak on its parent's connections, nor close them. The owner is the
+        # engine, because share() makes more than one Database of it.
+        reset_after_fork(self._engine, partial(Engine.dispose, close=False))
 
     @property
     def engine(self) -> Engine:
@@ -226,16 +228,6 @@ def _set_deadline(connection: Connection | None, deadline: float) -> None:
     raw: object = connection.connection.dbapi_connection
     if isinstance(raw, DeadlineConnection):
         raw.deadline = deadline
-
-
-def _abandon_after_fork(engine_reference: weakref.ref[Engine]) -> None:
-    """A forked child (gunicorn, Celery) must not speak on its parent's connections, nor close them."""
-
-    def abandon() -> None:
-        if (engine := engine_reference()) is not None:
-            engine.dispose(close=False)
-
-    os.register_at_fork(after_in_child=abandon)
 
 
 def _count_use(engine: Engine, program: str, pool_size: int) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
 
-from app.concurrency.background import Background, in_every_child
+from app.concurrency.background import Background
+from app.concurrency.fork import reset_after_fork
 from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.rate_limits.overrides import Overrides
@@ -98,13 +99,13 @@ class RateLimiter:
         self._clock = clock
         self._in_background = in_background
         self._overrides = Overrides()
-        self._begin_again()
-        in_every_child(self._begin_again)
+        self._reset()
+        reset_after_fork(self, RateLimiter._reset)
         self._background = Background(
             self.step, name="rate-limits", pause_seconds=_STEP_SECONDS, pause_seconds_min=_STEP_SECONDS_MIN
         )
 
-    def _begin_again(self) -> None:
+    def _reset(self) -> None:
         self._mutex = threading.Lock()
         self._keys: dict[int, Window] = {}
         self._workspaces: dict[int, Window] = {}
