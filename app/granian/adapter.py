@@ -1,70 +1,60 @@
-"""Answers granian's requests (RSGI): common events on the event loop, everything else by the WSGI application.
+"""Answers granian's requests (RSGI): common events on the event loop, all others by the WSGI application on a thread.
 
-The loop reads every body, so that no thread waits for one. A common event goes on to the committer, and its answer
-comes back when it is committed. What is left is given to the application, behind the door, on a thread of a pool.
+The loop reads every body. A common event goes on to the committer, whose result brings the answer back to the loop.
 """
 
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
+
+from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from app.config import Settings
 from app.credentials.verification import Credentials
+from app.granian.application import next_piece, respond
 from app.granian.bodies import SMALL_BYTES, BodyReader
-from app.granian.environ import Environ, Scope, complete, environ_of
-from app.granian.streaming import PIPE_BYTES, stream
+from app.granian.bounds import Bounds
+from app.granian.environ import Environ, complete, environ_of
+from app.granian.owners import Owners
+from app.granian.streaming import stream
 from app.granian.threads import SharedThreads
-from app.ingest.door import Answer, Application, Door, Expected
+from app.ingest.door import Answer, Door, Expected
 from app.ingest.pending_write import WriteResult
 from app.telemetry import metrics
 from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
 from app.wire.http_rules import forget_upgrade
 
-# The application waits on them: for PostgreSQL, for a connection to it, for argon2. Some dozens may do so for one
-# workspace, which gets half of them at the most.
-_THREADS: Final = 128
-# A probe must be answered also when all threads wait.
+# They have threads of their own, because they must be answered while all others wait.
 _PROBES: Final = frozenset(("/healthz", "/readyz", "/metrics"))
-_PROBE_THREADS: Final = 2
-# Paths that take a right away.
-_URGENT: Final = ("/revoke", "/disable")
 
-Header = tuple[str, str]
 Result = TypeVar("Result")
 
 
-class _Response(NamedTuple):
-    status: int
-    headers: list[Header]
-    body: bytes
-    """All of it, or more than a pipe holds, and then `more` has the rest."""
-    more: Iterator[bytes] | None
-
-
 class GranianAdapter:
-    """`granian --interface rsgi wsgi:rsgi`. Begins when granian's worker has its loop; until then it is a value."""
+    """`granian --interface rsgi wsgi:rsgi`. Starts its threads when granian's worker has an event loop."""
 
     def __init__(self, door: Door, settings: Settings, credentials: Credentials) -> None:
         self._door = door
-        self._bodies = BodyReader(settings, credentials)
+        self._bounds = Bounds.of(settings)
+        self._bodies = BodyReader(settings, self._bounds)
+        self._owners = Owners(credentials)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._threads = SharedThreads(_THREADS, "application")
-        self._probe_threads = ThreadPoolExecutor(_PROBE_THREADS, "probes")
-        self._decisions = _Handover(loop)
+        self._threads = SharedThreads(self._bounds.threads, "application")
+        self._probe_threads = ThreadPoolExecutor(self._bounds.probe_threads, "probes")
+        self._results = _Handover(loop)
         metrics.GRANIAN_ADAPTERS.set(1)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._threads.shutdown()
         self._probe_threads.shutdown(wait=False)
 
-    async def __rsgi__(self, scope: Scope, protocol: Any) -> None:
+    async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         environ = environ_of(scope)
         forget_upgrade(environ)
         expected = self._door.expects(environ)
@@ -75,40 +65,28 @@ class GranianAdapter:
             else:
                 await self._answer_by_application(environ, scope, protocol)
             return
-        async with self._bodies.body_in(environ, protocol):
+        async with self._bodies.body_in(environ, protocol, self._owners.owner_of(environ)):
             await self._answer_by_application(environ, scope, protocol)
 
-    async def _answer_of_door(self, environ: Environ, expected: Expected, protocol: Any) -> Answer | None:
-        """Its answer; or None, and then `environ` has the body, and what became of the event."""
+    async def _answer_of_door(self, environ: Environ, expected: Expected, protocol: HTTPProtocol) -> Answer | None:
+        """The answer; or None, and then `environ` has the body and what became of the event."""
         environ[BODY_IS_WHOLE] = True
         try:
             body = await self._bodies.read_small(protocol, expected.identity.workspace_id)
             if (visit := self._door.visit(environ, expected, body)) is None:
                 return None
-            decision: asyncio.Future[WriteResult] = self._loop.create_future()
-            self._door.submit(visit, partial(self._decisions.put, decision))
-            return self._door.answer(environ, visit, await decision)
+            result: asyncio.Future[WriteResult] = self._loop.create_future()
+            self._door.submit(visit, partial(self._results.put, result))
+            return self._door.answer(environ, visit, await result)
         except Exception as error:  # noqa: BLE001 - a refusal, or what Flask's handlers answer, log and count
             environ[BODY_REFUSAL] = error
             return None
 
-    def turns_of(self, environ: Environ) -> tuple[Hashable, Hashable]:
-        """The owner and the member (threads.py) whose turns at the threads this request takes.
-
-        Any number of tokens, or of revoked keys, takes the turns of one workspace at the most.
-        """
-        owner = self._bodies.owner_of(environ)
-        is_known = not isinstance(owner, str)  # a workspace's row, and not the id of a credential
-        if environ["PATH_INFO"].endswith(_URGENT) and (token := self._bodies.token_of(environ)) is not None:
-            # Apart, as for connections: what else the workspace has waiting must not keep a leak open.
-            return (owner if is_known else "unknown", "urgent"), token
-        return (owner, None) if is_known else ("unknown", owner)
-
-    async def _answer_by_application(self, environ: Environ, scope: Scope, protocol: Any) -> None:
+    async def _answer_by_application(self, environ: Environ, scope: Scope, protocol: HTTPProtocol) -> None:
         complete(environ, scope)
         is_probe = environ["PATH_INFO"] in _PROBES
-        owner, member = (None, None) if is_probe else self.turns_of(environ)
-        # What the application binds to its request goes along from one thread to the next.
+        owner, member = (None, None) if is_probe else self._owners.queue_of(environ)
+        # The context variables of this request, for each of its steps, whichever thread has it.
         context = contextvars.copy_context()
 
         def run(step: Callable[[], Result]) -> Awaitable[Result]:
@@ -116,28 +94,28 @@ class GranianAdapter:
                 return self._loop.run_in_executor(self._probe_threads, partial(context.run, step))
             return self._threads.run(owner, partial(context.run, step), member)
 
-        response = await run(partial(_run, self._door.application, environ))
-        if response.more is None:
+        response = await run(partial(respond, self._door.application, environ))
+        if response.rest is None:
             protocol.response_bytes(response.status, response.headers, response.body)
             return
         try:
-            more = partial(run, partial(_next_of, response.more))
+            more = partial(run, partial(next_piece, response.rest))
             await stream(protocol, response.status, response.headers, response.body, more)
         finally:
-            await run(partial(_close, response.more))
+            await run(response.close)
 
 
 class _Handover:
-    """Brings what other threads have found to those who wait for it on the loop: of many, with one call."""
+    """Sets results that other threads have found in futures of the loop, with one wake-up for many of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._found: deque[tuple[asyncio.Future[Any], Any]] = deque()
         self._is_called = False
 
-    def put(self, waiting: "asyncio.Future[Any]", value: object) -> None:
+    def put(self, future: "asyncio.Future[Any]", result: object) -> None:
         """From any thread."""
-        self._found.append((waiting, value))
+        self._found.append((future, result))
         if not self._is_called:
             self._is_called = True
             self._loop.call_soon_threadsafe(self._deliver)
@@ -146,55 +124,6 @@ class _Handover:
         # First, so that a put() from now on calls again.
         self._is_called = False
         while self._found:
-            waiting, value = self._found.popleft()
-            if not waiting.done():
-                waiting.set_result(value)
-
-
-def _run(application: Application, environ: Environ) -> _Response:
-    """The application's answer; read to its end, unless it is longer than a pipe holds and of unknown length."""
-    started: list[tuple[str, list[Header]]] = []
-
-    def start_response(status: str, headers: list[Header], _error: object = None) -> None:
-        started.append((status, headers))
-
-    chunks = application(environ, start_response)
-    pieces = iter(chunks)
-    body = bytearray()
-    is_of_known_length = any(name.lower() == "content-length" for name, _ in started[0][1]) if started else False
-    rest = None
-    while (piece := _next_of(pieces)) is not None:
-        body += piece
-        if not is_of_known_length and len(body) > PIPE_BYTES:
-            rest = _Rest(pieces, chunks)
-            break
-    else:
-        _close(chunks)
-    status, headers = started[-1]
-    return _Response(int(status[:3]), headers, bytes(body), rest)
-
-
-class _Rest(Iterator[bytes]):
-    """What is left of an answer, with the end of it that WSGI wants to be called."""
-
-    def __init__(self, pieces: Iterator[bytes], answer: object) -> None:
-        self._pieces = pieces
-        self._answer = answer
-
-    def __next__(self) -> bytes:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        _close(self._answer)
-
-
-def _next_of(pieces: Iterator[bytes]) -> bytes | None:
-    with suppress(Exception):  # the application has logged it, and its last line says so (docs/audit.md)
-        return next(pieces, None)
-    return None
-
-
-def _close(answer: object) -> None:
-    close = getattr(answer, "close", None)
-    if close is not None:
-        close()
+            future, result = self._found.popleft()
+            if not future.done():
+                future.set_result(result)

@@ -12,7 +12,7 @@ from flask import Response, g, request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from app.context import current_context
-from app.errors import BadRequest, BodyTimeout, LengthRequired, PayloadTooLarge, StorageUnavailable, UnsupportedMediaType
+from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, StorageUnavailable, UnsupportedMediaType
 from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, patience
 from app.wire.content_encoding import Encoding, encoding_of, expand
 
@@ -47,11 +47,6 @@ def read_bytes(bytes_max: int | None = None) -> bytes:
         raise refusal
     if BODY_IS_WHOLE in request.environ:
         return _read_all(bytes_max, encoding)
-    # Its WSGI ends a chunked body that was cut as if it were whole; its adapter (app/granian) knows better.
-    if request.content_length is None and request.environ.get("SERVER_SOFTWARE") == "Granian":
-        if "Transfer-Encoding" not in request.headers:
-            return b""
-        raise LengthRequired
     context = current_context()
     with context.body_reads.reading(g.get("body_owner")), patience(request.environ, context.settings.body_seconds):
         try:

@@ -16,7 +16,9 @@ from app.context import Context
 from app.errors import BadRequest, StorageUnavailable
 from app.granian.adapter import GranianAdapter
 from app.granian.bodies import BodyReader
+from app.granian.bounds import Bounds
 from app.granian.environ import Environ
+from app.granian.owners import Owners
 from app.ingest.door import Door
 from app.wire.body_reads import BODY_REFUSAL
 from tests.support.people import Tenant
@@ -129,13 +131,13 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(
     async def scenario(_: object) -> None:
         scope = _Scope(PATH, {"host": "localhost", "x-api-key": alice.key})
         with pytest.raises(RuntimeError):
-            await asyncio.wait_for(adapter.__rsgi__(cast(Any, scope), protocol), _BUSY_SECONDS_MAX)
+            await asyncio.wait_for(adapter.__rsgi__(cast(Any, scope), cast(Any, protocol)), _BUSY_SECONDS_MAX)
 
     _live(adapter, scenario)
     assert protocol.answers == [201]
 
 
-def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings, context: Context) -> None:
+def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings) -> None:
     """512 of one workspace: the next one is refused at once, and others are not."""
 
     class Stalling(_Protocol):
@@ -143,12 +145,12 @@ def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settin
             return asyncio.get_running_loop().create_future()
 
     async def scenario() -> None:
-        bodies = BodyReader(settings, context.credentials)
-        waits = [asyncio.create_task(bodies.read_small(Stalling(0), "alice")) for _ in range(512)]
+        bodies = BodyReader(settings, Bounds.of(settings))
+        waits = [asyncio.create_task(bodies.read_small(cast(Any, Stalling(0)), "alice")) for _ in range(512)]
         await asyncio.sleep(0)
         with pytest.raises(StorageUnavailable):
-            await bodies.read_small(Stalling(0), "alice")
-        waits.append(asyncio.create_task(bodies.read_small(Stalling(0), "charlie")))
+            await bodies.read_small(cast(Any, Stalling(0)), "alice")
+        waits.append(asyncio.create_task(bodies.read_small(cast(Any, Stalling(0)), "charlie")))
         await asyncio.sleep(0)
         assert not waits[-1].done()
         for wait in waits:
@@ -173,7 +175,7 @@ def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
 
     async def scenario(_: object) -> None:
         headers = {"host": "localhost", "x-api-key": alice.key, "transfer-encoding": "chunked"}
-        await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), protocol)
+        await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), cast(Any, protocol))
 
     _live(adapter, scenario)
     assert protocol.answers == [503]  # as this application answers where a body cannot be had
@@ -205,42 +207,41 @@ def test_of_a_common_event_too(
 
     async def scenario(_: object) -> None:
         scope = _Scope(PATH, {"host": "localhost", "x-api-key": alice.key})
-        await adapter.__rsgi__(cast(Any, scope), protocol)
+        await adapter.__rsgi__(cast(Any, scope), cast(Any, protocol))
 
     _live(adapter, scenario)
     assert ([type(each) for each in met], protocol.answers) == ([told], [400])
 
 
-def test_a_token_is_one_owner_however_its_header_is_written(
-    settings: Settings, context: Context, alice: Tenant
-) -> None:
-    bodies = BodyReader(settings, context.credentials)
+def test_a_token_is_one_owner_however_its_header_is_written(context: Context, alice: Tenant) -> None:
+    owners = Owners(context.credentials)
     written = [f"Bearer {alice.token}", f"bearer  {alice.token} ", f"BEARER {alice.token}"]
 
-    assert len({bodies.token_of({"HTTP_AUTHORIZATION": header}) for header in written} - {None}) == 1
-    assert bodies.token_of({"HTTP_AUTHORIZATION": f"Bearer {alice.key}"}) is None
+    assert len({owners.token_of({"HTTP_AUTHORIZATION": header}) for header in written} - {None}) == 1
+    assert owners.token_of({"HTTP_AUTHORIZATION": f"Bearer {alice.key}"}) is None
 
 
 @pytest.mark.parametrize("path", ["/v1/projects", "/v1/keys/key_1/revoke"])
 def test_many_credentials_have_the_turns_of_one_workspace_at_the_threads(
-    adapter: GranianAdapter, context: Context, alice: Tenant, path: str
+    context: Context, alice: Tenant, path: str
 ) -> None:
     """A workspace may have a thousand tokens, and any number of revoked keys, which no process remembers."""
     shown = [f"Bearer {context.credentials.mint('mt').text}" for _ in range(40)]
 
-    turns = {adapter.turns_of(_request(path, HTTP_AUTHORIZATION=each)) for each in shown}
+    owners = Owners(context.credentials)
+    turns = {owners.queue_of(_request(path, HTTP_AUTHORIZATION=each)) for each in shown}
 
     assert len(turns) == 40
     assert len({owner for owner, _ in turns}) == 1
 
 
 def test_what_takes_a_right_away_does_not_wait_behind_the_rest_of_its_workspace(
-    adapter: GranianAdapter, client: FlaskClient, alice: Tenant
+    context: Context, client: FlaskClient, alice: Tenant
 ) -> None:
     assert client.get("/v1/projects", headers=alice.bearer).status_code == 200  # it is known from now on
 
     paths = ("/v1/projects", "/v1/keys", "/v1/keys/key_1/revoke")
-    owners = [adapter.turns_of(_request(path, alice))[0] for path in paths]
+    owners = [Owners(context.credentials).queue_of(_request(path, alice))[0] for path in paths]
 
     assert owners[:2] == [alice.workspace_row] * 2
     assert owners[2] != alice.workspace_row
@@ -271,6 +272,6 @@ def _live(adapter: GranianAdapter, scenario: Callable[..., Any]) -> list[int]:
 async def _answered(adapter: GranianAdapter, tenant: Tenant, pieces: int) -> int:
     protocol = _Protocol(pieces)
     headers = {"host": "localhost", "x-api-key": tenant.key} | ({"transfer-encoding": "chunked"} if pieces else {})
-    await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), protocol)
+    await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), cast(Any, protocol))
     (status,) = protocol.answers
     return status

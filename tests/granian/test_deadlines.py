@@ -36,8 +36,7 @@ def _run(scenario: Callable[[Deadlines, PassTime], Coroutine[Any, Any, Any]]) ->
 
 
 async def _bounded(deadlines: Deadlines, wait: Awaitable[Any]) -> Any:
-    with deadlines.bounded():
-        return await wait
+    return await deadlines.bounded(wait)
 
 
 def _begin(deadlines: Deadlines) -> "asyncio.Task[Any]":
