@@ -1,4 +1,4 @@
-"""The adapter itself, between a server and an application that do what is seldom: wait, and take no answer."""
+"""The adapter itself, between a server and an application that do what is rare: wait, and accept no response."""
 
 import asyncio
 import threading
@@ -106,7 +106,7 @@ def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memo
 def test_an_answer_that_the_server_does_not_take_ends_its_request(
     settings: Settings, context: Context, alice: Tenant
 ) -> None:
-    """The event is stored, so nobody else may answer that nothing was: the server hears what went wrong."""
+    """The event is stored, so no handler may answer that nothing was: the server gets the exception."""
 
     class Refusing(_Protocol):
         def __call__(self) -> Any:
@@ -182,10 +182,10 @@ def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(ProtocolClosed("gone"), BadRequest), (RuntimeError("broken"), RuntimeError)]
+    ("error", "met"), [(ProtocolClosed("gone"), BadRequest), (RuntimeError("broken"), RuntimeError)]
 )
 def test_of_a_common_event_too(
-    settings: Settings, context: Context, alice: Tenant, error: Exception, told: type[Exception]
+    settings: Settings, context: Context, alice: Tenant, error: Exception, met: type[Exception]
 ) -> None:
     """A body that broke off is the client's doing, and no fault that an operator should look at."""
 
@@ -193,10 +193,10 @@ def test_of_a_common_event_too(
         async def __call__(self) -> bytes:
             raise error
 
-    met: list[object] = []
+    refusals: list[object] = []
 
     def application(environ: Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
-        met.append(environ[BODY_REFUSAL])
+        refusals.append(environ[BODY_REFUSAL])
         start_response("400 .", [])
         return []
 
@@ -210,7 +210,7 @@ def test_of_a_common_event_too(
         await adapter.__rsgi__(cast(Any, scope), cast(Any, protocol))
 
     _live(adapter, scenario)
-    assert ([type(each) for each in met], protocol.answers) == ([told], [400])
+    assert ([type(each) for each in refusals], protocol.answers) == ([met], [400])
 
 
 def test_a_token_is_one_owner_however_its_header_is_written(context: Context, alice: Tenant) -> None:

@@ -1,4 +1,4 @@
-"""Bodies and heads that do not come: they hold up whoever sends them, and nobody else."""
+"""Bodies and heads that do not come: they delay their own workspace, and no other one."""
 
 import json
 import socket
