@@ -6,14 +6,14 @@ asyncio.timeout() makes a timer for each. That costs four times as much, and for
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Result = TypeVar("Result")
 
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    task: "asyncio.Task[Any] | None"
+    task: "asyncio.Task[Any]"
     until: float
     """By the loop's clock."""
     is_overdue: bool = False
@@ -31,7 +31,7 @@ class Deadlines:
     async def bounded(self, wanted: Awaitable[Result]) -> Result:
         """What `wanted` yields. Raises TimeoutError when that has taken too long."""
         loop = asyncio.get_running_loop()
-        wait = _Wait(asyncio.current_task(loop), loop.time() + self._seconds)
+        wait = _Wait(cast("asyncio.Task[Any]", asyncio.current_task(loop)), loop.time() + self._seconds)
         self._waits[wait] = None
         if self._timer is None:
             self._timer = loop.call_at(wait.until, self._cancel_overdue, loop)
@@ -39,12 +39,12 @@ class Deadlines:
             return await wanted
         except asyncio.CancelledError:
             # As in asyncio.timeout(): another caller may have cancelled the task as well.
-            if wait.is_overdue and wait.task is not None and wait.task.cancelling() <= 1:
+            if wait.is_overdue and wait.task.cancelling() <= 1:
                 raise TimeoutError from None
             raise
         finally:
             self._waits.pop(wait, None)
-            if wait.is_overdue and wait.task is not None:
+            if wait.is_overdue:
                 wait.task.uncancel()
 
     def _cancel_overdue(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -56,5 +56,4 @@ class Deadlines:
                 break
             del self._waits[wait]
             wait.is_overdue = True
-            if wait.task is not None:
-                wait.task.cancel()
+            wait.task.cancel()

@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -32,40 +33,34 @@ async def stream(
 ) -> None:
     """Send `first`, which is more than a pipe holds, and then what `more` yields until it yields None."""
     reading, writing = os.pipe()
-    open_ends = {reading, writing}
-    try:
+    with (
+        suppress(BrokenPipeError, TimeoutError),  # the client is gone, or reads no more
+        os.fdopen(reading, "rb", buffering=0) as reader,
+        os.fdopen(writing, "wb", buffering=0) as writer,
+    ):
         # A pipe holds sixteen pages, which may have 64 KiB each. On macOS it holds no more than 64 KiB.
         if hasattr(fcntl, "F_SETPIPE_SZ"):
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         os.set_blocking(writing, False)
         protocol.response_file(status, headers, f"{_DESCRIPTORS}/{reading}")
-        piece: bytes | None = first
-        while piece is not None:
-            await _write(writing, piece)
-            # More than the pipe holds has been written, so granian has opened it. Without our own end, a write fails
-            # when granian closes its end.
-            if reading in open_ends:
-                os.close(reading)
-                open_ends.discard(reading)
-            piece = await more()
-    except (BrokenPipeError, TimeoutError):
-        return  # the client is gone, or reads no more
-    finally:
-        for end in open_ends:
-            with suppress(OSError):
-                os.close(end)
+        await _write(writer, first)
+        # More than the pipe holds has been written, so granian has opened it. Without our own end, a write fails when
+        # granian closes its end.
+        reader.close()
+        while (piece := await more()) is not None:
+            await _write(writer, piece)
 
 
-async def _write(writing: int, piece: bytes) -> None:
+async def _write(writer: FileIO, piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:
-        try:
-            rest = rest[os.write(writing, rest) :]
-        except BlockingIOError:
-            await _wait_until_writable(writing)
+        if (written := writer.write(rest)) is None:  # the pipe is full
+            await _wait_until_writable(writer)
+        else:
+            rest = rest[written:]
 
 
-async def _wait_until_writable(writing: int) -> None:
+async def _wait_until_writable(writer: FileIO) -> None:
     loop = asyncio.get_running_loop()
     is_writable: asyncio.Future[None] = loop.create_future()
 
@@ -73,9 +68,9 @@ async def _wait_until_writable(writing: int) -> None:
         if not is_writable.done():
             is_writable.set_result(None)
 
-    loop.add_writer(writing, note)
+    loop.add_writer(writer, note)
     try:
         async with asyncio.timeout(_STALLED_SECONDS):
             await is_writable
     finally:
-        loop.remove_writer(writing)
+        loop.remove_writer(writer)
