@@ -60,7 +60,8 @@ if is_celery and settings:
 elif settings:
     from app.context import EXTENSION
     from app.factory import create_app
-    from app.ingest.door import Door
+    from app.ingest.fast_path import FastPath
+    from app.ingest.services import EXTENSION as INGEST
 
     app = create_app(settings)
     engine = app.extensions[EXTENSION].database.engine
@@ -71,10 +72,10 @@ elif settings:
         if "granian" in sys.modules:
             sys.exit("lariba: granian needs app/granian, which is missing: start wsgi:app under another WSGI server")
     else:
-        door = cast(Door, app.wsgi_app)
-        app.wsgi_app = PlainWsgi(door)  # type: ignore[method-assign]
+        fast_path = cast(FastPath, app.wsgi_app)
+        app.wsgi_app = PlainWsgi(fast_path)  # type: ignore[method-assign]
         if settings.granian_adapter == "on":
-            rsgi = GranianAdapter(door, settings, app.extensions[EXTENSION].credentials)
+            rsgi = GranianAdapter(fast_path, app.extensions[INGEST])
 else:
     from app.factory import create_app_without_settings
 

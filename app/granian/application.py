@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from app.granian.environ import Environ
 from app.granian.streaming import PIPE_BYTES, Header
-from app.ingest.door import Application
+from app.ingest.fast_path import Application
 
 
 class Response(NamedTuple):

@@ -5,7 +5,8 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import parse_qs
 
-from app.credentials.verification import Credentials, Kind
+from app.credentials.format import Kind
+from app.credentials.verification import Credentials
 from app.granian.environ import Environ
 
 # Paths that take a right away.
@@ -25,7 +26,7 @@ class Owners:
         key = environ.get("HTTP_X_API_KEY") or _key_in(environ["QUERY_STRING"])
         shown: tuple[tuple[str, Kind], ...] = ((key, "sk"), (_token_in(environ), "mt"))
         for text, kind in shown:
-            if text and (identity := self._credentials.recognise(text, kind)) is not None:
+            if text and (identity := self._credentials.lookup_cached(text, kind)) is not None:
                 return identity.workspace_id
             if text and (credential := self._credentials.parse(text, kind)) is not None:
                 return credential.key_id
@@ -36,12 +37,11 @@ class Owners:
         token = self._credentials.parse(_token_in(environ), "mt")
         return token and token.key_id
 
-    def queue_of(self, environ: Environ) -> tuple[Hashable, Hashable]:
-        """The owner and the member (threads.py) under which this request waits for a thread.
+    def queue_of(self, environ: Environ, owner: Hashable) -> tuple[Hashable, Hashable]:
+        """The owner and the member (threads.py) under which a request of `owner` waits for a thread.
 
         Credentials that this process does not know share one owner, so any number of revoked keys has one share.
         """
-        owner = self.owner_of(environ)
         is_known = not isinstance(owner, str)  # a workspace's row, and not the id of a credential
         if environ["PATH_INFO"].endswith(_URGENT) and (token := self.token_of(environ)) is not None:
             # Apart, as for connections: other requests of the workspace must not delay the revocation of a leaked key.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from io import BytesIO
 
 from app.errors import LengthRequired
-from app.ingest.door import Application, Environ, StartResponse
+from app.ingest.fast_path import Application, Environ, StartResponse
 from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
 
 

@@ -19,10 +19,10 @@ from app.errors import OriginNotAllowed
 _IS_ORIGIN_ALLOWED = text("SELECT is_origin_allowed(:origin)")
 # By the primary key.
 _IS_ALLOWED_BY_KEY = text("SELECT :origin = ANY (allowed_origins) FROM source_keys WHERE id = :id")
-# A browser asks before nearly every event; after a change of a key's origins it goes on for so long as before.
+# A browser asks before nearly every event. A change of a key's origins takes so long to be seen.
 _REMEMBERED_SECONDS: Final = 3.0
 _REMEMBERED_MAX: Final = 1_000
-# Anybody can send preflights with ever new origins; they must not take the connections of those who have a key.
+# Preflights need no key, and their origins can be ever new: they must not take the connections of requests with a key.
 _LOOK_UPS_MAX: Final = 4
 _LOOK_UPS_WAITING_MAX: Final = 128
 _DEADLINE_SECONDS: Final = 1.0

@@ -3,23 +3,15 @@
 A body that is not proven to be whole raises: of a body that was cut, nothing is stored.
 """
 
-import socket
-import time
 from contextlib import suppress
-from typing import Any, Final
 
 from flask import Response, g, request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from app.context import current_context
-from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, StorageUnavailable, UnsupportedMediaType
-from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, patience
+from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, UnsupportedMediaType
+from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, discard_rest, patience
 from app.wire.content_encoding import Encoding, encoding_of, expand
-
-_UNWANTED_BYTES_MAX: Final = 16 * 1024 * 1024
-_UNWANTED_SECONDS: Final = 5.0
-# A client that still sends has sent something within a second.
-_UNWANTED_PAUSE_SECONDS: Final = 1.0
 
 
 def check_media_type(*accepted: str) -> str:
@@ -55,38 +47,12 @@ def read_bytes(bytes_max: int | None = None) -> bytes:
             raise BodyTimeout if isinstance(error.__context__, TimeoutError) else BadRequest(ENDED_EARLY) from error
 
 
-def discard_rest(response: Response) -> Response:
-    """Read what is left of the body, up to a bound, where a read can have a time-out (gunicorn).
-
-    A client that is still sending would see a closed connection, and not its refusal. What has stalled is given up:
-    gunicorn would wait for the rest, five seconds on a thread and two in its main loop, so that the refused bodies of
-    one key would hold up a process.
-    """
-    environ = request.environ
-    connection: socket.socket | None = environ.get("gunicorn.socket")
-    if connection is None or BODY_IS_WHOLE in environ:
-        return response
-    try:
-        with current_context().body_reads.reading(None):
-            is_at_end = _discard(environ, 0.0 if response.status_code == 503 else _UNWANTED_PAUSE_SECONDS)
-    except StorageUnavailable:
-        is_at_end = _discard(environ, 0.0)
-    if not is_at_end:
-        with suppress(OSError):
-            # Not the method of an SSLSocket, which would end the encryption of the response too.
-            socket.socket.shutdown(connection, socket.SHUT_RD)
+def discard_unread(response: Response) -> Response:
+    """Read what the response did not need of the body, as discard_rest() does it."""
+    if BODY_IS_WHOLE not in request.environ:
+        waits = response.status_code not in (408, 503)
+        discard_rest(request.environ, current_context().body_reads, waits=waits)
     return response
-
-
-def _discard(environ: dict[str, Any], pause_seconds: float) -> bool:
-    """Whether the end was reached; reads on while the next bytes come within the pause."""
-    size, deadline = 0, time.monotonic() + _UNWANTED_SECONDS
-    with suppress(Exception), patience(environ, pause_seconds):  # the connection's error, or gunicorn's for a bad chunk
-        while size < _UNWANTED_BYTES_MAX and time.monotonic() < deadline:
-            if not (piece := environ["wsgi.input"].read(65_536)):
-                return True
-            size += len(piece)
-    return False
 
 
 def _read_all(bytes_max: int, encoding: Encoding | None) -> bytes:

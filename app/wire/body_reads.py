@@ -5,10 +5,11 @@ once its bodies have stalled: a workspace that stalls its uploads delays its own
 nearly all do, is read in microseconds.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Self
@@ -22,6 +23,10 @@ BODY_REFUSAL: Final = "lariba.body_refusal"
 ENDED_EARLY: Final = "The body ended before its end was due. Nothing was stored: send it again, whole."
 
 _STALLED_SECONDS: Final = 1.0
+# Of a body that is read only to its end. A client that still sends has sent something within a second.
+_UNWANTED_BYTES_MAX: Final = 16 * 1024 * 1024
+_UNWANTED_SECONDS: Final = 5.0
+_UNWANTED_PAUSE_SECONDS: Final = 1.0
 BUSY: Final = "Nothing was stored: too many uploads have stalled. Send whole bodies at once, or repeat it later."
 
 
@@ -127,3 +132,35 @@ def _is_full(readings: dict[_Reading, float], at_once: int, stalled: int, now: f
         return True
     # They are sorted by age, so if this one has stalled, all before it have.
     return now - next(islice(readings.values(), stalled - 1, None)) > _STALLED_SECONDS
+
+
+def discard_rest(environ: Mapping[str, Any], limiter: BodyReadLimiter, *, waits: bool) -> None:
+    """Read what is left of a body, up to a bound, where a read can have a time-out (gunicorn).
+
+    A client that is still sending would see a closed connection, and not its refusal. What has stalled is given up, at
+    once unless `waits`: gunicorn would wait for the rest, five seconds on a thread and two in its main loop, so that
+    the refused bodies of one key would hold up a process.
+    """
+    connection: socket.socket | None = environ.get("gunicorn.socket")
+    if connection is None:
+        return
+    try:
+        with limiter.reading(None):
+            is_at_end = _discard(environ, _UNWANTED_PAUSE_SECONDS if waits else 0.0)
+    except StorageUnavailable:
+        is_at_end = _discard(environ, 0.0)
+    if not is_at_end:
+        with suppress(OSError):
+            # Not the method of an SSLSocket, which would end the encryption of the response too.
+            socket.socket.shutdown(connection, socket.SHUT_RD)
+
+
+def _discard(environ: Mapping[str, Any], pause_seconds: float) -> bool:
+    """Whether the end was reached; reads on while the next bytes come within the pause."""
+    size, deadline = 0, time.monotonic() + _UNWANTED_SECONDS
+    with suppress(Exception), patience(environ, pause_seconds):  # the connection's error, or gunicorn's for a bad chunk
+        while size < _UNWANTED_BYTES_MAX and time.monotonic() < deadline:
+            if not (piece := environ["wsgi.input"].read(65_536)):
+                return True
+            size += len(piece)
+    return False
