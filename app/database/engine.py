@@ -5,12 +5,11 @@ dead network delays a request no longer than a stopped server does.
 """
 
 import copy
-import os
 import time
-import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -21,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.concurrency.fork import reset_after_fork
 from app.concurrency.limit import ConcurrencyLimit
 from app.database.dedicated_connection import DeadlineConnection, DedicatedConnection, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
@@ -102,7 +102,9 @@ class Database:
         self._program = application_name
         self._limit: ConcurrencyLimit | None = None
         self._client: Hashable = None
-        _reset_after_fork(weakref.ref(self._engine))
+        # A forked child (gunicorn, Celery) must not speak on its parent's connections, nor close them. The owner is the
+        # engine, because share() makes more than one Database of it.
+        reset_after_fork(self._engine, partial(Engine.dispose, close=False))
 
     @property
     def engine(self) -> Engine:
@@ -242,16 +244,6 @@ def ask(engine: Engine, question: Callable[[Connection], Answer]) -> Answer | No
         return None
     finally:
         engine.dispose()
-
-
-def _reset_after_fork(engine_reference: weakref.ref[Engine]) -> None:
-    """A forked child (gunicorn, Celery) must neither use its parent's connections nor close them."""
-
-    def reset() -> None:
-        if (engine := engine_reference()) is not None:
-            engine.dispose(close=False)
-
-    os.register_at_fork(after_in_child=reset)
 
 
 def _count_use(engine: Engine, program: str, pool_size: int) -> None:

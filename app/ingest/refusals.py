@@ -19,7 +19,8 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import DataError
 
-from app.concurrency.background import Background, in_every_child
+from app.concurrency.background import Background
+from app.concurrency.fork import reset_after_fork
 from app.credentials.verification import Identity
 from app.database.engine import Database, TenantScope
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
@@ -76,13 +77,13 @@ class Refusals:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._begin_again()
-        in_every_child(self._begin_again)
+        self._reset()
+        reset_after_fork(self, Refusals._reset)
         self._background = Background(
             self.flush, name="refusals", pause_seconds=_FLUSH_SECONDS, pause_seconds_min=_FLUSH_SECONDS
         )
 
-    def _begin_again(self) -> None:
+    def _reset(self) -> None:
         self._mutex = threading.Lock()
         self._flushing = threading.Lock()
         self._counts: Counter[_Kind] = Counter()

@@ -21,6 +21,7 @@ from prometheus_client import values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from app.concurrency.fork import reset_after_fork
 from app.config import SettingsError, variable_of
 from app.monitoring import reserved
 
@@ -73,7 +74,7 @@ class _Place:
         self._path = path
         self._held: tuple[int, int] | None = None
         self._parents: int | None = None
-        os.register_at_fork(after_in_child=self._leave_to_parent)
+        reset_after_fork(self, _Place._leave_to_parent)
 
     def number(self) -> int:
         """Called at every value that is written."""

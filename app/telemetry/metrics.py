@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from app.concurrency.background import in_every_child
+from app.concurrency.fork import reset_after_fork
 
 Item = TypeVar("Item")
 
@@ -174,11 +174,11 @@ class Tally(Generic[Item]):
         self._items: deque[Item] = deque()
         self._count = count
         self.note: Final = self._items.append
-        self._begin_again()
-        in_every_child(self._begin_again)
+        self._reset()
+        reset_after_fork(self, Tally._reset)
         _TALLIES.append(self)
 
-    def _begin_again(self) -> None:
+    def _reset(self) -> None:
         """A forked child counts its own: what its parent has noted, the parent counts."""
         self._folding = threading.Lock()
         self._items.clear()
