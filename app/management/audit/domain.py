@@ -13,6 +13,7 @@ from app.management.common.lookup import find
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
 from app.management.common.token_validity import check_standing
+from app.management.common.views import view_of
 from app.models import AuditEntry, Project
 
 _ANY_VERB: Final = ".*"
@@ -27,7 +28,7 @@ _IN_ORDER: Final = text("SELECT set_config('enable_sort', 'off', true)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EntryFacts:
+class EntryView:
     """An entry as its readers see it. It never changes."""
 
     id: str
@@ -69,22 +70,22 @@ def visible_entries(operator: Operator) -> Select[Any]:
     )
 
 
-def list_entries(database: Database, operator: Operator, only: EntryFilter, request: PageRequest) -> Page[EntryFacts]:
+def list_entries(database: Database, operator: Operator, only: EntryFilter, request: PageRequest) -> Page[EntryView]:
     """The entries that the filter lets through."""
     with database.transaction(operator.workspace_id) as session:
         query = _filtered(session, operator, only)
-        return Listing(AuditEntry, operator.workspace_id, f"audit {asdict(only)}", query, _facts).page(session, request)
+        return Listing(AuditEntry, operator.workspace_id, f"audit {asdict(only)}", query, _view).page(session, request)
 
 
-def read_entry(database: Database, operator: Operator, entry_id: str) -> EntryFacts:
+def read_entry(database: Database, operator: Operator, entry_id: str) -> EntryView:
     """One entry."""
     with database.transaction(operator.workspace_id) as session:
-        return _facts(*find(session, visible_entries(operator), AuditEntry, entry_id))
+        return _view(*find(session, visible_entries(operator), AuditEntry, entry_id))
 
 
 def export_entries(
     database: Database, operator: Operator, only: EntryFilter, *, chunk_rows: int = _CHUNK_ROWS
-) -> Iterator[tuple[EntryFacts, ...]]:
+) -> Iterator[tuple[EntryView, ...]]:
     """All entries of the filter up to the newest one of now, oldest first, in chunks.
 
     Each chunk has a transaction of its own, so that a slow reader holds no connection and no snapshot, and whoever
@@ -104,7 +105,7 @@ def export_entries(
             rows = session.execute(query.where(AuditEntry.id > last)).all()
         if rows:
             last = rows[-1][0].id
-            yield tuple(_facts(*row) for row in rows)
+            yield tuple(_view(*row) for row in rows)
         if len(rows) < chunk_rows:
             return
 
@@ -159,16 +160,5 @@ def _moment(moment: datetime) -> ColumnElement[datetime]:
     return literal(moment, DateTime(timezone=True))
 
 
-def _facts(entry: AuditEntry, project_id: str | None) -> EntryFacts:
-    return EntryFacts(
-        id=entry.public_id,
-        actor=entry.actor,
-        action=entry.action,
-        object_id=entry.object_id,
-        project_id=project_id,
-        before=entry.before,
-        after=entry.after,
-        address=entry.address,
-        request_id=entry.request_id,
-        created_at=entry.created_at,
-    )
+def _view(entry: AuditEntry, project_id: str | None) -> EntryView:
+    return view_of(EntryView, entry, project_id=project_id)

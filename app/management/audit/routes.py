@@ -12,7 +12,7 @@ from marshmallow import ValidationError, fields, post_load, validate, validates_
 
 from app.context import current_context
 from app.management.audit import domain as trail
-from app.management.audit.domain import EntryFacts, EntryFilter
+from app.management.audit.domain import EntryFilter, EntryView
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
@@ -98,14 +98,14 @@ class AuditEntrySchema(AnswerSchema):
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(EntryQuerySchema, location="query")
 @blueprint.response(200, page_schema("AuditEntryPage", AuditEntrySchema))
-def list_audit_entries(operator: Operator, page: PageRequest, only: EntryFilter) -> Page[EntryFacts]:
+def list_audit_entries(operator: Operator, page: PageRequest, only: EntryFilter) -> Page[EntryView]:
     """List the audit trail, newest first."""
     return trail.list_entries(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/audit/<entry_id>", role=Role.AUDITOR)
 @blueprint.response(200, AuditEntrySchema)
-def read_audit_entry(operator: Operator, entry_id: str) -> EntryFacts:
+def read_audit_entry(operator: Operator, entry_id: str) -> EntryView:
     """Read an entry of the audit trail."""
     return trail.read_entry(current_context().management.database, operator, entry_id)
 
@@ -132,7 +132,7 @@ def export_audit_entries(operator: Operator, only: EntryFilter) -> Response:
     return response
 
 
-def _lines(first: tuple[EntryFacts, ...], others: Iterator[tuple[EntryFacts, ...]]) -> Iterator[str]:
+def _lines(first: tuple[EntryView, ...], others: Iterator[tuple[EntryView, ...]]) -> Iterator[str]:
     """The export line by line; the last line alone tells a whole export from a broken one.
 
     What goes wrong from here on has no status any more. Raising breaks the connection under most servers; granian ends

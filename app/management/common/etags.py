@@ -11,20 +11,6 @@ def etag_of(public_id: str, updated_at: datetime) -> str:
     return hashlib.blake2b(f"{public_id} {updated_at.astimezone(UTC).isoformat()}".encode(), digest_size=12).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
-    """What a reader may know of an object: no inner ids, no hashes."""
-
-    id: str
-    created_at: datetime
-    updated_at: datetime
-
-    @property
-    def etag(self) -> str:
-        """The state that these facts describe."""
-        return etag_of(self.id, self.updated_at)
-
-
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A change may go ahead if the object is in one of these states; None means in any."""

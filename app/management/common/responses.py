@@ -5,21 +5,21 @@ from urllib.parse import urlencode
 
 from flask import Response, request, url_for
 
-from app.management.common.etags import Facts
 from app.management.common.paging import Page
+from app.management.common.views import View
 
-Shown = TypeVar("Shown", bound=Facts)
+Shown = TypeVar("Shown", bound=View)
 Headers = dict[str, str]
 
 
-def shown(facts: Shown) -> tuple[Shown, Headers]:
+def shown(view: Shown) -> tuple[Shown, Headers]:
     """An object as it is now."""
-    return facts, {"ETag": f'"{facts.etag}"'}
+    return view, {"ETag": f'"{view.etag}"'}
 
 
-def created(facts: Shown, endpoint: str, **path: str) -> tuple[Shown, Headers]:
+def created(view: Shown, endpoint: str, **path: str) -> tuple[Shown, Headers]:
     """An object that did not exist before, and where it can be read."""
-    return facts, {"ETag": f'"{facts.etag}"', "Location": url_for(endpoint, _external=None, **path)}
+    return view, {"ETag": f'"{view.etag}"', "Location": url_for(endpoint, _external=None, **path)}
 
 
 def links_of(page: Page[Any]) -> str:

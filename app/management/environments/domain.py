@@ -9,18 +9,19 @@ from sqlalchemy import Select
 from app.database.engine import Database
 from app.identifiers import new_public_id
 from app.management.common.archiving import revoke_keys_below
-from app.management.common.etags import Facts, Target
+from app.management.common.etags import Target
 from app.management.common.idempotency import changing
 from app.management.common.lookup import find, find_parent, find_to_change, find_to_withhold
 from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
+from app.management.common.views import View, view_of
 from app.management.projects.domain import live_projects
 from app.models import Environment, Project, Source, SourceKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentFacts(Facts):
+class EnvironmentView(View):
     """An environment as its readers see it."""
 
     project_id: str
@@ -60,9 +61,7 @@ def live_environments(operator: Operator) -> Select[Any]:
     return environments_within(operator).where(Environment.archived_at.is_(None))
 
 
-def create_environment(
-    database: Database, operator: Operator, project_id: str, new: NewEnvironment
-) -> EnvironmentFacts:
+def create_environment(database: Database, operator: Operator, project_id: str, new: NewEnvironment) -> EnvironmentView:
     """A new environment of a project. Raises Conflict if the name is taken."""
     with changing(database, operator) as session:
         (project,) = find_parent(session, operator, live_projects(operator), Project, project_id)
@@ -73,12 +72,12 @@ def create_environment(
             **asdict(new),
         )
         insert(session, operator, environment, "environment.create", {"project_id": project_id} | asdict(new))
-        return facts_of(environment, project.public_id)
+        return view_of_environment(environment, project.public_id)
 
 
 def list_environments(
     database: Database, operator: Operator, project_id: str, request: PageRequest, *, archived: bool = False
-) -> Page[EnvironmentFacts]:
+) -> Page[EnvironmentView]:
     """A project's environments, in the order in which they were made: the live ones, or those that are archived."""
     workspace_id = operator.workspace_id
     with database.transaction(operator.workspace_id) as session:
@@ -87,19 +86,19 @@ def list_environments(
         is_archived = Environment.archived_at.is_not(None)
         query = below.where(is_archived if archived else ~is_archived)
         name = f"environments of {project_id} archived={archived}"
-        listing = Listing(Environment, workspace_id, name, query, facts_of, is_oldest_first=True)
+        listing = Listing(Environment, workspace_id, name, query, view_of_environment, is_oldest_first=True)
         return listing.page(session, request)
 
 
-def read_environment(database: Database, operator: Operator, environment_id: str) -> EnvironmentFacts:
+def read_environment(database: Database, operator: Operator, environment_id: str) -> EnvironmentView:
     """One environment."""
     with database.transaction(operator.workspace_id) as session:
-        return facts_of(*find(session, live_environments(operator), Environment, environment_id))
+        return view_of_environment(*find(session, live_environments(operator), Environment, environment_id))
 
 
 def change_environment(
     database: Database, operator: Operator, target: Target, change: EnvironmentChange
-) -> EnvironmentFacts:
+) -> EnvironmentView:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
     with changing(database, operator) as session:
         # An event that names the old environment is refused once this has returned.
@@ -107,7 +106,7 @@ def change_environment(
         live = live_environments(operator)
         environment, project_id = find_it(session, operator, live, Environment, target)
         update(session, operator, environment, "environment.update", mentioned(change))
-        return facts_of(environment, project_id)
+        return view_of_environment(environment, project_id)
 
 
 def archive_environment(database: Database, operator: Operator, target: Target) -> None:
@@ -118,7 +117,7 @@ def archive_environment(database: Database, operator: Operator, target: Target) 
         update(session, operator, environment, "environment.archive", {"archived_at": moment(session)})
 
 
-def restore_environment(database: Database, operator: Operator, target: Target) -> EnvironmentFacts:
+def restore_environment(database: Database, operator: Operator, target: Target) -> EnvironmentView:
     """Take an archived environment of a live project and its sources back into use, without a key.
 
     Does nothing to a live one. Raises Conflict if its name is taken.
@@ -130,17 +129,9 @@ def restore_environment(database: Database, operator: Operator, target: Target) 
             below = Source.within(operator.workspace_id).where(Source.environment_id == environment.id)
             revoke_keys_below(session, operator, SourceKey.source_id.in_(below.with_only_columns(Source.id)))
         update(session, operator, environment, "environment.restore", {"archived_at": None})
-        return facts_of(environment, project_id)
+        return view_of_environment(environment, project_id)
 
 
-def facts_of(environment: Environment, project_id: str) -> EnvironmentFacts:
+def view_of_environment(environment: Environment, project_id: str) -> EnvironmentView:
     """An environment and its project's public id, as its readers see it."""
-    return EnvironmentFacts(
-        id=environment.public_id,
-        project_id=project_id,
-        name=environment.name,
-        description=environment.description,
-        archived_at=environment.archived_at,
-        created_at=environment.created_at,
-        updated_at=environment.updated_at,
-    )
+    return view_of(EnvironmentView, environment, project_id=project_id)

@@ -24,7 +24,7 @@ from app.management.common.schemas import (
     page_schema,
 )
 from app.management.environments import domain as environments
-from app.management.environments.domain import EnvironmentChange, EnvironmentFacts, NewEnvironment
+from app.management.environments.domain import EnvironmentChange, EnvironmentView, NewEnvironment
 
 blueprint = ManagementBlueprint("environments", __name__, description="Isolated lanes of a project")
 
@@ -69,7 +69,7 @@ class EnvironmentSchema(ObjectSchema):
 )
 @blueprint.arguments(EnvironmentCreateSchema, example={"name": "qa-2", "description": "For the testers"})
 @blueprint.response(201, EnvironmentSchema, headers=CREATED)
-def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentFacts, Headers]:
+def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentView, Headers]:
     """Create an environment in a project."""
     environment = environments.create_environment(current_context().management.database, operator, project_id, new)
     return created(environment, ".read_environment", environment_id=environment.id)
@@ -81,14 +81,14 @@ def create_environment(operator: Operator, new: NewEnvironment, project_id: str)
 @blueprint.response(200, page_schema("EnvironmentPage", EnvironmentSchema))
 def list_environments(
     operator: Operator, page: PageRequest, only: dict[str, bool], project_id: str
-) -> Page[EnvironmentFacts]:
+) -> Page[EnvironmentView]:
     """List a project's environments, in the order in which they were made."""
     return environments.list_environments(current_context().management.database, operator, project_id, page, **only)
 
 
 @blueprint.operation("GET", "/v1/environments/<environment_id>", role=Role.AUDITOR)
 @blueprint.response(200, EnvironmentSchema, headers=SHOWN)
-def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
+def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Read an environment."""
     return shown(environments.read_environment(current_context().management.database, operator, environment_id))
 
@@ -103,7 +103,7 @@ def read_environment(operator: Operator, environment_id: str) -> tuple[Environme
 @blueprint.response(200, EnvironmentSchema, headers=SHOWN)
 def update_environment(
     operator: Operator, change: EnvironmentChange, environment_id: str
-) -> tuple[EnvironmentFacts, Headers]:
+) -> tuple[EnvironmentView, Headers]:
     """Change an environment's name or description.
 
     Events that name the old `environment` are refused from then on.
@@ -134,7 +134,7 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
     shown_by="read_environment",
 )
 @blueprint.response(200, EnvironmentSchema, headers=SHOWN)
-def restore_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
+def restore_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Take an archived environment back into use. Safe to repeat.
 
     Its sources come back with it, but no key: those that were live are revoked.

@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session, aliased
 from app.credentials.verification import Credentials, Minted
 from app.database.engine import Database
 from app.errors import Conflict, Fault, SchemaValidationFailed
-from app.management.common.etags import Facts, Target
+from app.management.common.etags import Target
 from app.management.common.idempotency import changing
 from app.management.common.lifetimes import CredentialState, state_at
 from app.management.common.lookup import find, find_parent, find_to_change, find_to_withhold
 from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
+from app.management.common.views import View, copy_of, view_of
 from app.management.sources.domain import live_sources
 from app.models import Environment, Project, Source, SourceKey
 
@@ -33,7 +34,7 @@ class AddressSeen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeyFacts(Facts):
+class KeyView(View):
     """A key as its readers see it: never its secret."""
 
     source_id: str
@@ -54,7 +55,7 @@ class KeyFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IssuedKey(KeyFacts):
+class IssuedKey(KeyView):
     """A key in the one moment in which its plain text is known."""
 
     key: str = field(repr=False)
@@ -162,26 +163,26 @@ def add_key(
     )
     named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}
     insert(session, operator, row, "source_key.issue", named | asdict(new))
-    facts = facts_of(row, source.public_id, named["replaces"], None, row.created_at)
-    return IssuedKey(**asdict(facts), key=minted.text)
+    view = view_of_key(row, source.public_id, named["replaces"], None, row.created_at)
+    return copy_of(IssuedKey, view, key=minted.text)
 
 
-def list_keys(database: Database, operator: Operator, source_id: str, request: PageRequest) -> Page[KeyFacts]:
+def list_keys(database: Database, operator: Operator, source_id: str, request: PageRequest) -> Page[KeyView]:
     """A source's keys."""
     workspace_id = operator.workspace_id
     with database.transaction(operator.workspace_id) as session:
         source, *_ = find(session, live_sources(operator), Source, source_id)
         below = shown_keys(operator).where(SourceKey.source_id == source.id)
-        return Listing(SourceKey, workspace_id, f"keys of {source_id}", below, facts_of).page(session, request)
+        return Listing(SourceKey, workspace_id, f"keys of {source_id}", below, view_of_key).page(session, request)
 
 
-def read_key(database: Database, operator: Operator, key_id: str) -> KeyFacts:
+def read_key(database: Database, operator: Operator, key_id: str) -> KeyView:
     """One key."""
     with database.transaction(operator.workspace_id) as session:
-        return facts_of(*find(session, shown_keys(operator), SourceKey, key_id))
+        return view_of_key(*find(session, shown_keys(operator), SourceKey, key_id))
 
 
-def change_key(database: Database, operator: Operator, target: Target, change: KeyChange) -> KeyFacts:
+def change_key(database: Database, operator: Operator, target: Target, change: KeyChange) -> KeyView:
     """Change what `change` mentions: after this has returned, nothing is stored that its new policies do not allow.
 
     Raises Conflict for what would let a revoked or rotated key live on, and SchemaValidationFailed for a browser key
@@ -199,15 +200,15 @@ def change_key(database: Database, operator: Operator, target: Target, change: K
         if values.get("expires_at", row.expires_at) != row.expires_at:
             values["expired_at"] = None  # if the worker has marked the old expiry; the new one is still to come
         update(session, operator, row, "source_key.update", values)
-        return facts_of(row, *others)
+        return view_of_key(row, *others)
 
 
-def revoke_key(database: Database, operator: Operator, target: Target) -> KeyFacts:
+def revoke_key(database: Database, operator: Operator, target: Target) -> KeyView:
     """End a key: after this has returned, it never stores again; does nothing to a revoked one."""
     with changing(database, operator) as session:
         row, *others = find_to_withhold(session, operator, shown_keys(operator), SourceKey, target)
         update(session, operator, row, "source_key.revoke", {"revoked_at": row.revoked_at or moment(session)})
-        return facts_of(row, *others)
+        return view_of_key(row, *others)
 
 
 def _require_movable_end(row: SourceKey, replaced_by: str | None, expires_at: datetime | None) -> None:
@@ -227,29 +228,17 @@ def require_event_types(event_types: list[str] | None, origins: list[str] | None
         raise SchemaValidationFailed(faults=(Fault("/allowed_event_types", NO_EVENT_TYPES),))
 
 
-def facts_of(
+def view_of_key(
     row: SourceKey, source_id: str, replaces: str | None, replaced_by: str | None, asked_at: datetime
-) -> KeyFacts:
+) -> KeyView:
     """What a reader may know of a key: a row of shown_keys(), spread out."""
-    state = state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at)
-    return KeyFacts(**_columns(row), source_id=source_id, replaces=replaces, replaced_by=replaced_by, state=state)
-
-
-def _columns(row: SourceKey) -> dict[str, Any]:
-    return {
-        "id": row.public_id,
-        "label": row.label,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
-        "expires_at": row.expires_at,
-        "events_per_second": row.events_per_second,
-        "allowed_event_types": row.allowed_event_types,
-        "allowed_origins": row.allowed_origins,
-        "allowed_networks": row.allowed_networks,
-        "revoked_at": row.revoked_at,
-        "first_used_at": row.first_used_at,
-        "last_used_at": row.last_used_at,
-        "last_addresses": tuple(
-            AddressSeen(seen["address"], datetime.fromisoformat(seen["last_seen_at"])) for seen in row.last_addresses
-        ),
-    }
+    addresses = ((seen["address"], datetime.fromisoformat(seen["last_seen_at"])) for seen in row.last_addresses)
+    return view_of(
+        KeyView,
+        row,
+        source_id=source_id,
+        state=state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at),
+        replaces=replaces,
+        replaced_by=replaced_by,
+        last_addresses=tuple(AddressSeen(*seen) for seen in addresses),
+    )

@@ -9,7 +9,7 @@ from app.database.engine import Database
 from app.management.common.lifetimes import CredentialState, expires_within, is_in, is_unused_for
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
-from app.management.keys.domain import KeyFacts, facts_of, has_successor, shown_keys
+from app.management.keys.domain import KeyView, has_successor, shown_keys, view_of_key
 from app.models import Project, Source, SourceKey
 
 
@@ -25,13 +25,13 @@ class KeyFilter:
     expires_within_days: int | None = None
 
 
-def list_keys(database: Database, operator: Operator, only: KeyFilter, request: PageRequest) -> Page[KeyFacts]:
+def list_keys(database: Database, operator: Operator, only: KeyFilter, request: PageRequest) -> Page[KeyView]:
     """The workspace's keys, as far as the filter lets them through.
 
     Newest first, also those that end soon: an expiry can be moved between two pages, and a list in its order would then
     repeat a key or hide one, which no list of ours does. What ends within days is few, and sorted by whoever reads it.
     """
-    listing = Listing(SourceKey, operator.workspace_id, f"keys {asdict(only)}", _filtered(operator, only), facts_of)
+    listing = Listing(SourceKey, operator.workspace_id, f"keys {asdict(only)}", _filtered(operator, only), view_of_key)
     with database.transaction(operator.workspace_id) as session:
         return listing.page(session, request)
 

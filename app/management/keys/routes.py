@@ -27,7 +27,7 @@ from app.management.common.schemas import (
 from app.management.keys import domain as keys
 from app.management.keys import listing as key_list
 from app.management.keys import rotation
-from app.management.keys.domain import IssuedKey, KeyChange, KeyFacts, NewKey
+from app.management.keys.domain import IssuedKey, KeyChange, KeyView, NewKey
 from app.management.keys.listing import KeyFilter
 from app.management.keys.rotation import GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, Rotation
 from app.management.keys.schemas import IssuedKeySchema, KeyChangeSchema, KeyCreateSchema, KeySchema
@@ -91,7 +91,7 @@ def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKe
 @blueprint.operation("GET", "/v1/sources/<source_id>/keys", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.response(200, KeyPageSchema)
-def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[KeyFacts]:
+def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[KeyView]:
     """List a source's keys, newest first, revoked and expired ones included."""
     return keys.list_keys(current_context().management.database, operator, source_id, page)
 
@@ -100,14 +100,14 @@ def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[Key
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(KeyQuerySchema, location="query")
 @blueprint.response(200, KeyPageSchema)
-def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyFacts]:
+def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyView]:
     """List the workspace's keys, newest first; the filters find the stale ones and those that end soon."""
     return key_list.list_keys(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>", role=Role.AUDITOR)
 @blueprint.response(200, KeySchema, headers=SHOWN)
-def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
+def read_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Read a key."""
     return shown(keys.read_key(current_context().management.database, operator, key_id))
 
@@ -117,7 +117,7 @@ def read_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
 )
 @blueprint.arguments(KeyChangeSchema, example={"label": "checkout-1, until spring"})
 @blueprint.response(200, KeySchema, headers=SHOWN)
-def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyFacts, Headers]:
+def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyView, Headers]:
     """Change a key's label, rate limit, policies or end. Once this is answered, nothing else is stored with it."""
     return shown(keys.change_key(current_context().management.database, operator, stated_target(key_id), change))
 
@@ -131,7 +131,7 @@ def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyF
     shown_by="read_key",
 )
 @blueprint.response(200, KeySchema, headers=SHOWN)
-def revoke_key(operator: Operator, key_id: str) -> tuple[KeyFacts, Headers]:
+def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Revoke a key for good: once this is answered, it never stores an event again. Safe to repeat."""
     return shown(keys.revoke_key(urgent_database(operator.token_public_id), operator, target(key_id)))
 

@@ -10,19 +10,20 @@ from sqlalchemy.orm import Session
 from app.database.engine import Database
 from app.identifiers import new_public_id
 from app.management.common.archiving import revoke_keys_below
-from app.management.common.etags import Facts, Target
+from app.management.common.etags import Target
 from app.management.common.idempotency import changing
 from app.management.common.lookup import find, find_to_change, find_to_withhold
 from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
+from app.management.common.views import View, view_of
 from app.models import Environment, Project, SourceKey
 
 FIRST_ENVIRONMENTS: Final = ("production", "staging", "development")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProjectFacts(Facts):
+class ProjectView(View):
     """A project as its readers see it."""
 
     name: str
@@ -79,27 +80,27 @@ def add_project(session: Session, operator: Operator, new: NewProject) -> tuple[
 
 def list_projects(
     database: Database, operator: Operator, request: PageRequest, *, archived: bool = False
-) -> Page[ProjectFacts]:
+) -> Page[ProjectView]:
     """The workspace's projects: the live ones, or those that are archived."""
     workspace_id = operator.workspace_id
     query = projects_within(operator).where(Project.archived_at.is_not(None)) if archived else live_projects(operator)
-    listing = Listing(Project, workspace_id, f"projects archived={archived}", query, project_facts)
+    listing = Listing(Project, workspace_id, f"projects archived={archived}", query, view_of_project)
     with database.transaction(operator.workspace_id) as session:
         return listing.page(session, request)
 
 
-def read_project(database: Database, operator: Operator, project_id: str) -> ProjectFacts:
+def read_project(database: Database, operator: Operator, project_id: str) -> ProjectView:
     """One project."""
     with database.transaction(operator.workspace_id) as session:
-        return project_facts(*find(session, live_projects(operator), Project, project_id))
+        return view_of_project(*find(session, live_projects(operator), Project, project_id))
 
 
-def change_project(database: Database, operator: Operator, target: Target, change: ProjectChange) -> ProjectFacts:
+def change_project(database: Database, operator: Operator, target: Target, change: ProjectChange) -> ProjectView:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
     with changing(database, operator) as session:
         (project,) = find_to_change(session, operator, live_projects(operator), Project, target)
         update(session, operator, project, "project.update", mentioned(change))
-        return project_facts(project)
+        return view_of_project(project)
 
 
 def archive_project(database: Database, operator: Operator, target: Target) -> None:
@@ -109,7 +110,7 @@ def archive_project(database: Database, operator: Operator, target: Target) -> N
         update(session, operator, project, "project.archive", {"archived_at": moment(session)})
 
 
-def restore_project(database: Database, operator: Operator, target: Target) -> ProjectFacts:
+def restore_project(database: Database, operator: Operator, target: Target) -> ProjectView:
     """Take an archived project and what lay below it back into use, without a key; does nothing to a live one.
 
     Raises Conflict if its name is taken.
@@ -119,16 +120,9 @@ def restore_project(database: Database, operator: Operator, target: Target) -> P
         if project.archived_at is not None:
             revoke_keys_below(session, operator, SourceKey.project_id == project.id)
         update(session, operator, project, "project.restore", {"archived_at": None})
-        return project_facts(project)
+        return view_of_project(project)
 
 
-def project_facts(project: Project) -> ProjectFacts:
+def view_of_project(project: Project) -> ProjectView:
     """A project as its readers see it."""
-    return ProjectFacts(
-        id=project.public_id,
-        name=project.name,
-        description=project.description,
-        archived_at=project.archived_at,
-        created_at=project.created_at,
-        updated_at=project.updated_at,
-    )
+    return view_of(ProjectView, project)

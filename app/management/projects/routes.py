@@ -27,7 +27,7 @@ from app.management.environments.routes import EnvironmentSchema
 from app.management.projects import creation as new_projects
 from app.management.projects import domain as projects
 from app.management.projects.creation import CreatedProject
-from app.management.projects.domain import NewProject, ProjectChange, ProjectFacts
+from app.management.projects.domain import NewProject, ProjectChange, ProjectView
 
 blueprint = ManagementBlueprint("projects", __name__, description="Products of the workspace")
 
@@ -94,14 +94,14 @@ def show_created(operator: Operator, project_id: str) -> tuple[CreatedProject, H
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(ArchivedQuerySchema, location="query")
 @blueprint.response(200, page_schema("ProjectPage", ProjectSchema))
-def list_projects(operator: Operator, page: PageRequest, only: dict[str, bool]) -> Page[ProjectFacts]:
+def list_projects(operator: Operator, page: PageRequest, only: dict[str, bool]) -> Page[ProjectView]:
     """List the workspace's projects, newest first."""
     return projects.list_projects(current_context().management.database, operator, page, **only)
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>", role=Role.AUDITOR)
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
-def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Headers]:
+def read_project(operator: Operator, project_id: str) -> tuple[ProjectView, Headers]:
     """Read a project."""
     return shown(projects.read_project(current_context().management.database, operator, project_id))
 
@@ -111,7 +111,7 @@ def read_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Hea
 )
 @blueprint.arguments(ProjectChangeSchema, example={"description": "All that sells, and returns"})
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
-def update_project(operator: Operator, change: ProjectChange, project_id: str) -> tuple[ProjectFacts, Headers]:
+def update_project(operator: Operator, change: ProjectChange, project_id: str) -> tuple[ProjectView, Headers]:
     """Change a project's name or description."""
     return shown(
         projects.change_project(current_context().management.database, operator, stated_target(project_id), change)
@@ -137,7 +137,7 @@ def archive_project(operator: Operator, project_id: str) -> Response:
     shown_by="read_project",
 )
 @blueprint.response(200, ProjectSchema, headers=SHOWN)
-def restore_project(operator: Operator, project_id: str) -> tuple[ProjectFacts, Headers]:
+def restore_project(operator: Operator, project_id: str) -> tuple[ProjectView, Headers]:
     """Take an archived project back into use. Safe to repeat.
 
     Its environments and sources come back with it, but no key: those that were live are revoked.

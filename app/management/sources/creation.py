@@ -9,12 +9,12 @@ from app.management.common.lookup import find_parent
 from app.management.common.operators import Operator
 from app.management.environments.domain import live_environments
 from app.management.keys.domain import IssuedKey, NewKey, add_key, require_event_types
-from app.management.sources.domain import NewSource, SourceFacts, add_source, facts_of
+from app.management.sources.domain import NewSource, SourceView, add_source, view_of_source
 from app.models import Environment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CreatedSource(SourceFacts):
+class CreatedSource(SourceView):
     """A source in the answer that creates it."""
 
     key: IssuedKey | None = field(repr=False)
@@ -37,4 +37,4 @@ def create_source(
         environment, project_id = find_parent(session, operator, live, Environment, environment_id)
         source = add_source(session, operator, environment, new)
         key = add_key(session, minted, operator, source, new_key) if minted and new_key else None
-        return CreatedSource(**asdict(facts_of(source, project_id, environment_id)), key=key)
+        return CreatedSource(**asdict(view_of_source(source, project_id, environment_id)), key=key)

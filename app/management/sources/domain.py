@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session
 from app.database.engine import Database
 from app.identifiers import new_public_id
 from app.management.common.archiving import revoke_keys_below
-from app.management.common.etags import Facts, Target
+from app.management.common.etags import Target
 from app.management.common.idempotency import changing
 from app.management.common.lookup import find, find_to_change, find_to_withhold
 from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
+from app.management.common.views import View, view_of
 from app.management.environments.domain import live_environments
 from app.models import Environment, Project, Source, SourceKey, SourceType, TimestampPolicy
 from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX
@@ -30,7 +31,7 @@ class SourceStatus(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFacts(Facts):
+class SourceView(View):
     """A source as its readers see it."""
 
     project_id: str
@@ -121,48 +122,50 @@ def add_source(
     return source
 
 
-def list_sources(database: Database, operator: Operator, only: SourceFilter, request: PageRequest) -> Page[SourceFacts]:
+def list_sources(database: Database, operator: Operator, only: SourceFilter, request: PageRequest) -> Page[SourceView]:
     """The workspace's sources, as far as the filter lets them through."""
     workspace_id = operator.workspace_id
-    listing = Listing(Source, workspace_id, f"sources {asdict(only)}", _filtered(operator, only), facts_of)
+    listing = Listing(Source, workspace_id, f"sources {asdict(only)}", _filtered(operator, only), view_of_source)
     with database.transaction(operator.workspace_id) as session:
         return listing.page(session, request)
 
 
 def list_sources_of_environment(
     database: Database, operator: Operator, environment_id: str, request: PageRequest
-) -> Page[SourceFacts]:
+) -> Page[SourceView]:
     """An environment's sources."""
     workspace_id = operator.workspace_id
     with database.transaction(operator.workspace_id) as session:
         find(session, live_environments(operator), Environment, environment_id)
         query = _filtered(operator, SourceFilter(environment_id=environment_id))
-        return Listing(Source, workspace_id, f"sources of {environment_id}", query, facts_of).page(session, request)
+        return Listing(Source, workspace_id, f"sources of {environment_id}", query, view_of_source).page(
+            session, request
+        )
 
 
-def read_source(database: Database, operator: Operator, source_id: str) -> SourceFacts:
+def read_source(database: Database, operator: Operator, source_id: str) -> SourceView:
     """One source."""
     with database.transaction(operator.workspace_id) as session:
-        return facts_of(*find(session, live_sources(operator), Source, source_id))
+        return view_of_source(*find(session, live_sources(operator), Source, source_id))
 
 
-def change_source(database: Database, operator: Operator, target: Target, change: SourceChange) -> SourceFacts:
+def change_source(database: Database, operator: Operator, target: Target, change: SourceChange) -> SourceView:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
     with changing(database, operator) as session:
         source, *parents = find_to_change(session, operator, live_sources(operator), Source, target)
         update(session, operator, source, "source.update", mentioned(change))
-        return facts_of(source, *parents)
+        return view_of_source(source, *parents)
 
 
-def enable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
+def enable_source(database: Database, operator: Operator, target: Target) -> SourceView:
     """Let the source's keys send events; does nothing to an enabled one."""
     with changing(database, operator) as session:
         source, *parents = find_to_change(session, operator, live_sources(operator), Source, target)
         update(session, operator, source, "source.enable", {"disabled_at": None})
-        return facts_of(source, *parents)
+        return view_of_source(source, *parents)
 
 
-def disable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
+def disable_source(database: Database, operator: Operator, target: Target) -> SourceView:
     """After this has returned, none of the source's keys stores; does nothing to a disabled one."""
     with changing(database, operator) as session:
         source, *parents = find_to_withhold(session, operator, live_sources(operator), Source, target)
@@ -173,7 +176,7 @@ def disable_source(database: Database, operator: Operator, target: Target) -> So
             "source.disable",
             {"disabled_at": source.disabled_at or moment(session)},
         )
-        return facts_of(source, *parents)
+        return view_of_source(source, *parents)
 
 
 def archive_source(database: Database, operator: Operator, target: Target) -> None:
@@ -183,7 +186,7 @@ def archive_source(database: Database, operator: Operator, target: Target) -> No
         update(session, operator, source, "source.archive", {"archived_at": moment(session)})
 
 
-def restore_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
+def restore_source(database: Database, operator: Operator, target: Target) -> SourceView:
     """Take an archived source with live parents back into use, without a key; does nothing to a live one.
 
     Raises Conflict if its name is taken.
@@ -193,7 +196,7 @@ def restore_source(database: Database, operator: Operator, target: Target) -> So
         if source.archived_at is not None:
             revoke_keys_below(session, operator, SourceKey.source_id == source.id)
         update(session, operator, source, "source.restore", {"archived_at": None})
-        return facts_of(source, *parents)
+        return view_of_source(source, *parents)
 
 
 def _filtered(operator: Operator, only: SourceFilter) -> Select[Any]:
@@ -211,21 +214,14 @@ def _filtered(operator: Operator, only: SourceFilter) -> Select[Any]:
     return query
 
 
-def facts_of(source: Source, project_id: str, environment_id: str) -> SourceFacts:
+def view_of_source(source: Source, project_id: str, environment_id: str) -> SourceView:
     """A source and the public ids of its parents, as its readers see it."""
-    return SourceFacts(
-        id=source.public_id,
+    return view_of(
+        SourceView,
+        source,
         project_id=project_id,
         environment_id=environment_id,
-        name=source.name,
         type=SourceType(source.type),
-        description=source.description,
         timestamp_policy=TimestampPolicy(source.timestamp_policy),
-        timestamp_ahead_seconds_max=source.timestamp_ahead_seconds_max,
-        timestamp_behind_seconds_max=source.timestamp_behind_seconds_max,
         status=SourceStatus.DISABLED if source.disabled_at else SourceStatus.ENABLED,
-        last_event_at=source.last_event_at,
-        archived_at=source.archived_at,
-        created_at=source.created_at,
-        updated_at=source.updated_at,
     )

@@ -30,7 +30,7 @@ from app.management.keys.schemas import IssuedKeySchema, KeyCreateSchema
 from app.management.sources import creation as new_sources
 from app.management.sources import domain as sources
 from app.management.sources.creation import CreatedSource
-from app.management.sources.domain import NewSource, SourceChange, SourceFacts, SourceFilter, SourceStatus
+from app.management.sources.domain import NewSource, SourceChange, SourceFilter, SourceStatus, SourceView
 from app.models import SourceType, TimestampPolicy
 from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX
 
@@ -154,7 +154,7 @@ def create_source(
 @blueprint.operation("GET", "/v1/environments/<environment_id>/sources", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.response(200, SourcePageSchema)
-def list_sources_of_environment(operator: Operator, page: PageRequest, environment_id: str) -> Page[SourceFacts]:
+def list_sources_of_environment(operator: Operator, page: PageRequest, environment_id: str) -> Page[SourceView]:
     """List an environment's sources, newest first."""
     return sources.list_sources_of_environment(current_context().management.database, operator, environment_id, page)
 
@@ -163,14 +163,14 @@ def list_sources_of_environment(operator: Operator, page: PageRequest, environme
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(SourceQuerySchema, location="query")
 @blueprint.response(200, SourcePageSchema)
-def list_sources(operator: Operator, page: PageRequest, only: SourceFilter) -> Page[SourceFacts]:
+def list_sources(operator: Operator, page: PageRequest, only: SourceFilter) -> Page[SourceView]:
     """List the workspace's sources, newest first."""
     return sources.list_sources(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>", role=Role.AUDITOR)
 @blueprint.response(200, SourceSchema, headers=SHOWN)
-def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
+def read_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Read a source."""
     return shown(sources.read_source(current_context().management.database, operator, source_id))
 
@@ -183,7 +183,7 @@ def read_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Header
 )
 @blueprint.arguments(SourceChangeSchema, example={"name": "Checkout and returns"})
 @blueprint.response(200, SourceSchema, headers=SHOWN)
-def update_source(operator: Operator, change: SourceChange, source_id: str) -> tuple[SourceFacts, Headers]:
+def update_source(operator: Operator, change: SourceChange, source_id: str) -> tuple[SourceView, Headers]:
     """Change what a source is called, and what it makes of timestamps that are far from their receipt."""
     return shown(
         sources.change_source(current_context().management.database, operator, stated_target(source_id), change)
@@ -202,7 +202,7 @@ def archive_source(operator: Operator, source_id: str) -> Response:
     "POST", "/v1/sources/<source_id>/enable", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_source"
 )
 @blueprint.response(200, SourceSchema, headers=SHOWN)
-def enable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
+def enable_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Let a source's keys send events again. Safe to repeat."""
     return shown(sources.enable_source(current_context().management.database, operator, target(source_id)))
 
@@ -216,7 +216,7 @@ def enable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Head
     shown_by="read_source",
 )
 @blueprint.response(200, SourceSchema, headers=SHOWN)
-def disable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
+def disable_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Stop a source: once this is answered, none of its keys stores an event. Safe to repeat."""
     return shown(sources.disable_source(urgent_database(operator.token_public_id), operator, target(source_id)))
 
@@ -229,7 +229,7 @@ def disable_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Hea
     shown_by="read_source",
 )
 @blueprint.response(200, SourceSchema, headers=SHOWN)
-def restore_source(operator: Operator, source_id: str) -> tuple[SourceFacts, Headers]:
+def restore_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Take an archived source back into use. Safe to repeat.
 
     It comes back, but no key: those that were live are revoked.

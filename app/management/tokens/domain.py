@@ -11,7 +11,7 @@ from app.credentials.verification import Credentials, Minted
 from app.database.advisory_locks import share_parents
 from app.database.engine import Database
 from app.errors import Fault, InsufficientScope, SchemaValidationFailed
-from app.management.common.etags import Facts, Target
+from app.management.common.etags import Target
 from app.management.common.idempotency import changing
 from app.management.common.lifetimes import CredentialState, expires_within, is_in, state_at
 from app.management.common.lookup import find, find_to_change
@@ -19,6 +19,7 @@ from app.management.common.mutations import insert, moment, update
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Listing, Page, PageRequest
 from app.management.common.token_validity import hold_standing_to_revoke
+from app.management.common.views import View, view_of
 from app.management.projects.domain import live_projects
 from app.models import ManagementToken, Project
 
@@ -28,7 +29,7 @@ _SAY_WHICH: Final = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenFacts(Facts):
+class TokenView(View):
     """A token as its readers see it: never its secret."""
 
     label: str
@@ -42,7 +43,7 @@ class TokenFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IssuedToken(TokenFacts):
+class IssuedToken(TokenView):
     """A token in the one moment in which its plain text is known."""
 
     token: str = field(repr=False)
@@ -111,30 +112,31 @@ def add_token(session: Session, minted: Minted, operator: Operator, new: NewToke
         "expires_at": new.expires_at,
     }
     insert(session, operator, row, "management_token.issue", shown)
-    return IssuedToken(**_columns(row, row.created_at), project_ids=new.project_ids, token=minted.text)
+    state = _state(row, row.created_at)
+    return view_of(IssuedToken, row, role=new.role, state=state, project_ids=new.project_ids, token=minted.text)
 
 
-def list_tokens(database: Database, operator: Operator, only: TokenFilter, request: PageRequest) -> Page[TokenFacts]:
+def list_tokens(database: Database, operator: Operator, only: TokenFilter, request: PageRequest) -> Page[TokenView]:
     """The workspace's tokens, as far as the caller sees them and the filter lets them through."""
     with database.transaction(operator.workspace_id) as session:
         names = _project_ids(session, operator)
         query = _filtered(operator, only)
 
-        def show(row: ManagementToken, asked_at: datetime) -> TokenFacts:
-            return _facts(row, asked_at, names)
+        def show(row: ManagementToken, asked_at: datetime) -> TokenView:
+            return _view(row, asked_at, names)
 
         listing = Listing(ManagementToken, operator.workspace_id, f"tokens {asdict(only)}", query, show)
         return listing.page(session, request)
 
 
-def read_token(database: Database, operator: Operator, token_id: str) -> TokenFacts:
+def read_token(database: Database, operator: Operator, token_id: str) -> TokenView:
     """One token."""
     with database.transaction(operator.workspace_id) as session:
         row, asked_at = find(session, visible_tokens(operator), ManagementToken, token_id)
-        return _facts(row, asked_at, _project_ids(session, operator))
+        return _view(row, asked_at, _project_ids(session, operator))
 
 
-def revoke_token(database: Database, operator: Operator, target: Target) -> TokenFacts:
+def revoke_token(database: Database, operator: Operator, target: Target) -> TokenView:
     """End a token: after this has returned, it opens nothing; does nothing to a revoked one.
 
     Raises InsufficientScope for a token with a higher role than the caller's.
@@ -147,7 +149,7 @@ def revoke_token(database: Database, operator: Operator, target: Target) -> Toke
         operator.require(Role(row.role))
         values = {"revoked_at": row.revoked_at or moment(session)}
         update(session, operator, row, "management_token.revoke", values)
-        return _facts(row, asked_at, _project_ids(session, operator))
+        return _view(row, asked_at, _project_ids(session, operator))
 
 
 def _filtered(operator: Operator, only: TokenFilter) -> Select[Any]:
@@ -182,20 +184,10 @@ def _project_ids(session: Session, operator: Operator) -> dict[int, str]:
     return {row.id: row.public_id for row in session.execute(columns)}
 
 
-def _facts(row: ManagementToken, asked_at: datetime, project_ids: dict[int, str]) -> TokenFacts:
+def _view(row: ManagementToken, asked_at: datetime, project_ids: dict[int, str]) -> TokenView:
     limited_to = None if row.project_ids is None else tuple(project_ids[project] for project in row.project_ids)
-    return TokenFacts(**_columns(row, asked_at), project_ids=limited_to)
+    return view_of(TokenView, row, role=Role(row.role), state=_state(row, asked_at), project_ids=limited_to)
 
 
-def _columns(row: ManagementToken, asked_at: datetime) -> dict[str, Any]:
-    return {
-        "id": row.public_id,
-        "label": row.label,
-        "role": Role(row.role),
-        "state": state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at),
-        "expires_at": row.expires_at,
-        "revoked_at": row.revoked_at,
-        "last_used_at": row.last_used_at,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
-    }
+def _state(row: ManagementToken, asked_at: datetime) -> CredentialState:
+    return state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at)

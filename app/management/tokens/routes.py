@@ -26,7 +26,7 @@ from app.management.common.schemas import (
     page_schema,
 )
 from app.management.tokens import domain as tokens
-from app.management.tokens.domain import IssuedToken, NewToken, TokenFacts, TokenFilter
+from app.management.tokens.domain import IssuedToken, NewToken, TokenFilter, TokenView
 
 blueprint = ManagementBlueprint("tokens", __name__, description="Credentials of operators")
 
@@ -98,14 +98,14 @@ def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(TokenQuerySchema, location="query")
 @blueprint.response(200, page_schema("TokenPage", TokenSchema))
-def list_tokens(operator: Operator, page: PageRequest, only: TokenFilter) -> Page[TokenFacts]:
+def list_tokens(operator: Operator, page: PageRequest, only: TokenFilter) -> Page[TokenView]:
     """List the workspace's tokens, newest first, revoked and expired ones included."""
     return tokens.list_tokens(current_context().management.database, operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/tokens/<token_id>", role=Role.AUDITOR)
 @blueprint.response(200, TokenSchema, headers=SHOWN)
-def read_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
+def read_token(operator: Operator, token_id: str) -> tuple[TokenView, Headers]:
     """Read a token."""
     return shown(tokens.read_token(current_context().management.database, operator, token_id))
 
@@ -119,6 +119,6 @@ def read_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
     shown_by="read_token",
 )
 @blueprint.response(200, TokenSchema, headers=SHOWN)
-def revoke_token(operator: Operator, token_id: str) -> tuple[TokenFacts, Headers]:
+def revoke_token(operator: Operator, token_id: str) -> tuple[TokenView, Headers]:
     """Revoke a token for good: once this is answered, it opens nothing. Safe to repeat."""
     return shown(tokens.revoke_token(urgent_database(operator.token_public_id), operator, target(token_id)))

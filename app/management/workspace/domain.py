@@ -11,12 +11,13 @@ from app.database.advisory_locks import exclude_workspace
 from app.database.engine import Database, TenantScope
 from app.errors import NotFound, PreconditionFailed
 from app.identifiers import new_public_id
-from app.management.common.etags import Condition, Facts, etag_of
+from app.management.common.etags import Condition, etag_of
 from app.management.common.idempotency import changing
 from app.management.common.lookup import is_public_id
 from app.management.common.mutations import ABSENT, Absent, mentioned, update
 from app.management.common.names import read_label, read_name
 from app.management.common.operators import Operator, Role, at_the_shell
+from app.management.common.views import View, view_of
 from app.management.tokens.domain import IssuedToken, NewToken, add_token
 from app.models import Workspace, WorkspaceStatus
 
@@ -24,7 +25,7 @@ _NOT_FOUND = "There is no workspace with this id."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkspaceFacts(Facts):
+class WorkspaceView(View):
     """A workspace as its readers see it."""
 
     name: str
@@ -43,13 +44,13 @@ class WorkspaceChange:
     key_events_per_second: int | Absent | None = ABSENT
 
 
-def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceFacts, IssuedToken]:
+def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceView, IssuedToken]:
     """A new workspace and its first management token. Raises ValueError for a name that cannot be one."""
     minted = credentials.mint("mt")
     with database.transaction(TenantScope.ALL) as session:
         workspace, operator = add_workspace(session, name)
         token = add_token(session, minted, operator, NewToken(role=Role.OWNER, label="first"))
-        return _facts(workspace), token
+        return _view(workspace), token
 
 
 def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
@@ -64,20 +65,20 @@ def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
     return workspace, operator
 
 
-def namesakes(database: Database, workspace: WorkspaceFacts) -> list[str]:
+def namesakes(database: Database, workspace: WorkspaceView) -> list[str]:
     """The ids of other workspaces with the same name. A name is for people; what tells workspaces apart is the id."""
     others = select(Workspace.public_id).where(Workspace.name == workspace.name, Workspace.public_id != workspace.id)
     with database.transaction(TenantScope.ALL) as session:
         return list(session.scalars(others.order_by(Workspace.id)))
 
 
-def list_workspaces(database: Database) -> list[WorkspaceFacts]:
+def list_workspaces(database: Database) -> list[WorkspaceView]:
     """All workspaces, the oldest first."""
     with database.transaction(TenantScope.ALL) as session:
-        return [_facts(workspace) for workspace in session.scalars(select(Workspace).order_by(Workspace.id))]
+        return [_view(workspace) for workspace in session.scalars(select(Workspace).order_by(Workspace.id))]
 
 
-def set_workspace_status(database: Database, workspace_id: str, status: WorkspaceStatus) -> WorkspaceFacts:
+def set_workspace_status(database: Database, workspace_id: str, status: WorkspaceStatus) -> WorkspaceView:
     """Suspend or resume; safe to repeat. Raises NotFound.
 
     After a suspension has returned, nothing more is stored for the workspace.
@@ -89,10 +90,10 @@ def set_workspace_status(database: Database, workspace_id: str, status: Workspac
         if status is WorkspaceStatus.SUSPENDED:
             exclude_workspace(session, workspace.id)
         update(session, at_the_shell(workspace.id), workspace, f"workspace.{verb}", {"status": status})
-        return _facts(workspace)
+        return _view(workspace)
 
 
-def set_workspace_limit(database: Database, workspace_id: str, events_per_second: int | None) -> WorkspaceFacts:
+def set_workspace_limit(database: Database, workspace_id: str, events_per_second: int | None) -> WorkspaceView:
     """What all keys of a workspace may send together; None is the installation's default. Raises NotFound.
 
     Every process obeys within a few seconds. Safe to repeat.
@@ -102,25 +103,25 @@ def set_workspace_limit(database: Database, workspace_id: str, events_per_second
         session.refresh(workspace, with_for_update={"key_share": True})
         values = {"events_per_second": events_per_second}
         update(session, at_the_shell(workspace.id), workspace, "workspace.limit", values)
-        return _facts(workspace)
+        return _view(workspace)
 
 
-def read_workspace(database: Database, operator: Operator) -> WorkspaceFacts:
+def read_workspace(database: Database, operator: Operator) -> WorkspaceView:
     """The caller's own workspace."""
     with database.transaction(operator.workspace_id) as session:
-        return _facts(session.scalars(_own(operator)).one())
+        return _view(session.scalars(_own(operator)).one())
 
 
 def change_workspace(
     database: Database, operator: Operator, condition: Condition, change: WorkspaceChange
-) -> WorkspaceFacts:
+) -> WorkspaceView:
     """Change what `change` mentions of the caller's own workspace. Raises PreconditionFailed."""
     with changing(database, operator) as session:
         workspace = session.scalars(_own(operator).with_for_update(key_share=True)).one()
         if not condition.is_met_by(etag_of(workspace.public_id, workspace.updated_at)):
             raise PreconditionFailed
         update(session, operator, workspace, "workspace.update", mentioned(change))
-        return _facts(workspace)
+        return _view(workspace)
 
 
 def issue_workspace_token(
@@ -147,14 +148,5 @@ def _find(session: Session, public_id: str) -> Workspace:
     return workspace
 
 
-def _facts(workspace: Workspace) -> WorkspaceFacts:
-    return WorkspaceFacts(
-        id=workspace.public_id,
-        name=workspace.name,
-        status=WorkspaceStatus(workspace.status),
-        events_per_second=workspace.events_per_second,
-        key_events_per_second=workspace.key_events_per_second,
-        retention_days=workspace.retention_days,
-        created_at=workspace.created_at,
-        updated_at=workspace.updated_at,
-    )
+def _view(workspace: Workspace) -> WorkspaceView:
+    return view_of(WorkspaceView, workspace, status=WorkspaceStatus(workspace.status))

@@ -13,7 +13,7 @@ from app.management.common.parsing import stated_condition
 from app.management.common.responses import Headers, shown
 from app.management.common.schemas import ObjectSchema, RequestSchema, choice_field, name_field, rate_field
 from app.management.workspace import domain as workspaces
-from app.management.workspace.domain import WorkspaceChange, WorkspaceFacts
+from app.management.workspace.domain import WorkspaceChange, WorkspaceView
 from app.models import WorkspaceStatus
 
 blueprint = ManagementBlueprint("workspace", __name__, description="The tenant itself")
@@ -60,7 +60,7 @@ class WorkspaceSchema(ObjectSchema):
 
 @blueprint.operation("GET", "/v1/workspace", role=Role.AUDITOR)
 @blueprint.response(200, WorkspaceSchema, headers=SHOWN)
-def read_workspace(operator: Operator) -> tuple[WorkspaceFacts, Headers]:
+def read_workspace(operator: Operator) -> tuple[WorkspaceView, Headers]:
     """Read the workspace that the token belongs to."""
     return shown(workspaces.read_workspace(current_context().management.database, operator))
 
@@ -74,7 +74,7 @@ def read_workspace(operator: Operator) -> tuple[WorkspaceFacts, Headers]:
 )
 @blueprint.arguments(WorkspaceChangeSchema, example={"retention_days": 90})
 @blueprint.response(200, WorkspaceSchema, headers=SHOWN)
-def update_workspace(operator: Operator, change: WorkspaceChange) -> tuple[WorkspaceFacts, Headers]:
+def update_workspace(operator: Operator, change: WorkspaceChange) -> tuple[WorkspaceView, Headers]:
     """Change the workspace's name, how long events are kept, or the rate limit of its keys."""
     return shown(
         workspaces.change_workspace(current_context().management.database, operator, stated_condition(), change)
