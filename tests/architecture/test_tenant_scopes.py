@@ -19,7 +19,7 @@ _MAY_SEE_ALL = {
     "app.management.common.authentication": "finds out whose management token it is; nobody knows its workspace before",
     "app.management.workspace.domain": "the operator's shell, which stands above all workspaces",
     "app.management.shell": "the same: a key or token of any workspace",
-    "app.management.keys.report": "the same: its report on the keys of all workspaces",
+    "app.management.keys.queries": "the same: its report on the keys of all workspaces",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",
     "app.monitoring.upkeep": "the state of the installation is of no workspace",

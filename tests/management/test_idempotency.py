@@ -27,10 +27,9 @@ from app.context import Context
 from app.errors import BadRequest
 from app.maintenance.purge import purge_expired_requests
 from app.management.common.authentication import authenticate
-from app.management.common.idempotency import changing
+from app.management.common.mutations import mutation
 from app.management.common.operators import IdempotentRequest, Role
-from app.management.projects.creation import create_project
-from app.management.projects.domain import NewProject
+from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken
 from app.wire.idempotency_key import read_idempotency_key
 from tests.support.live import live_server
@@ -232,7 +231,7 @@ class TestClaim:
     def test_a_lost_connection_leaves_none(self, desk: Desk, context: Context, alice: Tenant) -> None:
         operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
         named = IdempotentRequest(key="k", fingerprint=b"x" * 32, ttl_seconds=60)
-        with pytest.raises(Exception), changing(context.database, _asking(operator, named)) as session:  # noqa: B017, PT011
+        with pytest.raises(Exception), mutation(context.database, _asking(operator, named)) as session:  # noqa: B017, PT011
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
         assert _claims(context, alice) == 0
@@ -271,7 +270,7 @@ class TestClaim:
 
         def hold() -> None:
             named = IdempotentRequest(key="k", fingerprint=b"x" * 32, ttl_seconds=60)
-            with changing(context.database, _asking(operator, named)):
+            with mutation(context.database, _asking(operator, named)):
                 held.set()
                 assert release.wait(10)
                 raise InterruptedError

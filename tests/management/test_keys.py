@@ -16,8 +16,7 @@ from app.maintenance.usage import fold_usage
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
 from app.management.common.operators import Role
-from app.management.keys.domain import NewKey, issue_key
-from app.management.keys.rotation import Rotation, rotate_key
+from app.management.keys.domain import NewKey, Rotation, issue_key, rotate_key
 from app.management.tokens.domain import NewToken, issue_token
 from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher

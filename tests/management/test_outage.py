@@ -11,7 +11,7 @@ from app.context import EXTENSION
 from app.credentials.verification import Credentials
 from app.errors import OutcomeUnknown
 from app.factory import create_app
-from app.management.projects import creation as new_projects
+from app.management.projects import domain as projects
 from tests.support.databases import close
 from tests.support.live import free_port
 from tests.support.operating import Desk
@@ -42,7 +42,7 @@ def test_a_commit_that_went_unanswered_is_told_as_that(monkeypatch: pytest.Monke
     def lost(*_: object) -> None:
         raise OutcomeUnknown
 
-    monkeypatch.setattr(new_projects, "create_project", lost)
+    monkeypatch.setattr(projects, "create_project", lost)
 
     refused = desk.post("/v1/projects", {"name": "x"})
 

@@ -15,11 +15,10 @@ from app.context import Context
 from app.errors import InvalidManagementToken
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
-from app.management.common.idempotency import changing
+from app.management.common.mutations import mutation
 from app.management.common.operators import Operator, Role
-from app.management.common.token_validity import hold_standing
-from app.management.projects.creation import create_project
-from app.management.projects.domain import NewProject
+from app.management.common.token_validity import hold_validity
+from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken, issue_token, revoke_token
 from tests.support.live import LiveServer
 from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_with
@@ -290,7 +289,7 @@ class TestRevoking:
     ) -> None:
         with (  # noqa: PT012 - what is raised is raised at the end of the block, which is the point
             pytest.raises(InvalidManagementToken),
-            changing(context.database, _operator(context, alice)) as session,
+            mutation(context.database, _operator(context, alice)) as session,
         ):
             session.execute(text("UPDATE source_keys SET label = 'late' WHERE id = :id"), {"id": alice.key_row})
 
@@ -304,7 +303,7 @@ class TestRevoking:
 
         def change() -> None:
             with context.database.transaction(alice.workspace_row) as session:
-                hold_standing(session, operator)
+                hold_validity(session, operator)
                 held.set()
                 assert release.wait(10)
 
@@ -323,7 +322,7 @@ class TestRevoking:
     ) -> None:
         """Or whoever knows an id would hear when it is at work, and could stand before its commits."""
         with context.database.transaction(alice.workspace_row) as session:
-            hold_standing(session, _operator(context, alice))
+            hold_validity(session, _operator(context, alice))
 
             assert stranger.post(f"{PATH}/{alice.token_id}/revoke").status_code == 404
 

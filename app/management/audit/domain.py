@@ -12,7 +12,7 @@ from app.database.engine import Database
 from app.management.common.lookup import find
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
-from app.management.common.token_validity import check_standing
+from app.management.common.token_validity import check_validity
 from app.management.common.views import view_of
 from app.models import AuditEntry, Project
 
@@ -74,13 +74,13 @@ def list_entries(database: Database, operator: Operator, only: EntryFilter, requ
     """The entries that the filter lets through."""
     with database.transaction(operator.workspace_id) as session:
         query = _filtered(session, operator, only)
-        return Listing(AuditEntry, operator.workspace_id, f"audit {asdict(only)}", query, _view).page(session, request)
+        return Listing(f"audit {asdict(only)}", query, _view).page(session, operator.workspace_id, request)
 
 
 def read_entry(database: Database, operator: Operator, entry_id: str) -> EntryView:
     """One entry."""
     with database.transaction(operator.workspace_id) as session:
-        return _view(*find(session, visible_entries(operator), AuditEntry, entry_id))
+        return _view(*find(session, visible_entries(operator), entry_id))
 
 
 def export_entries(
@@ -96,7 +96,7 @@ def export_entries(
     last = 0
     while True:
         with database.transaction(operator.workspace_id) as session:
-            check_standing(session, operator)
+            check_validity(session, operator)
             if query is None:
                 until_now = AuditEntry.id <= _newest(session, operator)
                 query = _filtered(session, operator, only).where(until_now).order_by(AuditEntry.id).limit(chunk_rows)

@@ -1,77 +1,30 @@
 """/v1/sources/{id}/keys and /v1/keys."""
 
-from typing import Any
-
-from marshmallow import fields, post_load, validate
-
-from app.context import current_context, urgent_database
+from app.context import current_context, management_database, urgent_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
-from app.management.common.lifetimes import DAYS_MAX, CredentialState
+from app.management.common.mutations import Change
 from app.management.common.openapi import CREATED, SHOWN
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
 from app.management.common.parsing import stated_target, target
 from app.management.common.responses import Headers, created, shown
-from app.management.common.schemas import (
-    DigitsField,
-    PageQuerySchema,
-    RequestSchema,
-    choice_field,
-    expires_within_field,
-    expiry_field,
-    flag_field,
-    id_field,
-    page_schema,
-)
+from app.management.common.schemas import PageQuerySchema
 from app.management.keys import domain as keys
-from app.management.keys import listing as key_list
-from app.management.keys import rotation
-from app.management.keys.domain import IssuedKey, KeyChange, KeyView, NewKey
-from app.management.keys.listing import KeyFilter
-from app.management.keys.rotation import GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, Rotation
-from app.management.keys.schemas import IssuedKeySchema, KeyChangeSchema, KeyCreateSchema, KeySchema
+from app.management.keys import queries
+from app.management.keys.domain import IssuedKey, KeyView, NewKey, Rotation
+from app.management.keys.queries import KeyFilter
+from app.management.keys.schemas import (
+    IssuedKeySchema,
+    KeyChangeSchema,
+    KeyCreateSchema,
+    KeyPageSchema,
+    KeyQuerySchema,
+    KeySchema,
+    RotationSchema,
+)
 
 blueprint = ManagementBlueprint("keys", __name__, description="Credentials of sources")
-
-
-class RotationSchema(RequestSchema):
-    """The body that rotates one."""
-
-    grace_seconds = fields.Integer(
-        strict=True,
-        validate=validate.Range(0, GRACE_SECONDS_MAX),
-        metadata={
-            "description": "For how long the old key works beside its successor, never beyond its own expires_at;"
-            f" {GRACE_SECONDS_DEFAULT}, if absent.",
-        },
-    )
-    expires_at = expiry_field("The successor's; absent: the old key's. In the future; null: never.")
-
-    @post_load
-    def _rotation(self, data: dict[str, Any], **_: Any) -> Rotation:
-        return Rotation(**data)
-
-
-class KeyQuerySchema(RequestSchema):
-    """Which keys of the workspace a list shows."""
-
-    project_id = id_field()
-    source_id = id_field()
-    state = choice_field(CredentialState)
-    never_used = flag_field("true: keys that have never brought an event; false: those that have.")
-    unused_for_days = DigitsField(
-        DAYS_MAX,
-        metadata={"description": "Not used for this long; one that was never used, not since it was issued."},
-    )
-    expires_within_days = expires_within_field()
-
-    @post_load
-    def _filter(self, data: dict[str, Any], **_: Any) -> KeyFilter:
-        return KeyFilter(**data)
-
-
-KeyPageSchema = page_schema("KeyPage", KeySchema)
 
 
 @blueprint.operation(
@@ -93,7 +46,7 @@ def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKe
 @blueprint.response(200, KeyPageSchema)
 def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[KeyView]:
     """List a source's keys, newest first, revoked and expired ones included."""
-    return keys.list_keys(current_context().management.database, operator, source_id, page)
+    return queries.list_keys_of_source(management_database(), operator, source_id, page)
 
 
 @blueprint.operation("GET", "/v1/keys", role=Role.AUDITOR)
@@ -102,14 +55,14 @@ def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[Key
 @blueprint.response(200, KeyPageSchema)
 def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyView]:
     """List the workspace's keys, newest first; the filters find the stale ones and those that end soon."""
-    return key_list.list_keys(current_context().management.database, operator, only, page)
+    return queries.list_keys(management_database(), operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>", role=Role.AUDITOR)
 @blueprint.response(200, KeySchema, headers=SHOWN)
 def read_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Read a key."""
-    return shown(keys.read_key(current_context().management.database, operator, key_id))
+    return shown(keys.read_key(management_database(), operator, key_id))
 
 
 @blueprint.operation(
@@ -117,9 +70,9 @@ def read_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
 )
 @blueprint.arguments(KeyChangeSchema, example={"label": "checkout-1, until spring"})
 @blueprint.response(200, KeySchema, headers=SHOWN)
-def update_key(operator: Operator, change: KeyChange, key_id: str) -> tuple[KeyView, Headers]:
+def update_key(operator: Operator, change: Change, key_id: str) -> tuple[KeyView, Headers]:
     """Change a key's label, rate limit, policies or end. Once this is answered, nothing else is stored with it."""
-    return shown(keys.change_key(current_context().management.database, operator, stated_target(key_id), change))
+    return shown(keys.change_key(management_database(), operator, stated_target(key_id), change))
 
 
 @blueprint.operation(
@@ -145,8 +98,8 @@ def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
 )
 @blueprint.arguments(RotationSchema, required=False, example={"grace_seconds": 3600})
 @blueprint.response(201, IssuedKeySchema, headers=CREATED)
-def rotate_key(operator: Operator, chosen: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
+def rotate_key(operator: Operator, rotation: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key's successor, which this answer alone shows. Both work until the old key's grace is over."""
     context = current_context()
-    successor = rotation.rotate_key(context.management.database, context.credentials, operator, target(key_id), chosen)
+    successor = keys.rotate_key(context.management.database, context.credentials, operator, target(key_id), rotation)
     return created(successor, ".read_key", key_id=successor.id)

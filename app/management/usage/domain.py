@@ -153,7 +153,7 @@ def _only(session: Session, operator: Operator, query: UsageQuery) -> dict[str, 
         if public_id is not None:
             within = model.within(operator.workspace_id).where(operator.reaches(project_row))
             try:
-                (found,) = find(session, within, model, public_id)
+                (found,) = find(session, within, public_id)
             except NotFound:
                 parameter = column.replace("source_key", "key")
                 raise NotFound(faults=(Fault(f"/{parameter}", "There is nothing with this id."),)) from None

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.audit.entries import Change, record
+from app.audit.entries import Mutation, record
 from app.credentials.verification import Credentials
 from app.database.advisory_locks import exclude_workspace
 from app.database.engine import Database, TenantScope
 from app.errors import NotFound, PreconditionFailed
 from app.identifiers import new_public_id
 from app.management.common.etags import Condition, etag_of
-from app.management.common.idempotency import changing
 from app.management.common.lookup import is_public_id
-from app.management.common.mutations import ABSENT, Absent, mentioned, update
+from app.management.common.mutations import Change, mutation, update
 from app.management.common.names import read_label, read_name
 from app.management.common.operators import Operator, Role, at_the_shell
 from app.management.common.views import View, view_of
@@ -35,15 +34,6 @@ class WorkspaceView(View):
     retention_days: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkspaceChange:
-    """What its own operators can change of one; None for the installation's default."""
-
-    name: str | Absent = ABSENT
-    retention_days: int | Absent | None = ABSENT
-    key_events_per_second: int | Absent | None = ABSENT
-
-
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceView, IssuedToken]:
     """A new workspace and its first management token. Raises ValueError for a name that cannot be one."""
     minted = credentials.mint("mt")
@@ -60,8 +50,8 @@ def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
     session.flush()  # gives the id that the audit entry needs
     operator = at_the_shell(workspace.id)
     after = {"name": workspace.name}
-    change = Change(action="workspace.create", object_id=workspace.public_id, project_row=None, after=after)
-    record(session, operator.author, change)
+    created = Mutation(action="workspace.create", object_id=workspace.public_id, project_row=None, after=after)
+    record(session, operator.author, created)
     return workspace, operator
 
 
@@ -112,15 +102,13 @@ def read_workspace(database: Database, operator: Operator) -> WorkspaceView:
         return _view(session.scalars(_own(operator)).one())
 
 
-def change_workspace(
-    database: Database, operator: Operator, condition: Condition, change: WorkspaceChange
-) -> WorkspaceView:
+def change_workspace(database: Database, operator: Operator, condition: Condition, change: Change) -> WorkspaceView:
     """Change what `change` mentions of the caller's own workspace. Raises PreconditionFailed."""
-    with changing(database, operator) as session:
+    with mutation(database, operator) as session:
         workspace = session.scalars(_own(operator).with_for_update(key_share=True)).one()
         if not condition.is_met_by(etag_of(workspace.public_id, workspace.updated_at)):
             raise PreconditionFailed
-        update(session, operator, workspace, "workspace.update", mentioned(change))
+        update(session, operator, workspace, "workspace.update", change.values)
         return _view(workspace)
 
 
