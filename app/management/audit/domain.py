@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, DateTime, Interval, Select, func, literal,
 from sqlalchemy.orm import Session
 
 from app.database.engine import Database
-from app.management.common.lookup import find
+from app.management.common.lookup import equal_if_given, find
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
 from app.management.common.token_validity import check_validity
@@ -29,8 +29,6 @@ _IN_ORDER: Final = text("SELECT set_config('enable_sort', 'off', true)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EntryView:
-    """An entry as its readers see it. It never changes."""
-
     id: str
     actor: str
     action: str
@@ -71,14 +69,12 @@ def visible_entries(operator: Operator) -> Select[Any]:
 
 
 def list_entries(database: Database, operator: Operator, only: EntryFilter, request: PageRequest) -> Page[EntryView]:
-    """The entries that the filter lets through."""
     with database.transaction(operator.workspace_id) as session:
         query = _filtered(session, operator, only)
         return Listing(f"audit {asdict(only)}", query, _view).page(session, operator.workspace_id, request)
 
 
 def read_entry(database: Database, operator: Operator, entry_id: str) -> EntryView:
-    """One entry."""
     with database.transaction(operator.workspace_id) as session:
         return _view(*find(session, visible_entries(operator), entry_id))
 
@@ -119,11 +115,9 @@ def _newest(session: Session, operator: Operator) -> int:
 def _filtered(session: Session, operator: Operator, only: EntryFilter) -> Select[Any]:
     """The entries that the filter lets through; they are to be read in the order of their ids."""
     session.execute(_IN_ORDER)
-    query = visible_entries(operator)
-    if only.object_id is not None:
-        query = query.where(AuditEntry.object_id == only.object_id)
-    if only.actor is not None:
-        query = query.where(AuditEntry.actor == only.actor)
+    query = visible_entries(operator).where(
+        equal_if_given(AuditEntry.object_id, only.object_id), equal_if_given(AuditEntry.actor, only.actor)
+    )
     if only.action is not None and only.action.endswith(_ANY_VERB):
         query = query.where(AuditEntry.object_kind == only.action.removesuffix(_ANY_VERB))
     elif only.action is not None:

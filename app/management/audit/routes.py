@@ -10,8 +10,8 @@ from flask import Response
 
 from app.context import management_database
 from app.management.audit import domain as audit
+from app.management.audit import schemas
 from app.management.audit.domain import EntryFilter, EntryView
-from app.management.audit.schemas import AuditEntryPageSchema, AuditEntrySchema, EntryQuerySchema
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
@@ -31,22 +31,22 @@ _EXAMPLE: Final = (
 
 @blueprint.operation("GET", "/v1/audit", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
-@blueprint.arguments(EntryQuerySchema, location="query")
-@blueprint.response(200, AuditEntryPageSchema)
+@blueprint.arguments(schemas.EntryQuerySchema, location="query")
+@blueprint.response(200, schemas.AuditEntryPageSchema)
 def list_audit_entries(operator: Operator, page: PageRequest, only: EntryFilter) -> Page[EntryView]:
     """List the audit trail, newest first."""
     return audit.list_entries(management_database(), operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/audit/<entry_id>", role=Role.AUDITOR)
-@blueprint.response(200, AuditEntrySchema)
+@blueprint.response(200, schemas.AuditEntrySchema)
 def read_audit_entry(operator: Operator, entry_id: str) -> EntryView:
     """Read an entry of the audit trail."""
     return audit.read_entry(management_database(), operator, entry_id)
 
 
 @blueprint.operation("GET", "/v1/audit/export", role=Role.AUDITOR)
-@blueprint.arguments(EntryQuerySchema, location="query")
+@blueprint.arguments(schemas.EntryQuerySchema, location="query")
 @blueprint.response(
     200,
     {"type": "string", "format": "binary"},
@@ -73,7 +73,7 @@ def _lines(first: tuple[EntryView, ...], others: Iterator[tuple[EntryView, ...]]
     What goes wrong from here on has no status any more. Raising breaks the connection under most servers; granian ends
     the answer as if all were well.
     """
-    schema = AuditEntrySchema()
+    schema = schemas.AuditEntrySchema()
     count = 0
     try:
         for chunk in chain((first,), others):

@@ -23,8 +23,6 @@ def _moment_field(data_key: str, description: str) -> MomentWithOffset:
 
 
 class EntryQuerySchema(RequestSchema):
-    """Which entries are meant."""
-
     makes = EntryFilter
     object_id = id_field()
     actor = id_field("a token's, or `cli` for the operator's shell")
@@ -55,8 +53,6 @@ def _changes_field(description: str) -> fields.Dict:
 
 
 class AuditEntrySchema(ResponseSchema):
-    """An entry of the audit log."""
-
     id = fields.String(required=True)
     actor = fields.String(
         required=True,

@@ -18,7 +18,6 @@ class Condition:
     etags: frozenset[str] | None = None
 
     def is_met_by(self, etag: str) -> bool:
-        """Whether an object in this state may be changed."""
         return self.etags is None or etag in self.etags
 
 

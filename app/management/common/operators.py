@@ -60,7 +60,6 @@ class Operator:
 
     @property
     def actor(self) -> str:
-        """The caller's name in the audit trail."""
         return self.token_public_id or SHELL
 
     @property

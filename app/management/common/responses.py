@@ -13,7 +13,6 @@ Headers = dict[str, str]
 
 
 def shown(view: Shown) -> tuple[Shown, Headers]:
-    """An object as it is now."""
     return view, {"ETag": f'"{view.etag}"'}
 
 

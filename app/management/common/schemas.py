@@ -69,18 +69,15 @@ class ParsedText(TextField):
 
 
 def name_field(*, required: bool) -> fields.String:
-    """A name, for people."""
     described = _LINE | {"minLength": 1, "pattern": f"^{_WORDS}$"}
     return ParsedText(names.read_name, required=required, metadata=described)
 
 
 def label_field() -> fields.String:
-    """A name that may be empty."""
     return ParsedText(names.read_label, metadata=_LINE | {"pattern": f"^(?:{_WORDS})?$"})
 
 
 def description_field() -> fields.String:
-    """A text of several lines."""
     described = {
         "maxLength": names.DESCRIPTION_CHARACTERS_MAX,
         "format": "text",
@@ -102,7 +99,6 @@ def _read_id(text: str) -> str:
 
 
 def choice_field(choices: type[StrEnum], **arguments: Any) -> fields.Enum[StrEnum]:
-    """One of a few words."""
     return fields.Enum(choices, by_value=fields.String, **arguments)
 
 
@@ -147,8 +143,6 @@ class MomentWithOffset(MomentField):
 
 
 class _Expiry(MomentWithOffset):
-    """A moment in the future."""
-
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         utc = super()._deserialize(value, attr, data, **kwargs)
         if not read_clocks(current_context().database).database < utc < _LATEST:
@@ -164,7 +158,6 @@ def expiry_field(
 
 
 def expires_within_field() -> DigitsField:
-    """Which credentials end soon."""
     return DigitsField(DAYS_MAX, "Active now, and over within this many days.")
 
 
@@ -174,21 +167,16 @@ class _Moment(fields.DateTime):
 
 
 def moment_field(*, may_be_null: bool = False, **arguments: Any) -> fields.DateTime:
-    """A moment in a response."""
     return _Moment(required=True, allow_none=may_be_null, metadata={"description": "RFC 3339, UTC."}, **arguments)
 
 
 class ObjectSchema(ResponseSchema):
-    """What every object shows."""
-
     id = fields.String(required=True, metadata={"pattern": f"^{PUBLIC_ID}$"})
     created_at = moment_field()
     updated_at = moment_field()
 
 
 class PageQuerySchema(InputSchema):
-    """The query of every list."""
-
     limit = DigitsField(LIMIT_MAX, "How many items a page has at most.", load_default=LIMIT_DEFAULT)
     cursor = fields.String(
         metadata={
@@ -203,8 +191,6 @@ class PageQuerySchema(InputSchema):
 
 
 class ArchivedQuerySchema(RequestSchema):
-    """Whether a list shows what is in use, or what is archived."""
-
     archived = flag_field("true: those that are archived, and no others.")
 
 

@@ -11,15 +11,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What every object shows."""
-
     id: str
     created_at: datetime
     updated_at: datetime
 
     @property
     def etag(self) -> str:
-        """The ETag of the state that this view shows."""
         return etag_of(self.id, self.updated_at)
 
 

@@ -21,8 +21,6 @@ from app.models import Environment, Project, Source, SourceKey
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentView(View):
-    """An environment as its readers see it."""
-
     project_id: str
     name: str
     description: str
@@ -31,8 +29,6 @@ class EnvironmentView(View):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewEnvironment:
-    """What can be chosen for one."""
-
     name: str
     description: str = ""
 
@@ -69,7 +65,6 @@ def list_environments(
 
 
 def read_environment(database: Database, operator: Operator, environment_id: str) -> EnvironmentView:
-    """One environment."""
     with database.transaction(operator.workspace_id) as session:
         return view_of_environment(*find(session, live_environments(operator), environment_id))
 
@@ -104,5 +99,4 @@ def restore_environment(database: Database, operator: Operator, target: Target) 
 
 
 def view_of_environment(environment: Environment, project_id: str) -> EnvironmentView:
-    """An environment and its project's public id, as its readers see it."""
     return view_of(EnvironmentView, environment, project_id=project_id)

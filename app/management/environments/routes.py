@@ -13,13 +13,8 @@ from app.management.common.parsing import stated_target, target
 from app.management.common.responses import Headers, created, gone, shown
 from app.management.common.schemas import ArchivedQuerySchema, PageQuerySchema
 from app.management.environments import domain as environments
+from app.management.environments import schemas
 from app.management.environments.domain import EnvironmentView, NewEnvironment
-from app.management.environments.schemas import (
-    EnvironmentChangeSchema,
-    EnvironmentCreateSchema,
-    EnvironmentPageSchema,
-    EnvironmentSchema,
-)
 
 blueprint = ManagementBlueprint("environments", __name__, description="Isolated lanes of a project")
 
@@ -31,8 +26,8 @@ blueprint = ManagementBlueprint("environments", __name__, description="Isolated 
     refuses=[Conflict],
     shown_by="read_environment",
 )
-@blueprint.arguments(EnvironmentCreateSchema, example={"name": "qa-2", "description": "For the testers"})
-@blueprint.response(201, EnvironmentSchema, headers=CREATED)
+@blueprint.arguments(schemas.EnvironmentCreateSchema, example={"name": "qa-2", "description": "For the testers"})
+@blueprint.response(201, schemas.EnvironmentSchema, headers=CREATED)
 def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentView, Headers]:
     """Create an environment in a project."""
     environment = environments.create_environment(management_database(), operator, project_id, new)
@@ -42,7 +37,7 @@ def create_environment(operator: Operator, new: NewEnvironment, project_id: str)
 @blueprint.operation("GET", "/v1/projects/<project_id>/environments", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(ArchivedQuerySchema, location="query")
-@blueprint.response(200, EnvironmentPageSchema)
+@blueprint.response(200, schemas.EnvironmentPageSchema)
 def list_environments(
     operator: Operator, page: PageRequest, only: dict[str, bool], project_id: str
 ) -> Page[EnvironmentView]:
@@ -51,7 +46,7 @@ def list_environments(
 
 
 @blueprint.operation("GET", "/v1/environments/<environment_id>", role=Role.AUDITOR)
-@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
+@blueprint.response(200, schemas.EnvironmentSchema, headers=SHOWN)
 def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Read an environment."""
     return shown(environments.read_environment(management_database(), operator, environment_id))
@@ -63,8 +58,8 @@ def read_environment(operator: Operator, environment_id: str) -> tuple[Environme
     role=Role.DEVELOPER,
     refuses=[PreconditionRequired, Conflict, PreconditionFailed],
 )
-@blueprint.arguments(EnvironmentChangeSchema, example={"description": "For testers and customers' previews"})
-@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
+@blueprint.arguments(schemas.EnvironmentChangeSchema, example={"description": "For testers and customers' previews"})
+@blueprint.response(200, schemas.EnvironmentSchema, headers=SHOWN)
 def update_environment(operator: Operator, change: Change, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Change an environment's name or description.
 
@@ -93,7 +88,7 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
     refuses=[Conflict, PreconditionFailed],
     shown_by="read_environment",
 )
-@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
+@blueprint.response(200, schemas.EnvironmentSchema, headers=SHOWN)
 def restore_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Take an archived environment back into use. Safe to repeat.
 

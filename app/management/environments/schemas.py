@@ -24,23 +24,17 @@ def _name_field(*, required: bool) -> fields.String:
 
 
 class EnvironmentCreateSchema(RequestSchema):
-    """The body that creates an environment."""
-
     makes = NewEnvironment
     name = _name_field(required=True)
     description = description_field()
 
 
 class EnvironmentChangeSchema(ChangeSchema):
-    """The body that changes one."""
-
     name = _name_field(required=False)
     description = description_field()
 
 
 class EnvironmentSchema(ObjectSchema):
-    """An environment."""
-
     project_id = fields.String(required=True)
     name = fields.String(required=True)
     description = fields.String(required=True)

@@ -47,8 +47,6 @@ class KeyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class AddressSeen:
-    """Where a key was used from, and when last."""
-
     address: str
     last_seen_at: datetime
 
@@ -80,8 +78,6 @@ class IssuedKey(KeyView):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewKey:
-    """What can be chosen for one."""
-
     label: str = ""
     expires_at: datetime | None = None
     policy: KeyPolicy = KeyPolicy()
@@ -94,8 +90,6 @@ class NewKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rotation:
-    """What can be chosen for one."""
-
     grace_seconds: int = GRACE_SECONDS_DEFAULT
     """For how long the old key works beside its successor; 0: once the rotation has returned, it never stores again."""
     successor: Change = field(default_factory=Change)
@@ -167,7 +161,6 @@ def add_key(
 
 
 def read_key(database: Database, operator: Operator, key_id: str) -> KeyView:
-    """One key."""
     with database.transaction(operator.workspace_id) as session:
         return view_of_key(*find(session, live_keys(operator), key_id))
 

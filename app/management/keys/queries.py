@@ -44,8 +44,6 @@ class Staleness:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaleKey:
-    """A line of the report."""
-
     workspace_id: str
     workspace: str
     project_id: str
@@ -61,7 +59,6 @@ class StaleKey:
 
 
 def list_keys_of_source(database: Database, operator: Operator, source_id: str, request: PageRequest) -> Page[KeyView]:
-    """A source's keys."""
     with database.transaction(operator.workspace_id) as session:
         source, *_ = find(session, live_sources(operator), source_id)
         below = live_keys(operator).where(SourceKey.source_id == source.id)

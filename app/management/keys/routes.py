@@ -11,18 +11,9 @@ from app.management.common.parsing import stated_target, target
 from app.management.common.responses import Headers, created, shown
 from app.management.common.schemas import PageQuerySchema
 from app.management.keys import domain as keys
-from app.management.keys import queries
+from app.management.keys import queries, schemas
 from app.management.keys.domain import IssuedKey, KeyView, NewKey, Rotation
 from app.management.keys.queries import KeyFilter
-from app.management.keys.schemas import (
-    IssuedKeySchema,
-    KeyChangeSchema,
-    KeyCreateSchema,
-    KeyPageSchema,
-    KeyQuerySchema,
-    KeySchema,
-    RotationSchema,
-)
 
 blueprint = ManagementBlueprint("keys", __name__, description="Credentials of sources")
 
@@ -31,9 +22,9 @@ blueprint = ManagementBlueprint("keys", __name__, description="Credentials of so
     "POST", "/v1/sources/<source_id>/keys", role=Role.DEVELOPER, refuses=[CredentialAlreadyShown], shown_by="read_key"
 )
 @blueprint.arguments(
-    KeyCreateSchema, required=False, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"}
+    schemas.KeyCreateSchema, required=False, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"}
 )
-@blueprint.response(201, IssuedKeySchema, headers=CREATED)
+@blueprint.response(201, schemas.IssuedKeySchema, headers=CREATED)
 def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key for a source. This answer alone shows it."""
     context = current_context()
@@ -43,7 +34,7 @@ def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKe
 
 @blueprint.operation("GET", "/v1/sources/<source_id>/keys", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
-@blueprint.response(200, KeyPageSchema)
+@blueprint.response(200, schemas.KeyPageSchema)
 def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[KeyView]:
     """List a source's keys, newest first, revoked and expired ones included."""
     return queries.list_keys_of_source(management_database(), operator, source_id, page)
@@ -51,15 +42,15 @@ def list_keys(operator: Operator, page: PageRequest, source_id: str) -> Page[Key
 
 @blueprint.operation("GET", "/v1/keys", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
-@blueprint.arguments(KeyQuerySchema, location="query")
-@blueprint.response(200, KeyPageSchema)
+@blueprint.arguments(schemas.KeyQuerySchema, location="query")
+@blueprint.response(200, schemas.KeyPageSchema)
 def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) -> Page[KeyView]:
     """List the workspace's keys, newest first; the filters find the stale ones and those that end soon."""
     return queries.list_keys(management_database(), operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>", role=Role.AUDITOR)
-@blueprint.response(200, KeySchema, headers=SHOWN)
+@blueprint.response(200, schemas.KeySchema, headers=SHOWN)
 def read_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Read a key."""
     return shown(keys.read_key(management_database(), operator, key_id))
@@ -68,8 +59,8 @@ def read_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
 @blueprint.operation(
     "PATCH", "/v1/keys/<key_id>", role=Role.DEVELOPER, refuses=[PreconditionRequired, Conflict, PreconditionFailed]
 )
-@blueprint.arguments(KeyChangeSchema, example={"label": "checkout-1, until spring"})
-@blueprint.response(200, KeySchema, headers=SHOWN)
+@blueprint.arguments(schemas.KeyChangeSchema, example={"label": "checkout-1, until spring"})
+@blueprint.response(200, schemas.KeySchema, headers=SHOWN)
 def update_key(operator: Operator, change: Change, key_id: str) -> tuple[KeyView, Headers]:
     """Change a key's label, rate limit, policies or end. Once this is answered, nothing else is stored with it."""
     return shown(keys.change_key(management_database(), operator, stated_target(key_id), change))
@@ -83,7 +74,7 @@ def update_key(operator: Operator, change: Change, key_id: str) -> tuple[KeyView
     is_urgent=True,
     shown_by="read_key",
 )
-@blueprint.response(200, KeySchema, headers=SHOWN)
+@blueprint.response(200, schemas.KeySchema, headers=SHOWN)
 def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Revoke a key for good: once this is answered, it never stores an event again. Safe to repeat."""
     return shown(keys.revoke_key(urgent_database(operator.token_public_id), operator, target(key_id)))
@@ -96,8 +87,8 @@ def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     refuses=[Conflict, CredentialAlreadyShown, PreconditionFailed],
     shown_by="read_key",
 )
-@blueprint.arguments(RotationSchema, required=False, example={"grace_seconds": 3600})
-@blueprint.response(201, IssuedKeySchema, headers=CREATED)
+@blueprint.arguments(schemas.RotationSchema, required=False, example={"grace_seconds": 3600})
+@blueprint.response(201, schemas.IssuedKeySchema, headers=CREATED)
 def rotate_key(operator: Operator, rotation: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key's successor, which this answer alone shows. Both work until the old key's grace is over."""
     context = current_context()

@@ -97,8 +97,6 @@ def _in_response(name: str, field: fields.Field[Any]) -> fields.Field[Any]:
 
 
 class KeyCreateSchema(KeyPolicySchema, RequestSchema):
-    """The body that issues a key."""
-
     label = label_field()
     expires_at = expiry_field()
 
@@ -112,15 +110,11 @@ class KeyCreateSchema(KeyPolicySchema, RequestSchema):
 
 
 class KeyChangeSchema(KeyPolicySchema, ChangeSchema):
-    """The body that changes one."""
-
     label = label_field()
     expires_at = expiry_field()
 
 
 class RotationSchema(RequestSchema):
-    """The body that rotates one."""
-
     grace_seconds = fields.Integer(
         strict=True,
         validate=validate.Range(0, GRACE_SECONDS_MAX),
@@ -138,8 +132,6 @@ class RotationSchema(RequestSchema):
 
 
 class KeyQuerySchema(RequestSchema):
-    """Which keys of the workspace a list shows."""
-
     makes = KeyFilter
     project_id = id_field()
     source_id = id_field()
@@ -150,15 +142,11 @@ class KeyQuerySchema(RequestSchema):
 
 
 class AddressSchema(ResponseSchema):
-    """Where a key was used from."""
-
     address = fields.String(required=True)
     last_seen_at = moment_field()
 
 
 class KeySchema(ObjectSchema):
-    """A key, without its secret."""
-
     class Meta(ObjectSchema.Meta):
         include: ClassVar[dict[str, Any]] = {
             name: _in_response(name, field) for name, field in KeyPolicySchema().fields.items()
@@ -181,8 +169,6 @@ class KeySchema(ObjectSchema):
 
 
 class IssuedKeySchema(KeySchema):
-    """A key in the one response that carries it whole."""
-
     key = fields.String(required=True, metadata={"description": "For X-API-Key. Shown this once: keep it safe."})
 
 

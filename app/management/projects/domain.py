@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from app.database.engine import Database
@@ -25,8 +24,6 @@ FIRST_ENVIRONMENTS: Final = ("production", "staging", "development")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectView(View):
-    """A project as its readers see it."""
-
     name: str
     description: str
     archived_at: datetime | None
@@ -34,16 +31,12 @@ class ProjectView(View):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedProject(ProjectView):
-    """A project in the response that creates it."""
-
     environments: tuple[EnvironmentView, ...]
     """In the order in which they were created."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewProject:
-    """What can be chosen for one."""
-
     name: str
     description: str = ""
 
@@ -85,7 +78,6 @@ def list_projects(
 
 
 def read_project(database: Database, operator: Operator, project_id: str) -> ProjectView:
-    """One project."""
     with database.transaction(operator.workspace_id) as session:
         return view_of_project(*find(session, live_projects(operator), project_id))
 
@@ -108,15 +100,10 @@ def restore_project(database: Database, operator: Operator, target: Target) -> P
 
     Raises Conflict if its name is taken.
     """
-
-    def keys_below(project: Project) -> ColumnElement[bool]:
-        return SourceKey.project_id == project.id
-
-    return view_of_project(
-        *restore(database, operator, projects_within(operator), target, "project.restore", keys_below)
-    )
+    within = projects_within(operator)
+    row = restore(database, operator, within, target, "project.restore", lambda it: SourceKey.project_id == it.id)
+    return view_of_project(*row)
 
 
 def view_of_project(project: Project) -> ProjectView:
-    """A project as its readers see it."""
     return view_of(ProjectView, project)

@@ -13,14 +13,8 @@ from app.management.common.parsing import stated_target, target
 from app.management.common.responses import Headers, created, gone, shown
 from app.management.common.schemas import ArchivedQuerySchema, PageQuerySchema
 from app.management.projects import domain as projects
+from app.management.projects import schemas
 from app.management.projects.domain import CreatedProject, NewProject, ProjectView
-from app.management.projects.schemas import (
-    CreatedProjectSchema,
-    ProjectChangeSchema,
-    ProjectCreateSchema,
-    ProjectPageSchema,
-    ProjectSchema,
-)
 
 blueprint = ManagementBlueprint("projects", __name__, description="Products of the workspace")
 
@@ -28,8 +22,8 @@ blueprint = ManagementBlueprint("projects", __name__, description="Products of t
 @blueprint.operation(
     "POST", "/v1/projects", role=Role.ADMIN, is_for_whole_workspace=True, refuses=[Conflict], shown_by="read_project"
 )
-@blueprint.arguments(ProjectCreateSchema, example={"name": "Shop", "description": "All that sells"})
-@blueprint.response(201, CreatedProjectSchema, headers=CREATED)
+@blueprint.arguments(schemas.ProjectCreateSchema, example={"name": "Shop", "description": "All that sells"})
+@blueprint.response(201, schemas.CreatedProjectSchema, headers=CREATED)
 def create_project(operator: Operator, new: NewProject) -> tuple[CreatedProject, Headers]:
     """Create a project, with the environments production, staging and development, which the answer shows."""
     project = projects.create_project(management_database(), operator, new)
@@ -37,7 +31,7 @@ def create_project(operator: Operator, new: NewProject) -> tuple[CreatedProject,
 
 
 @blueprint.shows_again("create_project")
-@blueprint.response(201, CreatedProjectSchema)
+@blueprint.response(201, schemas.CreatedProjectSchema)
 def show_created(operator: Operator, project_id: str) -> tuple[CreatedProject, Headers]:
     """Show a project as its creation did."""
     return shown(projects.read_created_project(management_database(), operator, project_id))
@@ -46,14 +40,14 @@ def show_created(operator: Operator, project_id: str) -> tuple[CreatedProject, H
 @blueprint.operation("GET", "/v1/projects", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(ArchivedQuerySchema, location="query")
-@blueprint.response(200, ProjectPageSchema)
+@blueprint.response(200, schemas.ProjectPageSchema)
 def list_projects(operator: Operator, page: PageRequest, only: dict[str, bool]) -> Page[ProjectView]:
     """List the workspace's projects, newest first."""
     return projects.list_projects(management_database(), operator, page, **only)
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>", role=Role.AUDITOR)
-@blueprint.response(200, ProjectSchema, headers=SHOWN)
+@blueprint.response(200, schemas.ProjectSchema, headers=SHOWN)
 def read_project(operator: Operator, project_id: str) -> tuple[ProjectView, Headers]:
     """Read a project."""
     return shown(projects.read_project(management_database(), operator, project_id))
@@ -62,8 +56,8 @@ def read_project(operator: Operator, project_id: str) -> tuple[ProjectView, Head
 @blueprint.operation(
     "PATCH", "/v1/projects/<project_id>", role=Role.ADMIN, refuses=[PreconditionRequired, Conflict, PreconditionFailed]
 )
-@blueprint.arguments(ProjectChangeSchema, example={"description": "All that sells, and returns"})
-@blueprint.response(200, ProjectSchema, headers=SHOWN)
+@blueprint.arguments(schemas.ProjectChangeSchema, example={"description": "All that sells, and returns"})
+@blueprint.response(200, schemas.ProjectSchema, headers=SHOWN)
 def update_project(operator: Operator, change: Change, project_id: str) -> tuple[ProjectView, Headers]:
     """Change a project's name or description."""
     return shown(projects.change_project(management_database(), operator, stated_target(project_id), change))
@@ -87,7 +81,7 @@ def archive_project(operator: Operator, project_id: str) -> Response:
     refuses=[Conflict, PreconditionFailed],
     shown_by="read_project",
 )
-@blueprint.response(200, ProjectSchema, headers=SHOWN)
+@blueprint.response(200, schemas.ProjectSchema, headers=SHOWN)
 def restore_project(operator: Operator, project_id: str) -> tuple[ProjectView, Headers]:
     """Take an archived project back into use. Safe to repeat.
 

@@ -16,31 +16,23 @@ from app.management.projects.domain import NewProject
 
 
 class ProjectCreateSchema(RequestSchema):
-    """The body that creates a project."""
-
     makes = NewProject
     name = name_field(required=True)
     description = description_field()
 
 
 class ProjectChangeSchema(ChangeSchema):
-    """The body that changes one."""
-
     name = name_field(required=False)
     description = description_field()
 
 
 class ProjectSchema(ObjectSchema):
-    """A project."""
-
     name = fields.String(required=True)
     description = fields.String(required=True)
     archived_at = moment_field(may_be_null=True)
 
 
 class CreatedProjectSchema(ProjectSchema):
-    """A project in the response that creates it."""
-
     environments = fields.List(
         fields.Nested(EnvironmentSchema),
         required=True,

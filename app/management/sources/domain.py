@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
 from app.credentials.verification import Credentials
@@ -25,16 +25,12 @@ from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX
 
 
 class SourceStatus(StrEnum):
-    """Whether a source's keys can send events."""
-
     ENABLED = "enabled"
     DISABLED = "disabled"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceView(View):
-    """A source as its readers see it."""
-
     project_id: str
     environment_id: str
     name: str
@@ -50,8 +46,6 @@ class SourceView(View):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedSource(SourceView):
-    """A source in the response that creates it."""
-
     key: IssuedKey | None = field(repr=False)
 
 
@@ -114,7 +108,6 @@ def add_source(
 
 
 def list_sources(database: Database, operator: Operator, only: SourceFilter, request: PageRequest) -> Page[SourceView]:
-    """The workspace's sources that pass the filter."""
     listing = Listing(f"sources {asdict(only)}", _filtered(operator, only), view_of_source)
     with database.transaction(operator.workspace_id) as session:
         return listing.page(session, operator.workspace_id, request)
@@ -123,7 +116,6 @@ def list_sources(database: Database, operator: Operator, only: SourceFilter, req
 def list_sources_of_environment(
     database: Database, operator: Operator, environment_id: str, request: PageRequest
 ) -> Page[SourceView]:
-    """An environment's sources."""
     query = _filtered(operator, SourceFilter(environment_id=environment_id))
     listing = Listing(f"sources of {environment_id}", query, view_of_source)
     with database.transaction(operator.workspace_id) as session:
@@ -132,7 +124,6 @@ def list_sources_of_environment(
 
 
 def read_source(database: Database, operator: Operator, source_id: str) -> SourceView:
-    """One source."""
     with database.transaction(operator.workspace_id) as session:
         return view_of_source(*find(session, live_sources(operator), source_id))
 
@@ -172,11 +163,9 @@ def restore_source(database: Database, operator: Operator, target: Target) -> So
 
     Raises Conflict if its name is taken.
     """
-
-    def keys_below(source: Source) -> ColumnElement[bool]:
-        return SourceKey.source_id == source.id
-
-    return view_of_source(*restore(database, operator, sources_within(operator), target, "source.restore", keys_below))
+    within = sources_within(operator)
+    row = restore(database, operator, within, target, "source.restore", lambda it: SourceKey.source_id == it.id)
+    return view_of_source(*row)
 
 
 def _filtered(operator: Operator, only: SourceFilter) -> Select[Any]:
@@ -193,7 +182,6 @@ def _filtered(operator: Operator, only: SourceFilter) -> Select[Any]:
 
 
 def view_of_source(source: Source, project_id: str, environment_id: str) -> SourceView:
-    """A source and the public ids of its parents, as its readers see it."""
     return view_of(
         SourceView,
         source,

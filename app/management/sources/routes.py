@@ -14,15 +14,8 @@ from app.management.common.responses import Headers, created, gone, shown
 from app.management.common.schemas import PageQuerySchema
 from app.management.keys.domain import NewKey
 from app.management.sources import domain as sources
+from app.management.sources import schemas
 from app.management.sources.domain import CreatedSource, NewSource, SourceFilter, SourceView
-from app.management.sources.schemas import (
-    CreatedSourceSchema,
-    SourceChangeSchema,
-    SourceCreateSchema,
-    SourcePageSchema,
-    SourceQuerySchema,
-    SourceSchema,
-)
 
 blueprint = ManagementBlueprint("sources", __name__, description="Known producers of events")
 
@@ -35,9 +28,9 @@ blueprint = ManagementBlueprint("sources", __name__, description="Known producer
     shown_by="read_source",
 )
 @blueprint.arguments(
-    SourceCreateSchema, example={"name": "Checkout", "type": "backend", "key": {"label": "checkout-1"}}
+    schemas.SourceCreateSchema, example={"name": "Checkout", "type": "backend", "key": {"label": "checkout-1"}}
 )
-@blueprint.response(201, CreatedSourceSchema, headers=CREATED)
+@blueprint.response(201, schemas.CreatedSourceSchema, headers=CREATED)
 def create_source(
     operator: Operator, new: tuple[NewSource, NewKey | None], environment_id: str
 ) -> tuple[CreatedSource, Headers]:
@@ -49,7 +42,7 @@ def create_source(
 
 @blueprint.operation("GET", "/v1/environments/<environment_id>/sources", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
-@blueprint.response(200, SourcePageSchema)
+@blueprint.response(200, schemas.SourcePageSchema)
 def list_sources_of_environment(operator: Operator, page: PageRequest, environment_id: str) -> Page[SourceView]:
     """List an environment's sources, newest first."""
     return sources.list_sources_of_environment(management_database(), operator, environment_id, page)
@@ -57,15 +50,15 @@ def list_sources_of_environment(operator: Operator, page: PageRequest, environme
 
 @blueprint.operation("GET", "/v1/sources", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
-@blueprint.arguments(SourceQuerySchema, location="query")
-@blueprint.response(200, SourcePageSchema)
+@blueprint.arguments(schemas.SourceQuerySchema, location="query")
+@blueprint.response(200, schemas.SourcePageSchema)
 def list_sources(operator: Operator, page: PageRequest, only: SourceFilter) -> Page[SourceView]:
     """List the workspace's sources, newest first."""
     return sources.list_sources(management_database(), operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>", role=Role.AUDITOR)
-@blueprint.response(200, SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
 def read_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Read a source."""
     return shown(sources.read_source(management_database(), operator, source_id))
@@ -77,8 +70,8 @@ def read_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers
     role=Role.DEVELOPER,
     refuses=[PreconditionRequired, Conflict, PreconditionFailed],
 )
-@blueprint.arguments(SourceChangeSchema, example={"name": "Checkout and returns"})
-@blueprint.response(200, SourceSchema, headers=SHOWN)
+@blueprint.arguments(schemas.SourceChangeSchema, example={"name": "Checkout and returns"})
+@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
 def update_source(operator: Operator, change: Change, source_id: str) -> tuple[SourceView, Headers]:
     """Change what a source is called, and what it makes of timestamps that are far from their receipt."""
     return shown(sources.change_source(management_database(), operator, stated_target(source_id), change))
@@ -95,7 +88,7 @@ def archive_source(operator: Operator, source_id: str) -> Response:
 @blueprint.operation(
     "POST", "/v1/sources/<source_id>/enable", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_source"
 )
-@blueprint.response(200, SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
 def enable_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Let a source's keys send events again. Safe to repeat."""
     return shown(sources.enable_source(management_database(), operator, target(source_id)))
@@ -109,7 +102,7 @@ def enable_source(operator: Operator, source_id: str) -> tuple[SourceView, Heade
     is_urgent=True,
     shown_by="read_source",
 )
-@blueprint.response(200, SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
 def disable_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Stop a source: once this is answered, none of its keys stores an event. Safe to repeat."""
     return shown(sources.disable_source(urgent_database(operator.token_public_id), operator, target(source_id)))
@@ -122,7 +115,7 @@ def disable_source(operator: Operator, source_id: str) -> tuple[SourceView, Head
     refuses=[Conflict, PreconditionFailed],
     shown_by="read_source",
 )
-@blueprint.response(200, SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
 def restore_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Take an archived source back into use. Safe to repeat.
 

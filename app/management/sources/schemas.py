@@ -45,8 +45,6 @@ class _Timestamps(Schema):
 
 
 class SourceCreateSchema(_Timestamps, RequestSchema):
-    """The body that creates a source."""
-
     name = name_field(required=True)
     type = choice_field(SourceType, required=True)
     description = description_field()
@@ -61,16 +59,12 @@ class SourceCreateSchema(_Timestamps, RequestSchema):
 
 
 class SourceChangeSchema(_Timestamps, ChangeSchema):
-    """The body that changes one."""
-
     name = name_field(required=False)
     type = choice_field(SourceType)
     description = description_field()
 
 
 class SourceQuerySchema(ArchivedQuerySchema):
-    """Which sources a list shows."""
-
     makes = SourceFilter
     project_id = id_field()
     environment_id = id_field()
@@ -79,8 +73,6 @@ class SourceQuerySchema(ArchivedQuerySchema):
 
 
 class SourceSchema(ObjectSchema):
-    """A source."""
-
     project_id = fields.String(required=True)
     environment_id = fields.String(required=True)
     name = fields.String(required=True)
@@ -95,8 +87,6 @@ class SourceSchema(ObjectSchema):
 
 
 class CreatedSourceSchema(SourceSchema):
-    """A source in the response that creates it."""
-
     key = fields.Nested(IssuedKeySchema, metadata={"description": "Shown this once; absent if none was issued."})
 
     @post_dump

@@ -50,8 +50,6 @@ class IssuedToken(TokenView):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewToken:
-    """What can be chosen for one."""
-
     role: Role
     label: str = ""
     project_ids: tuple[str, ...] | None = None
@@ -122,7 +120,6 @@ def list_tokens(database: Database, operator: Operator, only: TokenFilter, reque
 
 
 def read_token(database: Database, operator: Operator, token_id: str) -> TokenView:
-    """One token."""
     with database.transaction(operator.workspace_id) as session:
         row, asked_at = find(session, visible_tokens(operator), token_id)
         return _view(row, asked_at, _project_ids(session, operator))

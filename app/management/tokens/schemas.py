@@ -23,8 +23,6 @@ _PROJECTS_MAX: Final = 100
 
 
 class TokenCreateSchema(RequestSchema):
-    """The body that issues a token."""
-
     label = label_field()
     role = choice_field(Role, required=True)
     project_ids = fields.List(
@@ -43,16 +41,12 @@ class TokenCreateSchema(RequestSchema):
 
 
 class TokenQuerySchema(RequestSchema):
-    """Which tokens a list shows."""
-
     makes = TokenFilter
     state = choice_field(CredentialState)
     expires_within_days = expires_within_field()
 
 
 class TokenSchema(ObjectSchema):
-    """A token, without its secret."""
-
     label = fields.String(required=True)
     role = choice_field(Role, required=True)
     project_ids = fields.List(
@@ -65,8 +59,6 @@ class TokenSchema(ObjectSchema):
 
 
 class IssuedTokenSchema(TokenSchema):
-    """A token in the one response that carries it whole."""
-
     token = fields.String(required=True, metadata={"description": "For Authorization: Bearer. Shown this once."})
 
 

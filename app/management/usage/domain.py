@@ -76,8 +76,6 @@ class UsageQuery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """How many events."""
-
     stored: int
     duplicate: int
     replayed: int

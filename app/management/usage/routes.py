@@ -7,15 +7,15 @@ from app.errors import NotFound
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.operators import Operator, Role
 from app.management.usage import domain as usage
+from app.management.usage import schemas
 from app.management.usage.domain import Grouping, Usage, UsageQuery
-from app.management.usage.schemas import UsageOfOneQuerySchema, UsageQuerySchema, UsageSchema
 
 blueprint = ManagementBlueprint("usage", __name__, description="How much was sent, and by whom")
 
 
 @blueprint.operation("GET", "/v1/usage", role=Role.AUDITOR, refuses=[NotFound])
-@blueprint.arguments(UsageQuerySchema, location="query")
-@blueprint.response(200, UsageSchema)
+@blueprint.arguments(schemas.UsageQuerySchema, location="query")
+@blueprint.response(200, schemas.UsageSchema)
 def read_usage(operator: Operator, query: UsageQuery) -> Usage:
     """Count the workspace's events per hour or day, by key, source or project.
 
@@ -25,8 +25,8 @@ def read_usage(operator: Operator, query: UsageQuery) -> Usage:
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>/usage", role=Role.AUDITOR)
-@blueprint.arguments(UsageOfOneQuerySchema, location="query")
-@blueprint.response(200, UsageSchema)
+@blueprint.arguments(schemas.UsageOfOneQuerySchema, location="query")
+@blueprint.response(200, schemas.UsageSchema)
 def read_usage_of_key(operator: Operator, query: UsageQuery, key_id: str) -> Usage:
     """Count a key's events per hour or day, also of a revoked one."""
     only = replace(query, group_by=Grouping.KEY, key_id=key_id)
@@ -34,8 +34,8 @@ def read_usage_of_key(operator: Operator, query: UsageQuery, key_id: str) -> Usa
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>/usage", role=Role.AUDITOR)
-@blueprint.arguments(UsageOfOneQuerySchema, location="query")
-@blueprint.response(200, UsageSchema)
+@blueprint.arguments(schemas.UsageOfOneQuerySchema, location="query")
+@blueprint.response(200, schemas.UsageSchema)
 def read_usage_of_source(operator: Operator, query: UsageQuery, source_id: str) -> Usage:
     """Count a source's events per hour or day, also of an archived one."""
     only = replace(query, group_by=Grouping.SOURCE, source_id=source_id)
@@ -43,8 +43,8 @@ def read_usage_of_source(operator: Operator, query: UsageQuery, source_id: str) 
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>/usage", role=Role.AUDITOR)
-@blueprint.arguments(UsageOfOneQuerySchema, location="query")
-@blueprint.response(200, UsageSchema)
+@blueprint.arguments(schemas.UsageOfOneQuerySchema, location="query")
+@blueprint.response(200, schemas.UsageSchema)
 def read_usage_of_project(operator: Operator, query: UsageQuery, project_id: str) -> Usage:
     """Count a project's events per hour or day, also of an archived one."""
     only = replace(query, group_by=Grouping.PROJECT, project_id=project_id)

@@ -38,8 +38,6 @@ class _Bound(MomentWithOffset):
 
 
 class UsageOfOneQuerySchema(RequestSchema):
-    """Which time a response covers."""
-
     class Meta(RequestSchema.Meta):
         include: ClassVar[dict[str, Any]] = {
             "from": _Bound("Taken back to the start of its interval. Default: 24 hours, or 30 days, before `to`."),
@@ -56,8 +54,6 @@ class UsageOfOneQuerySchema(RequestSchema):
 
 
 class UsageQuerySchema(UsageOfOneQuerySchema):
-    """Which usage of the workspace a response covers."""
-
     group_by = choice_field(Grouping, load_default=Grouping.NONE)
     project_id = id_field(_UNKNOWN)
     source_id = id_field(_UNKNOWN)
@@ -65,8 +61,6 @@ class UsageQuerySchema(UsageOfOneQuerySchema):
 
 
 class CountsSchema(ResponseSchema):
-    """How many events."""
-
     stored = fields.Integer(required=True)
     duplicate = fields.Integer(required=True)
     replayed = fields.Integer(required=True)
@@ -80,8 +74,6 @@ class CountsSchema(ResponseSchema):
 
 
 class CountsOfIntervalSchema(CountsSchema):
-    """How many of one interval."""
-
     start = moment_field()
     key_id = fields.String(attribute="group.key_id", metadata={"description": "If grouped by key."})
     source_id = fields.String(attribute="group.source_id", metadata={"description": "If grouped by source."})
@@ -89,8 +81,6 @@ class CountsOfIntervalSchema(CountsSchema):
 
 
 class UsageSchema(ResponseSchema):
-    """How much was used."""
-
     class Meta(ResponseSchema.Meta):
         include: ClassVar[dict[str, Any]] = {
             "from": moment_field(attribute="begin"),

@@ -1,5 +1,7 @@
-"""Workspaces: all of them for the operator of the installation, from the shell; its own one for a token."""
+"""Workspaces: all of them for the operator's shell, and for a token the one that it belongs to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Select, select
@@ -25,8 +27,6 @@ _NOT_FOUND = "There is no workspace with this id."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkspaceView(View):
-    """A workspace as its readers see it."""
-
     name: str
     status: WorkspaceStatus
     events_per_second: int | None
@@ -35,7 +35,7 @@ class WorkspaceView(View):
 
 
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceView, IssuedToken]:
-    """A new workspace and its first management token. Raises ValueError for a name that cannot be one."""
+    """A new workspace and its first management token. Raises ValueError for a name that read_name() refuses."""
     minted = credentials.mint("mt")
     with database.transaction(TenantScope.ALL) as session:
         workspace, operator = add_workspace(session, name)
@@ -44,7 +44,7 @@ def create_workspace(database: Database, credentials: Credentials, name: str) ->
 
 
 def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
-    """As create_workspace(), as a part of something larger; without a token, with who acts on it."""
+    """As create_workspace(), within a transaction of the caller and without a token; with the shell's operator."""
     workspace = Workspace(public_id=new_public_id("ws"), name=read_name(name))
     session.add(workspace)
     session.flush()  # gives the id that the audit entry needs
@@ -56,7 +56,7 @@ def add_workspace(session: Session, name: str) -> tuple[Workspace, Operator]:
 
 
 def namesakes(database: Database, workspace: WorkspaceView) -> list[str]:
-    """The ids of other workspaces with the same name. A name is for people; what tells workspaces apart is the id."""
+    """The ids of other workspaces with the same name; names of workspaces are not unique."""
     others = select(Workspace.public_id).where(Workspace.name == workspace.name, Workspace.public_id != workspace.id)
     with database.transaction(TenantScope.ALL) as session:
         return list(session.scalars(others.order_by(Workspace.id)))
@@ -74,9 +74,7 @@ def set_workspace_status(database: Database, workspace_id: str, status: Workspac
     After a suspension has returned, nothing more is stored for the workspace.
     """
     verb = "suspend" if status is WorkspaceStatus.SUSPENDED else "resume"
-    with database.transaction(TenantScope.ALL) as session:
-        workspace = _find(session, workspace_id)
-        session.refresh(workspace, with_for_update={"key_share": True})
+    with _locked(database, workspace_id) as (session, workspace):
         if status is WorkspaceStatus.SUSPENDED:
             exclude_workspace(session, workspace.id)
         update(session, at_the_shell(workspace.id), workspace, f"workspace.{verb}", {"status": status})
@@ -88,16 +86,13 @@ def set_workspace_limit(database: Database, workspace_id: str, events_per_second
 
     Every process obeys within a few seconds. Safe to repeat.
     """
-    with database.transaction(TenantScope.ALL) as session:
-        workspace = _find(session, workspace_id)
-        session.refresh(workspace, with_for_update={"key_share": True})
+    with _locked(database, workspace_id) as (session, workspace):
         values = {"events_per_second": events_per_second}
         update(session, at_the_shell(workspace.id), workspace, "workspace.limit", values)
         return _view(workspace)
 
 
 def read_workspace(database: Database, operator: Operator) -> WorkspaceView:
-    """The caller's own workspace."""
     with database.transaction(operator.workspace_id) as session:
         return _view(session.scalars(_own(operator)).one())
 
@@ -115,7 +110,7 @@ def change_workspace(database: Database, operator: Operator, condition: Conditio
 def issue_workspace_token(
     database: Database, credentials: Credentials, workspace_id: str, label: str, role: Role
 ) -> IssuedToken:
-    """A further token of a workspace. Raises NotFound, and ValueError for a label that cannot be one."""
+    """A further token of a workspace. Raises NotFound, and ValueError for a label that read_label() refuses."""
     new = NewToken(role=role, label=read_label(label))
     minted = credentials.mint("mt")
     with database.transaction(TenantScope.ALL) as session:
@@ -127,8 +122,16 @@ def _own(operator: Operator) -> Select[Workspace]:
     return select(Workspace).where(Workspace.id == operator.workspace_id)
 
 
+@contextmanager
+def _locked(database: Database, workspace_id: str) -> Iterator[tuple[Session, Workspace]]:
+    with database.transaction(TenantScope.ALL) as session:
+        workspace = _find(session, workspace_id)
+        session.refresh(workspace, with_for_update={"key_share": True})
+        yield session, workspace
+
+
 def _find(session: Session, public_id: str) -> Workspace:
-    # The shell stands above all workspaces: the one kind of query that does not begin inside one.
+    # The shell sees all workspaces, so this query does not begin inside one.
     query = select(Workspace).where(Workspace.public_id == public_id)
     workspace = session.scalars(query).one_or_none() if is_public_id(public_id) else None
     if workspace is None:

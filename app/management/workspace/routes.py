@@ -9,14 +9,14 @@ from app.management.common.operators import Operator, Role
 from app.management.common.parsing import stated_condition
 from app.management.common.responses import Headers, shown
 from app.management.workspace import domain as workspaces
+from app.management.workspace import schemas
 from app.management.workspace.domain import WorkspaceView
-from app.management.workspace.schemas import WorkspaceChangeSchema, WorkspaceSchema
 
 blueprint = ManagementBlueprint("workspace", __name__, description="The tenant itself")
 
 
 @blueprint.operation("GET", "/v1/workspace", role=Role.AUDITOR)
-@blueprint.response(200, WorkspaceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.WorkspaceSchema, headers=SHOWN)
 def read_workspace(operator: Operator) -> tuple[WorkspaceView, Headers]:
     """Read the workspace that the token belongs to."""
     return shown(workspaces.read_workspace(management_database(), operator))
@@ -29,8 +29,8 @@ def read_workspace(operator: Operator) -> tuple[WorkspaceView, Headers]:
     is_for_whole_workspace=True,
     refuses=[PreconditionRequired, PreconditionFailed],
 )
-@blueprint.arguments(WorkspaceChangeSchema, example={"retention_days": 90})
-@blueprint.response(200, WorkspaceSchema, headers=SHOWN)
+@blueprint.arguments(schemas.WorkspaceChangeSchema, example={"retention_days": 90})
+@blueprint.response(200, schemas.WorkspaceSchema, headers=SHOWN)
 def update_workspace(operator: Operator, change: Change) -> tuple[WorkspaceView, Headers]:
     """Change the workspace's name, how long events are kept, or the rate limit of its keys."""
     return shown(workspaces.change_workspace(management_database(), operator, stated_condition(), change))

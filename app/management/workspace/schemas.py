@@ -11,8 +11,6 @@ _RETENTION_DAYS_MAX: Final = 36_500
 
 
 class WorkspaceChangeSchema(ChangeSchema):
-    """The body that changes it."""
-
     name = name_field(required=False)
     retention_days = fields.Integer(
         strict=True,
@@ -24,8 +22,6 @@ class WorkspaceChangeSchema(ChangeSchema):
 
 
 class WorkspaceSchema(ObjectSchema):
-    """A workspace."""
-
     name = fields.String(required=True)
     status = choice_field(WorkspaceStatus, required=True)
     retention_days = fields.Integer(
