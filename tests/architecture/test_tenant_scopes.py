@@ -60,7 +60,7 @@ def test_only_the_database_sets_what_row_security_reads() -> None:
     assert spelled == {"app.database.engine"}
 
 
-def test_a_query_for_the_trail_begins_inside_a_workspace() -> None:
+def test_a_query_for_the_audit_log_begins_inside_a_workspace() -> None:
     guilty = {
         f"{module}:{node.lineno}"
         for module, tree in _TREES.items()
@@ -73,7 +73,7 @@ def test_a_query_for_the_trail_begins_inside_a_workspace() -> None:
     assert guilty == set()
 
 
-def test_the_trail_has_one_pen() -> None:
+def test_the_audit_log_has_one_writer() -> None:
     def is_written(node: ast.AST) -> bool:
         if isinstance(node, ast.Constant):
             return isinstance(node.value, str) and "INTO audit_entries" in node.value

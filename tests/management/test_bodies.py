@@ -170,7 +170,7 @@ def test_a_parameter_that_means_nothing_is_refused_everywhere(
         assert pointers_of(refused) == {"/dry_run", "/a~1b"}
 
 
-def test_an_error_speaks_rfc_9457_to_whoever_asks_for_it(desk: Desk) -> None:
+def test_an_error_speaks_rfc_9457_if_it_is_asked_for(desk: Desk) -> None:
     refused = desk.call("POST", "/v1/projects", {}, headers={"Accept": "application/problem+json"})
 
     assert refused.mimetype == "application/problem+json"

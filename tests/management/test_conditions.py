@@ -133,7 +133,7 @@ def test_every_change_has_a_state_of_its_own_however_fast_they_come(desk: Desk, 
 
 
 def test_a_change_waits_longer_for_others_than_an_event_does(context: Context, alice: Tenant) -> None:
-    """Or the last of many would be told 503 on a slow machine, and not who was first."""
+    """Else the last of many would get a 503 on a slow machine instead of a 412."""
     with mutation(context.database, at_the_shell(alice.workspace_row)) as session:
         patience = session.execute(text("SHOW lock_timeout")).scalar_one()
 

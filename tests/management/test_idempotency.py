@@ -185,7 +185,9 @@ class TestCredential:
 
 
 class TestAction:
-    def test_again_does_not_act_again_after_somebody_undid_it(self, desk: Desk, bob: Desk, alice: Tenant) -> None:
+    def test_again_does_not_act_again_after_another_operator_undid_it(
+        self, desk: Desk, bob: Desk, alice: Tenant
+    ) -> None:
         source = f"/v1/sources/{alice.source_id}"
         assert (_with_key(desk, f"{source}/disable").json or {})["status"] == "disabled"
         bob.post(f"{source}/enable")

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 MakeApp = Callable[..., Flask]
 _POOL = 9  # three for management, of them two for one workspace
-# Kept to the end: the threads of an application open connections anew, which nobody would close when it is collected.
+# Kept to the end: the threads of an application open connections anew, which stay open when it is collected.
 _MADE: list[Flask] = []
 
 
@@ -193,7 +193,7 @@ class TestPool:
                 assert bob.post(f"/v1/tokens/{alice.token_id}/revoke").status_code == 200
             assert {theft.result(timeout=20).status_code for theft in thefts} <= {401, 503}
 
-    def test_whoever_finds_no_connection_in_time_is_told_to_come_back(
+    def test_a_request_without_a_connection_in_time_is_refused_with_retry_after(
         self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)

@@ -1,4 +1,4 @@
-"""Lists, page after page: one shape, nothing twice, nothing left out, and cursors that open one list only."""
+"""Lists, page after page: one schema, nothing twice, nothing left out, and cursors that open one list only."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -13,8 +13,8 @@ from tests.support.sending import error_of, event_for, pointers_of, send
 _POLICIES = ("allowed_event_types", "allowed_origins", "allowed_networks")
 
 
-def _issue(desk: Desk, tenant: Tenant, **told: Any) -> dict[str, Any]:
-    return desk.made(f"/v1/sources/{tenant.source_id}/keys", told)
+def _issue(desk: Desk, tenant: Tenant, **chosen: Any) -> dict[str, Any]:
+    return desk.made(f"/v1/sources/{tenant.source_id}/keys", chosen)
 
 
 def _browser(*origins: str) -> dict[str, list[str]]:
@@ -90,9 +90,9 @@ class TestIssue:
         ],
     )
     def test_what_is_no_origin_is_refused_by_its_place(self, desk: Desk, alice: Tenant, origin: object) -> None:
-        told = {"allowed_event_types": ["a"], "allowed_origins": ["https://shop.example", origin]}
+        chosen = {"allowed_event_types": ["a"], "allowed_origins": ["https://shop.example", origin]}
 
-        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", told)
+        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", chosen)
 
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/allowed_origins/1"}
@@ -146,7 +146,7 @@ class TestIssue:
             assert refused.status_code == 422
             assert pointers_of(refused) == {"/allowed_event_types"}
 
-    def test_they_stand_in_the_trail(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_they_stand_in_the_audit_log(self, desk: Desk, context: Context, alice: Tenant) -> None:
         key_id = _issue(desk, alice, **_browser("https://a.example"))["id"]
 
         (entry,) = rows(context, "SELECT after FROM audit_entries WHERE object_id = :id", id=key_id)

@@ -1,4 +1,4 @@
-"""Reads the audit trail: pages, one entry, and an export of any size. Writing is app/audit/entries.py's alone."""
+"""Reads the audit log: pages, one entry, and an export of any size. app/audit/entries.py writes it."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,8 +22,8 @@ _CHUNK_ROWS: Final = 500
 # Ids come in the order of time, but for transactions that overlap, by seconds, and a clock that was set back.
 _DISORDER_MAX: Final = literal(timedelta(hours=1), Interval())
 _ID_MAX: Final = (1 << 63) - 1
-# Each index of the trail ends with the id, so nothing needs sorting: a plan that sorts has taken the index on the time
-# alone, and reads the whole range again for each chunk of it. Statistics alone choose so now and then.
+# Each index of the log ends with the id, so nothing needs sorting. A plan that sorts uses the index on the time and
+# reads the whole range again for each chunk; with unlucky statistics PostgreSQL chooses it.
 _IN_ORDER: Final = text("SELECT set_config('enable_sort', 'off', true)")
 
 
@@ -43,7 +43,7 @@ class EntryView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EntryFilter:
-    """Which entries are meant; None means all."""
+    """Which entries a list or export has; None: all."""
 
     object_id: str | None = None
     actor: str | None = None
@@ -51,14 +51,14 @@ class EntryFilter:
     """Object and verb, or all verbs of an object, such as `source_key.*`."""
     begin: datetime | None = None
     end: datetime | None = None
-    """The first moment that is not meant any more."""
+    """Exclusive."""
 
 
 def visible_entries(operator: Operator) -> Select[Any]:
     """The entries that the caller may read, each with its project's public id.
 
-    A caller with some projects sees what happened in these, archived or not; what concerns the workspace as a whole,
-    its tokens among it, is for those who have all of it.
+    A token that is limited to some projects sees the entries of these, archived or not; entries of the workspace as a
+    whole, its tokens among it, are for tokens of the whole workspace.
     """
     return (
         AuditEntry.within(operator.workspace_id)
@@ -84,9 +84,9 @@ def export_entries(
 ) -> Iterator[tuple[EntryView, ...]]:
     """All entries of the filter up to the newest one of now, oldest first, in chunks.
 
-    Each chunk has a transaction of its own, so that a slow reader holds no connection and no snapshot, and whoever
-    has lost the right to read meanwhile gets no further. Raises StorageUnavailable and InvalidManagementToken, also
-    between two chunks: what came before is then not the whole.
+    Each chunk has a transaction of its own, so that a slow reader holds no connection and no snapshot, and a token that
+    is revoked meanwhile reads no further. Raises StorageUnavailable and InvalidManagementToken, also between two
+    chunks: the chunks before are then incomplete.
     """
     query: Select[Any] | None = None
     last = 0
@@ -113,7 +113,7 @@ def _newest(session: Session, operator: Operator) -> int:
 
 
 def _filtered(session: Session, operator: Operator, only: EntryFilter) -> Select[Any]:
-    """The entries that the filter lets through; they are to be read in the order of their ids."""
+    """The entries that pass the filter; the caller reads them in the order of their ids."""
     session.execute(_IN_ORDER)
     query = visible_entries(operator).where(
         equal_if_given(AuditEntry.object_id, only.object_id), equal_if_given(AuditEntry.actor, only.actor)
@@ -131,8 +131,8 @@ def _filtered(session: Session, operator: Operator, only: EntryFilter) -> Select
     return query
 
 
-# Pages go by ids. Without these two they would look at every entry that is newer, or older, than what is asked for; as
-# part of the same statement the planner could not tell how much they leave.
+# Pages go by ids. Without these two bounds they would read every entry that is newer, or older, than the filter's time.
+# Within the same statement the planner could not estimate how many rows they leave.
 def _first_id(session: Session, operator: Operator, begin: datetime) -> int:
     """An id before which no entry was made since `begin`."""
     earlier = AuditEntry.within(operator.workspace_id).where(AuditEntry.created_at < _moment(begin) - _DISORDER_MAX)
@@ -150,7 +150,7 @@ def _last_id(session: Session, operator: Operator, end: datetime) -> int:
 
 
 def _moment(moment: datetime) -> ColumnElement[datetime]:
-    """For PostgreSQL to reckon with: Python's calendar ends with the year 9999, and an hour before the year 1."""
+    """A value that PostgreSQL calculates with: Python's calendar has no hour before the year 1 or after 9999."""
     return literal(moment, DateTime(timezone=True))
 
 

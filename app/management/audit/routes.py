@@ -34,14 +34,14 @@ _EXAMPLE: Final = (
 @blueprint.arguments(schemas.EntryQuerySchema, location="query")
 @blueprint.response(200, schemas.AuditEntryPageSchema)
 def list_audit_entries(operator: Operator, page: PageRequest, only: EntryFilter) -> Page[EntryView]:
-    """List the audit trail, newest first."""
+    """List the audit log, newest first."""
     return audit.list_entries(management_database(), operator, only, page)
 
 
 @blueprint.operation("GET", "/v1/audit/<entry_id>", role=Role.AUDITOR)
 @blueprint.response(200, schemas.AuditEntrySchema)
 def read_audit_entry(operator: Operator, entry_id: str) -> EntryView:
-    """Read an entry of the audit trail."""
+    """Read an entry of the audit log."""
     return audit.read_entry(management_database(), operator, entry_id)
 
 
@@ -55,12 +55,12 @@ def read_audit_entry(operator: Operator, entry_id: str) -> EntryView:
     description="One entry a line, oldest first. The last line says that the export is whole, and how many there were.",
 )
 def export_audit_entries(operator: Operator, only: EntryFilter) -> Response:
-    """Export the audit trail as NDJSON, oldest first.
+    """Export the audit log as NDJSON, oldest first.
 
     The last line is `{"complete": true, "entries": 123}`. An export that ends otherwise has broken off: begin again.
     """
     chunks = audit.export_entries(management_database(), operator, only)
-    # The first chunk is read before the answer begins, so that what goes wrong there is still told by a status.
+    # The first chunk is read before the response begins, so that a failure there still gets a status of its own.
     first = next(chunks, ())
     response = Response(_lines(first, chunks), mimetype=NDJSON)
     response.headers["Content-Disposition"] = 'attachment; filename="audit.ndjson"'
@@ -68,10 +68,10 @@ def export_audit_entries(operator: Operator, only: EntryFilter) -> Response:
 
 
 def _lines(first: tuple[EntryView, ...], others: Iterator[tuple[EntryView, ...]]) -> Iterator[str]:
-    """The export line by line; the last line alone tells a whole export from a broken one.
+    """The export line by line; its last line alone says whether it is complete.
 
-    What goes wrong from here on has no status any more. Raising breaks the connection under most servers; granian ends
-    the answer as if all were well.
+    A failure from here on has no status any more. Raising breaks the connection under most servers; granian ends the
+    response as a complete one.
     """
     schema = schemas.AuditEntrySchema()
     count = 0

@@ -71,7 +71,7 @@ class KeyView(View):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IssuedKey(KeyView):
-    """A key in the one moment in which its plain text is known."""
+    """A key with its plain text, which is known when it is issued and never again."""
 
     key: str = field(repr=False)
 
@@ -93,7 +93,7 @@ class Rotation:
     grace_seconds: int = GRACE_SECONDS_DEFAULT
     """For how long the old key works beside its successor; 0: once the rotation has returned, it never stores again."""
     successor: Change = field(default_factory=Change)
-    """What the successor has otherwise than the old key."""
+    """What differs from the old key."""
 
 
 def live_keys(operator: Operator) -> Select[Any]:

@@ -77,7 +77,7 @@ def list_keys(database: Database, operator: Operator, only: KeyFilter, request: 
 
 
 def report_keys(database: Database, stale: Staleness, *, chunk_rows: int = _CHUNK_ROWS) -> Iterator[StaleKey]:
-    """The stale keys of all workspaces, by workspace and the oldest first, without revoked ones and those of archives.
+    """The stale keys of all workspaces, by workspace, the oldest first; no revoked ones, none below what is archived.
 
     Each chunk has a transaction of its own: a pager that stands still holds no connection and no snapshot. Raises
     StorageUnavailable, also between two chunks.

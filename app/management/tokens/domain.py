@@ -43,7 +43,7 @@ class TokenView(View):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IssuedToken(TokenView):
-    """A token in the one moment in which its plain text is known."""
+    """A token with its plain text, which is known when it is issued and never again."""
 
     token: str = field(repr=False)
 

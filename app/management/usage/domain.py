@@ -1,7 +1,7 @@
-"""How much was used: counts per hour or day, by key, source or project.
+"""Counts of events per hour or day, by key, source or project.
 
-Counted are the hours that the worker has folded and, in the same statement and so in the same snapshot, what still lies
-in the outbox: the numbers are exact at any moment, however far behind the worker is.
+One statement, and so one snapshot, counts the hours that the worker has folded and the rows that are still in the
+outbox: the numbers are exact at any moment, however far behind the worker is.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ _ACCEPTED: Final = ("stored", "duplicate", "replayed")
 
 
 class Interval(StrEnum):
-    """What is counted together; of UTC."""
+    """What is counted together; hours and days of UTC."""
 
     HOUR = "hour"
     DAY = "day"
@@ -41,7 +41,7 @@ class Interval(StrEnum):
 
     @property
     def usual_range(self) -> timedelta:
-        """How far back an answer goes if nobody says."""
+        """How far back a response goes by default."""
         return timedelta(days=30) if self is Interval.DAY else timedelta(hours=24)
 
     def start_of(self, moment: datetime) -> datetime:
@@ -51,7 +51,7 @@ class Interval(StrEnum):
 
 
 class Grouping(StrEnum):
-    """Whose counts are told apart."""
+    """What counts are grouped by."""
 
     KEY = "key"
     SOURCE = "source"
@@ -61,12 +61,12 @@ class Grouping(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsageQuery:
-    """Which counts an answer shows; None for an id shows those of all."""
+    """Which counts a response has; None for an id: those of all."""
 
     begin: datetime
     """The start of an interval."""
     end: datetime
-    """The start of the first interval that is not shown any more."""
+    """Exclusive: the start of an interval."""
     interval: Interval
     group_by: Grouping = Grouping.NONE
     project_id: str | None = None
@@ -87,7 +87,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountsOfInterval(Counts):
-    """How many of one interval, of whom the answer tells apart."""
+    """The counts of one interval and one group."""
 
     start: datetime
     group: Mapping[str, str]
@@ -96,7 +96,7 @@ class CountsOfInterval(Counts):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """An answer: the counts that are not zero, by start and then by id, and their sums."""
+    """The counts that are not zero, by start and then by id, and their sums."""
 
     begin: datetime
     end: datetime
@@ -107,7 +107,7 @@ class Usage:
 
 
 def aligned(begin: datetime | None, end: datetime, interval: Interval) -> tuple[datetime, datetime]:
-    """The whole intervals that hold everything from `begin` to `end`; a `begin` that is None is chosen.
+    """The whole intervals from `begin` to `end`; a `begin` of None is `end` less the interval's usual range.
 
     Raises SchemaValidationFailed if they are not in order.
     """
@@ -121,8 +121,8 @@ def aligned(begin: datetime | None, end: datetime, interval: Interval) -> tuple[
 def read_usage(database: Database, operator: Operator, query: UsageQuery) -> Usage:
     """The counts that `query` asks for.
 
-    Raises SchemaValidationFailed if there are more than COUNTS_MAX, and NotFound for an id that is not in reach;
-    archived and revoked is no hindrance.
+    Raises SchemaValidationFailed if there are more than COUNTS_MAX, and NotFound for an id beyond the caller's reach.
+    Archived and revoked objects are counted too.
     """
     with database.transaction(operator.workspace_id) as session:
         rows = session.execute(_counted(operator, query, _only(session, operator, query))).all()
@@ -160,7 +160,7 @@ def _only(session: Session, operator: Operator, query: UsageQuery) -> dict[str, 
 
 
 def _counted(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> Select[Any]:
-    """One row per interval and group, with its events by outcome; one more than may be, if there are too many."""
+    """One row per interval and group, with its events by outcome; COUNTS_MAX + 1 rows if there are too many."""
     used = _used(operator, query, only)
     start = func.date_trunc(query.interval.value, used.c.hour, "UTC").label("start")
     row = _GROUPS[query.group_by][0]
@@ -202,7 +202,7 @@ def _named(operator: Operator, group_by: Grouping, counted: Subquery) -> Select[
 
 
 def _used(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> Subquery:
-    """What was folded, by ix_usage_hours_hour or the primary key, and what was not yet: one statement, one snapshot."""
+    """The folded hours, by ix_usage_hours_hour or the primary key, and the rows of the outbox."""
     within = Project.within(operator.workspace_id).where(operator.reaches(Project.id)).with_only_columns(Project.id)
 
     def of(table: Any, moment: Any, hour: Any) -> Select[Any]:

@@ -19,12 +19,12 @@ from app.management.usage.domain import Grouping, Interval, UsageQuery, aligned
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
-# A count of nothing would look like a count.
+# 404, because an empty result would look like a count of zero.
 _UNKNOWN: Final = "an unknown one answers 404"
 
 
 class _Bound(MomentWithOffset):
-    """A moment of our era, from which one can go on by a month in both directions."""
+    """A moment from 1970 to 9998: a month can be added to it or subtracted."""
 
     def __init__(self, description: str) -> None:
         described = f"RFC 3339, with its offset (in a URL + is %2B). {description}"
