@@ -1,7 +1,7 @@
 """Tenant isolation: an id of another workspace, given in any way, is answered byte for byte like an unknown one.
 
-All of it also as the tables' owner, whom row level security does not bind: the second wall would hide a hole in the
-first one.
+All of it also as the tables' owner, which row level security does not bind: row security would hide a hole in the
+queries.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,9 +24,9 @@ from tests.support.people import Tenant
 from tests.support.sending import pointers_of
 
 
-@pytest.fixture(scope="module", name="app", params=["both walls", "the first wall alone"])
+@pytest.fixture(scope="module", name="app", params=["row security", "queries alone"])
 def _app(request: pytest.FixtureRequest, settings: Settings, credentials: Credentials) -> Iterator[Flask]:
-    url = settings.database_url if request.param == "both walls" else settings.admin_database_url
+    url = settings.database_url if request.param == "row security" else settings.admin_database_url
     app = create_app(replace(settings, database_url=url, database_pool_size=4), credentials=credentials)
     yield app
     close(app.extensions[EXTENSION].database)
