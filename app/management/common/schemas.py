@@ -1,6 +1,7 @@
 """What the schemas of all resources share: how texts and times are read and written, and what a list is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from copy import copy
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -46,6 +47,15 @@ class ChangeSchema(InputSchema):
         return Change(data)
 
 
+def change_schema(create: type[Schema], *, without: Collection[str] = ()) -> type[Schema]:
+    """The schema of a PATCH: the members of the POST that creates the object, and none of them is required."""
+    declared = create._declared_fields  # noqa: SLF001 - marshmallow has no public name for fields without an instance
+    members = {name: copy(field) for name, field in declared.items() if name not in without}
+    for field in members.values():
+        field.required = False
+    return ChangeSchema.from_dict(members, name=create.__name__.replace("CreateSchema", "Change"))
+
+
 class ResponseSchema(Schema):
     """A body in a response. Readers must expect further members, so the document does not forbid them."""
 
@@ -68,7 +78,7 @@ class ParsedText(TextField):
             raise ValidationError(str(error)) from None
 
 
-def name_field(*, required: bool) -> fields.String:
+def name_field(*, required: bool = True) -> fields.String:
     described = _LINE | {"minLength": 1, "pattern": f"^{_WORDS}$"}
     return ParsedText(names.read_name, required=required, metadata=described)
 

@@ -4,10 +4,10 @@ from marshmallow import fields
 
 from app.management.common import names
 from app.management.common.schemas import (
-    ChangeSchema,
     ObjectSchema,
     ParsedText,
     RequestSchema,
+    change_schema,
     description_field,
     moment_field,
     page_schema,
@@ -15,23 +15,20 @@ from app.management.common.schemas import (
 from app.management.environments.domain import NewEnvironment
 
 
-def _name_field(*, required: bool) -> fields.String:
-    described = {
-        "pattern": f"^{names.ENVIRONMENT_NAME}$",
-        "description": "Producers may send it as `environment`, and it is compared letter by letter.",
-    }
-    return ParsedText(names.read_environment_name, required=required, metadata=described)
-
-
 class EnvironmentCreateSchema(RequestSchema):
     makes = NewEnvironment
-    name = _name_field(required=True)
+    name = ParsedText(
+        names.read_environment_name,
+        required=True,
+        metadata={
+            "pattern": f"^{names.ENVIRONMENT_NAME}$",
+            "description": "Producers may send it as `environment`, and it is compared letter by letter.",
+        },
+    )
     description = description_field()
 
 
-class EnvironmentChangeSchema(ChangeSchema):
-    name = _name_field(required=False)
-    description = description_field()
+EnvironmentChangeSchema = change_schema(EnvironmentCreateSchema)
 
 
 class EnvironmentSchema(ObjectSchema):

@@ -16,12 +16,12 @@ from app.credentials.policies import (
 from app.management.common.lifetimes import DAYS_MAX, CredentialState
 from app.management.common.mutations import Change
 from app.management.common.schemas import (
-    ChangeSchema,
     DigitsField,
     ObjectSchema,
     ParsedText,
     RequestSchema,
     ResponseSchema,
+    change_schema,
     choice_field,
     expires_within_field,
     expiry_field,
@@ -109,9 +109,7 @@ class KeyCreateSchema(KeyPolicySchema, RequestSchema):
         return new
 
 
-class KeyChangeSchema(KeyPolicySchema, ChangeSchema):
-    label = label_field()
-    expires_at = expiry_field()
+KeyChangeSchema = change_schema(KeyCreateSchema)
 
 
 class RotationSchema(RequestSchema):

@@ -3,9 +3,9 @@
 from marshmallow import fields
 
 from app.management.common.schemas import (
-    ChangeSchema,
     ObjectSchema,
     RequestSchema,
+    change_schema,
     description_field,
     moment_field,
     name_field,
@@ -17,13 +17,11 @@ from app.management.projects.domain import NewProject
 
 class ProjectCreateSchema(RequestSchema):
     makes = NewProject
-    name = name_field(required=True)
+    name = name_field()
     description = description_field()
 
 
-class ProjectChangeSchema(ChangeSchema):
-    name = name_field(required=False)
-    description = description_field()
+ProjectChangeSchema = change_schema(ProjectCreateSchema)
 
 
 class ProjectSchema(ObjectSchema):

@@ -2,13 +2,13 @@
 
 from typing import Any, Final
 
-from marshmallow import Schema, fields, post_dump, post_load, validate
+from marshmallow import fields, post_dump, post_load, validate
 
 from app.management.common.schemas import (
     ArchivedQuerySchema,
-    ChangeSchema,
     ObjectSchema,
     RequestSchema,
+    change_schema,
     choice_field,
     description_field,
     id_field,
@@ -30,9 +30,10 @@ def _bound_field(side: str, default: int) -> fields.Integer:
     return fields.Integer(strict=True, validate=validate.Range(1, _SECONDS_MAX), metadata={"description": said})
 
 
-class _Timestamps(Schema):
-    """How far an event's timestamp may be from its receipt."""
-
+class SourceCreateSchema(RequestSchema):
+    name = name_field()
+    type = choice_field(SourceType, required=True)
+    description = description_field()
     timestamp_policy = choice_field(
         TimestampPolicy,
         metadata={
@@ -42,12 +43,6 @@ class _Timestamps(Schema):
     )
     timestamp_ahead_seconds_max = _bound_field("ahead of", AHEAD_SECONDS_MAX)
     timestamp_behind_seconds_max = _bound_field("behind", BEHIND_SECONDS_MAX)
-
-
-class SourceCreateSchema(_Timestamps, RequestSchema):
-    name = name_field(required=True)
-    type = choice_field(SourceType, required=True)
-    description = description_field()
     key = fields.Nested(
         KeyCreateSchema, allow_none=True, metadata={"description": "Issues a first key with it; null: none."}
     )
@@ -58,10 +53,7 @@ class SourceCreateSchema(_Timestamps, RequestSchema):
         return NewSource(**data), key
 
 
-class SourceChangeSchema(_Timestamps, ChangeSchema):
-    name = name_field(required=False)
-    type = choice_field(SourceType)
-    description = description_field()
+SourceChangeSchema = change_schema(SourceCreateSchema, without={"key"})
 
 
 class SourceQuerySchema(ArchivedQuerySchema):

@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, Subquery, case, func, null, select, union_all
+from sqlalchemy import Row, Select, Subquery, case, func, null, select, union_all
 from sqlalchemy.orm import Session
 
 from app.database.engine import Database
 from app.errors import Fault, NotFound, SchemaValidationFailed
+from app.management.common.hierarchy import projects_within
 from app.management.common.lookup import find
 from app.management.common.operators import Operator
 from app.models import Project, Source, SourceKey, UsageHour, UsageOutbox
@@ -57,6 +58,14 @@ class Grouping(StrEnum):
     SOURCE = "source"
     PROJECT = "project"
     NONE = "none"
+
+
+# The column of the usage tables that holds the inner id, the model, and the model's column with that of its project.
+_GROUPS: Final[dict[Grouping, tuple[str, type[WithinWorkspace], Any]]] = {
+    Grouping.KEY: ("source_key_id", SourceKey, SourceKey.project_id),
+    Grouping.SOURCE: ("source_id", Source, Source.project_id),
+    Grouping.PROJECT: ("project_id", Project, Project.id),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,21 +150,18 @@ def read_usage(database: Database, operator: Operator, query: UsageQuery) -> Usa
 
 def _only(session: Session, operator: Operator, query: UsageQuery) -> dict[str, int]:
     """The rows of the objects that the query names, by the column of the usage tables that holds them."""
-    named: tuple[tuple[str, type[WithinWorkspace], Any, str | None], ...] = (
-        ("project_id", Project, Project.id, query.project_id),
-        ("source_id", Source, Source.project_id, query.source_id),
-        ("source_key_id", SourceKey, SourceKey.project_id, query.key_id),
-    )
     rows = {}
-    for column, model, project_row, public_id in named:
-        if public_id is not None:
-            within = model.within(operator.workspace_id).where(operator.reaches(project_row))
-            try:
-                (found,) = find(session, within, public_id)
-            except NotFound:
-                parameter = column.replace("source_key", "key")
-                raise NotFound(faults=(Fault(f"/{parameter}", "There is nothing with this id."),)) from None
-            rows[column] = found.id
+    for grouping, (column, model, project_row) in _GROUPS.items():
+        public_id = getattr(query, f"{grouping}_id")
+        if public_id is None:
+            continue
+        try:
+            (found,) = find(
+                session, model.within(operator.workspace_id).where(operator.reaches(project_row)), public_id
+            )
+        except NotFound:
+            raise NotFound(faults=(Fault(f"/{grouping}_id", "There is nothing with this id."),)) from None
+        rows[column] = found.id
     return rows
 
 
@@ -163,18 +169,17 @@ def _counted(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> 
     """One row per interval and group, with its events by outcome; COUNTS_MAX + 1 rows if there are too many."""
     used = _used(operator, query, only)
     start = func.date_trunc(query.interval.value, used.c.hour, "UTC").label("start")
-    row = _GROUPS[query.group_by][0]
-    group: ColumnElement[Any] = null() if row is None else used.c[row]
+    groups = [] if query.group_by is Grouping.NONE else [used.c[_GROUPS[query.group_by][0]]]
     stored_bytes = case((used.c.outcome == "stored", used.c.payload_bytes), else_=0)
     by_outcome = (
         select(
             start,
-            group.label("row"),
+            (groups[0] if groups else null()).label("row"),
             used.c.outcome,
             func.sum(used.c.events).label("events"),
             func.sum(stored_bytes).label("payload_bytes"),
         )
-        .group_by(start, *([] if row is None else [group]), used.c.outcome)
+        .group_by(start, *groups, used.c.outcome)
         .subquery()
     )
     counted = (
@@ -193,17 +198,17 @@ def _counted(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> 
 
 def _named(operator: Operator, group_by: Grouping, counted: Subquery) -> Select[Any]:
     """With the public ids of the groups instead of their rows."""
-    model = _GROUPS[group_by][1]
     numbers = (counted.c.start, counted.c.events, counted.c.payload_bytes)
-    if model is None:
+    if group_by is Grouping.NONE:
         return select(*numbers, null().label("public_id"))
+    model = _GROUPS[group_by][1]
     names = model.within(operator.workspace_id).with_only_columns(model.id, model.public_id).subquery()
     return select(*numbers, names.c.public_id).join_from(counted, names, names.c.id == counted.c.row)
 
 
 def _used(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> Subquery:
     """The folded hours, by ix_usage_hours_hour or the primary key, and the rows of the outbox."""
-    within = Project.within(operator.workspace_id).where(operator.reaches(Project.id)).with_only_columns(Project.id)
+    within = projects_within(operator).with_only_columns(Project.id)
 
     def of(table: Any, moment: Any, hour: Any) -> Select[Any]:
         columns = (table.project_id, table.source_id, table.source_key_id, hour.label("hour"))
@@ -218,14 +223,6 @@ def _used(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> Sub
     return union_all(
         of(UsageHour, UsageHour.hour, UsageHour.hour), of(UsageOutbox, UsageOutbox.received_at, outbox_hour)
     ).subquery()
-
-
-_GROUPS: Final[dict[Grouping, tuple[str | None, type[WithinWorkspace] | None]]] = {
-    Grouping.KEY: ("source_key_id", SourceKey),
-    Grouping.SOURCE: ("source_id", Source),
-    Grouping.PROJECT: ("project_id", Project),
-    Grouping.NONE: (None, None),
-}
 
 
 def _of_interval(row: Row[Any], query: UsageQuery) -> CountsOfInterval:
