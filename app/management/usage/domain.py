@@ -155,10 +155,9 @@ def _only(session: Session, operator: Operator, query: UsageQuery) -> dict[str, 
         public_id = getattr(query, f"{grouping}_id")
         if public_id is None:
             continue
+        within = model.within(operator.workspace_id).where(operator.reaches(project_row))
         try:
-            (found,) = find(
-                session, model.within(operator.workspace_id).where(operator.reaches(project_row)), public_id
-            )
+            (found,) = find(session, within, public_id)
         except NotFound:
             raise NotFound(faults=(Fault(f"/{grouping}_id", "There is nothing with this id."),)) from None
         rows[column] = found.id
