@@ -1,16 +1,28 @@
 """What a key may send and from where: how it is chosen, read back, and changed."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from app.context import Context
+from app.management.keys.domain import KeyPolicy
+from app.management.keys.schemas import IssuedKeySchema, KeyChangeSchema, KeyCreateSchema, KeySchema
+from app.models import SourceKey
 from tests.support.operating import Desk
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, event_for, pointers_of, send
 
 _POLICIES = ("allowed_event_types", "allowed_origins", "allowed_networks")
+
+
+def test_each_policy_is_a_column_and_can_be_chosen_changed_and_read() -> None:
+    policies = {field.name for field in fields(KeyPolicy)}
+
+    assert policies <= set(SourceKey.__table__.columns.keys())
+    for schema in (KeyCreateSchema, KeyChangeSchema, KeySchema, IssuedKeySchema):
+        assert policies <= set(schema().fields), schema
 
 
 def _issue(desk: Desk, tenant: Tenant, **chosen: Any) -> dict[str, Any]:
