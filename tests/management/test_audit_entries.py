@@ -65,7 +65,7 @@ def test_an_entry_names_the_request_that_made_it(desk: Desk, context: Context, a
     assert [each.request_id for each in _entries(context, alice.workspace_row)] == ["ticket-4711"]
 
 
-def test_colleagues_are_told_apart(desk: Desk, bob: Desk, context: Context, alice: Tenant) -> None:
+def test_the_actor_is_the_token_of_each_operator(desk: Desk, bob: Desk, context: Context, alice: Tenant) -> None:
     desk.patch(f"/v1/keys/{alice.key_id}", {"label": "mine"})
     bob.patch(f"/v1/keys/{alice.key_id}", {"label": "his"})
 

@@ -101,7 +101,7 @@ def test_what_nests_too_deep_is_a_422_that_says_where(desk: Desk, levels: int) -
     assert pointers_of(refused) == {"/description" + "/0" * 32}
 
 
-def test_members_called_like_places_are_told_apart_from_them(desk: Desk) -> None:
+def test_a_member_named_like_a_location_is_not_taken_for_it(desk: Desk) -> None:
     refused = desk.post("/v1/projects", {"name": "x", "json": 1, "query": 1, "a/b~c": 1})
 
     assert pointers_of(refused) == {"/json", "/query", "/a~1b~0c"}

@@ -264,7 +264,7 @@ class TestClaim:
         assert "Idempotent-Replayed" not in _with_key(desk, PATH, {"name": "Shop"}).headers
         assert _projects(desk) == ["Shop", "shop"]
 
-    def test_while_one_is_being_carried_out_another_is_told_to_come_again(
+    def test_while_one_is_being_carried_out_another_is_refused_as_in_progress(
         self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)

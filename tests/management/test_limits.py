@@ -49,9 +49,7 @@ def _statuses(desk: Desk, requests: int) -> list[int]:
 
 
 class TestRate:
-    def test_a_token_that_asks_faster_than_it_may_is_told_when_to_come_back(
-        self, app_with: MakeApp, alice: Tenant
-    ) -> None:
+    def test_a_token_above_its_rate_is_refused_with_retry_after(self, app_with: MakeApp, alice: Tenant) -> None:
         desk = desk_of(app_with(management_token_requests_per_second=1), alice)
         first = desk.get("/v1/workspace")
 
@@ -175,7 +173,7 @@ class TestPool:
         assert statuses <= {200, 503}
         assert 200 in statuses
 
-    def test_a_thief_who_asks_for_what_is_urgent_all_the_time_keeps_no_owner_waiting(
+    def test_a_stolen_token_that_sends_urgent_requests_all_the_time_delays_no_owner(
         self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)

@@ -38,7 +38,9 @@ def test_without_a_database_everything_is_a_503_worth_repeating(lonely: Flask, a
         assert error_of(refused)["retryable"] is True
 
 
-def test_a_commit_that_went_unanswered_is_told_as_that(monkeypatch: pytest.MonkeyPatch, desk: Desk) -> None:
+def test_a_commit_without_an_answer_says_that_its_outcome_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
     def lost(*_: object) -> None:
         raise OutcomeUnknown
 

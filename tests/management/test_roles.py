@@ -149,7 +149,9 @@ class TestSomeProjects:
 
 
 class TestAtOnce:
-    def test_of_twenty_changes_of_one_state_one_wins_and_the_others_are_told(self, desk: Desk, alice: Tenant) -> None:
+    def test_of_twenty_changes_of_one_state_one_wins_and_the_others_are_refused(
+        self, desk: Desk, alice: Tenant
+    ) -> None:
         for path in (f"/v1/sources/{alice.source_id}", f"/v1/keys/{alice.key_id}", "/v1/workspace"):
             seen = desk.get(path).headers["ETag"]
             field = "label" if "keys" in path else "name"

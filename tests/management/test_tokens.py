@@ -389,7 +389,9 @@ class TestUse:
         with pytest.raises(InvalidManagementToken):
             issue_token(context.database, context.credentials, caller, NewToken(role=Role.AUDITOR))
 
-    def test_on_ingest_is_refused_and_told_what_belongs_there(self, app: Flask, desk: Desk, alice: Tenant) -> None:
+    def test_on_ingest_is_refused_with_the_kind_of_credential_that_it_takes(
+        self, app: Flask, desk: Desk, alice: Tenant
+    ) -> None:
         headers = {"X-API-Key": alice.token, "Content-Type": "application/json"}
         for path in (INGEST, f"{INGEST}/batch"):
             refused = app.test_client().post(path, data=json.dumps(event_for(alice)), headers=headers)

@@ -188,7 +188,7 @@ class TestTime:
 
 
 class TestGroups:
-    def test_keys_sources_and_projects_are_told_apart_and_ordered_by_start_then_id(
+    def test_keys_sources_and_projects_are_counted_apart_and_ordered_by_start_then_id(
         self, desk: Desk, context: Context, alice: Tenant, second: str
     ) -> None:
         _note(context, alice, f"{_DAY}T10:00:00Z", outcome="replayed")
