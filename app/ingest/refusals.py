@@ -1,9 +1,9 @@
-"""Counts what is refused, by key, code and hour: in memory on the road, every two seconds into the usage outbox.
+"""Counts what is refused, by key, code and hour: in memory, and every two seconds into the usage outbox.
 
 A refusal writes nothing, so there is no transaction that could carry its count, as there is for what is accepted. What
 a process has counted since its last flush is lost if it is killed; at an orderly end it is flushed. Nothing is counted
 twice: a flush whose commit went unanswered is looked up in PostgreSQL before it is made again. The hour is that of
-PostgreSQL's clock: the process knows how long ago it was, and not when.
+PostgreSQL's clock: the process only measures how long ago it was.
 """
 
 import threading

@@ -103,7 +103,7 @@ GRANIAN_ADAPTERS: Final = Gauge(
 )
 KEY_LOOKUPS: Final = Counter(
     "lariba_key_lookups_total",
-    "Credentials by where they were recognised: memory, shared (Redis), or nowhere, which costs a query and argon2.",
+    "Credentials by where they were found: memory, the database (one query), or nowhere, which costs argon2 as well.",
     ("found",),
     registry=REGISTRY,
 )

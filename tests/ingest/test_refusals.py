@@ -22,7 +22,7 @@ from app.database.engine import Database, TenantScope
 from app.errors import BadRequest, OutcomeUnknown, RateLimitExceeded, StorageUnavailable
 from app.ingest import refusals as refusals_module
 from app.ingest.refusals import Refusals
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
 from app.maintenance.usage import fold_usage
 from tests.ingest.test_batch import send_batch
 from tests.support.live import LiveServer, live_server
@@ -55,7 +55,7 @@ def _counted_by_the_app(app: Flask, context: Context, alice: Tenant) -> Callable
     """What the app has counted for alice's key so far."""
 
     def counted() -> dict[str, int]:
-        app.extensions[COUNTER].refusals.flush()
+        app.extensions[INGEST].refusals.flush()
         return _counted(context, alice)
 
     return counted

@@ -64,9 +64,23 @@ def claim(session: Session, operator: Operator, request: IdempotentRequest) -> N
     if claimed:
         return
     done = session.scalars(select(ManagementRequest).where(*_is_claim(operator, request))).one()
+    raise _repeated(done, request)
+
+
+def _repeated(done: ManagementRequest, request: IdempotentRequest) -> Exception:
     if done.fingerprint != request.fingerprint:
-        raise IdempotencyKeyReused
-    raise AlreadyDoneError(done.object_id, done.credential_id)
+        return IdempotencyKeyReused()
+    return AlreadyDoneError(done.object_id, done.credential_id)
+
+
+def refuse_repeated(session: Session, operator: Operator) -> None:
+    """As claim(), for a request that is committed already. Claims nothing and waits for nothing."""
+    if operator.request is None:
+        return
+    query = select(ManagementRequest).where(*_is_claim(operator, operator.request))
+    done = session.scalars(query.where(ManagementRequest.expires_at > func.clock_timestamp())).one_or_none()
+    if done is not None:
+        raise _repeated(done, operator.request)
 
 
 def note_created(session: Session, operator: Operator, public_id: str, *, is_credential: bool) -> None:

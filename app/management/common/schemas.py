@@ -15,7 +15,7 @@ from app.management.common.lifetimes import DAYS_MAX
 from app.management.common.lookup import PUBLIC_ID, is_public_id
 from app.management.common.mutations import Change
 from app.management.common.paging import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
-from app.rate_limits.window import EVENTS_PER_SECOND_MAX
+from app.rate_limits import EVENTS_PER_SECOND_MAX
 from app.web.schema_fields import InputSchema, MomentField, TextField
 
 # A rule that JSON Schema cannot express has a name as its format, and a description.

@@ -6,7 +6,6 @@ from app.context import management_database
 from app.errors import Conflict, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
-from app.management.common.openapi import CREATED, SHOWN
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
 from app.management.common.parsing import stated_target, target
@@ -27,7 +26,7 @@ blueprint = ManagementBlueprint("environments", __name__, description="Isolated 
     shown_by="read_environment",
 )
 @blueprint.arguments(schemas.EnvironmentCreateSchema, example={"name": "qa-2", "description": "For the testers"})
-@blueprint.response(201, schemas.EnvironmentSchema, headers=CREATED)
+@blueprint.response(201, schemas.EnvironmentSchema)
 def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentView, Headers]:
     """Create an environment in a project."""
     environment = environments.create_environment(management_database(), operator, project_id, new)
@@ -46,7 +45,7 @@ def list_environments(
 
 
 @blueprint.operation("GET", "/v1/environments/<environment_id>", role=Role.AUDITOR)
-@blueprint.response(200, schemas.EnvironmentSchema, headers=SHOWN)
+@blueprint.response(200, schemas.EnvironmentSchema)
 def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Read an environment."""
     return shown(environments.read_environment(management_database(), operator, environment_id))
@@ -59,7 +58,7 @@ def read_environment(operator: Operator, environment_id: str) -> tuple[Environme
     refuses=[PreconditionRequired, Conflict, PreconditionFailed],
 )
 @blueprint.arguments(schemas.EnvironmentChangeSchema, example={"description": "For testers and customers' previews"})
-@blueprint.response(200, schemas.EnvironmentSchema, headers=SHOWN)
+@blueprint.response(200, schemas.EnvironmentSchema)
 def update_environment(operator: Operator, change: Change, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Change an environment's name or description.
 
@@ -88,7 +87,7 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
     refuses=[Conflict, PreconditionFailed],
     shown_by="read_environment",
 )
-@blueprint.response(200, schemas.EnvironmentSchema, headers=SHOWN)
+@blueprint.response(200, schemas.EnvironmentSchema)
 def restore_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Take an archived environment back into use. Safe to repeat.
 

@@ -11,10 +11,11 @@ from app.audit.entries import expiry, record
 from app.credentials.verification import Credentials, Minted
 from app.database.engine import Database
 from app.errors import Conflict, Fault, SchemaValidationFailed
-from app.management.common.etags import Target
+from app.management.common.etags import Target, etag_of
 from app.management.common.hierarchy import live_sources
 from app.management.common.lifetimes import CredentialState, state_at
 from app.management.common.lookup import find, find_behind_barrier, find_parent, find_to_change
+from app.management.common.minting import mint_for
 from app.management.common.mutations import Change, insert, moment, mutation, update
 from app.management.common.operators import Operator
 from app.management.common.views import View, copy_of, view_of
@@ -126,7 +127,11 @@ def issue_key(
     database: Database, credentials: Credentials, operator: Operator, source_id: str, new: NewKey
 ) -> IssuedKey:
     """A new key of a source; the result alone carries its plain text. Raises what add_key() raises."""
-    minted = credentials.mint("sk", operator.workspace_id)
+
+    def require_source(session: Session) -> None:
+        find(session, live_sources(operator), source_id)
+
+    minted = mint_for(database, credentials, operator, "sk", require_source)
     with mutation(database, operator) as session:
         source, *_ = find_parent(session, operator, live_sources(operator), source_id)
         return add_key(session, minted, operator, source, new)
@@ -152,6 +157,7 @@ def add_key(
         source_id=source.id,
         replaces_id=None if replaces is None else replaces.id,
         secret_hash=minted.secret_hash,
+        secret_digest=minted.secret_digest,
         **new.columns,
     )
     named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}
@@ -200,7 +206,13 @@ def rotate_key(
 
     Raises Conflict for a key that has a successor already, is revoked or has expired.
     """
-    minted = credentials.mint("sk", operator.workspace_id)
+
+    def require_rotatable(session: Session) -> None:
+        old, _, _, replaced_by, now = find(session, live_keys(operator), target.public_id)
+        if target.condition.is_met_by(etag_of(old.public_id, old.updated_at)):
+            _require_rotatable(old, replaced_by, now)
+
+    minted = mint_for(database, credentials, operator, "sk", require_rotatable)
     with mutation(database, operator) as session:
         keys = live_keys(operator)
         # The parents' lock before the key's, in the order of a restoration of its source.

@@ -4,7 +4,6 @@ from app.context import current_context, management_database, urgent_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
-from app.management.common.openapi import CREATED, SHOWN
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
 from app.management.common.parsing import stated_target, target
@@ -24,7 +23,7 @@ blueprint = ManagementBlueprint("keys", __name__, description="Credentials of so
 @blueprint.arguments(
     schemas.KeyCreateSchema, required=False, example={"label": "checkout-1", "expires_at": "2030-01-31T12:00:00Z"}
 )
-@blueprint.response(201, schemas.IssuedKeySchema, headers=CREATED)
+@blueprint.response(201, schemas.IssuedKeySchema)
 def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key for a source. This answer alone shows it."""
     context = current_context()
@@ -50,7 +49,7 @@ def list_workspace_keys(operator: Operator, page: PageRequest, only: KeyFilter) 
 
 
 @blueprint.operation("GET", "/v1/keys/<key_id>", role=Role.AUDITOR)
-@blueprint.response(200, schemas.KeySchema, headers=SHOWN)
+@blueprint.response(200, schemas.KeySchema)
 def read_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Read a key."""
     return shown(keys.read_key(management_database(), operator, key_id))
@@ -60,7 +59,7 @@ def read_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     "PATCH", "/v1/keys/<key_id>", role=Role.DEVELOPER, refuses=[PreconditionRequired, Conflict, PreconditionFailed]
 )
 @blueprint.arguments(schemas.KeyChangeSchema, example={"label": "checkout-1, until spring"})
-@blueprint.response(200, schemas.KeySchema, headers=SHOWN)
+@blueprint.response(200, schemas.KeySchema)
 def update_key(operator: Operator, change: Change, key_id: str) -> tuple[KeyView, Headers]:
     """Change a key's label, rate limit, policies or end. Once this is answered, nothing else is stored with it."""
     return shown(keys.change_key(management_database(), operator, stated_target(key_id), change))
@@ -74,7 +73,7 @@ def update_key(operator: Operator, change: Change, key_id: str) -> tuple[KeyView
     is_urgent=True,
     shown_by="read_key",
 )
-@blueprint.response(200, schemas.KeySchema, headers=SHOWN)
+@blueprint.response(200, schemas.KeySchema)
 def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Revoke a key for good: once this is answered, it never stores an event again. Safe to repeat."""
     return shown(keys.revoke_key(urgent_database(operator.token_public_id), operator, target(key_id)))
@@ -88,7 +87,7 @@ def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     shown_by="read_key",
 )
 @blueprint.arguments(schemas.RotationSchema, required=False, example={"grace_seconds": 3600})
-@blueprint.response(201, schemas.IssuedKeySchema, headers=CREATED)
+@blueprint.response(201, schemas.IssuedKeySchema)
 def rotate_key(operator: Operator, rotation: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key's successor, which this answer alone shows. Both work until the old key's grace is over."""
     context = current_context()

@@ -6,7 +6,6 @@ from app.context import management_database
 from app.errors import Conflict, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
-from app.management.common.openapi import CREATED, SHOWN
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
 from app.management.common.parsing import stated_target, target
@@ -23,7 +22,7 @@ blueprint = ManagementBlueprint("projects", __name__, description="Products of t
     "POST", "/v1/projects", role=Role.ADMIN, is_for_whole_workspace=True, refuses=[Conflict], shown_by="read_project"
 )
 @blueprint.arguments(schemas.ProjectCreateSchema, example={"name": "Shop", "description": "All that sells"})
-@blueprint.response(201, schemas.CreatedProjectSchema, headers=CREATED)
+@blueprint.response(201, schemas.CreatedProjectSchema)
 def create_project(operator: Operator, new: NewProject) -> tuple[CreatedProject, Headers]:
     """Create a project, with the environments production, staging and development, which the answer shows."""
     project = projects.create_project(management_database(), operator, new)
@@ -47,7 +46,7 @@ def list_projects(operator: Operator, page: PageRequest, only: dict[str, bool]) 
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>", role=Role.AUDITOR)
-@blueprint.response(200, schemas.ProjectSchema, headers=SHOWN)
+@blueprint.response(200, schemas.ProjectSchema)
 def read_project(operator: Operator, project_id: str) -> tuple[ProjectView, Headers]:
     """Read a project."""
     return shown(projects.read_project(management_database(), operator, project_id))
@@ -57,7 +56,7 @@ def read_project(operator: Operator, project_id: str) -> tuple[ProjectView, Head
     "PATCH", "/v1/projects/<project_id>", role=Role.ADMIN, refuses=[PreconditionRequired, Conflict, PreconditionFailed]
 )
 @blueprint.arguments(schemas.ProjectChangeSchema, example={"description": "All that sells, and returns"})
-@blueprint.response(200, schemas.ProjectSchema, headers=SHOWN)
+@blueprint.response(200, schemas.ProjectSchema)
 def update_project(operator: Operator, change: Change, project_id: str) -> tuple[ProjectView, Headers]:
     """Change a project's name or description."""
     return shown(projects.change_project(management_database(), operator, stated_target(project_id), change))
@@ -81,7 +80,7 @@ def archive_project(operator: Operator, project_id: str) -> Response:
     refuses=[Conflict, PreconditionFailed],
     shown_by="read_project",
 )
-@blueprint.response(200, schemas.ProjectSchema, headers=SHOWN)
+@blueprint.response(200, schemas.ProjectSchema)
 def restore_project(operator: Operator, project_id: str) -> tuple[ProjectView, Headers]:
     """Take an archived project back into use. Safe to repeat.
 

@@ -15,6 +15,7 @@ from app.management.common.archiving import archive, restore
 from app.management.common.etags import Target
 from app.management.common.hierarchy import live_environments, live_sources, sources_within
 from app.management.common.lookup import equal_if_given, find, find_behind_barrier, find_parent, find_to_change
+from app.management.common.minting import mint_for
 from app.management.common.mutations import Change, insert, moment, mutation, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
@@ -84,7 +85,11 @@ def create_source(
 
     Raises Conflict if the name is taken, and what issue_key() raises.
     """
-    minted = None if new_key is None else credentials.mint("sk", operator.workspace_id)
+
+    def require_environment(session: Session) -> None:
+        find(session, live_environments(operator), environment_id)
+
+    minted = None if new_key is None else mint_for(database, credentials, operator, "sk", require_environment)
     with mutation(database, operator) as session:
         environment, project_id = find_parent(session, operator, live_environments(operator), environment_id)
         source = add_source(session, operator, environment, new)

@@ -6,7 +6,6 @@ from app.context import current_context, management_database, urgent_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
-from app.management.common.openapi import CREATED, SHOWN
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
 from app.management.common.parsing import stated_target, target
@@ -30,7 +29,7 @@ blueprint = ManagementBlueprint("sources", __name__, description="Known producer
 @blueprint.arguments(
     schemas.SourceCreateSchema, example={"name": "Checkout", "type": "backend", "key": {"label": "checkout-1"}}
 )
-@blueprint.response(201, schemas.CreatedSourceSchema, headers=CREATED)
+@blueprint.response(201, schemas.CreatedSourceSchema)
 def create_source(
     operator: Operator, new: tuple[NewSource, NewKey | None], environment_id: str
 ) -> tuple[CreatedSource, Headers]:
@@ -58,7 +57,7 @@ def list_sources(operator: Operator, page: PageRequest, only: SourceFilter) -> P
 
 
 @blueprint.operation("GET", "/v1/sources/<source_id>", role=Role.AUDITOR)
-@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema)
 def read_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Read a source."""
     return shown(sources.read_source(management_database(), operator, source_id))
@@ -71,7 +70,7 @@ def read_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers
     refuses=[PreconditionRequired, Conflict, PreconditionFailed],
 )
 @blueprint.arguments(schemas.SourceChangeSchema, example={"name": "Checkout and returns"})
-@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema)
 def update_source(operator: Operator, change: Change, source_id: str) -> tuple[SourceView, Headers]:
     """Change what a source is called, and what it makes of timestamps that are far from their receipt."""
     return shown(sources.change_source(management_database(), operator, stated_target(source_id), change))
@@ -88,7 +87,7 @@ def archive_source(operator: Operator, source_id: str) -> Response:
 @blueprint.operation(
     "POST", "/v1/sources/<source_id>/enable", role=Role.DEVELOPER, refuses=[PreconditionFailed], shown_by="read_source"
 )
-@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema)
 def enable_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Let a source's keys send events again. Safe to repeat."""
     return shown(sources.enable_source(management_database(), operator, target(source_id)))
@@ -102,7 +101,7 @@ def enable_source(operator: Operator, source_id: str) -> tuple[SourceView, Heade
     is_urgent=True,
     shown_by="read_source",
 )
-@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema)
 def disable_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Stop a source: once this is answered, none of its keys stores an event. Safe to repeat."""
     return shown(sources.disable_source(urgent_database(operator.token_public_id), operator, target(source_id)))
@@ -115,7 +114,7 @@ def disable_source(operator: Operator, source_id: str) -> tuple[SourceView, Head
     refuses=[Conflict, PreconditionFailed],
     shown_by="read_source",
 )
-@blueprint.response(200, schemas.SourceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.SourceSchema)
 def restore_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Take an archived source back into use. Safe to repeat.
 

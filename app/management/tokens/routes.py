@@ -3,7 +3,6 @@
 from app.context import current_context, management_database, urgent_database
 from app.errors import CredentialAlreadyShown, PreconditionFailed
 from app.management.common.blueprint import ManagementBlueprint
-from app.management.common.openapi import CREATED, SHOWN
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
 from app.management.common.parsing import target
@@ -18,7 +17,7 @@ blueprint = ManagementBlueprint("tokens", __name__, description="Credentials of 
 
 @blueprint.operation("POST", "/v1/tokens", role=Role.ADMIN, refuses=[CredentialAlreadyShown], shown_by="read_token")
 @blueprint.arguments(schemas.TokenCreateSchema, example={"label": "dashboard", "role": "auditor"})
-@blueprint.response(201, schemas.IssuedTokenSchema, headers=CREATED)
+@blueprint.response(201, schemas.IssuedTokenSchema)
 def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers]:
     """Issue a management token, which may do no more than the one that issues it. This answer alone shows it."""
     context = current_context()
@@ -36,7 +35,7 @@ def list_tokens(operator: Operator, page: PageRequest, only: TokenFilter) -> Pag
 
 
 @blueprint.operation("GET", "/v1/tokens/<token_id>", role=Role.AUDITOR)
-@blueprint.response(200, schemas.TokenSchema, headers=SHOWN)
+@blueprint.response(200, schemas.TokenSchema)
 def read_token(operator: Operator, token_id: str) -> tuple[TokenView, Headers]:
     """Read a token."""
     return shown(tokens.read_token(management_database(), operator, token_id))
@@ -50,7 +49,7 @@ def read_token(operator: Operator, token_id: str) -> tuple[TokenView, Headers]:
     is_urgent=True,
     shown_by="read_token",
 )
-@blueprint.response(200, schemas.TokenSchema, headers=SHOWN)
+@blueprint.response(200, schemas.TokenSchema)
 def revoke_token(operator: Operator, token_id: str) -> tuple[TokenView, Headers]:
     """Revoke a token for good: once this is answered, it opens nothing. Safe to repeat."""
     return shown(tokens.revoke_token(urgent_database(operator.token_public_id), operator, target(token_id)))

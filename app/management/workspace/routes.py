@@ -4,7 +4,6 @@ from app.context import management_database
 from app.errors import PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
-from app.management.common.openapi import SHOWN
 from app.management.common.operators import Operator, Role
 from app.management.common.parsing import stated_condition
 from app.management.common.responses import Headers, shown
@@ -16,7 +15,7 @@ blueprint = ManagementBlueprint("workspace", __name__, description="The tenant i
 
 
 @blueprint.operation("GET", "/v1/workspace", role=Role.AUDITOR)
-@blueprint.response(200, schemas.WorkspaceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.WorkspaceSchema)
 def read_workspace(operator: Operator) -> tuple[WorkspaceView, Headers]:
     """Read the workspace that the token belongs to."""
     return shown(workspaces.read_workspace(management_database(), operator))
@@ -30,7 +29,7 @@ def read_workspace(operator: Operator) -> tuple[WorkspaceView, Headers]:
     refuses=[PreconditionRequired, PreconditionFailed],
 )
 @blueprint.arguments(schemas.WorkspaceChangeSchema, example={"retention_days": 90})
-@blueprint.response(200, schemas.WorkspaceSchema, headers=SHOWN)
+@blueprint.response(200, schemas.WorkspaceSchema)
 def update_workspace(operator: Operator, change: Change) -> tuple[WorkspaceView, Headers]:
     """Change the workspace's name, how long events are kept, or the rate limit of its keys."""
     return shown(workspaces.change_workspace(management_database(), operator, stated_condition(), change))
