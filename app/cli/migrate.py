@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from app.cli.failures import one_line_failures
 from app.context import current_context
-from app.database import schema
+from app.database import migrate as migrations
 from app.database.engine import TenantScope
 
 _REVISION = text("SELECT version_num FROM alembic_version")
@@ -18,6 +18,6 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 def migrate() -> None:
     """Bring the database's schema to head, as the owner."""
     context = current_context()
-    schema.migrate(context.settings)
+    migrations.migrate(context.settings)
     with context.database.transaction(TenantScope.NONE) as session:
         click.echo(f"schema at {session.execute(_REVISION).scalar_one()}")

@@ -57,11 +57,14 @@ def _revoke_keys(session: Session, operator: Operator, is_below: ColumnElement[b
     # Locked in the order in which the worker locks keys to note their use (app/maintenance/usage.py). An UPDATE locks
     # them as it finds them, and the two could wait for each other in a circle.
     in_order = SourceKey.within(operator.workspace_id).where(*are_live).order_by(SourceKey.id)
-    session.execute(in_order.with_only_columns(SourceKey.id).with_for_update(key_share=True)).all()
+    locking = in_order.with_only_columns(SourceKey.updated_at).with_for_update(key_share=True)
+    before = session.scalars(locking).all()
+    if not before:
+        return
     revoked = session.execute(
         update_rows(SourceKey)
         .where(SourceKey.workspace_id == operator.workspace_id, *are_live)
-        .values(revoked_at=at, updated_at=next_updated_at(SourceKey))
+        .values(revoked_at=at, updated_at=next_updated_at(session, max(before)))
         .returning(SourceKey.public_id, SourceKey.project_id)
         .execution_options(synchronize_session=False)
     ).all()

@@ -97,21 +97,22 @@ def update(
     if not (changed or derived):
         return
     before = {name: getattr(row, name) for name in changed} | dict.fromkeys(derived)
-    for name, value in changed.items():
+    # Its query comes before the first change, which it would flush: only _flush() translates a name that is taken.
+    updated_at = next_updated_at(session, row.updated_at)
+    for name, value in {**changed, "updated_at": updated_at}.items():
         setattr(row, name, value)
-    row.updated_at = next_updated_at(type(row))
     _flush(session, row)
     session.refresh(row)
     _record(session, operator, row, action, before, {**changed, **derived})
 
 
-def next_updated_at(model: type[ControlRow]) -> Any:
-    """The `updated_at` of a row's next state, which differs from the one before.
+def next_updated_at(session: Session, updated_at: datetime) -> datetime:
+    """The `updated_at` of the next state of a locked row whose `updated_at` is this one.
 
     now() is when the transaction began: of two that queued for the row, the later writer may have begun earlier or in
     the same microsecond, and an ETag that names two states would let a lost update pass.
     """
-    return func.greatest(func.clock_timestamp(), model.updated_at + timedelta(microseconds=1))
+    return max(moment(session), updated_at + timedelta(microseconds=1))
 
 
 def moment(session: Session) -> datetime:

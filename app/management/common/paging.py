@@ -1,4 +1,4 @@
-"""Keyset pages, one way for all lists: in the order of creation; a row that is added meanwhile repeats or hides none.
+"""Keyset pages, one way for all lists: by time and id; a row that is added meanwhile repeats or hides none.
 
 A cursor is the public id of the last row shown, signed for one workspace, one list and its filters. Rows are
 archived and never deleted, so that row can always be found again.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from itsdangerous import BadData, URLSafeSerializer
-from sqlalchemy import Select
+from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
 
 from app.errors import Fault, SchemaValidationFailed
@@ -55,11 +55,13 @@ class Listing(Generic[Item]):
 
     def page(self, session: Session, workspace_id: int, request: PageRequest) -> Page[Item]:
         """The page that `request` asks for. Raises SchemaValidationFailed for another list's cursor."""
-        row = model_of(self.query).id
-        query = self.query.order_by(row if self.is_oldest_first else row.desc()).limit(request.limit + 1)
+        model = model_of(self.query)
+        order = (model.created_at, model.id)
+        query = self.query.order_by(*(order if self.is_oldest_first else [column.desc() for column in order]))
+        query = query.limit(request.limit + 1)
         serializer = self._serializer(workspace_id, request)
         if request.cursor is not None:
-            position = self._position(workspace_id, serializer, request.cursor)
+            row, position = tuple_(*order), self._position(workspace_id, serializer, request.cursor)
             query = query.where(row > position if self.is_oldest_first else row < position)
         rows = session.execute(query).all()
         shown = rows[: request.limit]
@@ -74,7 +76,7 @@ class Listing(Generic[Item]):
             raise SchemaValidationFailed(faults=(Fault("/cursor", _FOREIGN_CURSOR),)) from None
         model = model_of(self.query)
         last = model.within(workspace_id).where(model.public_id == public_id)
-        return last.with_only_columns(model.id).scalar_subquery()
+        return tuple_(*(last.with_only_columns(each).scalar_subquery() for each in (model.created_at, model.id)))
 
     def _serializer(self, workspace_id: int, request: PageRequest) -> URLSafeSerializer:
         # itsdangerous signs with the last key of its list.

@@ -61,8 +61,9 @@ def read_created_project(database: Database, operator: Operator, project_id: str
     """A project as its creation showed it, with the environments that it has now."""
     with database.transaction(operator.workspace_id) as session:
         (project,) = find(session, live_projects(operator), project_id)
-        below = live_environments(operator).where(Environment.project_id == project.id).order_by(Environment.id)
-        views = tuple(view_of_environment(*row) for row in session.execute(below))
+        below = live_environments(operator).where(Environment.project_id == project.id)
+        in_order = below.order_by(Environment.created_at, Environment.id)
+        views = tuple(view_of_environment(*row) for row in session.execute(in_order))
         return view_of(CreatedProject, project, environments=views)
 
 
