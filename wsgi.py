@@ -41,14 +41,9 @@ except SettingsError as error:
     if not is_operator:
         sys.exit(f"lariba: {unset}")
 
-from app.database.schema import (
-    EncodingError,
-    SchemaBehindError,
-    WallMissingError,
-    require_head,
-    require_utf8,
-    require_walls,
-)
+from app.database.encoding import EncodingError, require_utf8
+from app.database.migrate import SchemaBehindError, require_head
+from app.database.row_security import RowSecurityMissingError, require_row_security
 from app.rate_limits.redis_servers import RedisClusterError, require_no_cluster
 
 if is_celery and settings:
@@ -86,12 +81,12 @@ if settings and not is_operator:
         require_utf8(engine)
         require_head(engine)
         if settings.allow_rls_bypass == "off":
-            require_walls(engine)
+            require_row_security(engine)
         if is_celery:
             require_no_cluster(variable_of("broker_url"), settings.broker_url)
         else:
             require_no_cluster(variable_of("redis_url"), settings.redis_url)
-    except (EncodingError, SchemaBehindError, WallMissingError, RedisClusterError) as error:
+    except (EncodingError, SchemaBehindError, RowSecurityMissingError, RedisClusterError) as error:
         sys.exit(f"lariba: {error}")
 
 

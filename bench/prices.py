@@ -20,7 +20,7 @@ from sqlalchemy import text
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials, Identity
 from app.database.engine import TenantScope
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate

@@ -39,9 +39,10 @@ _DEADLINE_SECONDS: Final = 3.0
 # A key is named by its row and by its public id: after a restore a row number may belong to another one.
 _WRITE = text("""
     WITH written AS (
-        INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,
-            received_at)
-        SELECT key.project_id, refused.usage_uid, key.source_id, key.id, refused.code, refused.events, 0,
+        INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,
+            payload_bytes, received_at)
+        SELECT key.project_id, refused.usage_uid, key.workspace_id, key.source_id, key.id, refused.code,
+            refused.events, 0,
             date_trunc('hour', clock_timestamp() - refused.seconds_ago * interval '1 second', 'UTC')
         FROM jsonb_to_recordset(CAST(:refused AS jsonb)) AS refused (
             key_row bigint, key_id text, usage_uid uuid, code text, events bigint, seconds_ago float8)

@@ -83,7 +83,7 @@ _CREATE_DAY: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         CONSTRAINT {key} PRIMARY KEY (project_id, received_at, event_uid),
         CONSTRAINT within_day CHECK (received_at >= {begin} AND received_at < {end}));
-    SELECT wall_event_partition({name})
+    SELECT copy_event_policies({name})
 """)
 _ATTACH_DAY: Final = sql.SQL("""
     ALTER TABLE {next} RENAME TO {table};
@@ -94,7 +94,7 @@ _CREATE_DEFAULT: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         PRIMARY KEY (project_id, received_at, event_uid));
     CREATE INDEX ON {next} (received_at, event_uid);
-    SELECT wall_event_partition('events_default_next')
+    SELECT copy_event_policies('events_default_next')
 """).format(next=_NEXT_DEFAULT)
 _LOCK: Final = "LOCK TABLE ONLY events, ONLY events_default IN ACCESS EXCLUSIVE MODE"
 _CHANGE_DEFAULT: Final = sql.SQL("""
@@ -162,7 +162,7 @@ def settle_stranded_events(
     to whom they do not exist. Raises LockNotAvailable, which names who has kept `events` from being changed.
     """
     pace = _Pace(is_over=is_over, batch_rows=batch_rows, rests=rests)
-    with owner.alone() as connection:
+    with owner.locked() as connection:
         connection.execute(_BY_INDEX)
         late = _go_through_former(connection, pace)
         days = [] if late.has_more else [Partition(day) for (day,) in connection.execute(_DAYS).fetchall()]
@@ -216,7 +216,7 @@ def _swap(connection: Connection, days: list[Partition], copies: list[_Copying],
     connection.execute(_CREATE_DEFAULT)
     lasts = [replace(each) for each in copies]
     for day, last in zip(days, lasts, strict=True):
-        connection.execute("SELECT wall_event_partition(%s::text::regclass)", [_next(day)])
+        connection.execute("SELECT copy_event_policies(%s::text::regclass)", [_next(day)])
         while last.copy_slice(connection, pace.batch_rows) >= pace.batch_rows:
             pass
     (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (_EVER[0],)

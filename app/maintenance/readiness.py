@@ -7,7 +7,8 @@ bell is heard. What is in the way is told once and not at each ring; the age of 
 import structlog
 
 from app.database.engine import Database, TenantScope
-from app.database.schema import SchemaBehindError, WallMissingError, behind, wall_missing
+from app.database.migrate import SchemaBehindError, behind
+from app.database.row_security import RowSecurityMissingError, row_security_missing
 
 _log = structlog.get_logger()
 
@@ -15,22 +16,22 @@ _log = structlog.get_logger()
 class Readiness:
     """Of one process, which hears one bell at a time."""
 
-    def __init__(self, database: Database, *, is_wall_needed: bool) -> None:
+    def __init__(self, database: Database, *, needs_row_security: bool) -> None:
         self._database = database
-        self._is_wall_needed = is_wall_needed
+        self._needs_row_security = needs_row_security
         self._is_proven = False
         self._told: str | None = None
 
     def require(self) -> None:
-        """Raise StorageUnavailable, SchemaBehindError or WallMissingError; what was in order is not looked at again."""
+        """Raise StorageUnavailable, SchemaBehindError or RowSecurityMissingError; once in order, checks no more."""
         if self._is_proven:
             return
         with self._database.transaction(TenantScope.NONE) as session:
             connection = session.connection()
             if (missing := behind(connection)) is not None:
                 raise SchemaBehindError(missing)
-            if self._is_wall_needed and (missing := wall_missing(connection)) is not None:
-                raise WallMissingError(missing)
+            if self._needs_row_security and (missing := row_security_missing(connection)) is not None:
+                raise RowSecurityMissingError(missing)
         self._is_proven = True
 
     def tell(self, obstacle: Exception | None) -> None:

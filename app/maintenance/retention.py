@@ -47,7 +47,7 @@ def drop_old_partitions(
     dropped = 0
     if days is None:
         return Done(0)
-    with owner.alone() as connection:
+    with owner.locked() as connection:
         old = [each for each in attached_partitions(connection) if each.day < first_kept_day(now, days)]
         for partition in old[:DAYS_MAX]:
             if is_over():
@@ -84,7 +84,7 @@ def delete_expired_events(owner: Owner, *, now: datetime, is_over: Clock = never
     From DAYS_MAX days at the most, the oldest first.
     """
     deleted = days = 0
-    with owner.alone() as connection:
+    with owner.locked() as connection:
         for partition in attached_partitions(connection):
             age = (now.date() - partition.day).days
             (projects,) = connection.execute(_SHORT_LIVED, [age]).fetchone() or ([],)

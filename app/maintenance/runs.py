@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Row, TextClause, text
 
 from app.config import Settings
-from app.database.advisory_locks import alone
+from app.database.advisory_locks import try_lock
 from app.database.clock import SKEW_MAX, Clocks
 from app.database.engine import Database, TenantScope
 from app.database.owner import Owner
@@ -139,8 +139,8 @@ def run_if_due(task: Task, shift: Shift) -> Done | None:
 
     Raises StorageUnavailable if PostgreSQL is away: then there is nothing to be done, and nowhere to write it down.
     """
-    with alone(shift.database, task.turn or task.bell) as is_alone:
-        if not is_alone or (number := _begin(task, shift)) is None:
+    with try_lock(shift.database, task.turn or task.bell) as is_ours:
+        if not is_ours or (number := _begin(task, shift)) is None:
             return None
         run = _Run(task=task, number=number, shift=shift)
         try:

@@ -47,7 +47,7 @@ def index_closed_partitions(owner: Owner, *, now: datetime, is_over: Clock = nev
     transactions that are too old to wait for.
     """
     built = 0
-    with owner.alone() as connection:
+    with owner.locked() as connection:
         closed = [each for each in attached_partitions(connection) if each.day < first_open_day(now)]
         for partition in reversed(closed):
             missing = _missing(connection, partition)

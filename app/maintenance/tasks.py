@@ -10,8 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.config import Settings
 from app.database.clock import read_clocks
 from app.database.engine import Database
+from app.database.migrate import SchemaBehindError
 from app.database.owner import Owner
-from app.database.schema import SchemaBehindError, WallMissingError
+from app.database.row_security import RowSecurityMissingError
 from app.errors import StorageUnavailable
 from app.maintenance.readiness import Readiness
 from app.maintenance.runs import Shift, Task, run_if_due
@@ -21,13 +22,13 @@ from app.maintenance.schedule import TASKS
 _SOFT_SECONDS: Final = 20
 _HARD_SECONDS: Final = 35
 # What is in the way of all tasks alike. The next ring tries again.
-_OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, WallMissingError, SQLAlchemyError)
+_OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, RowSecurityMissingError, SQLAlchemyError)
 
 
 def register(celery: Celery, database: Database, settings: Settings) -> None:
     """Hang a bell for each task on `celery`."""
     owner = Owner(settings.admin_database_url)
-    readiness = Readiness(database, is_wall_needed=settings.allow_rls_bypass == "off")
+    readiness = Readiness(database, needs_row_security=settings.allow_rls_bypass == "off")
 
     def work(task: Task) -> None:
         ends_at = time.monotonic() + task.seconds

@@ -91,17 +91,17 @@ def test_a_second_run_finds_nothing_and_a_third_what_came_meanwhile(stranded: In
     assert stranded.sql("SELECT count(*) FROM events_default") == [(0,)]
 
 
-def test_what_is_copied_is_behind_the_wall_long_before_it_is_a_partition(stranded: Installation) -> None:
+def test_what_is_copied_has_the_policies_of_events_before_it_is_a_partition(stranded: Installation) -> None:
     """A role that is given all tables to come, as roles for reports are, reads no other workspace in it."""
     settle_stranded_events(stranded.owner, batch_rows=1, is_over=lambda: True)
-    walled = (
+    policies = (
         "SELECT relrowsecurity, (SELECT array_agg((polname, polroles, pg_get_expr(polqual, polrelid))::text ORDER BY 1)"
         " FROM pg_policy WHERE polrelid = pg_class.oid) FROM pg_class WHERE oid = %s::text::regclass"
     )
 
-    (wall,) = stranded.sql(walled, f"events_{_DAY - timedelta(days=3):%Y%m%d}_next")
-    assert [wall] == stranded.sql(walled, "events")
-    assert wall[0]
+    (found,) = stranded.sql(policies, f"events_{_DAY - timedelta(days=3):%Y%m%d}_next")
+    assert [found] == stranded.sql(policies, "events")
+    assert found[0]
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])

@@ -10,7 +10,7 @@ from celery import Celery
 
 from app.config import Settings
 from app.database.engine import Database, conninfo_of
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.maintenance.schedule import TASKS
 from app.maintenance.tasks import register
 from app.telemetry import logs
@@ -81,7 +81,7 @@ def test_a_schema_behind_the_code_is_told_once_and_waited_for(empty: Settings, r
     assert _runs(empty) > 0
 
 
-def test_a_role_that_no_wall_binds_does_not_work_unless_it_is_allowed_to(
+def test_a_role_that_row_security_does_not_bind_does_not_work_unless_it_is_allowed_to(
     empty: Settings, ring: Ring, told: Told
 ) -> None:
     migrate(empty)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Row, text
 
 from app.context import Context
-from app.database.advisory_locks import alone
+from app.database.advisory_locks import try_lock
 from app.database.engine import Database, TenantScope
 from app.database.owner import Owner
 from app.errors import StorageUnavailable
@@ -214,8 +214,8 @@ def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, co
 
     def look(_: Shift) -> Done:
         other.append(run_if_due(task, _shift(context, _NOON + _EVERY)))
-        with alone(context.database, task.bell) as is_alone:
-            other.append(is_alone)
+        with try_lock(context.database, task.bell) as is_ours:
+            other.append(is_ours)
         return Done(rows=0)
 
     work.then = look
@@ -227,15 +227,15 @@ def test_nobody_else_runs_it_while_it_runs(run: Run, work: _Work, task: Task, co
 
 def test_a_turn_that_is_over_can_be_had_at_once(context: Context, task: Task) -> None:
     def is_free() -> bool:
-        with alone(context.database, task.bell) as is_alone:
-            return is_alone
+        with try_lock(context.database, task.bell) as is_ours:
+            return is_ours
 
     assert [is_free() for _ in range(200)] == [True] * 200
 
 
 def test_a_turn_ends_with_its_connection(context: Context, task: Task, run: Run) -> None:
-    with alone(context.database, task.bell) as is_alone:
-        assert is_alone
+    with try_lock(context.database, task.bell) as is_ours:
+        assert is_ours
         assert not run()
         rows(context, f"SELECT {ENDED} FROM {OUR_LOCKS} locktype = 'advisory' AND objsubid = 1")
     assert run()
