@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from app.idempotency.fingerprint import fingerprint
 from app.ingest.envelope import EVENT_TYPE, PAYLOAD_BYTES_MAX, SEVERITIES, Envelope
-from app.wire.exact_json import LEVELS_MAX, fingerprint
+from app.wire.exact_json import LEVELS_MAX
 from app.wire.json_numbers import Kept, read_number
 from app.wire.json_scan import nests_deeper, quotes_around
 from app.wire.rfc3339 import read_common_moment

@@ -11,8 +11,9 @@ from marshmallow import ValidationError, fields, post_load, validate
 from msgspec import Struct
 
 from app.errors import Fault, PayloadTooLarge, SchemaValidationFailed
+from app.idempotency.fingerprint import fingerprint
 from app.web.schema_fields import InputSchema, MomentField, TextField
-from app.wire.exact_json import JsonObject, fingerprint, pointer_token
+from app.wire.exact_json import JsonObject, pointer_token
 
 PAYLOAD_BYTES_MAX: Final = 262_144
 NOT_AN_EVENT: Final = (
@@ -38,7 +39,7 @@ class Envelope(Struct, frozen=True, kw_only=True, gc=False):
     severity: str = "info"
     occurred_at: datetime | None = None
     fingerprint: bytes
-    """Says whether two envelopes have the same content, see exact_json.fingerprint."""
+    """Says whether two envelopes have the same content, see idempotency/fingerprint.py."""
 
     def __repr__(self) -> str:
         """Without the payload: what a producer sends is not for logs and tracebacks."""

@@ -4,6 +4,7 @@ from functools import partial
 from typing import ClassVar
 
 from app.credentials.verification import Identity
+from app.idempotency.header import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.acceptance import Incoming
 from app.ingest.common_envelope import read_common_envelope
@@ -11,7 +12,6 @@ from app.ingest.envelope import NOT_AN_EVENT, Attempt, Envelope, Receipt, read_e
 from app.ingest.storage import LOG_EVENTS
 from app.ingest.verdicts import refusal_of
 from app.wire.exact_json import read_object
-from app.wire.idempotency_key import read_idempotency_key
 
 
 class IncomingEvent(Incoming[Attempt]):

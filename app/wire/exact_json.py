@@ -6,7 +6,6 @@ for that as the scanner.
 """
 
 import codecs
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -14,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
-
-import msgspec
 
 from app.errors import BadRequest, Fault, SchemaValidationFailed
 from app.wire.json_cursor import SOMETHING_FOLLOWS, SPACES, JsonCursor
@@ -141,14 +138,6 @@ def _too_deep(body: bytes, wanted: str) -> BadRequest | SchemaValidationFailed:
         name, value = value[-1] if isinstance(value, tuple) else (len(value) - 1, value[-1])
         pointer += f"/{pointer_token(name)}"
     return SchemaValidationFailed(faults=(Fault(pointer, f"Nested deeper than {DEPTH_MAX} levels."),))
-
-
-def fingerprint(value: Any) -> bytes:
-    """SHA-256 of a value in one canonical form: equal for equal JSON values, whatever their order, space or notation.
-
-    Members sorted by name, no white space, numbers in one notation (1, 1.0 and 10e-1 are the same number).
-    """
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).digest()
 
 
 def pointer_token(name: object) -> str:

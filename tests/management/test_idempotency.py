@@ -25,13 +25,13 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import Context
 from app.errors import BadRequest
+from app.idempotency.header import read_idempotency_key
 from app.maintenance.purge import purge_expired_requests
 from app.management.common.authentication import authenticate
 from app.management.common.mutations import mutation
 from app.management.common.operators import IdempotentRequest, Role
 from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken
-from app.wire.idempotency_key import read_idempotency_key
 from tests.support.live import live_server
 from tests.support.operating import Desk, at_once, desk_of, desk_with
 from tests.support.people import Tenant, execute, make_tenant, rows

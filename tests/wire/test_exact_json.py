@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.wire.exact_json import fingerprint, read_object
+from app.idempotency.fingerprint import fingerprint
+from app.wire.exact_json import read_object
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from app.errors import Fault, PayloadTooLarge, Refusal, SchemaValidationFailed
+from app.idempotency.fingerprint import fingerprint_of_bytes
 from app.ingest.batch.outline import BATCH_LEVELS_MAX, outline
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import NOT_AN_EVENT, Envelope, read_envelope
@@ -61,7 +62,7 @@ def read_batch(body: bytes, media_type: str, *, is_atomic: bool, event_bytes_max
     digest = hashlib.sha256(b"atomic batch" if is_atomic else b"batch")
     for event, text in zip(events, texts, strict=True):
         # An event that cannot be read has no values to compare; its text stands for it.
-        digest.update(event.fingerprint if isinstance(event, Envelope) else hashlib.sha256(text).digest())
+        digest.update(event.fingerprint if isinstance(event, Envelope) else fingerprint_of_bytes(text))
     return Batch(events, digest.digest())
 
 

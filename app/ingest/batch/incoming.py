@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from app.credentials.verification import Identity
+from app.idempotency.header import read_idempotency_key
 from app.identifiers import uuid7
 from app.ingest.acceptance import Client, Incoming
 from app.ingest.batch.body import read_batch
@@ -12,7 +13,6 @@ from app.ingest.batch.transaction import BatchAttempt, store_until_decided
 from app.ingest.envelope import Attempt, Envelope, Receipt
 from app.ingest.services import IngestServices
 from app.ingest.waits import BlockingWaits
-from app.wire.idempotency_key import read_idempotency_key
 
 
 class IncomingBatch(Incoming[BatchAttempt]):

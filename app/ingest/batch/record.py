@@ -13,7 +13,8 @@ import msgspec
 
 from app.credentials.verification import Identity
 from app.database.advisory_locks import workspace_lock
-from app.errors import IdempotencyInProgress, IdempotencyKeyReused, StorageUnavailable
+from app.errors import IdempotencyInProgress, StorageUnavailable
+from app.idempotency.claims import claim_statement, require_same_content
 from app.ingest.acceptance import Client
 from app.ingest.envelope import Receipt
 from app.ingest.storage import Execute, Outcome
@@ -31,19 +32,14 @@ _JUDGE: Final = """
     SELECT coalesce(refusal, refuse_client_origin(allowed_origins, allowed_networks, %s, %s)), project_id, source_id
     FROM judge_callers(%s::jsonb, statement_timestamp(), NULL)
 """
-# An expired record that was not purged yet is overwritten. The time is PostgreSQL's: the statement begins behind the
-# barrier, so it is later than what was committed under it.
-_CLAIM: Final = """
-    INSERT INTO idempotency_records AS record (project_id, source_id, workspace_id, idempotency_key, fingerprint,
-        event_uid, response_status, response_body, created_at, expires_at)
-    VALUES (%s, %s, %s, %s, %s, %s, 200, '', statement_timestamp(), statement_timestamp() + %s)
-    ON CONFLICT (project_id, source_id, idempotency_key) DO UPDATE SET
-        fingerprint = excluded.fingerprint, event_uid = excluded.event_uid,
-        response_status = excluded.response_status, response_body = excluded.response_body,
-        created_at = excluded.created_at, expires_at = excluded.expires_at
-        WHERE record.expires_at <= excluded.created_at
-    RETURNING 1
-"""
+# The time is PostgreSQL's: the statement begins behind the barrier, so it is later than what was committed under it.
+_CLAIM: Final = claim_statement(
+    "idempotency_records",
+    key=("project_id", "source_id", "idempotency_key"),
+    given=("workspace_id", "fingerprint", "event_uid"),
+    constants={"response_status": "200", "response_body": "''"},
+    now="statement_timestamp()",
+)
 _FIND: Final = """
     SELECT fingerprint, event_uid, response_body FROM idempotency_records
     WHERE project_id = %s AND source_id = %s AND idempotency_key = %s
@@ -107,14 +103,12 @@ class BatchRecord:
 
         Raises IdempotencyKeyReused, and psycopg's LockNotAvailable as long as another transaction holds the claim.
         """
-        *source, idempotency_key = self._primary_key
-        row = (*source, self._identity.workspace_id, idempotency_key, fingerprint, self._batch_uid)
-        if self._execute(_CLAIM, (*row, timedelta(seconds=ttl_seconds))):
+        given = (self._identity.workspace_id, fingerprint, self._batch_uid)
+        if self._execute(_CLAIM, (*self._primary_key, *given, timedelta(seconds=ttl_seconds))):
             return None
         # Another transaction may have taken the record away since; then the batch is simply made again.
         for found, uid, body in self._execute(_FIND, self._primary_key):
-            if bytes(found) != fingerprint:
-                raise IdempotencyKeyReused
+            require_same_content(found, fingerprint)
             return Receipt(200, body, is_replay=uid != self._batch_uid)
         return self.claim(fingerprint, ttl_seconds)
 

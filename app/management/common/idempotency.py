@@ -9,25 +9,22 @@ from datetime import timedelta
 from typing import Any, Final
 
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.errors import IdempotencyInProgress, IdempotencyKeyReused
+from app.errors import IdempotencyInProgress
+from app.idempotency.claims import claim_statement, require_same_content
 from app.management.common.operators import IdempotentRequest, Operator
 from app.models import ManagementRequest
 
-# An expired claim that is not purged yet is overwritten.
-_CLAIM: Final = text("""
-    INSERT INTO management_requests AS request (workspace_id, actor, idempotency_key, fingerprint, created_at,
-        expires_at)
-    VALUES (:workspace_id, :actor, :idempotency_key, :fingerprint, clock_timestamp(), clock_timestamp() + :ttl)
-    ON CONFLICT (workspace_id, actor, idempotency_key) DO UPDATE SET
-        fingerprint = excluded.fingerprint, object_id = NULL, credential_id = NULL,
-        created_at = excluded.created_at, expires_at = excluded.expires_at
-        WHERE request.expires_at <= excluded.created_at
-    RETURNING 1
-""")
+_CLAIM: Final = claim_statement(
+    "management_requests",
+    key=("workspace_id", "actor", "idempotency_key"),
+    given=("fingerprint",),
+    constants={"object_id": "NULL", "credential_id": "NULL"},
+    now="clock_timestamp()",
+)
 
 
 class AlreadyDoneError(Exception):
@@ -46,17 +43,9 @@ def claim(session: Session, operator: Operator, request: IdempotentRequest) -> N
 
     Raises AlreadyDoneError, IdempotencyKeyReused or IdempotencyInProgress if another request has it.
     """
+    values = (operator.workspace_id, operator.actor, request.key, request.fingerprint)
     try:
-        claimed = session.execute(
-            _CLAIM,
-            {
-                "workspace_id": operator.workspace_id,
-                "actor": operator.actor,
-                "idempotency_key": request.key,
-                "fingerprint": request.fingerprint,
-                "ttl": timedelta(seconds=request.ttl_seconds),
-            },
-        ).all()
+        claimed = session.connection().exec_driver_sql(_CLAIM, (*values, timedelta(seconds=request.ttl_seconds))).all()
     except OperationalError as error:
         if isinstance(error.orig, LockNotAvailable):
             raise IdempotencyInProgress from error
@@ -68,8 +57,7 @@ def claim(session: Session, operator: Operator, request: IdempotentRequest) -> N
 
 
 def _repeated(done: ManagementRequest, request: IdempotentRequest) -> Exception:
-    if done.fingerprint != request.fingerprint:
-        return IdempotencyKeyReused()
+    require_same_content(done.fingerprint, request.fingerprint)
     return AlreadyDoneError(done.object_id, done.credential_id)
 
 

@@ -3,7 +3,6 @@
 The claim on the key and its record are idempotency.py's; this is the HTTP around them.
 """
 
-import hashlib
 import re
 from collections.abc import Callable
 
@@ -11,11 +10,12 @@ from flask import Response, request
 
 from app.context import current_context
 from app.errors import Conflict, CredentialAlreadyShown, NotFound, Refusal
+from app.idempotency.fingerprint import fingerprint, fingerprint_of_bytes
+from app.idempotency.header import read_idempotency_key
 from app.management.common.idempotency import AlreadyDoneError
 from app.management.common.operators import IdempotentRequest
 from app.management.common.parsing import body_of_request
-from app.wire.exact_json import fingerprint, read_object
-from app.wire.idempotency_key import read_idempotency_key
+from app.wire.exact_json import read_object
 
 
 def stated_request() -> IdempotentRequest:
@@ -24,7 +24,7 @@ def stated_request() -> IdempotentRequest:
     content = f"{request.method} {request.full_path}\n".encode() + _content_of(body_of_request())
     return IdempotentRequest(
         key=key or "",
-        fingerprint=hashlib.sha256(content).digest(),
+        fingerprint=fingerprint_of_bytes(content),
         ttl_seconds=current_context().settings.idempotency_ttl_seconds,
     )
 
