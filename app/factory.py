@@ -118,7 +118,7 @@ def _batch_places(at_once: int) -> ConcurrencyLimit:
 
 def _every_tick(lines: RequestLines) -> None:
     lines.flush()
-    metrics.fold()
+    metrics.flush()
 
 
 def _credentials(settings: Settings) -> Credentials:

@@ -41,7 +41,7 @@ from tests.support.waiting import wait_until
 _RUNS = 2_000
 _SHARED_KEYS = 10_000
 # Of a twentieth of a second at full load, one process has about as many answers.
-_NOTED = 200
+_BUFFERED = 200
 _PAYLOAD = {"amount": 49.99, "currency": "EUR", "reason": "card_declined"}
 
 
@@ -74,22 +74,22 @@ def prices_in_the_process(context: Context, tenant: Tenant, body: bytes) -> Iter
 
 
 def prices_of_counting() -> Iterator[tuple[str, float]]:
-    """What metrics cost the road: a note for each event and each group, folded twenty times a second."""
-    answers = metrics.Tally[tuple[str, float]](lambda noted: metrics.count_requests("POST", PATH, noted))
-    groups = metrics.Tally(metrics.count_groups)
+    """What metrics cost the ingest path: an append for each event and each group, counted twenty times a second."""
+    answers = metrics.MetricBuffer[tuple[str, float]](lambda answers: metrics.count_requests("POST", PATH, answers))
+    groups = metrics.MetricBuffer(metrics.count_groups)
 
-    def fold_answers() -> None:
-        for _ in range(_NOTED):
-            answers.note(("stored", 0.005))
-        answers.fold()
+    def flush_answers() -> None:
+        for _ in range(_BUFFERED):
+            answers.add(("stored", 0.005))
+        answers.flush()
 
-    def fold_groups() -> None:
-        for _ in range(_NOTED):
-            groups.note((25, 0.002, 0.001))
-        groups.fold()
+    def flush_groups() -> None:
+        for _ in range(_BUFFERED):
+            groups.add((25, 0.002, 0.001))
+        groups.flush()
 
-    yield "note an answer and count it", median_microseconds(fold_answers, 200) / _NOTED
-    yield "note a group and count it", median_microseconds(fold_groups, 200) / _NOTED
+    yield "buffer an answer and count it", median_microseconds(flush_answers, 200) / _BUFFERED
+    yield "buffer a group and count it", median_microseconds(flush_groups, 200) / _BUFFERED
     yield "count an answer at once", median_microseconds(lambda: metrics.count_request("POST", PATH, "stored", 0.005))
 
 

@@ -51,7 +51,7 @@ def _count(answers: list[tuple[str, float]]) -> None:
 
 
 # Of each answer: its outcome and its seconds.
-_ANSWERS: Final = metrics.Tally(_count)
+_ANSWERS: Final = metrics.MetricBuffer(_count)
 
 
 class Expected(Struct, gc=False):
@@ -217,7 +217,7 @@ class Door:
             headers.append(("Idempotent-Replayed", "true"))
         seconds = time.perf_counter() - visit.began
         log_event = LOG_EVENTS[outcome]
-        _ANSWERS.note((metrics.OUTCOMES[log_event], seconds))
+        _ANSWERS.add((metrics.OUTCOMES[log_event], seconds))
         self._lines.note(
             RequestLine(
                 event=log_event,

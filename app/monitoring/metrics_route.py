@@ -73,7 +73,7 @@ def register(app: Flask) -> None:
 def metrics_page() -> Response:
     """What the processes and the worker do, in numbers; open unless LARIBA_METRICS_TOKEN is set."""
     _require_token(request.headers.get("Authorization"), current_context().settings.metrics_token)
-    metrics.fold()
+    metrics.flush()
     try:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     except TypeError:
