@@ -22,8 +22,8 @@ from app.database.schema import migrate
 from app.maintenance.export import read_export
 from app.maintenance.purge import purge_expired_records, purge_old_event_ids
 from app.maintenance.retention import drop_old_partitions
-from app.maintenance.runs import Done
 from app.maintenance.search_indexes import index_closed_partitions
+from app.maintenance.task import TaskResult
 from app.maintenance.usage import fold_usage
 from bench.rows import PAYLOAD, RECEIPT
 from local.postgres import EmbeddedPostgres
@@ -71,7 +71,7 @@ class Bench:
             connection.execute(statement, values)
             connection.execute("VACUUM ANALYZE")
 
-    def rate(self, work: Callable[[], Done], rows: int | None = None) -> float:
+    def rate(self, work: Callable[[], TaskResult], rows: int | None = None) -> float:
         """Rows per second, or as many as `rows` says that it stands for."""
         begin = time.perf_counter()
         done = work()

@@ -11,7 +11,7 @@ Two more between the changes of operators. PostgreSQL queues advisory locks in t
 also a shared one behind an exclusive one that waits; row locks it does not: share lockers that come in a steady stream
 let no update of their row through. So what many changes share, and a few need alone, is an advisory lock.
 
-And the turn of a maintenance task, which lasts longer than a transaction: a lock of a session of its own.
+And the lock of a maintenance task, which lasts longer than a transaction: a lock of a session of its own.
 """
 
 import time
@@ -30,7 +30,7 @@ from app.errors import OutcomeUnknown, StorageUnavailable
 _INGEST = 0x6C72_0000_0000_0000
 _PARENTS = 0x6C73_0000_0000_0000
 _TRY: Final = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-_GIVE_BACK: Final = "SELECT pg_advisory_unlock_all()"
+_RELEASE: Final = "SELECT pg_advisory_unlock_all()"
 _TRY_SECONDS: Final = 5.0
 _EXCLUDE = text("SELECT set_config('lock_timeout', '8s', true), pg_advisory_xact_lock(:key)")
 _SHARE_PARENTS = text("SELECT pg_advisory_xact_lock_shared(:key)")
@@ -74,22 +74,21 @@ def exclude_token(session: Session, token: str) -> None:
 
 
 @contextmanager
-def alone(database: Database, name: str) -> Iterator[bool]:
-    """Whether nobody else has the turn called `name`; if so, nobody gets it until the block ends.
+def try_lock(database: Database, name: str) -> Iterator[bool]:
+    """Whether the task lock called `name` was free; if so, it is held until the block ends.
 
-    A process that is killed gives its turn back when PostgreSQL notices that its connection is gone: at once, or within
-    a minute if its whole machine is gone (engine.py). A connection that is lost before the block ends gives it
-    back too, and the block does not hear of it: whoever needs it has to be safe to run twice.
-    Raises StorageUnavailable.
+    The lock belongs to a session. PostgreSQL releases it when the connection is lost: at once if the process is killed,
+    within a minute if its machine is gone (engine.py). The block does not notice, so its work has to be safe to run
+    twice. Raises StorageUnavailable.
     """
     connection = database.dedicated_connection()
     try:
-        is_alone = connection.run(_TRY, [name], time.monotonic() + _TRY_SECONDS)[0][0]
+        is_locked = connection.run(_TRY, [name], time.monotonic() + _TRY_SECONDS)[0][0]
         try:
-            yield is_alone
+            yield is_locked
         finally:
-            # A session that is ended gives its locks back a moment later; the next one would find the turn taken.
+            # Closing releases the lock too, but only a moment later: the next run would find it taken.
             with suppress(StorageUnavailable, OutcomeUnknown, psycopg.Error):
-                connection.run(_GIVE_BACK, [], time.monotonic() + _TRY_SECONDS)
+                connection.run(_RELEASE, [], time.monotonic() + _TRY_SECONDS)
     finally:
         connection.close()

@@ -78,7 +78,7 @@ class Owner:
                 raise
 
     @contextmanager
-    def alone(self) -> Iterator[Connection]:
+    def exclusive_connection(self) -> Iterator[Connection]:
         """As connection(), for whoever makes, moves, indexes or drops: never two of them at once.
 
         The turn lies on the very connection that does the work, so it cannot be lost while the work goes on. Asked for

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from app.database.clock import OwnClock, own_now, read_clocks_in
 from app.database.engine import Database, TenantScope
-from app.maintenance.runs import Task
 from app.maintenance.schedule import TASKS
+from app.maintenance.task import Task
 
 ROWS_MAX: Final = 100_000
 """Where counting ends: an installation in trouble must not be burdened by those who look at it."""

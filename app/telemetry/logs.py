@@ -15,8 +15,8 @@ _CREDENTIAL = re.compile(r"(lrb_(?:sk|mt)_[0-9A-Za-z]{1,16})_[0-9A-Za-z]+")
 _REFUSED_ROW = re.compile(r"DETAIL:.*?(?=\n(?:HINT|CONTEXT|\[SQL|Traceback|The above|During)|\Z)", re.DOTALL)
 _PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]{0,100}):[^@/\s]+@")
 
-# Celery tells of each bell three times, and bells ring every few seconds for as long as the product runs. What a run
-# has done is told by a line of our own (app/maintenance/runs.py).
+# Celery logs each tick three times, every few seconds. Our own line says what a run has done
+# (app/maintenance/scheduler.py).
 _ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace")
 
 _FIRST = {"timestamp": 0, "level": 1, "event": 2}

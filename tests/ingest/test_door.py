@@ -13,7 +13,7 @@ from app.context import Context
 from app.ingest.door import Door
 from app.ingest.pending_write import WriteResult
 from app.ingest.routes import COUNTER
-from app.telemetry.metrics import REGISTRY, fold
+from app.telemetry.metrics import REGISTRY, flush
 from tests.support.people import Tenant, events_of
 from tests.support.sending import PATH, error_of, event_for, send
 from tests.support.waiting import wait_until
@@ -113,6 +113,6 @@ def _answer_at_once(
 
 
 def _counted(outcome: str) -> float:
-    fold()
+    flush()
     labels = {"method": "POST", "route": PATH, "outcome": outcome}
     return REGISTRY.get_sample_value("lariba_requests_total", labels) or 0.0

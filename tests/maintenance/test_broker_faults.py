@@ -40,7 +40,7 @@ _RUNS = """
 
 @dataclass(frozen=True, slots=True)
 class _Canary:
-    """Its runs say that beat rings, the broker carries and a worker consumes."""
+    """Its runs prove that beat sends, the broker carries and a worker consumes."""
 
     root: Root
     worker: subprocess.Popen[bytes]
@@ -53,7 +53,7 @@ class _Canary:
         return int(found[0]), int(found[1])
 
     def is_wanted(self) -> None:
-        """As if an hour had passed: a run is due at the next ring."""
+        """As if an hour had passed: a run is due at the next tick."""
         self.root.execute(_LATER)
 
     def sings(self) -> None:

@@ -19,8 +19,9 @@ from app.database.engine import conninfo_of
 from app.database.owner import Owner
 from app.database.schema import migrate
 from app.factory import create_app
-from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
+from app.maintenance.scheduler import run_if_due
+from app.maintenance.task import TaskContext, TaskResult
 from app.maintenance.usage import fold_usage
 from app.monitoring import upkeep
 from app.monitoring.troubles import troubles_of
@@ -55,9 +56,9 @@ def _context(app: Flask) -> Context:
     """Of an installation in which every task has just run."""
     context: Context = app.extensions[EXTENSION]
     for task in TASKS:
-        ready = replace(task, work=lambda _: Done(rows=3))
+        ready = replace(task, work=lambda _: TaskResult(rows=3))
         # A turn that several share is free again when PostgreSQL has seen that the connection before is closed.
-        wait_until(lambda ready=ready: run_if_due(ready, _shift(context)))  # type: ignore[misc]
+        wait_until(lambda ready=ready: run_if_due(ready, _task_context(context)))  # type: ignore[misc]
     return context
 
 
@@ -76,9 +77,9 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _shift(context: Context) -> Shift:
+def _task_context(context: Context) -> TaskContext:
     owner = Owner(context.settings.admin_database_url)
-    return Shift(database=context.database, owner=owner, settings=context.settings, now=_now())
+    return TaskContext(database=context.database, owner=owner, settings=context.settings, now=_now())
 
 
 def _read(context: Context, *, in_future: timedelta = timedelta()) -> Upkeep:
@@ -217,13 +218,13 @@ class TestClock:
 
 class TestTasks:
     def test_one_that_fails_again_and_again_is_told_with_its_error(self, context: Context) -> None:
-        def fail(_: Shift) -> Done:
+        def fail(_: TaskContext) -> TaskResult:
             raise ValueError("the disk is full")
 
         task = replace(TASKS[0], work=fail)
         for minutes in range(1, 4):
-            shift = replace(_shift(context), now=_now() + timedelta(minutes=minutes))
-            run_if_due(task, shift)
+            task_context = replace(_task_context(context), now=_now() + timedelta(minutes=minutes))
+            run_if_due(task, task_context)
 
         (told,) = troubles_of(_read(context), context.settings)
         assert told.alert == "LaribaTaskFailing"

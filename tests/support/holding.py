@@ -1,4 +1,4 @@
-"""Holds the runs of tasks where their work is done and not yet noted, for as long as a test likes (ten seconds)."""
+"""Holds the runs of tasks where their work is done and not yet recorded, for as long as a test likes (ten seconds)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from app.database.engine import conninfo_of
 from tests.support.servers import ENDED
 
 Root = psycopg.Connection[Any]
-"""A superuser's connection, whom no wall binds."""
+"""A superuser's connection, which row security does not bind."""
 
 _PREPARE = """
     CREATE TABLE test_hold AS SELECT false AS is_held;

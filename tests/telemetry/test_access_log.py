@@ -163,7 +163,7 @@ def _line(request_id: str) -> RequestLine:
 
 
 @pytest.mark.parametrize("name", ["celery.beat", "celery.worker.strategy", "celery.app.trace"])
-def test_what_celery_tells_of_each_bell_is_for_debugging(name: str) -> None:
+def test_what_celery_logs_of_each_tick_is_for_debugging(name: str) -> None:
     logs.configure("INFO")
     assert not logging.getLogger(name).isEnabledFor(logging.INFO)
     assert logging.getLogger(name).isEnabledFor(logging.WARNING)
