@@ -27,10 +27,10 @@ from app.management.keys import report as key_report
 from app.management.keys.report import StaleKey, Staleness
 from app.management.workspace import domain as workspaces
 from app.models import WorkspaceStatus
-from app.monitoring import status as shown
+from app.monitoring import status_report
+from app.monitoring.health_issues import DATABASE_AWAY, health_issues_of
 from app.monitoring.shared_metrics import SharedMetrics
-from app.monitoring.troubles import DATABASE_AWAY, troubles_of
-from app.monitoring.upkeep import read_upkeep
+from app.monitoring.system_status import read_system_status
 from app.rate_limits.window import EVENTS_PER_SECOND_MAX
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
@@ -80,19 +80,19 @@ def migrate() -> None:
 def status(*, as_json: bool) -> None:
     """Show backlogs, partitions and tasks; ends with 1 if anything is wrong, which it names."""
     settings = current_context().settings
-    upkeep, troubles = None, [DATABASE_AWAY]
+    system, issues = None, [DATABASE_AWAY]
     with suppress(StorageUnavailable):
-        upkeep = read_upkeep(current_context().database)
-        troubles = list(troubles_of(upkeep, settings))
+        system = read_system_status(current_context().database)
+        issues = list(health_issues_of(system, settings))
     if as_json:
-        click.echo(shown.as_json(upkeep, troubles))
+        click.echo(status_report.as_json(system, issues))
     else:
-        if upkeep is not None:
+        if system is not None:
             processes = SharedMetrics(settings.metrics_dir).collect() if settings.metrics_dir else ()
-            click.echo(shown.as_tables(upkeep, settings, processes))
-        for trouble in troubles:
-            click.echo(f"{trouble.alert}: {trouble.message}", err=True)
-    if troubles:
+            click.echo(status_report.as_tables(system, settings, processes))
+        for issue in issues:
+            click.echo(f"{issue.alert}: {issue.message}", err=True)
+    if issues:
         click.get_current_context().exit(1)
 
 

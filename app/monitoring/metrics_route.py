@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from app.context import EXTENSION, Context, current_context
 from app.errors import InvalidMetricsToken
 from app.monitoring.shared_metrics import SharedMetrics
-from app.monitoring.upkeep_metrics import UpkeepMetrics
+from app.monitoring.status_metrics import StatusMetrics
 from app.telemetry import metrics
 from app.web import openapi
 
@@ -53,7 +53,7 @@ def register(app: Flask) -> None:
     context: Context = app.extensions[EXTENSION]
     folder = context.settings.metrics_dir
     processes = SharedMetrics(folder) if folder else metrics.REGISTRY
-    app.extensions[METRICS] = Page(processes, UpkeepMetrics(context.database, context.settings))
+    app.extensions[METRICS] = Page(processes, StatusMetrics(context.database, context.settings))
 
 
 @blueprint.route("/metrics", methods=["GET"])

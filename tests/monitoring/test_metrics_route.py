@@ -17,7 +17,7 @@ from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.database.schema import migrate
 from app.factory import create_app
-from app.monitoring.upkeep_metrics import UpkeepMetrics
+from app.monitoring.status_metrics import StatusMetrics
 from local.postgres import EmbeddedPostgres
 from tests.support.counting import count_of, counts_of_page
 from tests.support.databases import SECRET_KEY, close
@@ -103,7 +103,7 @@ class TestHowOften:
         self, context: Context, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, asked = 0.0, 0
-        collector = UpkeepMetrics(context.database, context.settings, clock=lambda: now)
+        collector = StatusMetrics(context.database, context.settings, clock=lambda: now)
         transaction = Database.transaction
 
         def counted(*arguments: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The facts of PostgreSQL as metrics, read when somebody asks: backlogs, partitions, tasks, and whether it is there."""
+"""The system status as metrics, read at a scrape: backlogs, partitions, tasks, and whether PostgreSQL is up."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.config import Settings
 from app.database.engine import Database
 from app.errors import StorageUnavailable
-from app.monitoring.upkeep import TaskUpkeep, Upkeep, read_upkeep
+from app.monitoring.system_status import SystemStatus, TaskStatus, read_system_status
 
 _log = structlog.get_logger()
 
-# However many ask, and however often: the facts are of the last five seconds, and so is the news that there are none.
+# However many scrapes there are, PostgreSQL is asked once in five seconds, also while it is away.
 _FRESH_SECONDS: Final = 5.0
 _DAY_SECONDS: Final = 86_400
 
@@ -32,7 +32,7 @@ _POLICIES: Final[Mapping[str, tuple[str, Callable[[Settings], float]]]] = {
         lambda it: it.partitions_ahead_days * _DAY_SECONDS,
     ),
 }
-_FACTS: Final[Mapping[str, tuple[str, Callable[[Upkeep], float | None]]]] = {
+_STATUS: Final[Mapping[str, tuple[str, Callable[[SystemStatus], float | None]]]] = {
     "lariba_clock_skew_seconds": (
         "How far this machine's clock is ahead of PostgreSQL's; negative: behind.",
         lambda it: it.clock_skew_seconds,
@@ -72,7 +72,7 @@ _FACTS: Final[Mapping[str, tuple[str, Callable[[Upkeep], float | None]]]] = {
         lambda it: it.default_partition_rows,
     ),
 }
-_OF_TASKS: Final[Mapping[str, tuple[str, Callable[[TaskUpkeep], float | None]]]] = {
+_OF_TASKS: Final[Mapping[str, tuple[str, Callable[[TaskStatus], float | None]]]] = {
     "lariba_task_interval_seconds": ("How often the task is wanted.", lambda it: it.every_seconds),
     "lariba_task_last_success_timestamp_seconds": (
         "When its last good run was over; the task canary proves beat, broker and worker.",
@@ -85,7 +85,7 @@ _OF_TASKS: Final[Mapping[str, tuple[str, Callable[[TaskUpkeep], float | None]]]]
         lambda it: it.is_overdue,
     ),
 }
-_COUNTED_OF_TASKS: Final[Mapping[str, tuple[str, Callable[[TaskUpkeep], float]]]] = {
+_COUNTED_OF_TASKS: Final[Mapping[str, tuple[str, Callable[[TaskStatus], float | None]]]] = {
     "lariba_task_runs_total": ("Runs that began.", lambda it: it.runs),
     "lariba_task_failures_total": ("Runs that failed or were cut off.", lambda it: it.failures),
     "lariba_task_rows_total": ("Rows done; docs/maintenance.md says what a row is.", lambda it: it.rows_done),
@@ -93,60 +93,56 @@ _COUNTED_OF_TASKS: Final[Mapping[str, tuple[str, Callable[[TaskUpkeep], float]]]
 }
 
 
-class UpkeepMetrics:
+class StatusMetrics:
     """A collector of prometheus_client. Reads at most once in five seconds, and waits 1.5 seconds for PostgreSQL."""
 
     def __init__(self, database: Database, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._settings = settings
         self._clock = clock
-        self._reading = threading.Lock()
-        self._upkeep: Upkeep | None = None
+        self._mutex = threading.Lock()
+        self._status: SystemStatus | None = None
         self._fresh_until = float("-inf")
 
     def collect(self) -> Iterator[Metric]:
-        upkeep = self._read()
-        yield GaugeMetricFamily(*_UP, value=upkeep is not None)
-        for name, (says, policy) in _POLICIES.items():
-            yield GaugeMetricFamily(name, says, value=policy(self._settings))
-        if upkeep is not None:
-            yield from _facts(upkeep)
+        system = self._read()
+        yield GaugeMetricFamily(*_UP, value=system is not None)
+        for name, (says, value_of) in _POLICIES.items():
+            yield GaugeMetricFamily(name, says, value=value_of(self._settings))
+        if system is not None:
+            yield from _status_metrics(system)
 
-    def _read(self) -> Upkeep | None:
-        """The facts; None if PostgreSQL is away. Whoever comes while another one reads waits for the same."""
-        with self._reading:
+    def _read(self) -> SystemStatus | None:
+        """None if PostgreSQL is away. Concurrent scrapes wait for one read and share its result."""
+        with self._mutex:
             if self._clock() >= self._fresh_until:
                 try:
-                    self._upkeep = read_upkeep(self._database)
+                    self._status = read_system_status(self._database)
                 except (StorageUnavailable, SQLAlchemyError) as error:
                     _log.warning("upkeep_unreadable", cause=type(error.__cause__ or error).__name__)
-                    self._upkeep = None
+                    self._status = None
                 self._fresh_until = self._clock() + _FRESH_SECONDS
-            return self._upkeep
+            return self._status
 
 
 def described() -> dict[str, str]:
-    """What each metric of this file means, by name."""
+    """The help text of each metric of this file, by name."""
     return dict([_UP]) | {
-        name: entry[0] for table in (_POLICIES, _FACTS, _OF_TASKS, _COUNTED_OF_TASKS) for name, entry in table.items()
+        name: entry[0] for table in (_POLICIES, _STATUS, _OF_TASKS, _COUNTED_OF_TASKS) for name, entry in table.items()
     }
 
 
-def _facts(upkeep: Upkeep) -> Iterator[Metric]:
-    for name, (says, fact) in _FACTS.items():
-        if (value := fact(upkeep)) is not None:
+def _status_metrics(system: SystemStatus) -> Iterator[Metric]:
+    for name, (says, value_of) in _STATUS.items():
+        if (value := value_of(system)) is not None:
             yield GaugeMetricFamily(name, says, value=value)
-    for name, (says, of_task) in _OF_TASKS.items():
-        gauge = GaugeMetricFamily(name, says, labels=["task"])
-        for task in upkeep.tasks:
-            if (value := of_task(task)) is not None:
-                gauge.add_metric([task.name], value)
-        yield gauge
-    for name, (says, counted) in _COUNTED_OF_TASKS.items():
-        counter = CounterMetricFamily(name, says, labels=["task"])
-        for task in upkeep.tasks:
-            counter.add_metric([task.name], counted(task))
-        yield counter
+    for family, table in ((GaugeMetricFamily, _OF_TASKS), (CounterMetricFamily, _COUNTED_OF_TASKS)):
+        for name, (says, of_task) in table.items():
+            metric = family(name, says, labels=["task"])
+            for task in system.tasks:
+                if (value := of_task(task)) is not None:
+                    metric.add_metric([task.name], value)
+            yield metric
 
 
 def _timestamp(moment: datetime | None) -> float | None:

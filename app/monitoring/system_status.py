@@ -1,9 +1,9 @@
-"""What the worker keeps in order, as PostgreSQL shows it: backlogs, partitions and the runs of its tasks.
+"""The system status as PostgreSQL shows it: backlogs, partitions and the runs of tasks.
 
-`/metrics` and `flask --app wsgi status` both read it here. No number stops at a workspace, and none tells of one.
+`/metrics` and `flask --app wsgi status` both read it here. Each number is a sum over all workspaces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -11,23 +11,22 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from app.database.clock import OwnClock, own_now, read_clocks_in
+from app.database.clock import Clocks, read_clocks_in
 from app.database.engine import Database, TenantScope
 from app.maintenance.schedule import TASKS
 from app.maintenance.task import Task
 
 ROWS_MAX: Final = 100_000
-"""Where counting ends: an installation in trouble must not be burdened by those who look at it."""
+"""Where counting ends, so that monitoring does not burden an installation with a large backlog."""
 _DEADLINE_SECONDS: Final = 1.5
-# A run that does not come is made up for at the next ring; and the tasks that work on partitions take turns, of up to
-# half an hour each.
+# The next tick makes up for a missed run, and tasks with one lock wait for each other, up to half an hour each.
 _OVERDUE_INTERVALS: Final = 3
 _OVERDUE_MIN: Final = timedelta(minutes=5)
 
-# The outbox has no index by time. Its rows are folded in about the order in which they were written, so those that come
-# first are the oldest; in a longer one the age is a lower bound. Refusals bear the beginning of their hour as their
-# time, and duplicates and replays stay for a while (app/maintenance/usage.py): both would look like a lag. The expired
-# come by ix_idempotency_records_expires_at.
+# The outbox has no index by time. Its rows are folded in about the order in which they were written, so the first rows
+# are the oldest; with more than :rows_max rows the age is a lower bound. Only stored events count for it: refusals have
+# the beginning of their hour as received_at, and duplicates and replays stay for two minutes (maintenance/usage.py).
+# The expired records are read by ix_idempotency_records_expires_at.
 _BACKLOGS = text("""
     SELECT outbox_rows, outbox_oldest, expired_rows, expired_oldest, detached_partitions
     FROM (
@@ -60,68 +59,69 @@ _TASKS = text("""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TaskUpkeep:
-    """What the runs of one task have left behind; of a task that never ran, zeros."""
+class TaskStatus:
+    """The runs of one task; zeros for a task that never ran."""
 
     name: str
     every_seconds: float
-    """How often it is wanted."""
     is_overdue: bool
-    """Its last good run is longer ago than three intervals and than five minutes, or never was."""
+    """Its last success is longer ago than three intervals and than five minutes, or never was."""
     succeeded_at: datetime | None = None
     failed_at: datetime | None = None
     error: str | None = None
-    """What its last bad run ended with."""
+    """Of its last failed run."""
     failures_in_a_row: int = 0
     runs: int = 0
     failures: int = 0
     rows_done: int = 0
     seconds: float = 0.0
-    """How long its last run took."""
+    """Of its last run."""
     seconds_total: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Upkeep:
-    """The state of the installation at one moment. No count goes beyond ROWS_MAX."""
+class SystemStatus:
+    """The state of the installation at one moment. Counts end at ROWS_MAX."""
 
     read_at: datetime
-    """By PostgreSQL's clock, like all moments here."""
+    """By PostgreSQL's clock, like every moment here."""
     clock_skew_seconds: float
     """How far the clock of the machine that read it is ahead of PostgreSQL's."""
     outbox_rows: int
     outbox_lag_seconds: float
-    """How long the oldest stored event has waited to be folded."""
+    """Since the oldest stored event that is not folded."""
     expired_rows: int
-    """Idempotency records past their time."""
+    """Idempotency records past their expiry."""
     expired_lag_seconds: float
-    """For how long the oldest of them is past its time."""
+    """Since the expiry of the oldest of them."""
     default_partition_rows: int
-    """Events of days that have no partition."""
+    """Events of days without a partition."""
     partitions: int
     detached_partitions: int
-    """Tables of former or future partitions: a drop, or an attachment, that did not come to its end."""
+    """Tables of former or future partitions: an interrupted drop or attachment."""
     oldest_partition_at: datetime | None
     """The beginning of its day."""
     newest_partition_at: datetime | None
     partitions_ahead_seconds: float
-    """For how long from now on each day has its partition, without a gap."""
-    tasks: tuple[TaskUpkeep, ...]
+    """How long from now each day has a partition, without a gap."""
+    tasks: tuple[TaskStatus, ...]
 
 
-def read_upkeep(database: Database, *, ahead: timedelta = timedelta(), own_clock: OwnClock = own_now) -> Upkeep:
-    """Read it, as if it were later by `ahead`, in one transaction of 1.5 seconds at most.
+def read_system_status(
+    database: Database, *, read_clocks: Callable[[Session], Clocks] = read_clocks_in, rows_max: int = ROWS_MAX
+) -> SystemStatus:
+    """Read it in one transaction of at most 1.5 seconds.
 
     Raises StorageUnavailable, and SQLAlchemyError if the schema is behind.
     """
     with database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
-        clocks = read_clocks_in(session, own_clock)
-        now = clocks.database + ahead
-        backlogs = session.execute(_BACKLOGS, {"now": now, "rows_max": ROWS_MAX}).one()
+        clocks = read_clocks(session)
+        now = clocks.database
+        backlogs = session.execute(_BACKLOGS, {"now": now, "rows_max": rows_max}).one()
         days = session.execute(_PARTITIONS).all()
-        default_partition_rows = _count_in_default_partition(session, days)
+        default_partition_rows = _count_in_default_partition(session, days, rows_max)
         runs = {row.name: row for row in session.execute(_TASKS)}
-    return Upkeep(
+    return SystemStatus(
         read_at=now,
         clock_skew_seconds=clocks.skew.total_seconds(),
         outbox_rows=backlogs.outbox_rows,
@@ -138,10 +138,10 @@ def read_upkeep(database: Database, *, ahead: timedelta = timedelta(), own_clock
     )
 
 
-def _count_in_default_partition(session: Session, days: Sequence[Row[Any]]) -> int:
-    """Its rows are those of the days that have no partition: asked so, PostgreSQL looks at no other one.
+def _count_in_default_partition(session: Session, days: Sequence[Row[Any]], rows_max: int) -> int:
+    """Its rows are those of days without a partition; this condition lets PostgreSQL prune all other partitions.
 
-    By its name it cannot be asked: it has no policies of its own, so the app's role may not read it.
+    The app's role cannot read the table by its name, because it has no policies of its own.
     """
     begins = ["-infinity", *(day.ends_at for day in days)]
     ends = [*(day.begins_at for day in days), "infinity"]
@@ -150,7 +150,7 @@ def _count_in_default_partition(session: Session, days: Sequence[Row[Any]]) -> i
     bounds = {f"from_{n}": begin for n, (begin, _) in enumerate(gaps)}
     bounds |= {f"to_{n}": end for n, (_, end) in enumerate(gaps)}
     statement = text(f"SELECT count(*) FROM (SELECT FROM events WHERE {ranges} LIMIT :rows_max) AS first")
-    counted: int = session.execute(statement, {**bounds, "rows_max": ROWS_MAX}).scalar_one()
+    counted: int = session.execute(statement, {**bounds, "rows_max": rows_max}).scalar_one()
     return counted
 
 
@@ -166,11 +166,11 @@ def _seconds_since(moment: datetime | None, now: datetime) -> float:
     return 0.0 if moment is None else max(0.0, (now - moment).total_seconds())
 
 
-def _task(task: Task, row: Row[Any] | None, now: datetime) -> TaskUpkeep:
+def _task(task: Task, row: Row[Any] | None, now: datetime) -> TaskStatus:
     if row is None:
-        return TaskUpkeep(name=task.name, every_seconds=task.every.total_seconds(), is_overdue=True)
+        return TaskStatus(name=task.name, every_seconds=task.every.total_seconds(), is_overdue=True)
     patience = max(_OVERDUE_INTERVALS * task.every, _OVERDUE_MIN)
-    return TaskUpkeep(
+    return TaskStatus(
         every_seconds=task.every.total_seconds(),
         is_overdue=row.succeeded_at is None or now - row.succeeded_at > patience,
         **row._asdict(),
