@@ -19,7 +19,7 @@ from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
 from app.ingest.door import Door
-from app.ingest.refusals import Refusals
+from app.ingest.refusals import FLUSH_SECONDS, Refusals
 from app.ingest.routes import COUNTER
 from app.monitoring import metrics_route
 from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
@@ -40,8 +40,13 @@ _WAIT_SECONDS: Final = 1.0
 _BATCHES_WAITING_PER_WORKSPACE: Final = 64
 
 
-def create_app(settings: Settings, *, credentials: Credentials | None = None) -> Flask:
-    """The WSGI application for `settings`; opens no connection yet. `credentials` is for tests (cheap argon2)."""
+def create_app(
+    settings: Settings, *, credentials: Credentials | None = None, refusal_flush_seconds: float | None = FLUSH_SECONDS
+) -> Flask:
+    """The WSGI application for `settings`; opens no connection yet. `credentials` may have a cheaper argon2.
+
+    With `refusal_flush_seconds` None, refusals are written when Refusals.flush is called.
+    """
     logs.configure(settings.log_level)
     app = Flask("lariba", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_bytes_max
@@ -63,7 +68,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     )
     sampling = Sampling(settings.log_accepted_one_in)
     lines = RequestLines(sampling)
-    app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines)
+    app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines, refusal_flush_seconds)
     app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app, settings.trusted_proxies, sampling)
     app.before_request(_keep_to_http)
@@ -91,7 +96,7 @@ def _keep_to_http() -> None:
         raise MethodNotAllowed(sorted(request.url_rule.methods or ()))
 
 
-def _counter(context: Context, lines: RequestLines) -> Counter:
+def _counter(context: Context, lines: RequestLines, refusal_flush_seconds: float | None) -> Counter:
     return Counter(
         settings=context.settings,
         database=context.database,
@@ -101,7 +106,7 @@ def _counter(context: Context, lines: RequestLines) -> Counter:
         batch_places=_batch_places(context.settings.batches_at_once_max),
         body_reads=context.body_reads,
         origins=Origins(context.database),
-        refusals=Refusals(context.database),
+        refusals=Refusals(context.database, flush_seconds=refusal_flush_seconds),
     )
 
 
