@@ -218,7 +218,7 @@ class Door:
         seconds = time.perf_counter() - visit.began
         log_event = LOG_EVENTS[outcome]
         _ANSWERS.add((metrics.OUTCOMES[log_event], seconds))
-        self._lines.note(
+        self._lines.add(
             RequestLine(
                 event=log_event,
                 key=visit.identity.public_id,

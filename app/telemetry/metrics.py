@@ -1,7 +1,7 @@
-"""What a process counts, for whoever watches it: the registry, and every metric that is no fact of the database.
+"""The metrics that a process counts; those of the system status are in app/monitoring/status_metrics.py.
 
-docs/metrics.md has the same list for operators (a test compares them). Label values are words of ours (route templates,
-error codes, outcomes) and never a caller's: no tenant shows in them, and no caller can make them many.
+docs/metrics.md has the same list for operators (a test compares them). Label values are our own (route templates, error
+codes, outcomes) and never a caller's, so that they name no tenant and stay few.
 """
 
 import threading
@@ -17,10 +17,10 @@ from app.concurrency.background import in_every_child
 
 Item = TypeVar("Item")
 
-# A second series for every counter and histogram, which processes that share a folder do not have.
+# Processes that share a folder have no `_created` series, so none has.
 disable_created_metrics()
 
-# From a warm commit alone (1 ms) past the two seconds within which everything is answered.
+# From a commit alone (1 ms) to beyond the two seconds within which each request is answered.
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _EVENTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -31,25 +31,25 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "batch_accepted": "accepted",
     "batch_replayed": "replayed",
 }
-"""What became of an accepted request, by the name of its line in the log."""
+"""The outcome of an accepted request by its log event."""
 
 
 class BulkHistogram(Histogram):
-    """A histogram that takes many values for little more than the price of one."""
+    """A histogram that observes many values for little more than the cost of one."""
 
     def observe_all(self, values: Iterable[float]) -> None:
-        """As observe() of each, but each bucket and the sum are written once (0.3 µs a value instead of 4)."""
+        """As observe() of each value, but writes each bucket and the sum once (0.3 µs a value instead of 4)."""
         values = list(values)
         self._sum.inc(sum(values))
-        for place, times in CountOf(bisect_left(self._upper_bounds, value) for value in values).items():
-            self._buckets[place].inc(times)
+        for bucket, times in CountOf(bisect_left(self._upper_bounds, value) for value in values).items():
+            self._buckets[bucket].inc(times)
 
 
 REGISTRY: Final = CollectorRegistry()
 
 REQUESTS: Final = Counter(
     "lariba_requests_total",
-    "Answered requests, each once, whichever road it took.",
+    "Answered requests, each once.",
     ("method", "route", "outcome"),
     registry=REGISTRY,
 )
@@ -122,7 +122,7 @@ LIMITS_SHARED: Final = Gauge(
 )
 POOL_IN_USE: Final = Gauge(
     "lariba_pool_connections_in_use",
-    "Pooled connections to PostgreSQL that somebody works with.",
+    "Pooled connections to PostgreSQL in use.",
     ("program",),
     multiprocess_mode="livesum",
     registry=REGISTRY,
@@ -143,13 +143,13 @@ POOL_TIMEOUTS: Final = Counter(
 
 
 def count_request(method: str, route: str, outcome: str, seconds: float) -> None:
-    """Count an answer; `route` is a template, or "unmatched"."""
+    """Count one answer; `route` is a template, or "unmatched"."""
     REQUESTS.labels(method, route, outcome).inc()
     REQUEST_SECONDS.labels(method, route).observe(seconds)
 
 
 def count_requests(method: str, route: str, answers: Iterable[tuple[str, float]]) -> None:
-    """Count many answers of one route: outcome and seconds of each."""
+    """Count many answers of one route, each with its outcome and seconds."""
     outcomes, seconds = zip(*answers, strict=True)
     for outcome, times in CountOf(outcomes).items():
         REQUESTS.labels(method, route, outcome).inc(times)
@@ -157,7 +157,7 @@ def count_requests(method: str, route: str, answers: Iterable[tuple[str, float]]
 
 
 def count_groups(groups: Iterable[tuple[int, float, float]]) -> None:
-    """Count groups: events, seconds of the statement, seconds that the first event had waited."""
+    """Count groups, each with its events, the seconds of its statement, and the wait of its first event in seconds."""
     events, commit_seconds, wait_seconds = zip(*groups, strict=True)
     GROUP_EVENTS.observe_all(events)
     COMMIT_SECONDS.observe_all(commit_seconds)
