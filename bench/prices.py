@@ -1,11 +1,10 @@
-"""`python -m bench.prices`: what each step of the ingest road costs on this machine, one caller, nothing else running.
+"""`python -m bench.prices`: what each step of the ingest path costs on this machine, one caller, nothing else running.
 
-Prints the median of many runs in microseconds. Starts a PostgreSQL of its own (embedded, fsync on) in a temporary
-folder, unless DATABASE_URL names a superuser's way to another one, and a Redis.
+Prints the median of many runs in microseconds. Starts an embedded PostgreSQL (fsync on) and a Redis in a temporary
+folder.
 """
 
 import json
-import os
 import select
 import statistics
 import tempfile
@@ -23,7 +22,6 @@ from app.context import EXTENSION, Context
 from app.credentials.shared_digests import SharedDigests
 from app.credentials.verification import Credentials, Identity, Known
 from app.database.engine import TenantScope
-from app.database.schema import migrate
 from app.factory import create_app
 from app.identifiers import uuid7
 from app.ingest.authentication import authenticate
@@ -31,13 +29,11 @@ from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import store
 from app.telemetry import metrics
 from app.wire.exact_json import read_object
-from local.postgres import EmbeddedPostgres
+from bench.databases import SECRET_KEY, Sender, make_sender, migrated_database
+from local.guard import wait_until
 from local.redis import EmbeddedRedis
-from tests.support.databases import SECRET_KEY, fresh_database
-from tests.support.people import Tenant, make_tenant
-from tests.support.sending import PATH
-from tests.support.waiting import wait_until
 
+_PATH = "/v1/events/ingest"
 _RUNS = 2_000
 _SHARED_KEYS = 10_000
 # Of a twentieth of a second at full load, one process has about as many answers.
@@ -55,16 +51,16 @@ def median_microseconds(step: Callable[[], object], runs: int = _RUNS) -> float:
     return statistics.median(taken[runs // 10 :]) / 1000
 
 
-def prices_in_the_process(context: Context, tenant: Tenant, body: bytes) -> Iterator[tuple[str, float]]:
+def prices_in_the_process(context: Context, sender: Sender, body: bytes) -> Iterator[tuple[str, float]]:
     """What needs no round trip."""
     yield "argon2, once per key and process", median_microseconds(lambda: context.credentials.mint("sk"), 20)
     forever = time.monotonic() + 3600
-    prove = median_microseconds(lambda: authenticate(tenant.key, context.credentials, context.database, forever))
-    yield "recognise a warm key", median_microseconds(lambda: context.credentials.recognise(tenant.key, "sk"))
+    prove = median_microseconds(lambda: authenticate(sender.key, context.credentials, context.database, forever))
+    yield "recognise a warm key", median_microseconds(lambda: context.credentials.recognise(sender.key, "sk"))
     yield "prove a warm key", prove
-    forged = tenant.key[:-1] + ("0" if tenant.key[-1] == "1" else "1")
+    forged = sender.key[:-1] + ("0" if sender.key[-1] == "1" else "1")
     yield "refuse a forged key", median_microseconds(lambda: context.credentials.parse(forged, "sk"))
-    yield "check and parse a key", median_microseconds(lambda: context.credentials.parse(tenant.key, "sk"))
+    yield "check and parse a key", median_microseconds(lambda: context.credentials.parse(sender.key, "sk"))
     yield "read an envelope", median_microseconds(lambda: read_envelope(read_object(body)))
     poller = select.poll()
     with context.database.transaction(TenantScope.ALL) as session:
@@ -75,7 +71,7 @@ def prices_in_the_process(context: Context, tenant: Tenant, body: bytes) -> Iter
 
 def prices_of_counting() -> Iterator[tuple[str, float]]:
     """What metrics cost the ingest path: an append for each event and each group, counted twenty times a second."""
-    answers = metrics.MetricBuffer[tuple[str, float]](lambda answers: metrics.count_requests("POST", PATH, answers))
+    answers = metrics.MetricBuffer[tuple[str, float]](lambda answers: metrics.count_requests("POST", _PATH, answers))
     groups = metrics.MetricBuffer(metrics.count_groups)
 
     def flush_answers() -> None:
@@ -90,7 +86,7 @@ def prices_of_counting() -> Iterator[tuple[str, float]]:
 
     yield "buffer an answer and count it", median_microseconds(flush_answers, 200) / _BUFFERED
     yield "buffer a group and count it", median_microseconds(flush_groups, 200) / _BUFFERED
-    yield "count an answer at once", median_microseconds(lambda: metrics.count_request("POST", PATH, "stored", 0.005))
+    yield "count an answer at once", median_microseconds(lambda: metrics.count_request("POST", _PATH, "stored", 0.005))
 
 
 def prices_of_the_second_tier(url: str) -> Iterator[tuple[str, float]]:
@@ -112,14 +108,14 @@ def prices_of_the_second_tier(url: str) -> Iterator[tuple[str, float]]:
     with redis.Redis.from_url(url) as store:
         first, _ = process()
         keys = [prove_one(number) for number in range(_SHARED_KEYS)]
-        wait_until(lambda: sum(store.hlen(name) for name in store.keys("*")) == _SHARED_KEYS)
+        wait_until(lambda: sum(store.hlen(name) for name in store.keys("*")) == _SHARED_KEYS, 60)
     # What the first request after a restart waits for: a connection, all the entries, and one look-up.
     yield f"load {_SHARED_KEYS:,} shared keys", median_microseconds(lambda: process()[1].find(bytes(32)), 10)
     second, shared = process()
     credential = second.parse(keys[0], "sk")
     if credential is not None:
         shared.find(credential.digest)
-        wait_until(lambda: shared.loaded(credential.digest))
+        wait_until(lambda: shared.loaded(credential.digest) is not None, 60)
         first_uses = iter(keys)
         yield "recognise a loaded key", median_microseconds(lambda: second.recognise(next(first_uses), "sk"))
         yield "look one up in Redis", median_microseconds(lambda: shared.find(credential.digest))
@@ -127,7 +123,7 @@ def prices_of_the_second_tier(url: str) -> Iterator[tuple[str, float]]:
         tier.close()
 
 
-def prices_in_the_database(context: Context, tenant: Tenant, body: bytes) -> Iterator[tuple[str, float]]:
+def prices_in_the_database(context: Context, sender: Sender, body: bytes) -> Iterator[tuple[str, float]]:
     """Transactions, each with its commit."""
     connection = context.database.dedicated_connection()
     forever = time.monotonic() + 3600
@@ -144,7 +140,7 @@ def prices_in_the_database(context: Context, tenant: Tenant, body: bytes) -> Ite
         )
         store(
             lambda statement, parameters: connection.run(statement, parameters, forever),
-            [(Identity(tenant.key_id, tenant.key_row, tenant.workspace_row), attempt)],
+            [(sender.identity, attempt)],
             idempotency_ttl_seconds=86_400,
             lock_wait_seconds=1,
         )
@@ -154,13 +150,13 @@ def prices_in_the_database(context: Context, tenant: Tenant, body: bytes) -> Ite
     connection.close()
 
 
-def price_of_a_request(app: Flask, tenant: Tenant, body: bytes) -> float:
+def price_of_a_request(app: Flask, sender: Sender, body: bytes) -> float:
     """The whole of it, through Flask's test client."""
     client = app.test_client()
 
     def request() -> None:
-        headers = {"X-API-Key": tenant.key, "Idempotency-Key": str(uuid7())}
-        client.post(PATH, data=body, headers=headers, content_type="application/json")
+        headers = {"X-API-Key": sender.key, "Idempotency-Key": str(uuid7())}
+        client.post(_PATH, data=body, headers=headers, content_type="application/json")
 
     return median_microseconds(request)
 
@@ -168,26 +164,21 @@ def price_of_a_request(app: Flask, tenant: Tenant, body: bytes) -> float:
 def main() -> None:
     """Measure and print."""
     with ExitStack() as stack:
-        server = os.environ.get("DATABASE_URL")
-        if not server:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            server = stack.enter_context(EmbeddedPostgres(folder / "data")).url("postgres", "postgres")
-        settings = stack.enter_context(fresh_database(server))
-        migrate(settings)
-        app = create_app(settings)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        app = create_app(stack.enter_context(migrated_database(folder)))
         context: Context = app.extensions[EXTENSION]
         stack.callback(context.database.engine.dispose)
-        tenant = make_tenant(context)
-        event = {"event_type": "payment.failed", "source_id": tenant.source_id, "payload": _PAYLOAD}
+        sender = make_sender(context)
+        event = {"event_type": "payment.failed", "source_id": sender.source_id, "payload": _PAYLOAD}
         body = json.dumps(event).encode()
-        for name, price in [*prices_in_the_process(context, tenant, body), *prices_of_counting()]:
+        for name, price in [*prices_in_the_process(context, sender, body), *prices_of_counting()]:
             print(f"{name:40}{price:10.1f} µs")
-        shared = stack.enter_context(EmbeddedRedis(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"))
+        shared = stack.enter_context(EmbeddedRedis(folder / "redis"))
         for name, price in prices_of_the_second_tier(shared.url):
             print(f"{name:40}{price:10.1f} µs")
-        for name, price in prices_in_the_database(context, tenant, body):
+        for name, price in prices_in_the_database(context, sender, body):
             print(f"{name:40}{price:10.1f} µs")
-        print(f"{'a whole request through Flask':40}{price_of_a_request(app, tenant, body):10.1f} µs")
+        print(f"{'a whole request through Flask':40}{price_of_a_request(app, sender, body):10.1f} µs")
 
 
 if __name__ == "__main__":

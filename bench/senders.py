@@ -55,7 +55,7 @@ def make_senders(product: Installation, folder: Path, *, sources: int, keys: int
     try:
         for share in _shares(sources, workspaces):
             with database.transaction(TenantScope.ALL, deadline_seconds=300) as session:
-                issued = _fill_workspace(session, credentials, [1 + next(further_keys) for _ in range(share)])
+                issued = fill_workspace(session, credentials, [1 + next(further_keys) for _ in range(share)])
             for source_id, plain_texts in issued:
                 first.append(f"{plain_texts[0]} {source_id}")
                 further += [f"{key} {source_id}" for key in plain_texts[1:]]
@@ -88,7 +88,7 @@ def lift_limits(product: Installation) -> None:
             connection.execute(update, [_NO_LIMIT, product.variables["LARIBA_SOURCE_ID"]])
 
 
-def _fill_workspace(session: Session, credentials: Credentials, keys: list[int]) -> list[tuple[str, list[str]]]:
+def fill_workspace(session: Session, credentials: Credentials, keys: list[int]) -> list[tuple[str, list[str]]]:
     """A workspace with a source for each of `keys`, each with so many keys: (public id, plain texts)."""
     workspace, operator = add_workspace(session, "Bench")
     project, _ = add_project(session, operator, NewProject(name="Bench"))
