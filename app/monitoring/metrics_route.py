@@ -1,13 +1,12 @@
 """`GET /metrics`: the page that a monitoring system reads every few seconds."""
 
 import hmac
-from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
 from flask_smorest import Blueprint
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
-from prometheus_client.metrics_core import Metric
 
 from app.context import EXTENSION, Context, current_context
 from app.errors import InvalidMetricsToken
@@ -29,30 +28,13 @@ _CONTENT: Final[dict[str, Any]] = {"schema": {"type": "string"}, "example": _EXA
 blueprint = Blueprint("metrics", __name__, description="What monitoring asks")
 
 
-class Collector(Protocol):
-    """The protocol of prometheus_client's collectors."""
-
-    def collect(self) -> Any:
-        """Metrics with their samples."""
-
-
-class Page:
-    """A collector of all metrics: those of the processes, then those of the database."""
-
-    def __init__(self, *parts: Collector) -> None:
-        self._parts = parts
-
-    def collect(self) -> Iterator[Metric]:
-        for part in self._parts:
-            yield from part.collect()
-
-
 def register(app: Flask) -> None:
-    """Set up the page of `app`, whose Context must be there."""
+    """Set up the page of `app`, whose Context must be there: metrics of the processes, then of the system status."""
     context: Context = app.extensions[EXTENSION]
     folder = context.settings.metrics_dir
-    processes = SharedMetrics(folder) if folder else metrics.REGISTRY
-    app.extensions[METRICS] = Page(processes, StatusMetrics(context.database, context.settings))
+    app.extensions[METRICS] = page = CollectorRegistry()
+    page.register(SharedMetrics(folder) if folder else metrics.REGISTRY)
+    page.register(StatusMetrics(context.database, context.settings))
 
 
 @blueprint.route("/metrics", methods=["GET"])

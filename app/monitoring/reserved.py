@@ -61,17 +61,16 @@ class _Value:
             switch_off(error)
 
     def inc(self, amount: float) -> None:
-        if not _is_off:
-            try:
-                self._mapped.inc(amount)
-            except OSError as error:  # a forked child opens its own files at its first count
-                switch_off(error)
+        self._write("inc", amount)
 
     def set(self, value: float, timestamp: float | None = None) -> None:
+        self._write("set", value, timestamp)
+
+    def _write(self, method: str, *arguments: float | None) -> None:
         if not _is_off:
             try:
-                self._mapped.set(value, timestamp)
-            except OSError as error:
+                getattr(self._mapped, method)(*arguments)
+            except OSError as error:  # a forked child opens its own files at its first count
                 switch_off(error)
 
     def get(self) -> float:

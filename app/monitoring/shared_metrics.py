@@ -20,6 +20,7 @@ from typing import Final
 from prometheus_client import values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from app.config import SettingsError, variable_of
 from app.monitoring import reserved
@@ -45,8 +46,8 @@ def share(path: str, environ: MutableMapping[str, str]) -> None:
         raise SettingsError(f"{variable_of('metrics_dir')} cannot be used: {error.strerror}: {path}") from error
 
 
-class SharedMetrics:
-    """A collector of prometheus_client for all processes that share a folder."""
+class SharedMetrics(Collector):
+    """The metrics of all processes that share a folder."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
@@ -58,25 +58,45 @@ _TASKS = text("""
 """)
 
 
+class Metric(NamedTuple):
+    """Of a field that is a metric too (status_metrics.py)."""
+
+    name: str
+    says: str
+    """The help text, which documents the field."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskStatus:
     """The runs of one task; zeros for a task that never ran."""
 
     name: str
-    every_seconds: float
-    is_overdue: bool
-    """Its last success is longer ago than three intervals and than five minutes, or never was."""
-    succeeded_at: datetime | None = None
+    every_seconds: Annotated[float, Metric("lariba_task_interval_seconds", "How often the task is wanted.")]
+    succeeded_at: Annotated[
+        datetime | None,
+        Metric(
+            "lariba_task_last_success_timestamp_seconds",
+            "When its last good run was over; the task canary proves beat, broker and worker.",
+        ),
+    ] = None
     failed_at: datetime | None = None
     error: str | None = None
     """Of its last failed run."""
-    failures_in_a_row: int = 0
-    runs: int = 0
-    failures: int = 0
-    rows_done: int = 0
-    seconds: float = 0.0
-    """Of its last run."""
-    seconds_total: float = 0.0
+    seconds: Annotated[float, Metric("lariba_task_last_run_seconds", "How long its last run took.")] = 0
+    failures_in_a_row: Annotated[int, Metric("lariba_task_failures_in_a_row", "Bad runs since the last good one.")] = 0
+    is_overdue: Annotated[
+        bool,
+        Metric(
+            "lariba_task_overdue",
+            "1 if its last good run is longer ago than three intervals and than five minutes, or never was.",
+        ),
+    ]
+    runs: Annotated[int, Metric("lariba_task_runs_total", "Runs that began.")] = 0
+    failures: Annotated[int, Metric("lariba_task_failures_total", "Runs that failed or were cut off.")] = 0
+    rows_done: Annotated[
+        int, Metric("lariba_task_rows_total", "Rows done; docs/maintenance.md says what a row is.")
+    ] = 0
+    seconds_total: Annotated[float, Metric("lariba_task_seconds_total", "Time of all runs together.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,25 +105,51 @@ class SystemStatus:
 
     read_at: datetime
     """By PostgreSQL's clock, like every moment here."""
-    clock_skew_seconds: float
-    """How far the clock of the machine that read it is ahead of PostgreSQL's."""
-    outbox_rows: int
-    outbox_lag_seconds: float
-    """Since the oldest stored event that is not folded."""
-    expired_rows: int
-    """Idempotency records past their expiry."""
-    expired_lag_seconds: float
-    """Since the expiry of the oldest of them."""
-    default_partition_rows: int
-    """Events of days without a partition."""
-    partitions: int
-    detached_partitions: int
-    """Tables of former or future partitions: an interrupted drop or attachment."""
-    oldest_partition_at: datetime | None
-    """The beginning of its day."""
-    newest_partition_at: datetime | None
-    partitions_ahead_seconds: float
-    """How long from now each day has a partition, without a gap."""
+    clock_skew_seconds: Annotated[
+        float,
+        Metric("lariba_clock_skew_seconds", "How far this machine's clock is ahead of PostgreSQL's; negative: behind."),
+    ]
+    outbox_rows: Annotated[int, Metric("lariba_usage_outbox_rows", "Rows that wait to be folded, 100,000 at the most.")]
+    outbox_lag_seconds: Annotated[
+        float, Metric("lariba_usage_outbox_lag_seconds", "How long the oldest accepted event has waited to be folded.")
+    ]
+    expired_rows: Annotated[
+        int,
+        Metric(
+            "lariba_idempotency_records_expired_rows",
+            "Idempotency records past their time that are still there, 100,000 at the most.",
+        ),
+    ]
+    expired_lag_seconds: Annotated[
+        float,
+        Metric("lariba_idempotency_records_expired_lag_seconds", "For how long the oldest of them is past its time."),
+    ]
+    default_partition_rows: Annotated[
+        int,
+        Metric(
+            "lariba_events_default_rows",
+            "Events in the default partition, whose days have none of their own; 100,000 at the most.",
+        ),
+    ]
+    partitions: Annotated[int, Metric("lariba_event_partitions", "Daily partitions of events.")]
+    detached_partitions: Annotated[
+        int,
+        Metric(
+            "lariba_event_partitions_detached",
+            "Tables of single days that are no partition: a drop or an attachment that did not come to its end.",
+        ),
+    ]
+    oldest_partition_at: Annotated[
+        datetime | None,
+        Metric("lariba_event_partition_oldest_timestamp_seconds", "The beginning of the oldest partition's day."),
+    ]
+    newest_partition_at: Annotated[
+        datetime | None,
+        Metric("lariba_event_partition_newest_timestamp_seconds", "The beginning of the newest partition's day."),
+    ]
+    partitions_ahead_seconds: Annotated[
+        float, Metric("lariba_event_partitions_ahead_seconds", "For how long from now on each day has its partition.")
+    ]
     tasks: tuple[TaskStatus, ...]
 
 

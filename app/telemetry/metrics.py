@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter as CountOf
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -47,98 +48,87 @@ class BulkHistogram(Histogram):
 
 REGISTRY: Final = CollectorRegistry()
 
-REQUESTS: Final = Counter(
+_counter = partial(Counter, registry=REGISTRY)
+_gauge = partial(Gauge, registry=REGISTRY)
+_histogram = partial(BulkHistogram, registry=REGISTRY)
+
+REQUESTS: Final = _counter(
     "lariba_requests_total",
     "Answered requests, each once.",
     ("method", "route", "outcome"),
-    registry=REGISTRY,
 )
-REQUEST_SECONDS: Final = BulkHistogram(
+REQUEST_SECONDS: Final = _histogram(
     "lariba_request_seconds",
     "From the request's arrival at the application to its answer.",
     ("method", "route"),
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
-BATCH_EVENTS: Final = Counter(
+BATCH_EVENTS: Final = _counter(
     "lariba_batch_events_total",
     "Events of batches by their verdict; replayed batches are counted as requests only.",
     ("verdict",),
-    registry=REGISTRY,
 )
-GROUP_EVENTS: Final = BulkHistogram(
+GROUP_EVENTS: Final = _histogram(
     "lariba_group_events",
     "Single events that went to PostgreSQL with one statement and one commit.",
     buckets=_EVENTS,
-    registry=REGISTRY,
 )
-COMMIT_SECONDS: Final = BulkHistogram(
+COMMIT_SECONDS: Final = _histogram(
     "lariba_commit_seconds",
     "A group's statement with its commit, failed ones too.",
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
-QUEUE_WAIT_SECONDS: Final = BulkHistogram(
+QUEUE_WAIT_SECONDS: Final = _histogram(
     "lariba_queue_wait_seconds",
     "How long the first event of a group had waited when its statement began.",
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
-QUEUE_EVENTS: Final = Gauge(
+QUEUE_EVENTS: Final = _gauge(
     "lariba_queue_events",
     "Single events that are waiting for their verdict.",
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-TIMESTAMPS_FAR: Final = Counter(
+TIMESTAMPS_FAR: Final = _counter(
     "lariba_timestamps_far_total",
     "Events stored with the mark of a timestamp that is far from their receipt; those refused bear their outcome.",
-    registry=REGISTRY,
 )
-GRANIAN_ADAPTERS: Final = Gauge(
+GRANIAN_ADAPTERS: Final = _gauge(
     "lariba_granian_adapters",
     "Web processes that answer through the adapter for granian (app/granian).",
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-KEY_LOOKUPS: Final = Counter(
+KEY_LOOKUPS: Final = _counter(
     "lariba_key_lookups_total",
     "Credentials by where they were recognised: memory, shared (Redis), or nowhere, which costs a query and argon2.",
     ("found",),
-    registry=REGISTRY,
 )
-ARGON2_RUNS: Final = Counter(
+ARGON2_RUNS: Final = _counter(
     "lariba_argon2_runs_total",
     "Runs of argon2, about 20 ms of a core each: to prove a credential, to issue one, to renew its hash.",
     ("purpose",),
-    registry=REGISTRY,
 )
-LIMITS_SHARED: Final = Gauge(
+LIMITS_SHARED: Final = _gauge(
     "lariba_rate_limits_shared",
     "1 while all processes count rates together, 0 while one of them counts for itself; none where there is no Redis.",
     ("through",),
     multiprocess_mode="livemin",
-    registry=REGISTRY,
 )
-POOL_IN_USE: Final = Gauge(
+POOL_IN_USE: Final = _gauge(
     "lariba_pool_connections_in_use",
     "Pooled connections to PostgreSQL in use.",
     ("program",),
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-POOL_MAX: Final = Gauge(
+POOL_MAX: Final = _gauge(
     "lariba_pool_connections_max",
     "How many there may be, in all processes that have connected.",
     ("program",),
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-POOL_TIMEOUTS: Final = Counter(
+POOL_TIMEOUTS: Final = _counter(
     "lariba_pool_timeouts_total",
     "Transactions that got no connection within a second, and so were refused with 503.",
     ("program",),
-    registry=REGISTRY,
 )
 
 
