@@ -1,6 +1,6 @@
-"""`python -m bench.rates`: what the rate limiter costs on this machine, on the road and beside it.
+"""`python -m bench.rates`: what the rate limiter costs on this machine, on the ingest path and beside it.
 
-Prints microseconds per admit(), headers included, while the background thread tells an embedded Redis ten times a
+Prints microseconds per admit(), headers included, while the background thread reports to an embedded Redis ten times a
 second, and what one such step costs for 500 limits. For comparison: hit() of the library `limits` with the same Redis
 and in memory, if it is installed.
 """

@@ -1,4 +1,4 @@
-"""Makes the sources and keys that a load is sent by, through the product's own functions."""
+"""Makes the sources and keys of a load, through the product's own functions."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -22,10 +22,10 @@ _NO_LIMIT = 10_000_000
 
 
 class OneSecret(Credentials):
-    """Mints keys that have one secret in common, so that making 10,000 takes one argon2 run instead of 200 s.
+    """Mints keys with one common secret, so that 10,000 keys take one argon2 run instead of 200 s.
 
-    Nothing gets easier for the product: each key is another text with another row, and is proven by argon2 at its first
-    use, with the product's own parameters, as if its secret were its own.
+    The product has the same work: each key is another text with another row, and is proven at its first use as if its
+    secret were its own.
     """
 
     _model: Minted | None = None
@@ -73,7 +73,7 @@ def demo_sender(product: Installation, folder: Path) -> Path:
 
 
 def lift_limits(product: Installation) -> None:
-    """No rate limit is to be met by a workspace, nor by the demo's key, which sends alone; the others keep theirs.
+    """Lift the rate limits of workspaces and of the demo's key, which sends alone; other keys keep theirs.
 
     Processes learn of it within seconds, while they are warmed up.
     """

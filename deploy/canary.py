@@ -1,4 +1,4 @@
-"""`python -m deploy.canary`: exits with 0 if the task canary ran lately, else with 1 and a line that says what is wrong.
+"""`python -m deploy.canary`: exits with 0 if the canary ran lately, else with 1 and a line that says what is wrong.
 
 The canary is a task without work. A run proves that beat sends, the broker carries and a worker consumes, which a ping
 of the worker does not. The check takes half a second of CPU, so twice a minute is often enough.

@@ -96,7 +96,7 @@ def test_a_tick_reads_both_clocks(installation: Installation, alice: Tenant, mon
 
 @pytest.mark.usefixtures("alice")
 class TestAllClocksAreWrong:
-    """By a year. Nobody can tell; but little is gone before somebody notices."""
+    """By a year. It cannot be detected, but little is deleted before the alert comes."""
 
     _WRONG = _NOW + timedelta(days=366)
 

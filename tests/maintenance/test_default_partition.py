@@ -40,7 +40,7 @@ def _moved(installation: Installation) -> list[date]:
 
 
 def _between_copies_and_swap(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> None:
-    """Have `step` done once nobody looks back any more."""
+    """Do `step` when no older snapshot is left."""
 
     def look(*_: Any) -> list[Any]:
         step()
@@ -91,17 +91,17 @@ def test_a_second_run_finds_nothing_and_a_third_what_came_meanwhile(full: Instal
     assert full.sql("SELECT count(*) FROM events_default") == [(0,)]
 
 
-def test_what_is_copied_is_behind_the_wall_long_before_it_is_a_partition(full: Installation) -> None:
+def test_copied_rows_have_row_security_before_their_table_is_a_partition(full: Installation) -> None:
     """A role that is given all tables to come, as roles for reports are, reads no other workspace in it."""
     move_default_partition_rows(full.owner, batch_rows=1, is_over=lambda: True)
-    walled = (
+    row_security = (
         "SELECT relrowsecurity, (SELECT array_agg((polname, polroles, pg_get_expr(polqual, polrelid))::text ORDER BY 1)"
         " FROM pg_policy WHERE polrelid = pg_class.oid) FROM pg_class WHERE oid = %s::text::regclass"
     )
 
-    (wall,) = full.sql(walled, f"events_{_DAY - timedelta(days=3):%Y%m%d}_next")
-    assert [wall] == full.sql(walled, "events")
-    assert wall[0]
+    (policies,) = full.sql(row_security, f"events_{_DAY - timedelta(days=3):%Y%m%d}_next")
+    assert [policies] == full.sql(row_security, "events")
+    assert policies[0]
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])

@@ -1,4 +1,4 @@
-"""Marking what has expired: once per expiry, with its entry, taken back with the expiry, and asked by nobody."""
+"""Marking expired credentials: once per expiry, with its audit entry, removed when the expiry moves."""
 
 import re
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def _key(context: Context, tenant: Tenant) -> Row[Any]:
 
 
 def _expiries(context: Context, object_id: str) -> list[tuple[Any, ...]]:
-    """What the trail tells of them: (before, after), the oldest first."""
+    """Their audit entries: (before, after), the oldest first."""
     statement = "SELECT before, after FROM audit_entries WHERE object_id = :id AND action LIKE '%.expire' ORDER BY id"
     return [(row.before["expired_at"], row.after["expired_at"]) for row in rows(context, statement, id=object_id)]
 
@@ -289,7 +289,7 @@ class TestMovedExpiry:
         assert _run(context) == TaskResult(rows=1)
         assert _expiries(context, alice.key_id) == [(None, "2024-02-29T11:00:00Z"), (None, "2024-02-29T12:00:00Z")]
 
-    def test_also_if_whoever_moved_it_knew_nothing_of_marks(self, context: Context, alice: Tenant) -> None:
+    def test_also_if_the_code_that_moved_it_knew_nothing_of_marks(self, context: Context, alice: Tenant) -> None:
         """Code of the release before, while a deploy runs."""
         _end_key(context, alice)
         _run(context)
@@ -311,7 +311,7 @@ class TestMovedExpiry:
         assert _key(context, alice).expired_at == _ELEVEN
         assert _run(context) == TaskResult(rows=0)
 
-    def test_whoever_is_first_a_key_that_was_prolonged_is_not_marked(
+    def test_whichever_is_first_a_key_that_was_prolonged_is_not_marked(
         self, context: Context, desk: Desk, alice: Tenant
     ) -> None:
         for _ in range(10):
@@ -326,7 +326,7 @@ class TestMovedExpiry:
             assert _key(context, alice).expired_at is None
         assert _run(context) == TaskResult(rows=0)
 
-    def test_a_key_that_an_operator_is_just_changing_is_left_alone_and_waited_for_by_nobody(
+    def test_a_key_that_an_operator_is_just_changing_is_skipped_without_a_wait(
         self, context: Context, alice: Tenant
     ) -> None:
         _end_key(context, alice)

@@ -100,7 +100,7 @@ def _work_of(task: Task) -> Work:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_what_four_do_at_once_without_a_turn_is_done_once(arena: _Arena, task: Task) -> None:
+def test_what_four_do_at_once_without_a_lock_is_done_once(arena: _Arena, task: Task) -> None:
     """As after the loss of the connection that holds the lock."""
     work = _work_of(task)
     work.lay_out(arena.root)

@@ -93,7 +93,7 @@ class TestDroppingDays:
         drop_old_partitions(ten_days.owner, now=_NOW, days=7)
         assert ten_days.sql("SELECT to_regclass('of_before') IS NOT NULL") == [(True,)]
 
-    def test_whoever_reads_for_long_makes_it_wait_for_another_run_and_is_named(self, ten_days: Installation) -> None:
+    def test_a_long_reader_makes_it_wait_for_another_run_and_is_named(self, ten_days: Installation) -> None:
         with psycopg.connect(ten_days.settings.admin_database_url, application_name="nightly-report") as reader:
             reader.execute("SELECT count(*) FROM events")
             with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {reader.info.backend_pid} \(nightly-rep"):
@@ -111,7 +111,7 @@ class TestDroppingDays:
             assert dropping.result() == TaskResult(2)
 
     def test_no_event_waits_behind_it_for_longer_than_a_try_takes(self, ten_days: Installation) -> None:
-        """Whatever the owner's connections are otherwise told to wait, and for as long as it tries."""
+        """Whatever lock_timeout the owner's connections have, and for all tries."""
         patient = Owner(ten_days.settings.admin_database_url)
         options = patient._arguments["options"]  # noqa: SLF001
         patient._arguments["options"] = options.replace("lock_timeout=2s", "lock_timeout=60s")  # noqa: SLF001
@@ -140,7 +140,7 @@ class TestDroppingDays:
         assert shown == (f"{LOCK_WAIT_MILLISECONDS}ms",)
         assert f"{LOCK_WAIT_MILLISECONDS} ms" in (checkout / "docs" / "maintenance.md").read_text()
 
-    def test_a_role_that_does_not_own_the_tables_is_told_what_to_set(self, ten_days: Installation) -> None:
+    def test_a_role_that_does_not_own_the_tables_fails_with_what_to_set(self, ten_days: Installation) -> None:
         with pytest.raises(NotTheOwnerError, match="LARIBA_ADMIN_DATABASE_URL"):
             drop_old_partitions(Owner(ten_days.settings.database_url), now=_NOW, days=7)
 
@@ -181,7 +181,7 @@ class TestExport:
         assert _ages(ten_days) == list(range(10))
 
     @pytest.mark.parametrize("umask", [0o000, 0o777 & ~0o700, 0o777 & ~0o500])
-    def test_nobody_else_can_read_it_whatever_the_umask(
+    def test_no_other_user_can_read_it_whatever_the_umask(
         self, ten_days: Installation, tmp_path: Path, umask: int
     ) -> None:
         folder = tmp_path / "exports"
@@ -206,7 +206,7 @@ class TestExport:
     def test_a_file_that_does_not_hold_what_was_written_keeps_the_day(
         self, ten_days: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
     ) -> None:
-        """As a disk would that loses or turns bits between the writing and the reading."""
+        """As a disk that loses or flips bits between the writing and the reading."""
 
         def read_damaged(file: Path) -> Content:
             file.write_bytes(damage(file.read_bytes()))
@@ -229,7 +229,7 @@ class TestExport:
 
         assert list(tmp_path.iterdir()) == []
 
-    def test_nobody_writes_to_a_day_between_its_last_reckoning_and_its_drop(
+    def test_no_writer_comes_between_the_last_check_of_a_day_and_its_drop(
         self, ten_days: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"

@@ -1,4 +1,4 @@
-"""Search indexes: on each closed day, on no open one, whole, and at nobody's expense."""
+"""Search indexes: on each closed day, on no open one, complete, and without a wait for any session."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +105,7 @@ def test_a_build_that_waits_for_one_writer_makes_no_other_wait(
     arguments = two_days.owner._arguments  # noqa: SLF001
     monkeypatch.setitem(arguments, "options", arguments["options"].replace("lock_timeout=2s", "lock_timeout=1ms"))
     with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as writer:
-        _begin_after_the_look_for_older_ones(monkeypatch, writer, late, [noon(_YESTERDAY.day)])
+        _begin_after_the_check_for_older_ones(monkeypatch, writer, late, [noon(_YESTERDAY.day)])
         building = pool.submit(index_closed_partitions, two_days.owner, now=noon(_TODAY))
         wait_until(lambda: two_days.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
         with psycopg.connect(url, options="-c lock_timeout=100ms") as other:
@@ -146,12 +146,12 @@ class TestOldTransactions:
     ) -> None:
         with psycopg.connect(two_days.settings.database_url, application_name="nightly-report") as reader:
             reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            _begin_after_the_look_for_older_ones(monkeypatch, reader, "SELECT count(*) FROM projects")
+            _begin_after_the_check_for_older_ones(monkeypatch, reader, "SELECT count(*) FROM projects")
             with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {reader.info.backend_pid} \(nightly-"):
                 index_closed_partitions(two_days.owner, now=noon(_TODAY), build_seconds_max=0.3)
 
 
-def _begin_after_the_look_for_older_ones(
+def _begin_after_the_check_for_older_ones(
     monkeypatch: pytest.MonkeyPatch, connection: psycopg.Connection, statement: str, *parameters: list[Any]
 ) -> None:
     """Open a transaction on `connection` in the moment in which the first build begins."""

@@ -99,7 +99,7 @@ class TestForm:
 
 
 class TestHowOften:
-    def test_the_database_is_asked_once_in_five_seconds_whoever_asks(
+    def test_the_database_is_asked_once_in_five_seconds_however_many_ask(
         self, context: Context, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, asked = 0.0, 0

@@ -270,10 +270,10 @@ def _expired_keys() -> Work:
         )
 
     def check(root: Root) -> None:
-        told = root.execute(
+        entries = root.execute(
             "SELECT object_id FROM audit_entries WHERE workspace_id = 6 AND action = 'source_key.expire' ORDER BY 1"
         ).fetchall()
-        assert told == sorted((f"key_old{n}",) for n in range(1, keys + 1))
+        assert entries == sorted((f"key_old{n}",) for n in range(1, keys + 1))
 
     left = "SELECT count(*) FROM source_keys WHERE workspace_id = 6 AND expired_at IS NULL AND expires_at <= now()"
     return Work(lay_out=lay_out, left=lambda root: _count(root, left), check=check)

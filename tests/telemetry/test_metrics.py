@@ -1,4 +1,4 @@
-"""What a process counts: every answer once, under our own words, and what the road to it cost."""
+"""What a process counts: every answer once, with labels of our own, and the times of the ingest path."""
 
 import multiprocessing
 from collections.abc import Callable
