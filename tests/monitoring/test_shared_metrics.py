@@ -71,7 +71,7 @@ def _connected_processes(server: LiveServer) -> float:
     return count_of(_scrape(server), "lariba_pool_connections_max", **_POOL) / _POOL_SIZE
 
 
-# A process that may make no file longer than some bytes, counts in as many series as its argument says, and prints the result.
+# A process with a limit on the size of its files counts in as many series as its argument says, and prints the result.
 _CRAMPED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
