@@ -1,13 +1,8 @@
-"""Moves the rows of the default partition into partitions of their own days.
+"""Moves the rows of the default partition into partitions of their own days (docs/decisions/0018).
 
-PostgreSQL refuses to attach a partition while the default one holds rows of its day, and scans the whole default
-partition for them with its writers locked out: ingest itself, as long as today has no partition. A CHECK constraint
-would avoid the scan, but none is valid before those rows are gone; and rows that were moved to a table which is not
-attached yet could not be read.
-
-So the rows are copied, in small batches beside ingest, into the tables of their days. One short transaction then copies
-the rest, detaches the default partition, and attaches the days and an empty default partition. That transaction scans
-nothing, and no reader misses an event or sees it twice. A run that is cut off is resumed where it stopped.
+The rows are copied, in small batches beside ingest, into the tables of their days. One short transaction then copies
+the rest, detaches the default partition, and attaches the days and an empty default partition. It scans nothing, and no
+reader misses an event or sees it twice. A run that is cut off is resumed where it stopped.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +21,7 @@ from app.maintenance.event_copy import (
     USE_INDEX,
     EventCopy,
     Position,
-    resume,
+    last_position,
 )
 from app.maintenance.partitions import Partition
 from app.maintenance.purge import BATCH_ROWS
@@ -189,7 +184,8 @@ def _begin_or_resume(connection: Connection, day: Partition) -> EventCopy:
     if not _exists(connection, name):
         key = sql.Identifier(f"{day.name}_pkey")
         connection.execute(_CREATE_DAY.format(next=table, name=name, key=key, begin=day.begin, end=day.end))
-    return resume(connection, _DEFAULT, table, day.begin, day.end)
+    after = last_position(connection, table) or Position(day.begin, LOWEST_UID)
+    return EventCopy(_DEFAULT, table, day.begin, day.end, after=after)
 
 
 def _snapshots_are_gone(connection: Connection, wait_seconds: float) -> bool:

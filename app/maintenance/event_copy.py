@@ -79,9 +79,7 @@ class EventCopy:
         self.after = until
 
 
-def resume(
-    connection: Connection, source: sql.Identifier, target: sql.Identifier, begin: datetime, end: datetime
-) -> EventCopy:
-    """The copying into a table of its own, after the last event which that has."""
-    last = connection.execute(_LAST_COPIED.format(target)).fetchone() or (begin, LOWEST_UID)
-    return EventCopy(source, target, begin, end, after=Position(*last))
+def last_position(connection: Connection, table: sql.Identifier) -> Position | None:
+    """Of the last event in a table that is copied into; None if it is empty."""
+    last = connection.execute(_LAST_COPIED.format(table)).fetchone()
+    return Position(*last) if last else None

@@ -1,10 +1,8 @@
 """Metrics that the processes of a machine share in one folder, so that each of them can expose the counts of all.
 
-prometheus_client keeps the values of a process in files named after the process. With pids there would be more files
-with every process ever started, and a process that merges those of dead ones may be killed half-way. So a process takes
-a slot instead: the lowest number whose lock is free. It goes on counting where the slot's last holder stopped, so that
-counters never fall, and there are as many files as there ever were processes at once. The kernel releases the lock
-however a process ends.
+prometheus_client names the files of a process after its pid, so that every restart leaves files. Here a process takes a
+slot instead: the lowest number whose lock is free. It goes on counting where the slot's last holder stopped, so that
+counters never fall and files stay few. The kernel releases the lock however a process ends.
 
 A folder on a full disk costs the counts and nothing else (app/monitoring/reserved.py).
 """

@@ -47,7 +47,7 @@ def test_a_crash_before_the_event_is_stored_is_a_500_that_is_counted(
     assert len(events_of(context, alice)) == 1
 
 
-@pytest.mark.parametrize("step", ["_ANSWERS.note", "uuid7"])
+@pytest.mark.parametrize("step", ["_ANSWERS.add", "uuid7"])
 def test_an_answer_that_comes_later_is_given_once_whatever_crashes(
     app: Flask, context: Context, alice: Tenant, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +57,7 @@ def test_an_answer_that_comes_later_is_given_once_whatever_crashes(
     (answer,) = _answers_later(app, alice)
 
     status, headers, body = answer
-    stored = step == "_ANSWERS.note"
+    stored = step == "_ANSWERS.add"
     assert status == (201 if stored else 500)
     assert body.get("status") == ("stored" if stored else None)
     assert headers["X-Request-ID"] == "mine"

@@ -132,7 +132,7 @@ class TestInTheHouse:
         door = "on" if request.param == "door" else "off"
         told = replace(settings, trusted_proxies=("127.0.0.0/8",), door=door)
         with logging_left_alone():
-            app = create_app(told, credentials=credentials)
+            app = create_app(told, credentials=credentials, refusal_flush_seconds=None)
             client = app.test_client()
             client.environ_base["HTTP_X_FORWARDED_FOR"] = "10.6.6.6, 203.0.113.7"
             yield client
