@@ -58,10 +58,11 @@ elif settings:
     from app.context import EXTENSION
     from app.factory import create_app
     from app.granian.adapter import GranianAdapter
-    from app.ingest.door import Door
+    from app.ingest.fast_path import FastPath
+    from app.ingest.services import EXTENSION as INGEST
 
     app = create_app(settings)
-    rsgi = GranianAdapter(cast(Door, app.wsgi_app), settings, app.extensions[EXTENSION].credentials)
+    rsgi = GranianAdapter(cast(FastPath, app.wsgi_app), app.extensions[INGEST])
     engine = app.extensions[EXTENSION].database.engine
 else:
     from app.factory import create_app_without_settings

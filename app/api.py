@@ -1,16 +1,16 @@
-"""The API as a whole: the OpenAPI document, and every blueprint with the credential that opens it."""
+"""The API as a whole: the OpenAPI document, and every blueprint with the credential that it takes."""
 
 from typing import Any, Final
 
 from flask import Flask, Response, json
 from flask_smorest import Api
+from werkzeug.exceptions import HTTPException
 
-from app.ingest import openapi as ingest_openapi
 from app.ingest import routes as ingest
 from app.management.blueprints import BLUEPRINTS as MANAGEMENT
-from app.management.common.openapi_links import Links
 from app.monitoring import metrics_route
 from app.web import health, openapi, pages
+from app.web.error_handlers import respond_to_framework
 
 TITLE: Final = "Lariba"
 VERSION: Final = "v1"
@@ -32,25 +32,24 @@ _SECURITY: Final = {
 
 
 class _Api(Api):  # type: ignore[misc]
-    """smorest without its own errors and pages: problems.py renders errors, management/common/paging.py pages."""
+    """smorest with our error body and our error responses, which each operation documents by itself."""
 
+    ERROR_SCHEMA = openapi.ErrorBodySchema
     DEFAULT_ERROR_RESPONSE_NAME = None
     _document: str | None = None
 
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        """Answer as every other error; smorest registers this as the handler of every HTTPException."""
+        return respond_to_framework(error)
+
     def _openapi_json(self) -> Response:
-        """The document, which nothing changes once the application is up; writing it takes longer than any request."""
+        """The document, written once per process: nothing changes it, and writing it takes longer than any request."""
         if self._document is None:
             self._document = json.dumps(self.spec.to_dict(), indent=2, sort_keys=False)
         return Response(self._document, mimetype="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
-    def _register_error_handlers(self) -> None:
-        """Nothing to do here."""
-
-    def _register_responses(self) -> None:
-        """Nothing to document here."""
-
     def _register_pagination_header(self) -> None:
-        """Nothing to document here."""
+        """Leave smorest's own out: paging.py pages by cursor."""
 
 
 def register(app: Flask) -> None:
@@ -64,21 +63,17 @@ def register(app: Flask) -> None:
     )
     # `//v1//projects` is no address of ours; werkzeug would answer with a redirect in HTML.
     app.url_map.merge_slashes = False
-    links = Links({name: each for blueprint in MANAGEMENT for name, each in blueprint.operations.items()})
     info = {"description": _DESCRIPTION, "license": _LICENSE}
-    api = _Api(app, spec_kwargs={"info": info, "servers": _SERVERS, "extra_plugins": [links]})
-    for name, schema in {**openapi.SCHEMAS, **ingest_openapi.SCHEMAS}.items():
-        api.spec.components.schema(name, schema)
+    api = _Api(app, spec_kwargs={"info": info, "servers": _SERVERS})
     for name, header in openapi.HEADERS.items():
         api.spec.components.header(name, header)
-    for name, example in openapi.examples().items():
+    for name, example in openapi.refusal_examples().items():
         api.spec.components.example(name, example)
     for name, scheme in _SECURITY.items():
         api.spec.components.security_scheme(name, scheme)
-    # Which credential opens which door: the blueprints of MANAGEMENT carry the guard, ingest proves its key on the
-    # road itself, metrics may have a token of their own, and health is open.
-    # In the order in which a reader wants to meet them.
-    doors: list[Any] = [ingest.blueprint, *MANAGEMENT, metrics_route.blueprint, health.blueprint]
-    for blueprint in doors:
+    # In the order of the document. MANAGEMENT takes management tokens, ingest verifies source keys on its own path,
+    # metrics may have a token, and health takes none.
+    blueprints: list[Any] = [ingest.blueprint, *MANAGEMENT, metrics_route.blueprint, health.blueprint]
+    for blueprint in blueprints:
         api.register_blueprint(blueprint)
     app.register_blueprint(pages.blueprint)

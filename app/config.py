@@ -39,17 +39,17 @@ class Settings:
     broker_url: str = field(repr=False)
     """Celery's broker: Redis 6.2 or newer, or RabbitMQ."""
     secret_key: tuple[str, ...] = field(repr=False)
-    """Signs the check of keys and tokens. The first signs, all verify: put a new one in front to rotate."""
+    """Signs the checksum of keys and tokens and keys their digests. The first signs, all verify: see operations.md."""
 
     redis_url: str = field(default="", repr=False)
-    """Redis 6.2 or newer, shared by all processes: what is warm, and how fast each key sends. May be absent or away."""
+    """Redis 6.2 or newer, shared by all processes: how fast each key sends. May be absent or away."""
 
     allow_rls_bypass: str = "off"
     """`on` starts with a role that row level security does not bind: the code alone keeps workspaces apart then."""
     log_level: str = "INFO"
     log_accepted_one_in: int | None = 1
     """Of how many accepted or replayed requests of a key one leaves a line; slow ones always do. None: none."""
-    door: str = "on"
+    fast_path: str = "on"
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
     """Connections per process, for all but single events: those have the committer's own. Management has a third."""
@@ -128,7 +128,7 @@ class Settings:
             raise SettingsError(
                 f"{variable_of('event_id_days')} must be no shorter than {variable_of('idempotency_ttl_seconds')}"
             )
-        for name in ("door", "allow_rls_bypass"):
+        for name in ("fast_path", "allow_rls_bypass"):
             if getattr(self, name) not in ("on", "off"):
                 raise SettingsError(f"{variable_of(name)} must be on or off")
         if self.log_level not in _LOG_LEVELS:

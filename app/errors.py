@@ -12,6 +12,7 @@
     ├── EventTypeNotAllowed         ├── OriginNotAllowed
     ├── AddressNotAllowed           │
     ├── InsufficientScope           ├── NotFound
+    ├── MethodNotAllowed            ├── InternalError
     ├── Conflict                    ├── CredentialAlreadyShown
     ├── PreconditionFailed          ├── PreconditionRequired
     ├── IdempotencyKeyReused        │
@@ -176,6 +177,18 @@ class NotFound(Refusal):
     """There is nothing under this address, or not for this credential. /docs lists all addresses."""
 
     code = "not_found"
+
+
+class MethodNotAllowed(Refusal):
+    """This address does not take this method. /docs says what each is for."""
+
+    code = "method_not_allowed"
+
+
+class InternalError(Refusal):
+    """Something went wrong on our side; nothing was stored. Report the request_id to the operator."""
+
+    code = "internal_error"
 
 
 class Conflict(Refusal):

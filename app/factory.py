@@ -12,20 +12,19 @@ from app.cli import commands
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
-from app.credentials.shared_digests import SharedDigests
 from app.credentials.verification import Credentials
 from app.database.engine import Database
-from app.ingest.acceptance import Counter
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
-from app.ingest.door import Door
+from app.ingest.fast_path import FastPath
 from app.ingest.refusals import FLUSH_SECONDS, Refusals
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
+from app.ingest.services import IngestServices
 from app.monitoring import metrics_route
-from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, Sharing, namespace_of, read_overrides
+from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, RedisSync, namespace_of, read_overrides
 from app.telemetry import logs, metrics
 from app.telemetry.access_log import RequestLines, Sampling
-from app.web import problems, request_log
+from app.web import error_handlers, request_log
 from app.web.request_body import discard_rest
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from app.wire.http_rules import is_misspelt, refusal_of
@@ -57,23 +56,23 @@ def create_app(
         lock_timeout_seconds=settings.idempotency_wait_seconds,
         application_name="lariba-web",
     )
-    sharing = _sharing(settings)
+    redis_sync = _redis_sync(settings)
     app.extensions[EXTENSION] = Context(
         settings=settings,
         database=database,
-        credentials=credentials or _credentials(settings),
-        rate_limiter=_rate_limiter(settings, database, sharing),
-        management=_management(settings, database, sharing),
+        credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
+        rate_limiter=_rate_limiter(settings, database, redis_sync),
+        management=_management(settings, database, redis_sync),
         body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
     )
     sampling = Sampling(settings.log_accepted_one_in)
     lines = RequestLines(sampling)
-    app.extensions[COUNTER] = counter = _counter(app.extensions[EXTENSION], lines, refusal_flush_seconds)
-    app.wsgi_app = Door(app.wsgi_app, counter, lines)  # type: ignore[method-assign, arg-type]
+    app.extensions[INGEST] = services = _ingest_services(app.extensions[EXTENSION], lines, refusal_flush_seconds)
+    app.wsgi_app = FastPath(app.wsgi_app, services, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app, settings.trusted_proxies, sampling)
     app.before_request(_keep_to_http)
     app.after_request(discard_rest)
-    problems.register(app)
+    error_handlers.register(app)
     metrics_route.register(app)
     api.register(app)
     commands.register(app)
@@ -96,21 +95,21 @@ def _keep_to_http() -> None:
         raise MethodNotAllowed(sorted(request.url_rule.methods or ()))
 
 
-def _counter(context: Context, lines: RequestLines, refusal_flush_seconds: float | None) -> Counter:
-    return Counter(
+def _ingest_services(context: Context, lines: RequestLines, refusal_flush_seconds: float | None) -> IngestServices:
+    return IngestServices(
         settings=context.settings,
         database=context.database,
         credentials=context.credentials,
         committer=Committer(context.database, context.settings, every_tick=partial(_every_tick, lines)),
         rate_limiter=context.rate_limiter,
-        batch_places=_batch_places(context.settings.batches_at_once_max),
+        batch_slots=_batch_slots(context.settings.batches_at_once_max),
         body_reads=context.body_reads,
         origins=Origins(context.database),
         refusals=Refusals(context.database, flush_seconds=refusal_flush_seconds),
     )
 
 
-def _batch_places(at_once: int) -> ConcurrencyLimit:
+def _batch_slots(at_once: int) -> ConcurrencyLimit:
     """A batch of 5 MiB takes some 30 MiB while it is read and stored."""
     return ConcurrencyLimit(
         at_once,
@@ -126,12 +125,7 @@ def _every_tick(lines: RequestLines) -> None:
     metrics.flush()
 
 
-def _credentials(settings: Settings) -> Credentials:
-    shared = SharedDigests(settings.redis_url) if settings.redis_url else None
-    return Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max, shared=shared)
-
-
-def _management(settings: Settings, database: Database, sharing: Sharing | None) -> ManagementContext:
+def _management(settings: Settings, database: Database, redis_sync: RedisSync | None) -> ManagementContext:
     third = max(1, settings.database_pool_size // 3)
     rates = Rates(
         key=settings.management_token_requests_per_second, workspace=settings.management_workspace_requests_per_second
@@ -141,7 +135,7 @@ def _management(settings: Settings, database: Database, sharing: Sharing | None)
             _share_of_pool(third, at_once_each=(third + 1) // 2, waiting_each=_WAITING_PER_WORKSPACE)
         ),
         urgent=_share_of_pool(2, at_once_each=1, waiting_each=_WAITING_URGENT),
-        rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, sharing=sharing),
+        rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, redis_sync=redis_sync),
     )
 
 
@@ -155,13 +149,13 @@ def _share_of_pool(at_once: int, *, at_once_each: int, waiting_each: int) -> Con
     )
 
 
-def _sharing(settings: Settings) -> Sharing | None:
-    return Sharing(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None
+def _redis_sync(settings: Settings) -> RedisSync | None:
+    return RedisSync(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None
 
 
-def _rate_limiter(settings: Settings, database: Database, sharing: Sharing | None) -> RateLimiter:
+def _rate_limiter(settings: Settings, database: Database, redis_sync: RedisSync | None) -> RateLimiter:
     return RateLimiter(
         Rates(key=settings.source_key_events_per_second, workspace=settings.workspace_events_per_second),
-        sharing=sharing,
+        redis_sync=redis_sync,
         read_overrides=partial(read_overrides, database),
     )

@@ -1,7 +1,7 @@
 """`python -m bench.rates`: what the rate limiter costs on this machine, on the ingest path and beside it.
 
-Prints microseconds per admit(), headers included, while the background thread reports to an embedded Redis ten times a
-second, and what one such step costs for 500 limits. For comparison: hit() of the library `limits` with the same Redis
+Prints microseconds per admit(), headers included, while the background thread syncs with an embedded Redis ten times a
+second, and what one such sync costs for 500 limits. For comparison: hit() of the library `limits` with the same Redis
 and in memory, if it is installed.
 """
 
@@ -16,11 +16,13 @@ from pathlib import Path
 
 from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded
-from app.rate_limits import RateLimiter, Rates, Sharing
+from app.rate_limits import RateLimiter, Rates, RedisSync
+from app.rate_limits.gcra import LimitState
 from local.redis import EmbeddedRedis
 
 _CALLS = 100_000
-_NO_LIMIT_MET = Rates(10_000_000, 10_000_000)
+_LIMIT = 10_000_000
+"""Never met."""
 
 
 def _keys(count: int) -> list[Identity]:
@@ -56,6 +58,20 @@ def _admit(limiter: RateLimiter) -> Callable[[Identity], object]:
     return admit
 
 
+def _sync_microseconds(redis_sync: RedisSync, count: int) -> float:
+    states = [LimitState(f"key_{number:016}", "key") for number in range(count)]
+    for state in states:
+        state.set_limit(_LIMIT)
+    seconds = []
+    for _ in range(20):
+        for state in states:
+            state.consume(60_000, time.monotonic())
+        begin = time.perf_counter()
+        redis_sync.sync(states)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds) * 1_000_000
+
+
 def _compare_with_limits(url: str) -> None:
     try:
         limits, storages, strategies = map(importlib.import_module, ("limits", "limits.storage", "limits.strategies"))
@@ -74,24 +90,16 @@ def _compare_with_limits(url: str) -> None:
 def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "data") as server:
-        shared = RateLimiter(_NO_LIMIT_MET, sharing=Sharing(server.url, "bench"))
+        shared = RateLimiter(Rates(_LIMIT, _LIMIT), redis_sync=RedisSync(server.url, "bench"))
         for count in (1, 10_000):
             for threads in (1, 16):
-                price = _microseconds(_admit(shared), _keys(count), threads=threads)
-                print(f"{f'admit(), {count:,} keys, {threads} threads':44}{price:10.1f} µs")
-        refusing = RateLimiter(Rates(1, 1), sharing=Sharing(server.url, "bench-refusing"))
+                cost = _microseconds(_admit(shared), _keys(count), threads=threads)
+                print(f"{f'admit(), {count:,} keys, {threads} threads':44}{cost:10.1f} µs")
+        refusing = RateLimiter(Rates(1, 1), redis_sync=RedisSync(server.url, "bench-refusing"))
         print(f"{'admit() that refuses':44}{_microseconds(_admit(refusing), _keys(1)):10.1f} µs")
-        stepped = RateLimiter(_NO_LIMIT_MET, sharing=Sharing(server.url, "bench-step"), in_background=False)
-        for count in (1, 400):
-            taken = []
-            for _ in range(20):
-                for identity in _keys(count):
-                    stepped.admit(identity, 60_000)  # as many as make it worth telling
-                begin = time.perf_counter()
-                stepped.synchronise()
-                taken.append(time.perf_counter() - begin)
-            name = f"a step that tells of {min(count, 100) + count} limits"
-            print(f"{name:44}{statistics.median(taken) * 1_000_000:10.1f} µs")
+        for count in (2, 500):
+            cost = _sync_microseconds(RedisSync(server.url, f"bench-sync-{count}"), count)
+            print(f"{f'a sync of {count} limits':44}{cost:10.1f} µs")
         _compare_with_limits(server.url)
 
 

@@ -1,1 +1,1 @@
-"""What uses the OpenAPI document as others do: a fuzzer that looks for lies in it, and a generated client."""
+"""Holds the product to its OpenAPI document: a fuzzer (schemathesis) and generated clients."""

@@ -1,7 +1,7 @@
-"""What a fuzzing run has archived and not restored: where schemathesis is right that a deleted thing is still there.
+"""What a fuzzing run has archived and not restored: there alone schemathesis' check `use_after_free` is right.
 
-Its check `use_after_free` knows that a POST to a collection makes a thing anew, and knows neither that `POST …/restore`
-takes an archived one back into use, nor that usage outlives what it tells of.
+The check knows that a POST to a collection creates an object again. It does not know that `POST …/restore` does too,
+nor that the usage of an archived object stays readable.
 """
 
 import re
@@ -13,13 +13,13 @@ _HISTORY: Final = re.compile(r"/v1/(?:projects|sources)/[^/]+/usage")
 
 
 class Archived:
-    """The paths of the objects that are archived at this moment, as the answers of the run have it."""
+    """The paths of the objects that are archived at this moment, by the responses of the run."""
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
 
-    def note(self, method: str, path: str, status: int, *, is_replayed: bool) -> None:
-        """Follow a request and its answer; one that was answered as a repeated request has changed nothing."""
+    def record(self, method: str, path: str, status: int, *, is_replayed: bool) -> None:
+        """Record a request and its response; a replayed one has changed nothing."""
         if not 200 <= status < 300 or is_replayed:
             return
         if method == "DELETE":
@@ -28,6 +28,6 @@ class Archived:
             self._paths.discard(path.removesuffix(_RESTORE))
 
     def forbids(self, method: str, path: str, *, deleted: str) -> bool:
-        """Whether a request must not have been answered with success, after `deleted` was archived."""
+        """Whether a request after `deleted` was archived must fail."""
         is_history = method in ("GET", "HEAD") and _HISTORY.fullmatch(path) is not None
         return deleted in self._paths and not is_history

@@ -1,4 +1,4 @@
-"""The OpenAPI document without a server: the application describes itself, and opens no connection for it."""
+"""The OpenAPI document without a server: the application is created and opens no connection."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def read_document() -> dict[str, Any]:
         database_url=_NOWHERE,
         admin_database_url=_NOWHERE,
         broker_url="memory://",
-        secret_key=("signs nothing, for nothing is asked of it",),
+        secret_key=("signs nothing",),
         log_level="ERROR",
     )
     document: dict[str, Any] = create_app(settings).test_client().get("/openapi.json").get_json()

@@ -1,7 +1,7 @@
-"""What schemathesis cannot know from the OpenAPI document: credentials, and rules that JSON Schema has no words for.
+"""What schemathesis cannot read in the OpenAPI document: credentials, links, and rules that JSON Schema cannot express.
 
-A positive case is one that fits its schema. Where acceptance depends on more (an id that must be there, a moment that
-must lie ahead), the case is given a value that is right at this moment. Negative cases go out as they were made.
+A positive case fits its schema. Where acceptance depends on more (an id that must exist, a moment that must lie ahead),
+a hook puts a valid value into the case. Negative cases are sent as they are generated.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from schemathesis.openapi.checks import UseAfterFree
 
 from app.management.common.names import read_label
 from contract.archived import Archived
+from contract.links import add_links
 from contract.tenant import FuzzedTenant
 
 TENANT: Final = FuzzedTenant()
@@ -37,20 +38,20 @@ schemathesis.openapi.format("line", _lines)
 schemathesis.openapi.format("text", st.lists(_lines, max_size=5).map("\n".join))
 schemathesis.openapi.format("visible", st.text(_visible, min_size=1, max_size=128))
 schemathesis.openapi.format("date-time", _moments.map(datetime.isoformat))
-# The one body of bytes is lines of JSON; what is wrong with a line is told in its verdict.
+# The one binary body is lines of JSON; a line that is wrong is rejected in its verdict.
 _values = st.dictionaries(
     st.text(max_size=8), st.none() | st.booleans() | st.integers() | st.text(max_size=8), max_size=4
 )
 schemathesis.openapi.format("binary", st.lists(_values.map(json.dumps), min_size=1, max_size=5).map("\n".join))
 
-# The cursors that lists have given, by the list and its filters.
+# The last cursor of each list, by the list and its filters.
 _cursors: Final[dict[tuple[str, str], str]] = {}
 _archived: Final = Archived()
 
 
 @schemathesis.serializer("application/x-ndjson")
 def write_lines(_: SerializationContext, value: Any) -> bytes:
-    """Lines as they are; of anything else one line."""
+    """Bytes and strings as they are; any other value as one line of JSON."""
     if isinstance(value, bytes):
         return value
     return value.encode(errors="replace") if isinstance(value, str) else json.dumps(value, default=str).encode()
@@ -58,24 +59,24 @@ def write_lines(_: SerializationContext, value: Any) -> bytes:
 
 @schemathesis.auth(refresh_interval=None)
 class Credential:
-    """The source key for ingest, the management token for all else; asked for anew at every request."""
+    """The source key for ingest, the management token for all else; looked up for every request."""
 
     def get(self, _case: Case[Any], context: AuthContext) -> dict[str, str]:
-        """The header that opens the operation."""
+        """The header that the operation takes."""
         if context.operation.path.startswith(_INGEST):
             return {"X-API-Key": TENANT.source_key().key}
         return {"Authorization": f"Bearer {TENANT.token()}"}
 
     def set(self, case: Case[Any], data: dict[str, str], _context: AuthContext) -> None:
-        """Put it on the request."""
+        """Add the header to the request."""
         case.headers.update(data)
 
 
 @schemathesis.check
 def error_code_conformance(_: CheckContext, response: Response, case: Case[Any]) -> None:
-    """The code of every error is one that the operation names for its status."""
-    answer = case.operation.definition.raw["responses"].get(str(response.status_code), {})
-    known = answer.get("content", {}).get("application/json", {}).get("examples")
+    """Fail on an error code that the operation does not document for its status."""
+    documented = case.operation.definition.raw["responses"].get(str(response.status_code), {})
+    known = documented.get("content", {}).get("application/json", {}).get("examples")
     if known is not None:
         code = response.json()["error"]["code"]
         if code not in known:
@@ -84,32 +85,38 @@ def error_code_conformance(_: CheckContext, response: Response, case: Case[Any])
 
 @schemathesis.check
 def archived_is_gone(_: CheckContext, response: Response, case: Case[Any]) -> None:
-    """What was archived cannot be read any more, at once: the links seldom happen to lead there."""
+    """Fail if an object can be read after it was archived; the links alone seldom lead there."""
     if case.method.upper() != "DELETE" or response.status_code >= 300:
         return
     read = response.request.copy()
     read.method = "GET"
     status = requests.Session().send(read, timeout=10).status_code
     if status < 300:
-        raise AssertionError(f"GET {case.formatted_path} is answered {status} after it was archived")
+        raise AssertionError(f"GET {case.formatted_path} has the status {status} after it was archived")
+
+
+@schemathesis.hook
+def before_load_schema(_: HookContext, raw_schema: dict[str, Any]) -> None:
+    """Add the links that the stateful phase follows."""
+    add_links(raw_schema)
 
 
 @schemathesis.hook
 def before_call(_: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
-    """Make a positive case right in what its schema cannot say."""
+    """Make a positive case valid where its schema cannot express the rule."""
     if case.meta is not None and case.meta.generation.mode.is_negative:
         return
     if case.query:
         _set_query(case)
     if isinstance(case.body, dict):
         case.body = _without_null_characters(_body_of(case, case.body))
-    _set_headers(case)  # the last, because an Idempotency-Key stands for all the rest
+    _set_headers(case)  # last, because the Idempotency-Key is a digest of all the rest
 
 
 @schemathesis.hook
 def filter_failure(_: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
-    """Keep every failure, but "it was deleted before" of what was restored since, or of the usage that outlives it; and
-    "it was accepted" of a batch that has rejected events: what is wrong with one is told in its verdict.
+    """Drop two failures: "use after free" of an object that was restored or of its usage, and "accepted negative data"
+    of a batch that has rejected the event.
     """
     if isinstance(failure, AcceptedNegativeData) and case.path == _BATCH:
         return not response.json()["totals"]["rejected"]
@@ -121,32 +128,32 @@ def filter_failure(_: HookContext, failure: Failure, case: Case[Any], response: 
 
 @schemathesis.hook
 def after_call(_: HookContext, case: Case[Any], response: Response) -> None:
-    """Remember what is archived, and the cursors that lists give."""
+    """Record what is archived, and the cursors of lists."""
     is_replayed = "idempotent-replayed" in response.headers
-    _archived.note(case.method.upper(), case.formatted_path, response.status_code, is_replayed=is_replayed)
+    _archived.record(case.method.upper(), case.formatted_path, response.status_code, is_replayed=is_replayed)
     if case.method.upper() == "GET" and response.status_code == 200 and b'"next_cursor":"' in response.content:
         _cursors[_list_of(case)] = response.json()["next_cursor"]
 
 
 def _set_headers(case: Case[Any]) -> None:
     headers = case.headers
-    # That a body is compressed is known after it is written; compressed ones have tests of their own.
+    # The body is not compressed; tests/ingest/test_encodings.py sends compressed ones.
     headers.pop("Content-Encoding", None)
-    # A key stands for one content: the same content comes again with the same key, other content with another one.
+    # The same content needs the same key, and other content another one.
     if "Idempotency-Key" in headers:
         content = f"{case.method} {case.formatted_path} {case.query} {case.body!r}"
         headers["Idempotency-Key"] = hashlib.sha256(content.encode(errors="replace")).hexdigest()
-    # Links carry the ETag of what was made; a made-up one would only be told 412.
+    # A link carries the object's ETag; a generated one is refused with 412.
     if "If-Match" in headers and case.meta is not None and case.meta.phase.name.value != "stateful":
         headers["If-Match"] = "*"
 
 
 def _set_query(case: Case[Any]) -> None:
     query = dict(case.query)
-    # Whether all events of a batch are right is not for the schema to say.
+    # A schema cannot express whether all events of a batch are valid.
     if "atomic" in query:
         query["atomic"] = "false"
-    # A span of time has to begin before it ends; and not be longer than what it may count.
+    # A span has to begin before it ends, and has a maximum length.
     now = datetime.now(UTC)
     spans = {"from": now - timedelta(hours=2), "to": now - timedelta(hours=1)}
     query |= {name: moment.isoformat() for name, moment in spans.items() if name in query}
@@ -161,7 +168,7 @@ def _list_of(case: Case[Any]) -> tuple[str, str]:
 
 
 def _body_of(case: Case[Any], body: dict[str, Any]) -> dict[str, Any]:
-    """`body` with what must be there at this moment."""
+    """`body` with ids and values that are valid at this moment."""
     changed = dict(body)
     if case.path == _INGEST:
         changed = _event_of(changed)
@@ -173,19 +180,19 @@ def _body_of(case: Case[Any], body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _event_of(event: dict[str, Any]) -> dict[str, Any]:
-    """`event` as one of the source whose key goes with the request."""
+    """`event` as one of the source whose key is sent."""
     named = event | {"source_id": TENANT.source_key().source_id}
     named.pop("environment", None)
     return named
 
 
 def _chosen(members: dict[str, Any]) -> dict[str, Any]:
-    """`members` with texts whose rules are longer than a schema, of an object and of a key within it."""
+    """`members` with valid values for rules that a schema cannot express; also those of a key in it."""
     chosen = dict(members)
-    # The fuzzer also sends back moments that it has read.
+    # The fuzzer also sends moments that it has read in responses.
     if isinstance(chosen.get("expires_at"), str):
         chosen["expires_at"] = _AHEAD
-    # A limit of one event a second would be met by the next cases.
+    # With a limit of one event a second the next cases would be refused.
     for name in {"events_per_second", "key_events_per_second"} & chosen.keys():
         chosen[name] = chosen[name] and max(chosen[name], 10_000)
     for name in {"name", "label"} & chosen.keys():
@@ -210,7 +217,7 @@ def _without_look_alikes(text: Any) -> Any:
 
 
 def _without_null_characters(value: Any) -> Any:
-    """PostgreSQL stores every character but this one, and a schema cannot say so of all texts of a payload."""
+    """PostgreSQL stores every character but this one, and the payload has no schema that could exclude it."""
     if isinstance(value, str):
         return value.replace("\0", "")
     if isinstance(value, list):

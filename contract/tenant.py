@@ -1,7 +1,7 @@
-"""The tenant that the fuzzer acts for: whatever the run takes away from itself is there again at the next request.
+"""The workspace of the fuzzer: credentials that its own requests revoke are replaced before the next request.
 
-To revoke one's own token and to archive the project of one's own source is part of an operator's life, so nothing is
-kept from the fuzzer; only the credentials of its requests are looked after, from behind the API.
+The fuzzer may call every operation, also those that revoke its token or archive the project of its source. This module
+issues new credentials, in the database.
 """
 
 import os
@@ -39,7 +39,7 @@ _CAN_SEND = text("""
 
 
 class FuzzedTenant:
-    """A workspace of its own in the installation that the environment describes."""
+    """A new workspace in the installation that the environment describes."""
 
     def __init__(self) -> None:
         context: Context = create_app(Settings.from_environment(os.environ)).extensions[EXTENSION]
@@ -50,7 +50,7 @@ class FuzzedTenant:
         self._key: IssuedKey | None = None
 
     def token(self) -> str:
-        """A management token that may do everything, valid at this moment."""
+        """A management token of the role owner that is valid at this moment."""
         try:
             self._operator()
         except InvalidManagementToken:
@@ -67,7 +67,7 @@ class FuzzedTenant:
         return self._key
 
     def project_id(self) -> str:
-        """A project that is there at this moment."""
+        """A project that exists at this moment."""
         self.token()
         return create_project(self._context.database, self._operator(), NewProject(name=f"{uuid4()}")).id
 

@@ -116,7 +116,13 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         "variable",
-        ["LARIBA_DATABASE_URL", "LARIBA_REDIS_URL", "LARIBA_LOG_LEVEL", "LARIBA_DATABASE_POOL_SIZE", "LARIBA_DOOR"],
+        [
+            "LARIBA_DATABASE_URL",
+            "LARIBA_REDIS_URL",
+            "LARIBA_LOG_LEVEL",
+            "LARIBA_DATABASE_POOL_SIZE",
+            "LARIBA_FAST_PATH",
+        ],
     )
     def test_the_content_of_a_wrong_file_is_in_no_error(self, tmp_path: Path, variable: str) -> None:
         (tmp_path / "secret").write_text(_SECRET)

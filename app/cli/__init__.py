@@ -1,1 +1,1 @@
-"""The commands of `flask --app wsgi …`."""
+"""The operator's commands, `flask --app wsgi …`: a file per noun. They act on every workspace."""

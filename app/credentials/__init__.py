@@ -1,1 +1,1 @@
-"""Source keys and management tokens: their format, their proof, what is remembered of it, and what a key may do."""
+"""Source keys and management tokens: format, signing, verification, cache; and what a key's policies may hold."""

@@ -1,7 +1,7 @@
-"""What the policies of a source key may hold: event types, and origins of web pages. Networks: client_address.py.
+"""What the policies of a source key may hold: event types, and origins of web pages. Networks: wire/client_address.py.
 
-Each reader returns the one spelling that is compared, letter by letter, where events are written; it raises ValueError
-with a sentence for whoever chose the text.
+Each reader returns the one spelling that the writing statement compares, letter by letter. Raises ValueError with a
+sentence for the caller.
 """
 
 import re
@@ -10,12 +10,12 @@ from typing import Final
 
 POLICY_ENTRIES_MAX: Final = 50
 EVENT_TYPE_CHARACTERS_MAX: Final = 200
-# What a browser sends is never longer: 253 characters of host at the most.
+# A browser sends no longer one: a host has 253 characters at the most.
 ORIGIN_CHARACTERS_MAX: Final = 300
 EVENT_TYPE_PATTERN: Final = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?"
 
 _EVENT_TYPE_PATTERN = re.compile(EVENT_TYPE_PATTERN)
-# Not urllib's reader, which drops line breaks and tabs without a word.
+# Not urllib's parser, which drops line breaks and tabs in silence.
 _ORIGIN = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s/?#@:\[\]\\%*]+))(?::(?P<port>[0-9]{1,5}))?",
     re.IGNORECASE,
@@ -25,14 +25,14 @@ _HOST_CHARACTERS_MAX: Final = 253
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PORT_MAX: Final = 65_535
-# IDNA 2003, which Python knows, writes these otherwise than browsers do: the sharp s, the final sigma and two joiners.
+# Python has IDNA 2003, which writes these otherwise than browsers do: the sharp s, the final sigma and two joiners.
 _DEVIATIONS: Final = frozenset("ß\u03c2\u200c\u200d")
 _NOT_BY_RULE: Final = "The host cannot be written in ASCII for sure: write it as browsers do, xn--…"
 _OPAQUE: Final = "null"
 
 
 def read_event_type_pattern(text: str) -> str:
-    """A whole event type, or `payment.*` for all below `payment`."""
+    """A whole event type, or `payment.*` for all types below `payment`."""
     if len(text) > EVENT_TYPE_CHARACTERS_MAX:
         raise ValueError(f"Must be at most {EVENT_TYPE_CHARACTERS_MAX} characters.")
     if not _EVENT_TYPE_PATTERN.fullmatch(text):
@@ -41,7 +41,7 @@ def read_event_type_pattern(text: str) -> str:
 
 
 def read_origin(text: str) -> str:
-    """An origin as browsers send it: scheme, host in lower case and in IDNA's ASCII form, port if it is not default."""
+    """An origin as browsers send it: scheme, host in lower case and IDNA's ASCII form, no port if it is the default."""
     parts = _ORIGIN.fullmatch(text) if len(text) <= ORIGIN_CHARACTERS_MAX else None
     if parts is None:
         raise ValueError("Must be an origin such as https://shop.example: no path, no user, no wildcard.")
@@ -55,7 +55,7 @@ def read_origin(text: str) -> str:
 
 
 def origin_of(header: str | None) -> str | None:
-    """The origin that an Origin header names; `null`, which no key allows, for what names none; None without one."""
+    """The origin in an Origin header; `null`, which no key allows, for anything else; None without a header."""
     return header if header is None or _SENT_ORIGIN.fullmatch(header) else _OPAQUE
 
 
@@ -82,7 +82,7 @@ def _read_host(text: str) -> str:
 
 
 def _read_ipv4(text: str) -> IPv4Address:
-    """A host that ends in a number is an address to browsers."""
+    """Browsers take a host that ends in a number for an address."""
     try:
         return IPv4Address(text)
     except AddressValueError:

@@ -1,45 +1,32 @@
-"""Mints, parses, checks, hashes and verifies source keys and management tokens. Knows no database and no HTTP.
+"""Mints, parses and verifies source keys and management tokens. Knows no database and no HTTP.
 
-A credential reads `lrb_sk_<key id>_<secret><check>` (`lrb_mt_…` for a management token), all base62. The check is an
-HMAC over the rest with the server's secret: a forged or mistyped credential dies here in microseconds, before Redis,
-the database and argon2, so nobody can force argon2 runs (CVEProject/cve-services#1885 is that attack).
+The checksum is an HMAC with the server's secret: a forged or mistyped credential is refused in microseconds, before a
+query and before argon2. Without it, forged credentials could force argon2 runs (CVEProject/cve-services#1885).
 
-Cost (bench/prices.py): 1 µs for a credential that is warm in this process; 5 µs at its first use if the second tier
-(shared_digests.py) has brought it; a round trip to Redis if another process proved it since; else argon2, 20 ms.
+Cost (bench/prices.py): 1 µs for a credential in the process's cache; else one query, if the stored digest is that of
+the credential; else argon2 as well, 20 ms.
 """
 
 import hmac
-import re
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
 from app.concurrency.limit import ConcurrencyLimit
-from app.credentials.shared_digests import Entries, SharedDigests
-from app.credentials.signing import CHECK_CHARACTERS, Signer
-from app.credentials.warm_digests import WarmDigests
+from app.credentials.cache import CredentialCache
+from app.credentials.format import CREDENTIAL_CHARACTERS, KEY_ID_CHARACTERS, SECRET_CHARACTERS, Kind, split
+from app.credentials.signing import Signer
 from app.identifiers import random_text
 from app.telemetry import metrics
-
-Kind = Literal["sk", "mt"]
-
-_KEY_ID_CHARACTERS = 16
-_SECRET_CHARACTERS = 33  # 196 random bits
-
-# The longest text worth looking at: a megabyte of header is refused by its length alone.
-_CREDENTIAL_CHARACTERS = len("lrb_sk_") + _KEY_ID_CHARACTERS + 1 + _SECRET_CHARACTERS + CHECK_CHARACTERS
-_FORM = re.compile(
-    rf"lrb_(?P<kind>sk|mt)_(?P<key_id>[0-9A-Za-z]{{{_KEY_ID_CHARACTERS}}})_"
-    rf"(?P<secret>[0-9A-Za-z]{{{_SECRET_CHARACTERS}}})(?P<check>[0-9A-Za-z]{{{CHECK_CHARACTERS}}})"
-)
 
 # OWASP's minimum for argon2id (19 MiB, t=2, p=1): about 20 ms on the machines this runs on, while the library's
 # default takes 110 ms and 64 MiB. The secret has 196 random bits, so the parameters guard against little.
 OWASP = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
-# A run takes 20 ms: of more that wait, the last would not have its turn within the second that it waits.
+# A run takes 20 ms: of a longer queue, the last would not be admitted within the second that it waits.
 _WAIT_SECONDS: Final = 1.0
 _WAITING_PER_WORKSPACE: Final = 32
 _ISSUING: Final = "issuing"
@@ -48,172 +35,27 @@ _BUSY: Final = (
 )
 
 
+class Minted(NamedTuple):
+    """A new credential in the one moment in which its plain text is known, and what is stored of it."""
+
+    key_id: str
+    text: str
+    secret_hash: str
+    secret_digest: bytes
+
+    def __repr__(self) -> str:
+        return f"Minted(key_id={self.key_id!r})"
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A well-formed credential whose check is right; only argon2 can still say no."""
+    """A well-formed credential with a right checksum. Its secret is not verified yet."""
 
     kind: Kind
     key_id: str
     secret: str = field(repr=False)
     digest: bytes = field(repr=False)
-    """Recognises the whole credential again; useless to whoever has not the server's secret."""
-    signer: Signer = field(repr=False)
-    """Who made its check. Digest and seal are that one's too: with its secret they all end."""
-
-
-class Credentials:
-    """Mints and proves credentials; carries the server's secrets, the hasher and what is warm in this process."""
-
-    def __init__(
-        self,
-        secret_keys: tuple[str, ...],
-        *,
-        argon2_runs_max: int,
-        hasher: PasswordHasher = OWASP,
-        shared: SharedDigests | None = None,
-    ) -> None:
-        # Under other parameters no seal opens: each key is proven once more, which is when its hash is renewed.
-        profile = f"{hasher.type.name},m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
-        self._signers = tuple(Signer(secret, profile=profile) for secret in secret_keys)
-        self._hasher = hasher
-        self._warm: WarmDigests[_Proven] = WarmDigests()
-        # Issuing never has all runs: who issues all the time with a stolen token keeps no key from being proven, nor
-        # the token of the owner who comes to revoke that one.
-        most = max(1, argon2_runs_max - 1)
-        self._issuing, self._argon2 = (
-            ConcurrencyLimit(
-                at_once,
-                at_once_per_client=most,
-                waiting_per_client=_WAITING_PER_WORKSPACE,
-                wait_seconds=_WAIT_SECONDS,
-                busy=_BUSY,
-            )
-            for at_once in (most, argon2_runs_max)
-        )
-        self._shared = shared
-        if shared is not None:
-            shared.renew_from(self._renewable)
-
-    def mint(self, kind: Kind, workspace: Hashable = None) -> "Minted":
-        """A new credential for a workspace (its row). Waits for its turn: call it outside any transaction.
-
-        Raises StorageUnavailable when argon2 is busy with as many others as it may.
-        """
-        key_id, secret = random_text(_KEY_ID_CHARACTERS), random_text(_SECRET_CHARACTERS)
-        body = f"lrb_{kind}_{key_id}_{secret}"
-        with self._issuing.held(workspace), self._argon2.held(_ISSUING):
-            secret_hash = self._hash(secret, purpose="issue")
-        return Minted(key_id, body + self._signers[0].check(body), secret_hash)
-
-    def recognise(self, text: str, kind: Kind) -> "Identity | None":
-        """Whose credential `text` is, if this process knows it already: memory alone, and never an exception.
-
-        None says nothing about it: `parse` and `identify` do. The form and the check need no look here, because what
-        is remembered had them when it was proven, and the digest is of the whole text.
-        """
-        if len(text) != _CREDENTIAL_CHARACTERS or text[4:6] != kind:
-            return None
-        for signer in self._signers:
-            digest = signer.digest(text)
-            proven = self._warm.get(digest) or self._take_loaded(signer, digest)
-            if proven is not None:
-                return proven.identity
-        return None
-
-    def parse(self, text: str, kind: Kind) -> Credential | None:
-        """The credential in `text`, or None if it is not of `kind`, malformed, or was not minted with our secrets."""
-        if len(text) != _CREDENTIAL_CHARACTERS or not (form := _FORM.fullmatch(text)) or form["kind"] != kind:
-            return None
-        body, check = text[:-CHECK_CHARACTERS], form["check"]
-        # Every secret is tried and every comparison is constant in time: how long it took tells nothing.
-        signers = [signer for signer in self._signers if hmac.compare_digest(signer.check(body), check)]
-        if not signers:
-            return None
-        return Credential(kind, form["key_id"], form["secret"], signers[0].digest(text), signers[0])
-
-    def identify(self, credential: Credential, look_up: "Callable[[str], Known | None]") -> "Proof | None":
-        """Prove `credential`: from memory, from what other processes have proven, or by argon2 against `look_up`.
-
-        Only proven credentials are remembered, so a flood of wrong secrets neither fills nor poisons a memory.
-        What is remembered never changes (whose key this is); whether it still lives is asked at each use, elsewhere.
-        Raises StorageUnavailable when argon2 is busy with as many others as it may.
-        """
-        digest = credential.digest
-        proven = self._warm.get(digest) or self._take_loaded(credential.signer, digest)
-        if proven is not None:
-            metrics.KEY_LOOKUPS.labels("memory").inc()
-            return Proof(proven.identity, new_hash=None)
-        with self._warm.flight(digest) as meanwhile:
-            proven = meanwhile or self._find_shared(credential)
-            if proven is not None:
-                metrics.KEY_LOOKUPS.labels("memory" if meanwhile else "shared").inc()
-                return Proof(proven.identity, new_hash=None)
-            metrics.KEY_LOOKUPS.labels("nowhere").inc()
-            # Before its turn: a database that is slow keeps no turn busy, and now it is known whose turn it is.
-            known = look_up(credential.key_id)
-            if known is None:
-                return None
-            with self._argon2.held((credential.kind, known.identity.workspace_id)):
-                if not self._matches(known.secret_hash, credential.secret):
-                    return None
-                stale = self._hasher.check_needs_rehash(known.secret_hash)
-                new_hash = self._hash(credential.secret, purpose="renew") if stale else None
-            self._remember(credential, known.identity)
-        return Proof(known.identity, new_hash=new_hash)
-
-    def _hash(self, secret: str, *, purpose: str) -> str:
-        metrics.ARGON2_RUNS.labels(purpose).inc()
-        return self._hasher.hash(secret)
-
-    def _matches(self, secret_hash: str, secret: str) -> bool:
-        metrics.ARGON2_RUNS.labels("prove").inc()
-        try:
-            return self._hasher.verify(secret_hash, secret)
-        except VerificationError:
-            return False
-
-    def _remember(self, credential: Credential, identity: "Identity") -> None:
-        sealed = credential.signer.seal(credential.digest, _packed(identity))
-        self._warm.put(credential.digest, _Proven(identity, sealed))
-        if self._shared is not None:
-            self._shared.remember(credential.digest, sealed)
-
-    def _take_loaded(self, signer: Signer, digest: bytes) -> "_Proven | None":
-        """What the bulk load brought for `digest`. Seals are looked at here, at the first use, so loading is cheap."""
-        if self._shared is None or (sealed := self._shared.loaded(digest)) is None:
-            return None
-        proven = self._opened(signer, digest, sealed)
-        self._shared.drop_loaded(digest)
-        return proven
-
-    def _find_shared(self, credential: Credential) -> "_Proven | None":
-        if self._shared is None or (sealed := self._shared.find(credential.digest)) is None:
-            return None
-        return self._opened(credential.signer, credential.digest, sealed)
-
-    def _opened(self, signer: Signer, digest: bytes, sealed: bytes) -> "_Proven | None":
-        """What a shared entry says, remembered from now on; None if the seal is not one of ours for this digest."""
-        content = signer.unseal(digest, sealed)
-        if content is None:
-            return None
-        proven = _Proven(_unpacked(content), sealed)
-        self._warm.put(digest, proven)
-        return proven
-
-    def _renewable(self) -> Entries:
-        """What this process has used: the keeper of the second tier keeps it alive there."""
-        return ((digest, proven.sealed) for digest, proven in self._warm.snapshot())
-
-
-class Minted(NamedTuple):
-    """A new credential in the one moment in which its plain text is known."""
-
-    key_id: str
-    text: str
-    secret_hash: str
-
-    def __repr__(self) -> str:
-        return f"Minted(key_id={self.key_id!r})"
+    """Keyed with the secret that signed the checksum: when that one leaves the settings, both end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,34 +68,140 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proven:
-    """What is remembered of a proven credential: whose it is, and the same under seal, as it is shared."""
+class StoredCredential:
+    """What is stored under a key id."""
 
     identity: Identity
-    sealed: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is on record under a key id."""
-
     secret_hash: str = field(repr=False)
-    identity: Identity
+    secret_digest: bytes | None = field(repr=False)
+    """None in rows older than this column, until argon2 has proven the credential once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """A proven credential: whose it is, and a new hash to store when the argon2 parameters have changed since."""
+class Verification:
+    """Whose credential it is, and what argon2 has renewed: to be stored in a transaction of its own."""
 
     identity: Identity
-    new_hash: str | None = field(repr=False)
+    new_digest: bytes | None = field(default=None, repr=False)
+    """None: the stored one is right."""
+    new_hash: str | None = field(default=None, repr=False)
+    """None: the stored one is of today's parameters."""
 
 
-def _packed(identity: Identity) -> bytes:
-    return f"{identity.public_id} {identity.row_id} {identity.workspace_id}".encode()
+class Credentials:
+    """Mints and verifies credentials; holds the server's secrets, the hasher and the cache of this process."""
 
+    def __init__(self, secret_keys: tuple[str, ...], *, argon2_runs_max: int, hasher: PasswordHasher = OWASP) -> None:
+        self._signers = tuple(Signer(secret) for secret in secret_keys)
+        self._hasher = hasher
+        self.hash_prefix: Final = f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}$"
+        """How a hash of today's parameters begins."""
+        self._cache: CredentialCache[Identity] = CredentialCache()
+        self._not_preloaded = threading.Lock()
+        # Issuing never takes all runs: a thief who issues without pause keeps no key from being verified, nor the token
+        # of the owner who comes to revoke the stolen one.
+        most = max(1, argon2_runs_max - 1)
+        self._issuing, self._argon2 = (
+            ConcurrencyLimit(
+                at_once,
+                at_once_per_client=most,
+                waiting_per_client=_WAITING_PER_WORKSPACE,
+                wait_seconds=_WAIT_SECONDS,
+                busy=_BUSY,
+            )
+            for at_once in (most, argon2_runs_max)
+        )
 
-def _unpacked(content: bytes) -> Identity:
-    # Whatever opened was sealed by `_packed`: it has this form.
-    public_id, row_id, workspace_id = content.decode().split(" ")
-    return Identity(public_id, int(row_id), int(workspace_id))
+    def mint(self, kind: Kind, workspace: Hashable = None) -> Minted:
+        """A new credential for a workspace (its row). Waits for an argon2 run: call it outside any transaction.
+
+        Raises StorageUnavailable when argon2 is busy with as many others as it may be.
+        """
+        key_id, secret = random_text(KEY_ID_CHARACTERS), random_text(SECRET_CHARACTERS)
+        with self._issuing.held(workspace), self._argon2.held(_ISSUING):
+            secret_hash = self._hash(secret, purpose="issue")
+        return self.assemble(kind, key_id, secret, secret_hash)
+
+    def assemble(self, kind: Kind, key_id: str, secret: str, secret_hash: str) -> Minted:
+        """The credential of these parts, signed with the first of the server's secrets."""
+        body = f"lrb_{kind}_{key_id}_{secret}"
+        text = body + self._signers[0].checksum(body)
+        return Minted(key_id, text, secret_hash, self._signers[0].digest(text))
+
+    def lookup_cached(self, text: str, kind: Kind) -> Identity | None:
+        """Whose credential `text` is, if this process has verified it before. Reads memory alone, never raises.
+
+        Form and checksum need no look: the digest is of the whole text, and only verified credentials are cached.
+        """
+        if len(text) != CREDENTIAL_CHARACTERS or text[4:6] != kind:
+            return None
+        for signer in self._signers:
+            identity = self._cache.get(signer.digest(text))
+            if identity is not None:
+                return identity
+        return None
+
+    def begin_preload(self) -> bool:
+        """True in the first call of a process: that caller preloads the cache."""
+        return self._not_preloaded.acquire(blocking=False)
+
+    def preload(self, digest: bytes, identity: Identity) -> None:
+        """Cache the identity of a row whose hash begins with `hash_prefix`."""
+        self._cache.put(digest, identity)
+
+    def parse(self, text: str, kind: Kind) -> Credential | None:
+        """The credential in `text`; None if it is not of `kind`, malformed, or not signed with one of our secrets."""
+        parts = split(text, kind)
+        if parts is None:
+            return None
+        # All secrets are tried, and each comparison is constant in time: how long it takes tells nothing.
+        signers = [own for own in self._signers if hmac.compare_digest(own.checksum(parts.body), parts.checksum)]
+        return Credential(kind, parts.key_id, parts.secret, signers[0].digest(text)) if signers else None
+
+    def verify(self, credential: Credential, look_up: Callable[[str], StoredCredential | None]) -> Verification | None:
+        """Whose credential it is; None if its key id is not stored or its secret is wrong.
+
+        1. Look into the cache. 2. `look_up` the row, in a transaction that ends before it returns. 3. Compare the
+        stored digest. 4. If it is missing or another one, or the hash is of old parameters, run argon2. 5. Cache the
+        identity, which never changes. Whether the credential has been revoked is read elsewhere, at each use. A wrong
+        secret is never cached: a flood of them neither fills nor poisons the cache.
+        Raises StorageUnavailable when argon2 is busy with as many others as it may be.
+        """
+        with self._cache.single_flight(credential.digest) as cached:
+            if cached is not None:
+                metrics.KEY_LOOKUPS.labels("memory").inc()
+                return Verification(cached)
+            stored = look_up(credential.key_id)
+            is_proven = stored is not None and self._is_proven(credential, stored)
+            metrics.KEY_LOOKUPS.labels("database" if is_proven else "nowhere").inc()
+            if stored is None:
+                return None
+            verification = Verification(stored.identity) if is_proven else self._prove(credential, stored)
+            if verification is not None:
+                self._cache.put(credential.digest, stored.identity)
+            return verification
+
+    def _is_proven(self, credential: Credential, stored: StoredCredential) -> bool:
+        """Whether the row says that argon2 has proven this very credential, under today's parameters."""
+        return (
+            stored.secret_digest is not None
+            and hmac.compare_digest(stored.secret_digest, credential.digest)
+            and not self._hasher.check_needs_rehash(stored.secret_hash)
+        )
+
+    def _prove(self, credential: Credential, stored: StoredCredential) -> Verification | None:
+        """Run argon2; None for a wrong secret."""
+        # Not before: a slow look-up occupies no run, and a run is shared out by workspace, which only the row tells.
+        with self._argon2.held((credential.kind, stored.identity.workspace_id)):
+            metrics.ARGON2_RUNS.labels("prove").inc()
+            try:
+                self._hasher.verify(stored.secret_hash, credential.secret)
+            except VerificationError:
+                return None
+            is_stale = self._hasher.check_needs_rehash(stored.secret_hash)
+            new_hash = self._hash(credential.secret, purpose="renew") if is_stale else None
+        return Verification(stored.identity, credential.digest, new_hash)
+
+    def _hash(self, secret: str, *, purpose: str) -> str:
+        metrics.ARGON2_RUNS.labels(purpose).inc()
+        return self._hasher.hash(secret)

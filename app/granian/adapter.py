@@ -1,28 +1,25 @@
 """Answers granian's requests (RSGI): common events on the event loop, everything else by the WSGI application.
 
 The loop reads every body, so that no thread waits for one. A common event goes on to the committer, and its answer
-comes back when it is committed. What is left is given to the application, behind the door, on a thread of a pool.
+comes back when it is committed. What is left is given to the application, behind the fast path, on a thread of a pool.
 """
 
 import asyncio
 import contextvars
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from app.config import Settings
-from app.credentials.verification import Credentials
 from app.granian.bodies import SMALL_BYTES, BodyReader
 from app.granian.environ import Environ, Scope, complete, environ_of
 from app.granian.streaming import PIPE_BYTES, stream
 from app.granian.threads import SharedThreads
-from app.ingest.door import Answer, Application, Door, Expected
-from app.ingest.pending_write import WriteResult
+from app.granian.waits import Loop, LoopWaits
+from app.ingest.fast_path import Application, FastPath
+from app.ingest.services import IngestServices
 from app.telemetry import metrics
-from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
 from app.wire.http_rules import forget_upgrade
 
 # The application waits on them: for PostgreSQL, for a connection to it, for argon2. Some dozens may do so for one
@@ -49,15 +46,16 @@ class _Response(NamedTuple):
 class GranianAdapter:
     """`granian --interface rsgi wsgi:rsgi`. Begins when granian's worker has its loop; until then it is a value."""
 
-    def __init__(self, door: Door, settings: Settings, credentials: Credentials) -> None:
-        self._door = door
-        self._bodies = BodyReader(settings, credentials)
+    def __init__(self, fast_path: FastPath, services: IngestServices) -> None:
+        self._fast_path = fast_path
+        self._committer = services.committer
+        self._bodies = BodyReader(services.settings, services.credentials)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._threads = SharedThreads(_THREADS, "application")
         self._probe_threads = ThreadPoolExecutor(_PROBE_THREADS, "probes")
-        self._decisions = _Handover(loop)
+        self._shared = Loop(loop, self._bodies, self._threads)
         metrics.GRANIAN_ADAPTERS.set(1)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -67,30 +65,13 @@ class GranianAdapter:
     async def __rsgi__(self, scope: Scope, protocol: Any) -> None:
         environ = environ_of(scope)
         forget_upgrade(environ)
-        expected = self._door.expects(environ)
-        if expected is not None and expected.length <= SMALL_BYTES:
-            answer = await self._answer_of_door(environ, expected, protocol)
-            if answer is not None:
-                protocol.response_bytes(*answer)
-            else:
-                await self._answer_by_application(environ, scope, protocol)
+        pending = self._fast_path.begin(environ)
+        if pending is not None and pending.length <= SMALL_BYTES:
+            waits = LoopWaits(pending, protocol, self._shared, self._committer)
+            protocol.response_bytes(*await self._fast_path.answer(pending, waits))
             return
         async with self._bodies.body_in(environ, protocol):
             await self._answer_by_application(environ, scope, protocol)
-
-    async def _answer_of_door(self, environ: Environ, expected: Expected, protocol: Any) -> Answer | None:
-        """Its answer; or None, and then `environ` has the body, and what became of the event."""
-        environ[BODY_IS_WHOLE] = True
-        try:
-            body = await self._bodies.read_small(protocol, expected.identity.workspace_id)
-            if (visit := self._door.visit(environ, expected, body)) is None:
-                return None
-            decision: asyncio.Future[WriteResult] = self._loop.create_future()
-            self._door.submit(visit, partial(self._decisions.put, decision))
-            return self._door.answer(environ, visit, await decision)
-        except Exception as error:  # noqa: BLE001 - a refusal, or what Flask's handlers answer, log and count
-            environ[BODY_REFUSAL] = error
-            return None
 
     def turns_of(self, environ: Environ) -> tuple[Hashable, Hashable]:
         """The owner and the member (threads.py) whose turns at the threads this request takes.
@@ -116,7 +97,7 @@ class GranianAdapter:
                 return self._loop.run_in_executor(self._probe_threads, partial(context.run, step))
             return self._threads.run(owner, partial(context.run, step), member)
 
-        response = await run(partial(_run, self._door.application, environ))
+        response = await run(partial(_run, self._fast_path.application, environ))
         if response.more is None:
             protocol.response_bytes(response.status, response.headers, response.body)
             return
@@ -125,30 +106,6 @@ class GranianAdapter:
             await stream(protocol, response.status, response.headers, response.body, more)
         finally:
             await run(partial(_close, response.more))
-
-
-class _Handover:
-    """Brings what other threads have found to those who wait for it on the loop: of many, with one call."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._found: deque[tuple[asyncio.Future[Any], Any]] = deque()
-        self._is_called = False
-
-    def put(self, waiting: "asyncio.Future[Any]", value: object) -> None:
-        """From any thread."""
-        self._found.append((waiting, value))
-        if not self._is_called:
-            self._is_called = True
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        # First, so that a put() from now on calls again.
-        self._is_called = False
-        while self._found:
-            waiting, value = self._found.popleft()
-            if not waiting.done():
-                waiting.set_result(value)
 
 
 def _run(application: Application, environ: Environ) -> _Response:

@@ -16,7 +16,8 @@ from urllib.parse import parse_qs
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from app.config import Settings
-from app.credentials.verification import Credentials, Kind
+from app.credentials.format import Kind
+from app.credentials.verification import Credentials
 from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, StorageUnavailable
 from app.granian.deadlines import Deadlines
 from app.granian.environ import Environ
@@ -153,7 +154,7 @@ class BodyReader:
         key = environ.get("HTTP_X_API_KEY") or _key_in(environ["QUERY_STRING"])
         shown: tuple[tuple[str, Kind], ...] = ((key, "sk"), (_token_in(environ), "mt"))
         for text, kind in shown:
-            if text and (identity := self._credentials.recognise(text, kind)) is not None:
+            if text and (identity := self._credentials.lookup_cached(text, kind)) is not None:
                 return identity.workspace_id
             if text and (credential := self._credentials.parse(text, kind)) is not None:
                 return credential.key_id

@@ -1,9 +1,8 @@
-"""The data plane: the road of one event, always downhill.
+"""The data plane: from the first byte of a request to the commit of its events.
 
-routes.py (the counter: HTTP) → acceptance.py (shall we take it?) → committer.py (all that wait go together) →
-storage.py (one statement). Beside it: authentication.py (whose key is it?), contention.py (who waits for others),
-shares.py (how much of a workspace may wait), cors.py (which web pages may read the answer). envelope.py,
-common_envelope.py and pending_write.py are what travels on it.
-door.py takes the same road faster for what is common; batch/ takes it for many events at once.
+A common event: fast_path.py → acceptance.py (the one order: key, rate, body, decode, store) → event.py → committer.py
+(all events that wait are written together) → storage.py (one statement). routes.py takes the same order through Flask,
+for whatever is not common, and batch/ for many events at once. Beside it: contention.py (events that another
+transaction keeps from being written), verdicts.py (what an outcome means to the producer), cors.py (web pages).
 Nothing here waits for Redis or Celery.
 """

@@ -1,11 +1,12 @@
-"""Group commit: all attempts that wait in this process go to PostgreSQL as one statement with one commit.
+"""Group commit: one thread per process writes all waiting attempts as one statement with one commit.
 
-One thread per process does it. While it waits for PostgreSQL the next group gathers, so a group is as large as the load
-makes it and an idle process waits for nobody. Who hands an attempt in is called back with its result, once, at its
-deadline at the latest. A second thread keeps the time, because the first may be waiting for a frozen server.
+While the thread waits for PostgreSQL the next group gathers, so the load decides how large a group is, and an attempt
+that comes alone is written at once. Each attempt's callback is called once with its result, at its deadline at the
+latest: a second thread keeps the time, because the first may be waiting for a frozen server.
 
-All workspaces share that thread. So it waits for none of them: what cannot be written at once leaves for the contention
-queue, a workspace may fill its share of what may wait and no more, and they take turns in a group (shares.py).
+All workspaces share the writing thread, so it waits for none of them. An attempt that another transaction blocks moves
+to the contention queue (contention.py); each workspace has a share of the queue, and workspaces take turns in a group
+(shares.py).
 """
 
 import os
@@ -22,7 +23,6 @@ from typing import Final
 
 import psycopg
 import structlog
-from psycopg.errors import LockNotAvailable
 
 from app.config import Settings
 from app.credentials.verification import Identity
@@ -32,6 +32,7 @@ from app.errors import OutcomeUnknown, StorageUnavailable
 from app.ingest.contention import ContentionQueue
 from app.ingest.envelope import Attempt
 from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent, write_group
+from app.ingest.retries import PAUSE_SECONDS, Failure, failure_of
 from app.ingest.shares import RoundRobin, Shares
 from app.ingest.storage import Verdict
 from app.ingest.table_locks import waits_for_table
@@ -46,17 +47,15 @@ _GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 # alone gets half (shares.py).
 _QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 # How long a group waits for a claim that another transaction holds: nearly always another process's group, which
-# commits within milliseconds. Then it is found out whose claim it is, for so long at the most.
+# commits within milliseconds. After that the committer searches for the attempt that waits, for so long at the most.
 _GROUP_LOCK_WAIT_SECONDS: Final = 0.02
 _SEARCH_SECONDS: Final = 0.06
 _SEARCH_LOCK_WAIT_SECONDS: Final = 0.005
-# A group of several events is followed by another one, and the larger that is, the less each of its events costs. So
-# the committer waits after it, longer the larger it was, up to where a larger group saves little (docs/performance.md).
-# After a group of one event it does not wait: a producer alone is not slowed down.
+# A group of several events is followed by another one, and a larger group costs less per event. So the committer waits
+# after it, longer the larger it was, up to where a larger group saves little (docs/performance.md). After a group of
+# one event it does not wait: a producer alone is not slowed down.
 _LINGER_SECONDS_PER_EVENT: Final = 0.000_125
 _LINGER_SECONDS_MAX: Final = 0.003
-# A server that is going down or coming back; the pause keeps all processes from hammering it.
-_PAUSE_SECONDS: Final = 0.05
 _TICK_SECONDS: Final = 0.05
 # Of each group's statement: its events, its seconds, and how many the first event had waited before.
 _GROUPS: Final = metrics.MetricBuffer(metrics.count_groups)
@@ -66,7 +65,7 @@ class Committer:
     """The one way to store single events in this process; starts its threads at the first use, in each forked child."""
 
     def __init__(self, database: Database, settings: Settings, every_tick: Callable[[], None]) -> None:
-        """`every_tick` is called twenty times a second on a thread of its own, and at an orderly end."""
+        """A thread calls `every_tick` twenty times a second; an orderly end of the process calls it once more."""
         self._database = database
         self._settings = settings
         self._every_tick = every_tick
@@ -85,7 +84,7 @@ class Committer:
         self._shares = Shares(self._settings.queue_events_max, _QUEUE_BYTES_MAX)
         self._waiting: RoundRobin = RoundRobin()
         self._again: deque[PendingWrite] = deque()
-        """To be made again, or behind another one with their Idempotency-Key."""
+        """For the next group: to be repeated, or behind another attempt with the same Idempotency-Key."""
         self._open: deque[PendingWrite] = deque()
         self._contention = ContentionQueue(self._database, self._settings)
 
@@ -103,16 +102,16 @@ class Committer:
             decided.release()
 
         self.submit(identity, attempt, take)
-        # The time keeper resolves every write at its deadline, so this wait has an end.
+        # The time keeper resolves every attempt at its deadline, so this wait has an end.
         decided.acquire()
         if isinstance(results[0], BaseException):
             raise results[0]
         return results[0]
 
     def submit(self, identity: Identity, attempt: Attempt, resolved: Callable[[WriteResult], None]) -> None:
-        """Hand one attempt in; `resolved` is called once, on a thread of the committer's.
+        """Queue one attempt; a thread of the committer calls `resolved` once.
 
-        Raises StorageUnavailable at once when too much is waiting already, in all or of this workspace.
+        Raises StorageUnavailable at once when too much is waiting, in all or of this workspace.
         """
         if not self._is_running:
             self._start()
@@ -144,18 +143,17 @@ class Committer:
                 group = self._gather()
                 error = self._write(connection, group)
                 if error is not None:
-                    self._find_out_whose(connection, group, error)
+                    self._isolate(connection, group, error)
                 if len(group) > 1:
                     time.sleep(min(len(group) * _LINGER_SECONDS_PER_EVENT, _LINGER_SECONDS_MAX))
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
-                # Nobody would start this thread again; what it was about is resolved at its deadline.
+                # No other thread would take its place. The group's attempts are resolved at their deadlines.
                 _log.exception("committer_crashed")
 
     def _gather(self) -> list[PendingWrite]:
-        """Wait for an attempt, then take of those that are waiting, workspace by workspace, up to a group's measure.
+        """Wait for an attempt, then take waiting attempts, workspace by workspace, up to the size of a group.
 
-        Two attempts with one Idempotency-Key are not for one group: the second is answered from the first one's
-        record. It begins the next group.
+        Of two attempts with one Idempotency-Key the second goes into the next group: the first one's record answers it.
         """
         again, self._again = self._again, deque()
         if not again and not self._waiting:
@@ -198,7 +196,7 @@ class Committer:
     ) -> psycopg.Error | None:
         """Write a group and pass on what is undecided; the error if PostgreSQL refuses it for one of its attempts.
 
-        No group waits for a workspace that is being changed: its attempts come back as held, and the others are stored.
+        No group waits for a workspace that is being changed: its attempts return as held, and the others are stored.
         """
         if not group:
             return None
@@ -206,12 +204,12 @@ class Committer:
         try:
             undecided = write_group(connection, group, self._settings, lock_wait_seconds=lock_wait_seconds, waits=False)
         except OutcomeUnknown:
-            # Asked about again: each attempt's uid stands in what it wrote, and the statement recognises it.
+            # Repeated: the statement recognises each attempt's uid in what it wrote.
             self._again += group
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         except StorageUnavailable as error:
             self._again += refuse_unsent(group, error)
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         except psycopg.Error as error:
             return error
         else:
@@ -223,23 +221,23 @@ class Committer:
             _GROUPS.add((len(group), time.monotonic() - began, began - came))
         return None
 
-    def _find_out_whose(self, connection: DedicatedConnection, group: list[PendingWrite], error: psycopg.Error) -> None:
-        """PostgreSQL has refused the group for one of its attempts: let the others be stored, in bounded time.
+    def _isolate(self, connection: DedicatedConnection, group: list[PendingWrite], error: psycopg.Error) -> None:
+        """Store the other attempts of a group that PostgreSQL refused for one of them, in bounded time.
 
-        Only whose attempt it was is found out here; which one it was is found out apart (contention.py). What is not
-        known in time goes there too, and has its workspace's turn.
+        Halving finds the workspace; the contention queue finds the attempt. Workspaces that are not cleared in time go
+        to that queue too.
         """
         until = time.monotonic() + _SEARCH_SECONDS
         parts = [(_by_workspace(group), error)]
         while parts:
             part, error = parts.pop()
-            if isinstance(error, LockNotAvailable) and waits_for_table(connection):
-                # It concerns everybody, and in the next group we stand in that table's queue again.
+            if failure_of(error) is Failure.LOCKED and waits_for_table(connection):
+                # A locked table blocks every workspace: wait for it again in the next group.
                 self._again += _all_of(part)
             elif len(part) == 1 or time.monotonic() >= until:
                 for workspace_id, writes in part.items():
                     if len(part) == 1:
-                        self._contention.note_trouble(workspace_id)
+                        self._contention.mark_contended(workspace_id)
                     self._contention.add(writes)
             else:
                 for half in _halves(part):
@@ -248,7 +246,7 @@ class Committer:
                         parts.append((half, refused))
 
     def _keep_time(self) -> None:
-        """Resolve what has passed its deadline, and let go of what is resolved."""
+        """Resolve attempts that have passed their deadline, and forget resolved ones."""
         while True:
             time.sleep(_TICK_SECONDS)
             now = time.monotonic()
@@ -261,7 +259,7 @@ class Committer:
             metrics.QUEUE_EVENTS.set(len(self._open))
 
     def _tick(self) -> None:
-        # Not on the time keeper's thread: a tick writes log lines, and does not end while standard error is not read.
+        # Not on the time keeper's thread: a tick writes log lines, and blocks while standard error is not read.
         while True:
             time.sleep(_TICK_SECONDS)
             try:

@@ -1,9 +1,8 @@
-"""Where attempts wait that cannot be written at once: apart, so that no group waits for them.
+"""Queues for attempts that cannot be written at once, so that no group waits for them.
 
 Their workspace is being changed, another transaction holds their Idempotency-Key or event id, or PostgreSQL refused a
-group for one of them. Each workspace has a queue of its own, which is worked on in short rounds (contention_round.py),
-by one thread at a time. So what a workspace makes wait takes its share of the room, one of the threads, and no time of
-another workspace's.
+group for one of them. Each workspace has its own queue. One thread at a time works on it, in short rounds
+(contention_round.py): a blocked workspace takes its share of the space and one thread, and no other workspace's time.
 """
 
 import threading
@@ -25,11 +24,11 @@ from app.ingest.shares import Shares
 _log = structlog.get_logger()
 
 _THREADS: Final = 4
-# While a workspace is in trouble all its events come here, so it must be able to go on at its usual pace.
+# All events of a contended workspace come here, so the queue must keep up with its usual rate.
 _EVENTS_MAX: Final = 1024
 _BYTES_MAX: Final = 16 * 1024 * 1024
-# For how long a workspace that was in the way comes here with all its events, so that no group finds it out again.
-_TROUBLED_SECONDS: Final = 2.0
+# For how long all events of a workspace come here after it blocked a group, so that it does not block the next one.
+_CONTENDED_SECONDS: Final = 2.0
 _REST_SECONDS: Final = 0.05
 _BUSY: Final = "Nothing was stored: too many requests of this workspace wait already. Repeat the same request later."
 
@@ -53,28 +52,28 @@ class ContentionQueue:
         self._changed = threading.Condition()
         self._queues: OrderedDict[int, _WorkspaceQueue] = OrderedDict()
         """By workspace; the next one's round is the first one's."""
-        self._troubled_until: dict[int, float] = {}
+        self._contended_until: dict[int, float] = {}
         self._threads = 0
 
     def takes(self, write: PendingWrite) -> bool:
-        """Whether `write` is of a workspace that was in the way just now; then it is taken over."""
-        if not self._troubled_until:
+        """Whether the attempt's workspace is contended; then it is queued here."""
+        if not self._contended_until:
             return False
         workspace_id = write.identity.workspace_id
-        if self._troubled_until.get(workspace_id, 0) <= time.monotonic():
+        if self._contended_until.get(workspace_id, 0) <= time.monotonic():
             return False
         self.add([write])
         return True
 
-    def note_trouble(self, workspace_id: int) -> None:
-        """Let all events of this workspace come here for a while."""
+    def mark_contended(self, workspace_id: int) -> None:
+        """Queue all events of this workspace here for a while."""
         now = time.monotonic()
-        # A new one, which forgets those of long ago: other threads may be reading the old one.
-        kept = {each: until for each, until in self._troubled_until.items() if until > now}
-        self._troubled_until = kept | {workspace_id: now + _TROUBLED_SECONDS}
+        # A new dictionary without expired entries: other threads may be reading the old one.
+        kept = {each: until for each, until in self._contended_until.items() if until > now}
+        self._contended_until = kept | {workspace_id: now + _CONTENDED_SECONDS}
 
     def add(self, writes: Iterable[PendingWrite]) -> None:
-        """Take over attempts; those for which there is no room are resolved."""
+        """Queue attempts; those beyond their workspace's share are refused."""
         with self._changed:
             refused = [write for write in writes if not self._add(write)]
             if self._threads < _THREADS:
@@ -104,15 +103,15 @@ class ContentionQueue:
             try:
                 this.run()
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
-                # What it was about is resolved at its deadline.
+                # Its attempts are resolved at their deadlines.
                 _log.exception("contention_crashed")
                 this.needs_rest = True
-            if this.is_troubled:
-                self.note_trouble(workspace_id)
+            if this.is_contended:
+                self.mark_contended(workspace_id)
             self._end_round(workspace_id, needs_rest=this.needs_rest)
 
     def _begin_round(self) -> tuple[int, list[Entry]]:
-        """Wait for a workspace whose turn it is, with what waits of it."""
+        """Wait for the next workspace, and return what waits of it."""
         with self._changed:
             while True:
                 now = time.monotonic()

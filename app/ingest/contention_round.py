@@ -1,7 +1,7 @@
-"""One round of a workspace whose attempts cannot be written at once: finds out which of them wait, and for what.
+"""One round on a contended workspace: finds out which of its attempts wait, and for what.
 
-What waits is tried as a group and halved until it is known which attempt it is. What is held by another transaction
-waits by one of its number, for nearly always the same transaction holds them all.
+The attempts are tried as a group, which is halved until the blocked ones are found. One of these waits for all, because
+nearly always one transaction blocks them all.
 """
 
 import time
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from typing import Final
 
 import psycopg
-from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from app.config import Settings
 from app.database.dedicated_connection import DedicatedConnection
-from app.errors import Fault, IdempotencyInProgress, OutcomeUnknown, SchemaValidationFailed, StorageUnavailable
+from app.errors import IdempotencyInProgress, OutcomeUnknown, StorageUnavailable
 from app.ingest.pending_write import PendingWrite, refuse_unsent, write_group
+from app.ingest.retries import Failure, caused_by, failure_of, refusal_of
 from app.ingest.table_locks import waits_for_table
 
 _ROUND_SECONDS: Final = 0.1
 _GROUP_EVENTS_MAX: Final = 256
 _GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
-# Here it is known that a claim is held for long, by a session that hangs or by a large batch.
+# A claim that is contended here is held for long, by a session that hangs or by a large batch.
 _LOCK_WAIT_SECONDS: Final = 0.002
-# A wait of the workspace's own, in PostgreSQL's queue: behind whom it stands, it stays until its time.
+# A wait in PostgreSQL's lock queue keeps its position there, so it may be longer.
 _BARRIER_WAIT_SECONDS: Final = 0.2
 _HELD_WAIT_SECONDS: Final = 0.05
-# Answered as "in progress" while there is time for that; at the deadline itself it would be "too slow".
+# Answered as "in progress" before the deadline; at the deadline it would be "too slow".
 _MARGIN_SECONDS: Final = 0.1
 
 
@@ -52,7 +52,7 @@ class Round:
         self._connection = connection
         self._settings = settings
         self._until = time.monotonic() + _ROUND_SECONDS
-        self.is_troubled = False
+        self.is_contended = False
         """Whether a group of this workspace has to wait for another transaction, or is refused."""
         self.needs_rest = False
         """Whether nothing can be done just now: PostgreSQL is away, or a table is locked."""
@@ -63,9 +63,9 @@ class Round:
             self._write_apart(group)
         held = [entry for entry in self._entries if entry.is_held]
         for entry in held:
-            # An unanswered one may itself be what holds its claim: to its deadline it is asked what became of it.
+            # An unanswered one may itself hold its claim: it is repeated until its deadline.
             if time.monotonic() >= entry.wait_until and not entry.write.may_be_stored:
-                entry.write.resolve(_with_cause(IdempotencyInProgress(), entry.held_by))
+                entry.write.resolve(caused_by(entry.held_by, IdempotencyInProgress()))
         left = [entry for entry in held if not entry.write.is_resolved]
         if left and not self._is_over():
             self._wait_for_one(left)
@@ -74,7 +74,7 @@ class Round:
         return self.needs_rest or time.monotonic() >= self._until
 
     def _pick(self) -> list[Entry]:
-        """A group of those that are not known to be held; no two with one Idempotency-Key."""
+        """A group of attempts not known to be blocked; no two with one Idempotency-Key."""
         held = {claim for entry in self._entries if entry.is_held for claim in _claims(entry)}
         group: list[Entry] = []
         keys: set[object] = set()
@@ -100,24 +100,24 @@ class Round:
         while parts and not self._is_over():
             part = parts.pop()
             error = self._try([entry.write for entry in part], _LOCK_WAIT_SECONDS)
-            if error is None or isinstance(error, SerializationFailure | DeadlockDetected) or self._is_table(error):
+            if error is None or failure_of(error) is Failure.ABORTED or self._is_table(error):
                 continue
-            self.is_troubled = True
+            self.is_contended = True
             if len(part) > 1:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
-            elif isinstance(error, LockNotAvailable):
+            elif failure_of(error) is Failure.LOCKED:
                 part[0].is_held, part[0].held_by = True, error
             else:
-                part[0].write.resolve(_refusal_for(error))
+                part[0].write.resolve(refusal_of(error))
 
     def _wait_for_one(self, held: Sequence[Entry]) -> None:
-        """Wait for one of those that are held; if it gets through, all are worth another try."""
+        """Wait for one of the blocked attempts; if it gets through, all are tried again."""
         one = min(held, key=lambda entry: entry.tried)
         one.tried = time.monotonic()
         error = self._try([one.write], _HELD_WAIT_SECONDS)
-        if isinstance(error, LockNotAvailable):
-            self.is_troubled = True
+        if failure_of(error) is Failure.LOCKED:
+            self.is_contended = True
         elif one.write.is_resolved:
             for entry in held:
                 entry.is_held = False
@@ -138,31 +138,16 @@ class Round:
             return error
         else:
             if undecided.held:
-                # In PostgreSQL's queue, in which nobody passes us. What else it may wait for, the next round finds out.
+                # In PostgreSQL's lock queue, where later requests do not overtake. The next round sees other obstacles.
                 self._try(undecided.held, _BARRIER_WAIT_SECONDS, waits=True)
         return None
 
     def _is_table(self, error: psycopg.Error) -> bool:
-        """Whether it is a table that is waited for: then no attempt is to blame, and none gets on."""
-        self.needs_rest |= isinstance(error, LockNotAvailable) and waits_for_table(self._connection)
+        """Whether a table is locked: then no attempt is to blame, and none can be written."""
+        self.needs_rest |= failure_of(error) is Failure.LOCKED and waits_for_table(self._connection)
         return self.needs_rest
 
 
 def _claims(entry: Entry) -> list[object]:
     claims = (entry.write.idempotency_claim, entry.write.event_claim)
     return [claim for claim in claims if claim is not None]
-
-
-def _refusal_for(error: psycopg.Error) -> Exception:
-    """What the caller hears of an error that PostgreSQL itself gave, having rolled back."""
-    if isinstance(error, DataError):
-        said = error.diag.message_primary or "it cannot be stored"
-        return _with_cause(SchemaValidationFailed(faults=(Fault("", f"The database refuses it: {said}."),)), error)
-    if isinstance(error, psycopg.OperationalError):
-        return _with_cause(StorageUnavailable(), error)
-    return error
-
-
-def _with_cause(refusal: Exception, cause: Exception | None) -> Exception:
-    refusal.__cause__ = cause
-    return refusal

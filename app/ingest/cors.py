@@ -17,10 +17,10 @@ from app.errors import OriginNotAllowed, StorageUnavailable
 _IS_ORIGIN_ALLOWED = text("SELECT is_origin_allowed(:origin)")
 # By the primary key.
 _IS_ALLOWED_BY_KEY = text("SELECT :origin = ANY (allowed_origins) FROM source_keys WHERE id = :id")
-# A browser asks before nearly every event; after a change of a key's origins it goes on for so long as before.
+# A browser asks before nearly every event. A change of a key's origins takes so long to be seen.
 _REMEMBERED_SECONDS: Final = 3.0
 _REMEMBERED_MAX: Final = 1_000
-# Anybody can send preflights with ever new origins; they must not take the connections of those who have a key.
+# Preflights need no key, and their origins can be ever new: they must not take the connections of requests with a key.
 _LOOK_UPS_MAX: Final = 4
 _DEADLINE_SECONDS: Final = 1.0
 _PREFLIGHT_SECONDS: Final = 600
@@ -42,7 +42,7 @@ class Origins:
         self._database = database
         self._clock = clock
         self._remembered: dict[Hashable, tuple[bool, float]] = {}
-        self._places = threading.BoundedSemaphore(_LOOK_UPS_MAX)
+        self._look_ups = threading.BoundedSemaphore(_LOOK_UPS_MAX)
 
     def require_known(self, origin: str) -> None:
         """For a preflight, which has no key. Raises OriginNotAllowed if no live key is for `origin`, and
@@ -68,13 +68,13 @@ class Origins:
         return found is True and self._remember(name, is_allowed=True)
 
     def _look_up(self, origin: str) -> bool:
-        if not self._places.acquire(timeout=_DEADLINE_SECONDS):
+        if not self._look_ups.acquire(timeout=_DEADLINE_SECONDS):
             raise StorageUnavailable("Too many preflights with new origins are under way. Repeat it later.")
         try:
             with self._database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
                 return bool(session.execute(_IS_ORIGIN_ALLOWED, {"origin": origin}).scalar_one())
         finally:
-            self._places.release()
+            self._look_ups.release()
 
     def _recall(self, name: Hashable) -> bool | None:
         is_allowed, until = self._remembered.get(name, (None, 0.0))

@@ -1,4 +1,4 @@
-"""What travels on the ingest road: the envelope of one event, the attempt around it, and the receipt it ends in."""
+"""The values of the ingest path: the envelope of one event, the attempt to store it, and the receipt."""
 
 import json
 import re
@@ -15,7 +15,9 @@ from app.web.schema_fields import InputSchema, MomentField, TextField
 from app.wire.exact_json import JsonObject, fingerprint, pointer_token
 
 PAYLOAD_BYTES_MAX: Final = 262_144
-WANTED: Final = "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."
+NOT_AN_EVENT: Final = (
+    "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."
+)
 _EVENT_ID_CHARACTERS_MAX: Final = 128
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"})
 SEVERITIES: Final = ("debug", "info", "warning", "error", "critical")
@@ -53,7 +55,7 @@ class Attempt(Struct, kw_only=True, gc=False):
     address: str = ""
     """Where it comes from (client_address.py); "" if that is not known."""
     origin: str | None = None
-    """The web page's that it comes from, if a browser says so (key_policies.origin_of)."""
+    """Of the web page that sends, if a browser names it (policies.origin_of)."""
     counted_under: UUID | None = None
     """The attempt under which usage counts this one, should it store nothing; set when it is first made."""
 
@@ -64,7 +66,7 @@ class Attempt(Struct, kw_only=True, gc=False):
 
     @property
     def receipt_head(self) -> str:
-        """The receipt up to its status, which the database adds: it alone knows which."""
+        """The receipt up to its status, which the storage function adds."""
         return f'{{"accepted": true, "event_id": {json.dumps(self.event_id)}, "status": "'
 
 
@@ -74,7 +76,7 @@ def receipt_end(status: str) -> str:
 
 
 class Receipt(Struct, frozen=True, gc=False):
-    """A 2xx answer: exactly these bytes are recorded for the Idempotency-Key and sent again to whoever repeats it."""
+    """The body of a 2xx: exactly these bytes are recorded for the Idempotency-Key and sent again to its retries."""
 
     status: int
     body: str

@@ -1,25 +1,21 @@
-"""How the ingest operation reads in the OpenAPI document; the road itself does not go through smorest's machinery."""
+"""How the ingest operations read in the OpenAPI document; ingest reads and writes the bodies without these schemas."""
 
 import json
 from typing import Any, Final
+
+from marshmallow import Schema, fields, validate
 
 from app import errors
 from app.ingest.batch.body import EVENTS_MAX, NDJSON
 from app.ingest.envelope import EnvelopeSchema
 from app.web import openapi
+from app.web.openapi import FaultSchema
+from app.web.problems import JSON
+from app.web.schema_fields import InputSchema, OutputSchema
 
-_RECEIPT: Final = {
-    "type": "object",
-    "required": ["accepted", "event_id", "status"],
-    "properties": {
-        # Neither `const` nor `enum`: generators write "true" for it, and then raise on the true that comes.
-        "accepted": {"type": "boolean", "description": "Always true."},
-        "event_id": {"type": "string"},
-        "status": {"type": "string", "enum": ["stored", "duplicate"]},
-    },
-}
+_EVENT_ID: Final = "evt_demo_001"
 _EXAMPLE: Final = {
-    "event_id": "evt_demo_001",
+    "event_id": _EVENT_ID,
     "event_type": "payment.failed",
     "source_id": "src_demo",
     "environment": "production",
@@ -27,33 +23,76 @@ _EXAMPLE: Final = {
     "timestamp": "2026-06-01T10:00:00Z",
     "payload": {"amount": 49.99, "currency": "EUR", "reason": "card_declined"},
 }
-_CONTENT_ENCODING: Final = {
-    "name": "Content-Encoding",
-    "in": "header",
-    "required": False,
-    "description": "How the body is compressed, if it is. Its limit holds for it compressed and expanded.",
-    "schema": {"type": "string", "enum": ["gzip", "deflate", "zstd", "br"]},
-}
+
+
+class ReceiptSchema(OutputSchema):
+    """A 2xx response to one event."""
+
+    # Not bound to one value: generators write "true" for that, and then raise on the true that comes.
+    accepted = fields.Boolean(required=True, metadata={"description": "Always true."})
+    event_id = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(("stored", "duplicate")))
+
+
+class VerdictSchema(OutputSchema):
+    """What became of one event of a batch."""
+
+    event_id = fields.String(metadata={"description": "Absent if the event could not be read"})
+    status = fields.String(required=True, validate=validate.OneOf(("stored", "duplicate", "rejected")))
+    code = fields.String(metadata={"description": "Of a rejected event, as in an error body; so are the next three"})
+    message = fields.String()
+    retryable = fields.Boolean()
+    details = fields.List(fields.Nested(FaultSchema))
+
+
+class BatchAnswerTotalsSchema(OutputSchema):
+    """How many events of a batch have which status."""
+
+    stored = fields.Integer(required=True, metadata={"minimum": 0})
+    duplicate = fields.Integer(required=True, metadata={"minimum": 0})
+    rejected = fields.Integer(required=True, metadata={"minimum": 0})
+
+
+class BatchAnswerSchema(OutputSchema):
+    """The 2xx response to a batch."""
+
+    verdicts = fields.List(
+        fields.Nested(VerdictSchema), required=True, metadata={"description": "One per event, in order"}
+    )
+    totals = fields.Nested(BatchAnswerTotalsSchema, required=True)
+
+
+class EventBatchSchema(InputSchema):
+    """The body of a batch that is one JSON object."""
+
+    events = fields.List(
+        fields.Nested(EnvelopeSchema),
+        required=True,
+        validate=validate.Length(1, EVENTS_MAX),
+        metadata={"description": "An event that is wrong is rejected in its verdict."},
+    )
+
+
+_CONTENT_ENCODING: Final = openapi.header_parameter(
+    "Content-Encoding",
+    "How the body is compressed, if it is. Its limit holds for it compressed and expanded.",
+    {"type": "string", "enum": ["gzip", "deflate", "zstd", "br"]},
+)
 _HEADERS: Final = openapi.headers("Idempotent-Replayed", "RateLimit", "RateLimit-Policy")
 _REFUSALS: Final = (
-    errors.BadRequest,
-    errors.BodyTimeout,
-    errors.LengthRequired,
-    errors.UnsupportedTransferCoding,
+    *openapi.BODY_REFUSALS,
     errors.InvalidSourceKey,
     errors.SourceDisabled,
     errors.WorkspaceSuspended,
     errors.OriginNotAllowed,
     errors.AddressNotAllowed,
     errors.IdempotencyInProgress,
-    errors.PayloadTooLarge,
-    errors.UnsupportedMediaType,
     errors.SchemaValidationFailed,
     errors.IdempotencyKeyReused,
     errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )
-_OF_ONE_EVENT: Final = (
+_REFUSALS_OF_ONE_EVENT: Final = (
     errors.SourceMismatch,
     errors.EnvironmentMismatch,
     errors.EventTypeNotAllowed,
@@ -64,37 +103,8 @@ _NOTES: Final = {
     "bad_request": "Not JSON, not what its Content-Encoding says, or a malformed Idempotency-Key.",
     "unsupported_media_type": "Not JSON; Accept-Encoding is there if it was for the Content-Encoding.",
 }
-_VERDICT: Final = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {
-        "event_id": {"type": "string", "description": "Absent if the event could not be read"},
-        "status": {"type": "string", "enum": ["stored", "duplicate", "rejected"]},
-        "code": {"type": "string", "description": "Of a rejected event, as in an error body; so are the next three"},
-        "message": {"type": "string"},
-        "retryable": {"type": "boolean"},
-        "details": {"type": "array", "items": {"$ref": "#/components/schemas/Fault"}},
-    },
-}
-_TOTALS: Final = ("stored", "duplicate", "rejected")
-_BATCH_ANSWER: Final = {
-    "type": "object",
-    "required": ["verdicts", "totals"],
-    "properties": {
-        "verdicts": {
-            "type": "array",
-            "description": "One per event, in order",
-            "items": {"$ref": "#/components/schemas/Verdict"},
-        },
-        "totals": {
-            "type": "object",
-            "required": list(_TOTALS),
-            "properties": {status: {"type": "integer", "minimum": 0} for status in _TOTALS},
-        },
-    },
-}
 
-_WHAT_INGEST_DOES: Final = """\
+_INGEST_DESCRIPTION: Final = """\
 Takes one event of the source that the key belongs to. A 2xx means that it is committed, once; anything else means that
 nothing was stored, and says why and whether a retry helps.
 
@@ -105,7 +115,7 @@ content 409.
 Web pages use a key with `allowed_origins`. While a page is left, such a key may come as `?key=` in the query and the
 JSON as `text/plain`, which is what `navigator.sendBeacon` can send.
 """
-_WHAT_BATCHES_DO: Final = """\
+_BATCH_DESCRIPTION: Final = """\
 Takes 1 to 1,000 events of the source that the key belongs to, as a JSON object or as lines. The answer has a verdict
 for each event, in order; those that are `stored` are committed together. With `atomic=true` one event that is wrong
 refuses all.
@@ -113,23 +123,9 @@ refuses all.
 An Idempotency-Key names the whole batch, and a replay is its whole first answer. An event that was rejected is sent
 again, once it is right, in a batch with another key.
 """
-_EVENT_BATCH: Final = {
-    "type": "object",
-    "required": ["events"],
-    "additionalProperties": False,
-    "properties": {
-        "events": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": EVENTS_MAX,
-            "description": "What is wrong with one is told in its verdict.",
-            "items": {"$ref": "#/components/schemas/Envelope"},
-        }
-    },
-}
 _BATCH_EXAMPLE: Final = {
     "verdicts": [
-        {"event_id": "evt_demo_001", "status": "stored"},
+        {"event_id": _EVENT_ID, "status": "stored"},
         {
             "status": "rejected",
             "code": "schema_validation_failed",
@@ -142,51 +138,39 @@ _BATCH_EXAMPLE: Final = {
 }
 
 
+def _content(schema: type[Schema], example: Any) -> dict[str, Any]:
+    return {JSON: {"schema": schema, "example": example}}
+
+
 def _receipt(description: str, status: str) -> dict[str, Any]:
-    example = {"accepted": True, "event_id": "evt_demo_001", "status": status}
-    return {
-        "description": description,
-        "headers": _HEADERS,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Receipt"}, "example": example}},
-    }
+    content = _content(ReceiptSchema, {"accepted": True, "event_id": _EVENT_ID, "status": status})
+    return {"description": description, "headers": _HEADERS, "content": content}
 
 
-def _idempotency_key(what: str) -> dict[str, Any]:
-    return {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": f"1 to 255 visible ASCII characters, bare or in double quotes; names this {what} for safe"
-        " retries during 24 hours. One with a comma has to be in quotes.",
-        "schema": openapi.IDEMPOTENCY_KEY,
-        "example": "demo-request-001",
-    }
+def _parameters(what: str) -> list[dict[str, Any]]:
+    description = (
+        f"1 to 255 visible ASCII characters, bare or in double quotes; names this {what} for safe"
+        " retries during 24 hours. One with a comma has to be in quotes."
+    )
+    return [openapi.idempotency_key(description, "demo-request-001"), _CONTENT_ENCODING]
 
-
-SCHEMAS: Final = {"Receipt": _RECEIPT, "Verdict": _VERDICT, "BatchAnswer": _BATCH_ANSWER, "EventBatch": _EVENT_BATCH}
 
 INGEST_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestEvent",
-    "description": _WHAT_INGEST_DOES,
+    "description": _INGEST_DESCRIPTION,
     "security": [{"sourceKey": []}],
-    "parameters": [
-        _idempotency_key("event"),
-        _CONTENT_ENCODING,
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": EnvelopeSchema, "example": _EXAMPLE}},
-    },
+    "parameters": _parameters("event"),
+    "requestBody": {"required": True, "content": _content(EnvelopeSchema, _EXAMPLE)},
     "responses": {
-        "201": _receipt("Committed by this request, or by the first one with this Idempotency-Key", "stored"),
-        "200": _receipt("This event_id was stored before with the same content", "duplicate"),
+        201: _receipt("Committed by this request, or by the first one with this Idempotency-Key", "stored"),
+        200: _receipt("This event_id was stored before with the same content", "duplicate"),
     }
-    | openapi.refusal_answers((*_REFUSALS, *_OF_ONE_EVENT), notes=_NOTES),
+    | openapi.refusal_responses((*_REFUSALS, *_REFUSALS_OF_ONE_EVENT), notes=_NOTES),
 }
 
 BATCH_OPERATION: Final[dict[str, Any]] = {
     "operationId": "ingestBatch",
-    "description": _WHAT_BATCHES_DO,
+    "description": _BATCH_DESCRIPTION,
     "security": [{"sourceKey": []}],
     "parameters": [
         {
@@ -196,16 +180,12 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
             "description": "`true`: all or nothing; 422 batch_rejected names each event that stands in the way.",
             "schema": {"type": "boolean", "default": False},
         },
-        _idempotency_key("batch"),
-        _CONTENT_ENCODING,
+        *_parameters("batch"),
     ],
     "requestBody": {
         "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/EventBatch"},
-                "example": {"events": [_EXAMPLE]},
-            },
+        "content": _content(EventBatchSchema, {"events": [_EXAMPLE]})
+        | {
             NDJSON: {
                 "schema": {
                     "type": "string",
@@ -218,13 +198,11 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
         },
     },
     "responses": {
-        "200": {
+        200: {
             "description": "Committed: every event whose verdict is stored",
             "headers": _HEADERS,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/BatchAnswer"}, "example": _BATCH_EXAMPLE}
-            },
+            "content": _content(BatchAnswerSchema, _BATCH_EXAMPLE),
         }
     }
-    | openapi.refusal_answers((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
+    | openapi.refusal_responses((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
 }

@@ -1,8 +1,8 @@
-"""An attempt on its way to be stored, and the one way in which it becomes known what became of it.
+"""An attempt on its way to be stored, and the only way in which it gets its result.
 
-An attempt whose commit went unanswered may be stored. Whatever happens to it after that, "nothing was stored" is no
-answer to it any more: only its outcome is, or that the outcome is unknown. So every result goes through `resolve`, and
-every exchange with PostgreSQL through `write_group`, which notes what PostgreSQL may know of.
+An attempt whose commit went unanswered may be stored. From then on "nothing was stored" is a wrong answer to it: right
+are its outcome, or that the outcome is unknown. So every result goes through `resolve`, and every exchange with
+PostgreSQL through `write_group`, which notes which attempts PostgreSQL may have stored.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ from app.ingest.storage import Outcome, Verdict, store
 
 _log = structlog.get_logger()
 
-# What may have become true since an earlier try, which is still being committed: these depend on the moment of receipt.
+# Outcomes that depend on the moment of receipt: they may have become true while an earlier try was still committing.
 _BY_THE_CLOCK: Final = frozenset((Outcome.INVALID_SOURCE_KEY, Outcome.TIMESTAMP_OUT_OF_RANGE))
 
 WriteResult = Verdict | Exception
@@ -28,7 +28,7 @@ WriteResult = Verdict | Exception
 
 
 class PendingWrite:
-    """One attempt and its caller. Resolved once: by its result, or by its deadline."""
+    """One attempt and its callback. Resolved once: by its result, or by its deadline."""
 
     __slots__ = (
         "_callbacks",
@@ -61,7 +61,7 @@ class PendingWrite:
 
     @property
     def may_be_stored(self) -> bool:
-        """Whether PostgreSQL has heard of it and not said what became of it."""
+        """Whether it was sent to PostgreSQL, and no answer is known."""
         # In this order: a try that ends just now sets the second mark before it takes the first one away.
         return self._is_under_way or self._is_unanswered
 
@@ -76,18 +76,18 @@ class PendingWrite:
         return (self.identity.workspace_id, self.attempt.envelope.source_id, 0, self.attempt.event_id)
 
     def begin_try(self) -> bool:
-        """Note that PostgreSQL hears of it from now on; False if it is resolved already: then PostgreSQL must not."""
-        # In this order: who resolves it at the same moment either sees the mark, or is seen here.
+        """Mark it as being sent; False if it is resolved already: then it must not be sent."""
+        # In this order: a thread that resolves it at the same moment either sees the mark, or is seen here.
         self._is_under_way = True
         return not self.is_resolved
 
     def end_try(self, *, is_answered: bool) -> None:
-        """Note that PostgreSQL has said what it had to say, or that it never will."""
+        """Mark the try as over, with PostgreSQL's answer or without."""
         self._is_unanswered |= not is_answered
         self._is_under_way = False
 
     def resolve(self, result: WriteResult) -> None:
-        """Tell the caller; who comes second is not heard. A result that cannot be known is told as unknown."""
+        """Pass the result to the callback, once; later results are dropped. An uncertain result becomes "unknown"."""
         try:
             # Atomic, unlike a look and a step: the committer and the time keeper may come at once.
             callback = self._callbacks.pop()
@@ -97,18 +97,18 @@ class PendingWrite:
             unknown = OutcomeUnknown()
             unknown.__cause__ = result if isinstance(result, Exception) else None
             result = unknown
-        _tell(callback, result)
+        _call(callback, result)
 
     def expire(self) -> None:
-        """Tell the caller, if nobody has, that its time is up."""
+        """Resolve it because its deadline has passed."""
         self.resolve(StorageUnavailable())
 
     def _is_certain(self, result: WriteResult) -> bool:
         """Whether `result` is what became of it, although an earlier try of it may have been committed.
 
-        What PostgreSQL says of it now is, but for what it says by its clock: that its key has expired or its timestamp
-        is too old may have become true while the earlier commit was still under way. All other rights are taken away
-        behind the barrier, when that has come to its end. And no try can have stored what PostgreSQL cannot keep.
+        PostgreSQL's verdict is, unless it depends on the clock: that the key has expired or the timestamp is too old
+        may have become true while the earlier commit was under way. All other rights are revoked behind the barrier,
+        after that commit has ended. And no try can have stored a value that PostgreSQL cannot store.
         """
         if isinstance(result, Verdict):
             return not self._is_unanswered or result.outcome not in _BY_THE_CLOCK
@@ -139,7 +139,7 @@ def write_group(
     those = [write for write in group if write.begin_try()]
     if not those:
         return Undecided([], [])
-    # The newest one's: one with less time left is answered by the time keeper, and takes nobody along.
+    # The newest one's: the time keeper answers an attempt with less time left, and the others go on.
     deadline = max(write.deadline for write in those)
     try:
         verdicts = store(
@@ -150,7 +150,7 @@ def write_group(
             waits=waits,
         )
     except BaseException as error:
-        # What the server itself refused was rolled back, and of what was not sent it knows nothing.
+        # The server rolled back what it refused, and has not seen what was not sent.
         is_refused = isinstance(error, psycopg.Error) and error.sqlstate is not None
         is_unsent = isinstance(error, StorageUnavailable) and not isinstance(error, OutcomeUnknown)
         for write in those:
@@ -170,7 +170,7 @@ def write_group(
 
 
 def refuse_unsent(writes: Iterable[PendingWrite], error: StorageUnavailable) -> list[PendingWrite]:
-    """Resolve those of which PostgreSQL has not heard; the others, of which it is to be asked again."""
+    """Refuse those that PostgreSQL cannot have stored; the others, which must be repeated."""
     unanswered: list[PendingWrite] = []
     for write in writes:
         if write.may_be_stored:
@@ -180,9 +180,8 @@ def refuse_unsent(writes: Iterable[PendingWrite], error: StorageUnavailable) -> 
     return unanswered
 
 
-def _tell(callback: Callable[[WriteResult], None], result: WriteResult) -> None:
+def _call(callback: Callable[[WriteResult], None], result: WriteResult) -> None:
     try:
         callback(result)
-    except Exception:  # noqa: BLE001 - whatever it is, the others are told
-        # A caller that cannot be told must not keep the others from being told.
+    except Exception:  # noqa: BLE001 - one callback that fails must not keep the others from their results
         _log.exception("answer_crashed")

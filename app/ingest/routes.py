@@ -1,6 +1,6 @@
-"""The counter of the data plane: single events and batches; turns HTTP into submissions and receipts into HTTP."""
+"""The routes of the data plane: single events and batches. Flask's requests in, receipts out."""
 
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from flask import Response, current_app, g, request
@@ -8,23 +8,21 @@ from flask_smorest import Blueprint
 
 from app.credentials.policies import origin_of
 from app.credentials.verification import Identity
-from app.errors import BadRequest, Fault, OriginNotAllowed, Refusal, SchemaValidationFailed
-from app.ingest.acceptance import DECIDED, Caller, Counter, Decided, Submission, accept, accepted
-from app.ingest.batch.acceptance import BatchSubmission, accept_batch
+from app.errors import BadRequest, Fault, OriginNotAllowed, SchemaValidationFailed
+from app.ingest.acceptance import Accepted, Client, Incoming, accept
 from app.ingest.batch.body import NDJSON
+from app.ingest.batch.incoming import IncomingBatch
 from app.ingest.cors import ANSWER_HEADERS, PREFLIGHT_HEADERS, allowing
-from app.ingest.envelope import Receipt
+from app.ingest.event import IncomingEvent
 from app.ingest.openapi import BATCH_OPERATION, INGEST_OPERATION
-from app.ingest.storage import LOG_EVENTS, Verdict
-from app.rate_limits import Allowance
-from app.telemetry import metrics
+from app.ingest.services import EXTENSION, IngestServices
+from app.ingest.waits import BlockingWaits, run_blocking
 from app.web.request_body import check_media_type, read_bytes
 from app.web.request_log import remote_address
 from app.wire.exact_json import pointer_token
 
-COUNTER: Final = "lariba.ingest"
 # A page that is being left can send only what needs no preflight, so it shows its key in the query and calls its JSON
-# text (docs/decisions/0015). Only browser keys may stand there: a server's would end up in the logs of proxies.
+# text (docs/decisions/0015). Only browser keys are taken from there: a server's key would get into the logs of proxies.
 _KEY: Final = "key"
 _TEXT: Final = "text/plain"
 _JSON: Final = "application/json"
@@ -43,7 +41,7 @@ def answer_preflight() -> Response | None:
     if request.method != "OPTIONS" or origin is None or "Access-Control-Request-Method" not in request.headers:
         return None
     structlog.contextvars.bind_contextvars(outcome="preflight_refused")
-    counter().origins.require_known(origin)
+    _services().origins.require_known(origin)
     structlog.contextvars.bind_contextvars(outcome="preflight_answered")
     return Response(status=204, headers=allowing(origin) | PREFLIGHT_HEADERS)
 
@@ -54,7 +52,7 @@ def let_the_page_read(response: Response) -> Response:
     if (origin := g.get("allowed_origin")) is not None:
         response.headers.update(allowing(origin) | ANSWER_HEADERS)
     if _is_key_in_query():
-        # A form that is sent makes the answer a page, whose links would tell the address with the key.
+        # A submitted form makes the answer a page, whose links would send the address, with the key, as their referrer.
         response.headers["Referrer-Policy"] = "no-referrer"
     return response
 
@@ -64,14 +62,9 @@ def let_the_page_read(response: Response) -> Response:
 def ingest_event() -> Response:
     """Store one event, exactly once."""
     structlog.contextvars.bind_contextvars(outcome="event_refused")
-    if (decided := request.environ.get(DECIDED)) is not None:
-        return _decided(decided)
-    submission = Submission(
-        caller=_caller(),
-        idempotency_header=request.headers.get("Idempotency-Key"),
-        read_body=_read_body,
-    )
-    return _answer(*accept(submission, counter()))
+    services = _services()
+    waits = BlockingWaits(_read_body, services.committer)
+    return _respond(IncomingEvent(_client(), request.headers.get("Idempotency-Key"), waits, services))
 
 
 @blueprint.route("/v1/events/ingest/batch", methods=["POST"])
@@ -79,31 +72,24 @@ def ingest_event() -> Response:
 def ingest_batch() -> Response:
     """Store up to 1,000 events with one commit; a verdict for each, in order."""
     structlog.contextvars.bind_contextvars(outcome="batch_refused")
-    submission = BatchSubmission(
-        caller=_caller(),
-        idempotency_header=request.headers.get("Idempotency-Key"),
-        is_atomic=lambda: _flag("atomic"),
-        media_type=lambda: _media_type(_JSON, NDJSON),
-        read_body=lambda: read_bytes(counter().settings.batch_bytes_max),
-    )
-    receipt, allowance = accept_batch(submission, counter())
-    structlog.contextvars.bind_contextvars(outcome="batch_replayed" if receipt.is_replay else "batch_accepted")
-    return _respond(receipt, allowance)
+    services = _services()
+    waits = BlockingWaits(lambda: read_bytes(services.settings.batch_bytes_max), services.committer)
+    return _respond(IncomingBatch(_client(), request.headers.get("Idempotency-Key"), _read_batch_head, waits, services))
 
 
-def _caller() -> Caller:
-    return Caller(
+def _client() -> Client:
+    return Client(
         key=request.args.get(_KEY) if _is_key_in_query() else request.headers.get("X-API-Key"),
         address=remote_address(),
         origin=origin_of(request.headers.get("Origin")),
-        greet=_greet,
+        on_authenticated=_on_authenticated,
     )
 
 
-def _greet(identity: Identity, deadline: float) -> None:
+def _on_authenticated(identity: Identity, deadline: float) -> None:
     g.body_owner = identity.workspace_id
     origin = origin_of(request.headers.get("Origin"))
-    if origin is not None and counter().origins.is_allowed(identity, origin, deadline):
+    if origin is not None and _services().origins.is_allowed(identity, origin, deadline):
         g.allowed_origin = origin
 
 
@@ -111,11 +97,11 @@ def _is_key_in_query() -> bool:
     return _KEY in request.args and "X-API-Key" not in request.headers
 
 
-def counter() -> Counter:
-    """What the factory has laid on the counter of the app that serves this request."""
-    value = current_app.extensions[COUNTER]
-    if not isinstance(value, Counter):  # pragma: no cover - a wiring mistake, not a state
-        raise TypeError(COUNTER)
+def _services() -> IngestServices:
+    """What the factory has put into the app that serves this request."""
+    value = current_app.extensions[EXTENSION]
+    if not isinstance(value, IngestServices):  # pragma: no cover - a wiring mistake, not a state
+        raise TypeError(EXTENSION)
     return value
 
 
@@ -125,6 +111,11 @@ def _read_body() -> bytes:
     return read_bytes()
 
 
+def _read_batch_head() -> tuple[bool, str]:
+    """Whether the batch is atomic, and its media type."""
+    return _flag("atomic"), _media_type(_JSON, NDJSON)
+
+
 def _media_type(*accepted: str) -> str:
     """Which of `accepted` the headers announce; text, if a page may call its JSON so."""
     announced = check_media_type(*accepted, *([_TEXT] if _is_key_in_query() else []))
@@ -132,7 +123,7 @@ def _media_type(*accepted: str) -> str:
 
 
 def _check_query(*known: str) -> None:
-    """A parameter that is unknown or came twice would be ignored in silence; and not every key may stand there."""
+    """Refuse parameters that are unknown or come twice, and keys that may not be in the query."""
     if _is_key_in_query() and "allowed_origin" not in g:
         raise OriginNotAllowed(_NO_BROWSER_KEY)
     faults = []
@@ -156,30 +147,12 @@ def _flag(name: str) -> bool:
     return given in ("true", "1")
 
 
-def _decided(decided: Decided | Exception) -> Response:
-    if isinstance(decided, Exception):
-        raise decided
-    metrics.KEY_LOOKUPS.labels("memory").inc()
-    structlog.contextvars.bind_contextvars(key=decided.identity.public_id)
-    try:
-        verdict = accepted(decided.decision, decided.identity, _caller(), counter().database)
-    except Refusal as refusal:
-        counter().refusals.count(decided.identity, refusal)
-        raise
-    return _answer(verdict, decided.allowance)
+def _respond(incoming: Incoming[Any]) -> Response:
+    accepted = run_blocking(accept(incoming, _services()))
+    structlog.contextvars.bind_contextvars(outcome=accepted.log_event)
+    return _response(accepted)
 
 
-def _answer(verdict: Verdict, allowance: Allowance | None) -> Response:
-    if verdict.receipt is None:  # pragma: no cover - accept() raises for every refusal
-        raise TypeError(verdict.outcome)
-    structlog.contextvars.bind_contextvars(outcome=LOG_EVENTS[verdict.outcome])
-    return _respond(verdict.receipt, allowance)
-
-
-def _respond(receipt: Receipt, allowance: Allowance | None) -> Response:
-    response = Response(receipt.body, receipt.status, mimetype="application/json")
-    if receipt.is_replay:
-        response.headers["Idempotent-Replayed"] = "true"
-    if allowance is not None:
-        response.headers.update(allowance.headers)
-    return response
+def _response(accepted: Accepted) -> Response:
+    receipt = accepted.receipt
+    return Response(receipt.body, receipt.status, accepted.headers, mimetype="application/json")

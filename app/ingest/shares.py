@@ -1,8 +1,7 @@
-"""Who may wait, and in which order: of what a process can hold, each workspace has a share, and they take turns.
+"""Fair shares of a bounded queue: how much a workspace may have waiting, and in which order it is served.
 
-A workspace may hold as much as is still free, in number and in bytes. Alone it gets half; two get a third each; and
-however many press in, there is room for one more. A fixed share would leave room for a newcomer, or give it to those
-who are there, and not both.
+A workspace may hold as much as is still free, in number and in bytes: alone it gets half, two get a third each, and one
+more always finds space. A fixed share would either waste space or leave none for a new workspace.
 """
 
 import threading
@@ -23,7 +22,7 @@ class Shares:
         """By workspace: number and bytes."""
 
     def take(self, write: PendingWrite) -> bool:
-        """Whether there is room for it; then it is taken."""
+        """Whether it fits into its workspace's share; then it counts."""
         workspace_id, size = write.identity.workspace_id, write.payload_bytes
         with self._mutex:
             held = self._held.get(workspace_id) or [0, 0]

@@ -24,7 +24,7 @@ Execute = Callable[[str, Sequence[Any]], Sequence[Any]]
 
 
 class Outcome(StrEnum):
-    """What became of an attempt; the refusals bear the code of the error they turn into."""
+    """The result of an attempt; a refusal has the code of its error."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"
@@ -54,10 +54,10 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     outcome: Outcome
     receipt: Receipt | None
     detail: str = ""
-    """What the function has to say of a refusal, for the one that has more to it than its name (timestamps.py)."""
+    """Facts about a refusal, for the one that needs more than its name (verdicts.py)."""
 
 
-# The static names under which the road's lines stand in the log.
+# The static name of the log line, by outcome.
 LOG_EVENTS: Final = {
     Outcome.STORED: "event_accepted",
     Outcome.RESUMED: "event_accepted",

@@ -1,8 +1,7 @@
 """Whether ingest waits for a table: for PostgreSQL a row, a table and a workspace are one and the same error.
 
-Asked of the lock table after a wait that took too long, in PostgreSQL's own words for its locks: an error's text tells
-it too, but in the server's language. A wait for a table concerns everybody and is over when the table is free; it says
-nothing of those who happened to wait.
+After a wait that took too long, pg_locks shows which it was; the error's text does too, but in the server's language. A
+wait for a table concerns all workspaces and is over when the table is free: no attempt is to blame.
 """
 
 import time
@@ -16,7 +15,7 @@ from app.ingest.storage import Execute
 
 _DEADLINE_SECONDS: Final = 1.0
 
-# Held, or asked for before us: both stand in the way. Of the partitions only the one that receives events counts.
+# Held, or asked for before us: both block. Of the partitions only the one that receives events counts.
 _IS_TABLE_LOCKED: Final = """
     SELECT EXISTS (
         SELECT FROM pg_locks AS held
@@ -43,7 +42,7 @@ def is_table_locked(execute: Execute) -> bool:
 
 
 def waits_for_table(connection: DedicatedConnection) -> bool:
-    """As is_table_locked, for a statement of `connection` that was given up. Also if PostgreSQL does not say."""
+    """As is_table_locked, for a statement of `connection` that was given up. True if PostgreSQL does not answer."""
     try:
         deadline = time.monotonic() + _DEADLINE_SECONDS
         return is_table_locked(lambda statement, parameters: connection.run(statement, parameters, deadline))

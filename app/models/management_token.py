@@ -31,6 +31,8 @@ class ManagementToken(WithinWorkspace, Base):
     project_ids: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
     """The rows of the projects that it reaches; None: all of the workspace."""
     secret_hash: Mapped[str]
+    secret_digest: Mapped[bytes | None]
+    """Of the whole credential, keyed with the server's secret; None until argon2 has proven it once."""
     expires_at: Mapped[datetime | None]
     expired_at: Mapped[datetime | None]
     """The mark: the expiry that the worker has seen pass."""

@@ -56,6 +56,8 @@ class SourceKey(WithinWorkspace, Base):
     source_id: Mapped[int]
     label: Mapped[str] = mapped_column(server_default="")
     secret_hash: Mapped[str]
+    secret_digest: Mapped[bytes | None]
+    """Of the whole credential, keyed with the server's secret; None until argon2 has proven it once."""
     expires_at: Mapped[datetime | None]
     expired_at: Mapped[datetime | None]
     """The mark: the expiry that the worker has seen pass. Another one than expires_at counts for nothing."""

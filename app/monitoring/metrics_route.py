@@ -43,12 +43,12 @@ def register(app: Flask) -> None:
     description="The page that Prometheus reads, for all web processes of a machine; plain text or OpenMetrics.",
     security=[{}, {"metricsToken": []}],
     responses={
-        "200": {
+        200: {
             "description": "Prometheus' text format, or OpenMetrics if the client accepts it",
             "headers": openapi.headers(),
             "content": {_PLAIN: _CONTENT, _OPENMETRICS: _CONTENT},
         },
-        **openapi.refusal_answers([InvalidMetricsToken]),
+        **openapi.refusal_responses([InvalidMetricsToken]),
     },
 )
 def metrics_page() -> Response:

@@ -1,13 +1,11 @@
-"""Decides on the road, in a few microseconds and without any I/O, whether a key may send now (bench/rates.py).
+"""Decides on the ingest path, in microseconds and without I/O, whether a key may send now (bench/rates.py).
 
-A decision rests on what all processes had let through when this one last asked (a tenth of a second ago, while Redis
-is there) and on what this one has let through since.
+A decision rests on what all processes had admitted at the last sync (0.1 s ago, while Redis is there) and on what this
+one has admitted since.
 """
 
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
@@ -15,37 +13,36 @@ from typing import Final, NamedTuple
 from app.concurrency.background import Background, in_every_child
 from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
+from app.rate_limits.gcra import WINDOW_SECONDS, LimitState
 from app.rate_limits.overrides import Overrides
-from app.rate_limits.sharing import Sharing
-from app.rate_limits.window import SPAN_SECONDS, Window
+from app.rate_limits.redis_sync import RedisSync
 
-_STEP_SECONDS = 0.1
-# Whoever has bought this many seconds of its limit since the last report is told of at once: until then, each process
-# gives away the whole quota. Not more often than fifty times a second, or telling becomes the work.
-_HURRY_SECONDS = 0.125
-_STEP_SECONDS_MIN = 0.02
+_SYNC_SECONDS = 0.1
+# A limit of which this much was consumed since the last sync is synced at once: until then, each process admits the
+# whole quota. Not more often than fifty times a second, or syncing costs more than the events do.
+_EARLY_SYNC_SECONDS = 0.125
+_SYNC_SECONDS_MIN = 0.02
 _OVERRIDES_SECONDS = 2.0
 _SWEEP_SECONDS = 10.0
-# Redis does nothing else while it reads one call.
-_REPORTS_PER_CALL = 500
-# About 500 bytes each; whoever is dropped begins with a full quota.
-_WINDOWS_MAX = 100_000
-# What a body of this size costs the interpreter at the worst (0.3 ms, docs/decisions/0007) is near what a common event
-# costs the whole installation; and nearly no event is larger.
+# About 300 bytes each; a state that is dropped starts again with a whole quota. Between two sweeps there may be more:
+# a key that is new to a process costs it a query, so that ten seconds bring a few thousand.
+_STATES_MAX = 100_000
+# A body of this size costs the interpreter 0.3 ms at the worst (docs/decisions/0007), about what a common event costs
+# the whole installation; nearly all events are smaller.
 BYTES_PER_EVENT: Final = 4096
 _WORKSPACE: Final = "workspace"
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What kind of credential is limited, as headers and messages call it."""
+    """A kind of credential, as headers and messages call it."""
 
     policy: str
     called: str
     units: str
     """What it sends."""
     workspaces: str
-    """What the limits of workspaces are named by, which each has one of for each kind of credential."""
+    """What the names of its workspaces' limits begin with: a workspace has one for each kind of credential."""
 
 
 SOURCE_KEY: Final = Credential("key", "source key", "events", "workspace")
@@ -54,107 +51,114 @@ MANAGEMENT_TOKEN: Final = Credential("token", "management token", "requests", "m
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Events, or requests, per second of whoever has no limit of its own; None is no limit."""
+    """Events, or requests, per second for keys and workspaces without an override; None is no limit."""
 
     key: int | None
     workspace: int | None
 
 
 class Allowance(NamedTuple):
-    """A yes, and how much is left. A tuple, because one is made for each event."""
+    """What is left after a request. A tuple, because each event makes one."""
 
     policy: str
     state: str
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer tells of the limits (draft-ietf-httpapi-ratelimit-headers); empty if there are none."""
+        """The answer's headers (draft-ietf-httpapi-ratelimit-headers); empty if there is no limit."""
         return {"RateLimit-Policy": self.policy, "RateLimit": self.state} if self.policy else {}
 
 
 def events_worth(body_bytes: int) -> int:
-    """As how many events a body of this size counts at least, whatever is in it."""
+    """As how many events a body of this size counts at least."""
     return max(1, -(-body_bytes // BYTES_PER_EVENT))
 
 
 class RateLimiter:
-    """Lets events through, for one process; all limiters that share a Redis keep to one rate together."""
+    """Admits events, for one process; all limiters that sync with the same Redis keep to one rate together."""
 
     def __init__(
         self,
         rates: Rates,
         *,
         credential: Credential = SOURCE_KEY,
-        sharing: Sharing | None = None,
+        redis_sync: RedisSync | None = None,
         read_overrides: Callable[[], Overrides] = Overrides,
         clock: Callable[[], float] = time.monotonic,
-        in_background: bool = True,
+        background: type[Background] = Background,
     ) -> None:
         self._rates = rates
         self._credential = credential
-        self._kind = credential.policy
-        self._sharing = sharing
+        self._redis_sync = redis_sync
         self._read_overrides = read_overrides
         self._clock = clock
-        self._in_background = in_background
         self._overrides = Overrides()
-        self._begin_again()
-        in_every_child(self._begin_again)
-        self._background = Background(
-            self.step, name="rate-limits", pause_seconds=_STEP_SECONDS, pause_seconds_min=_STEP_SECONDS_MIN
+        self._reset()
+        in_every_child(self._reset)
+        self._background = background(
+            self.step, name="rate-limits", pause_seconds=_SYNC_SECONDS, pause_seconds_min=_SYNC_SECONDS_MIN
         )
 
-    def _begin_again(self) -> None:
-        self._mutex = threading.Lock()
-        self._keys: dict[int, Window] = {}
-        self._workspaces: dict[int, Window] = {}
-        self._noted: deque[Window] = deque()
+    def _reset(self) -> None:
+        self._keys: dict[int, LimitState] = {}
+        self._workspaces: dict[int, LimitState] = {}
+        self._to_sync: set[LimitState] = set()
         self._overrides_due = self._sweep_due = float("-inf")
 
-    def admit(self, identity: Identity, events: int = 1, *, paid: int = 0, is_urgent: bool = False) -> Allowance:
-        """Let `events` of a key through, all or none; 0 asks whether there is room for one, and takes nothing.
+    def admit(self, identity: Identity, events: int = 1, *, consumed: int = 0, is_urgent: bool = False) -> Allowance:
+        """Admit all `events` of a key or none; 0 asks whether one would be admitted, and consumes nothing.
 
-        `paid` of them were let through before, when less was known of the request; a refusal gives them back. What is
-        urgent is not refused for what the others of its workspace have used up. Raises RateLimitExceeded.
+        `consumed` of them were admitted before, when less was known of the request; a refusal gives them back. An
+        urgent request is not refused for what others of its workspace consumed. Raises RateLimitExceeded.
         """
-        if self._in_background and not self._background.is_running:
+        if not self._background.is_running:
             self._background.start()
         now = self._clock()
-        key = self._keys.get(identity.row_id) or self._key_window(identity)
-        workspace = self._workspaces.get(identity.workspace_id) or self._workspace_window(identity)
-        key_left = key.left(now) + paid * key.cost
-        workspace_left = workspace.left(now) + paid * workspace.cost
-        key_says_no = key_left < key.needed(events)
-        workspace_says_no = workspace_left < workspace.needed(events) and not is_urgent
-        if key_says_no or workspace_says_no:
-            if key_says_no:
-                key.refuse(now)
-            if workspace_says_no:
-                workspace.refuse(now)
-            key.buy(-paid, now)
-            workspace.buy(-paid, now)
-        else:
-            key.buy(events - paid, now)
-            workspace.buy(events - paid, now)
-            key_left -= events * key.cost
-            workspace_left -= events * workspace.cost
-        if not (key.is_noted and workspace.is_noted):
-            self._note(key)
-            self._note(workspace)
-        if self._sharing and (key.unreported > _HURRY_SECONDS or workspace.unreported > _HURRY_SECONDS):
-            self._background.hurry()
-        allowance = _allowance(
-            key.policy and key.state(key_left, now, self._kind),
-            workspace.policy and workspace.state(workspace_left, now, _WORKSPACE),
-            (key.policy, workspace.policy),
-        )
-        if key_says_no or workspace_says_no:
-            key_wait = key.wait_for(events, now) if key_says_no else 0.0
-            workspace_wait = workspace.wait_for(events, now) if workspace_says_no else 0.0
+        key, workspace = self._keys.get(identity.row_id), self._workspaces.get(identity.workspace_id)
+        overrides = self._overrides
+        if not (key and workspace) or key.overrides is not overrides or workspace.overrides is not overrides:
+            key, workspace = self._states(identity)
+        key_left = key.remaining(now) + consumed * key.emission_interval
+        workspace_left = workspace.remaining(now) + consumed * workspace.emission_interval
+        key_refuses = key_left < key.required(events)
+        workspace_refuses = workspace_left < workspace.required(events) and not is_urgent
+        if key_refuses:
+            key.refuse(now)
+        if workspace_refuses:
+            workspace.refuse(now)
+        admitted = 0 if key_refuses or workspace_refuses else events
+        key.consume(admitted - consumed, now)
+        workspace.consume(admitted - consumed, now)
+        if self._redis_sync:
+            self._to_sync.add(key)
+            self._to_sync.add(workspace)
+            if key.unsynced > _EARLY_SYNC_SECONDS or workspace.unsynced > _EARLY_SYNC_SECONDS:
+                self._background.hurry()
+        key_header = key.header(key_left - admitted * key.emission_interval, now)
+        workspace_header = workspace.header(workspace_left - admitted * workspace.emission_interval, now)
+        allowance = Allowance(_joined(key.policy, workspace.policy), _joined(key_header, workspace_header))
+        if key_refuses or workspace_refuses:
+            key_wait = key.wait_for(events, now) if key_refuses else 0.0
+            workspace_wait = workspace.wait_for(events, now) if workspace_refuses else 0.0
             if key_wait >= workspace_wait:
                 raise self._refusal(self._credential.called, key.limit, events, key_wait, allowance)
             raise self._refusal(_WORKSPACE, workspace.limit, events, workspace_wait, allowance)
         return allowance
+
+    def _states(self, identity: Identity) -> tuple[LimitState, LimitState]:
+        """The states of a key and its workspace, with the limits that hold now.
+
+        A state follows new overrides at its next request, so that reading them costs no walk over all keys.
+        """
+        key_row, workspace_row, overrides = identity.row_id, identity.workspace_id, self._overrides
+        key = self._keys.setdefault(key_row, LimitState(identity.public_id, self._credential.policy))
+        name = f"{self._credential.workspaces}_{workspace_row}"
+        workspace = self._workspaces.setdefault(workspace_row, LimitState(name, _WORKSPACE))
+        of_keys = overrides.keys_by_workspace.get(workspace_row, self._rates.key)
+        key.set_limit(overrides.keys.get(key_row, of_keys))
+        workspace.set_limit(overrides.workspaces.get(workspace_row, self._rates.workspace))
+        key.overrides = workspace.overrides = overrides
+        return key, workspace
 
     def _refusal(
         self, called: str, limit: int, events: int, wait_seconds: float, allowance: Allowance
@@ -163,113 +167,52 @@ class RateLimiter:
         seconds = max(1, ceil(wait_seconds))
         later = f"Repeat the same request in {seconds} second{'s' if seconds > 1 else ''}"
         message = f"This {called} may send {limit} {units} per second, and this request is more than is left. {later}."
-        if events > limit * SPAN_SECONDS:
+        if events > limit * WINDOW_SECONDS:
             message = (
                 f"This request counts as {events} {units}, and its {called} may send {limit} per second: it is taken"
                 f" only while nothing of that is used. {later}, or send fewer {units} at once."
             )
         return RateLimitExceeded(message, retry_after_seconds=seconds, headers=allowance.headers)
 
-    def _note(self, window: Window) -> None:
-        if not window.is_noted:
-            window.is_noted = True
-            self._noted.append(window)
-
-    def _key_window(self, identity: Identity) -> Window:
-        row = identity.row_id
-        with self._mutex:
-            limit = self._limit_of_key(row, identity.workspace_id)
-            return _added(self._keys, row, Window(identity.public_id, self._kind, limit, identity.workspace_id))
-
-    def _limit_of_key(self, row: int, workspace_row: int) -> int | None:
-        """Its own, or its workspace's for each of its keys, or the installation's."""
-        of_workspace = self._overrides.keys_by_workspace.get(workspace_row, self._rates.key)
-        return self._overrides.keys.get(row, of_workspace)
-
-    def _workspace_window(self, identity: Identity) -> Window:
-        row = identity.workspace_id
-        with self._mutex:
-            limit = self._overrides.workspaces.get(row, self._rates.workspace)
-            return _added(self._workspaces, row, Window(f"{self._credential.workspaces}_{row}", _WORKSPACE, limit, row))
-
     def step(self) -> None:
-        """What is done beside the road, ten times a second."""
+        """The background thread's work, ten times a second."""
         now = self._clock()
         if now >= self._overrides_due:
             self._overrides_due = now + _OVERRIDES_SECONDS
-            self.learn_overrides()
-        self.synchronise()
+            self.reload_overrides()
+        self.sync()
         if now >= self._sweep_due:
             self._sweep_due = now + _SWEEP_SECONDS
-            if self._sharing:
-                self._sharing.probe()
+            if self._redis_sync:
+                self._redis_sync.probe()
             self.sweep()
 
-    def synchronise(self) -> None:
-        """Tell the others what was let through here, and learn what they let through.
+    def sync(self) -> None:
+        """Sync the limits of which enough was consumed since the last time."""
+        # One at a time: a request that comes meanwhile adds its limits again.
+        states = [self._to_sync.pop() for _ in range(len(self._to_sync))]
+        if self._redis_sync:
+            self._redis_sync.sync([state for state in states if state.is_worth_syncing])
 
-        Only of limits that somebody has asked for since the last time, and that are worth it.
-        """
-        windows = [window for window in self._taken_notes() if window.is_worth_telling]
-        for first in range(0, len(windows), _REPORTS_PER_CALL):
-            some = windows[first : first + _REPORTS_PER_CALL]
-            now = self._clock()
-            reports = [window.report(now) for window in some]
-            standings = self._sharing.settle(reports) if self._sharing else None
-            now = self._clock()
-            for window, standing in zip(some, standings or (), strict=False):
-                window.learn(standing, now)
-
-    def _taken_notes(self) -> Iterator[Window]:
-        """The noted windows; whoever buys from one after it was taken notes it again."""
-        for _ in range(len(self._noted)):
-            window = self._noted.popleft()
-            window.is_noted = False
-            yield window
-
-    def learn_overrides(self) -> None:
-        """Read who has a limit of its own; while the database is away, what was read last goes on."""
+    def reload_overrides(self) -> None:
+        """Read all overrides; while the database is away, those that were read last stay."""
         try:
             overrides = self._read_overrides()
         except StorageUnavailable:
             return
-        with self._mutex:
-            before, self._overrides = self._overrides, overrides
-            keys = {row for row, _ in before.keys.items() ^ overrides.keys.items()}
-            in_workspaces = {row for row, _ in before.keys_by_workspace.items() ^ overrides.keys_by_workspace.items()}
-            if in_workspaces:  # seldom: then all keys that send are looked at, else only those that changed
-                keys.update(row for row, window in self._keys.items() if window.workspace_row in in_workspaces)
-            for row in keys & self._keys.keys():
-                window = self._keys[row]
-                window.set_limit(self._kind, self._limit_of_key(row, window.workspace_row))
-            for row, _ in before.workspaces.items() ^ overrides.workspaces.items():
-                if row in self._workspaces:
-                    limit = overrides.workspaces.get(row, self._rates.workspace)
-                    self._workspaces[row].set_limit(_WORKSPACE, limit)
+        if overrides != self._overrides:
+            self._overrides = overrides
 
     def sweep(self) -> int:
-        """Forget whoever has not sent for a while; returns how many."""
+        """Drop states that say no more than a new one would, and the oldest of too many; returns how many."""
         now = self._clock()
         swept = 0
-        for windows in (self._keys, self._workspaces):
-            # The copy is one step of the interpreter; the lock is held for one window at a time, not for all.
-            for row, window in list(windows.items()):
-                if window.is_idle(now):
-                    with self._mutex:
-                        if window.is_idle(now) and windows.get(row) is window:
-                            del windows[row]
-                            swept += 1
+        for states in (self._keys, self._workspaces):
+            for row, state in list(states.items()):  # the copy is one step of the interpreter
+                if state.reset_in(now) <= 0 or len(states) > _STATES_MAX:
+                    swept += states.pop(row, None) is not None
         return swept
 
 
-def _added(windows: dict[int, Window], row: int, window: Window) -> Window:
-    """`window`, or the one that another thread has added meanwhile."""
-    if len(windows) >= _WINDOWS_MAX:
-        del windows[next(iter(windows))]
-    return windows.setdefault(row, window)
-
-
-def _allowance(key_state: str, workspace_state: str, policies: tuple[str, str]) -> Allowance:
-    if key_state and workspace_state:
-        return Allowance(f"{policies[0]}, {policies[1]}", f"{key_state}, {workspace_state}")
-    return Allowance(policies[0] or policies[1], key_state or workspace_state)
+def _joined(of_key: str, of_workspace: str) -> str:
+    return f"{of_key}, {of_workspace}" if of_key and of_workspace else of_key or of_workspace

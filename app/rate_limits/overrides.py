@@ -1,4 +1,4 @@
-"""Which keys and workspaces have a limit of their own: read as a whole by each process, never on the road."""
+"""The limits of single keys and workspaces: each process reads all of them at once, beside the ingest path."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from app.database.engine import Database, TenantScope
 
-# By the partial indexes of migrations 0005 and 0007: few rows, however many keys there are.
+# Partial indexes serve these: few rows, however many keys there are.
 _KEYS = text("SELECT id, events_per_second AS rate FROM source_keys WHERE events_per_second IS NOT NULL")
 _WORKSPACES = text("SELECT id, events_per_second AS rate FROM workspaces WHERE events_per_second IS NOT NULL")
 _WORKSPACE_KEYS = text(
@@ -22,11 +22,11 @@ class Overrides:
     keys: dict[int, int] = field(default_factory=dict)
     workspaces: dict[int, int] = field(default_factory=dict)
     keys_by_workspace: dict[int, int] = field(default_factory=dict)
-    """What each key may send that has no limit of its own, by the row of its workspace."""
+    """The limit of each key that has none of its own, by the row of its workspace."""
 
 
 def read_overrides(database: Database) -> Overrides:
-    """All of them, as they are now. Raises StorageUnavailable."""
+    """All overrides as they are now. Raises StorageUnavailable."""
     with database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
         keys, workspaces, keys_by_workspace = (
             {row.id: row.rate for row in session.execute(statement)}

@@ -41,6 +41,7 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     level: str = "info"
     event: str
+    error_code: str | msgspec.UnsetType = msgspec.UNSET
     key: str
     method: str
     milliseconds: float

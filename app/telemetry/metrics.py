@@ -99,7 +99,7 @@ GRANIAN_ADAPTERS: Final = _gauge(
 )
 KEY_LOOKUPS: Final = _counter(
     "lariba_key_lookups_total",
-    "Credentials by where they were recognised: memory, shared (Redis), or nowhere, which costs a query and argon2.",
+    "Credentials by where they were found: memory, the database (one query), or nowhere, which costs argon2 as well.",
     ("found",),
 )
 ARGON2_RUNS: Final = _counter(

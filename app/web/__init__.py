@@ -1,1 +1,1 @@
-"""HTTP that all routes share: the body of a request, its log line, errors as answers, OpenAPI, health, pages."""
+"""HTTP that ingest and management share: request context, bodies, errors, OpenAPI, health checks, pages."""

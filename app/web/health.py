@@ -1,9 +1,10 @@
-"""Two questions for whoever runs the process: does it live, and may traffic come?"""
+"""Health checks: whether the process runs (/healthz), and whether it can serve requests (/readyz)."""
 
-from typing import Any, Final
+from typing import Final
 
 from flask import Response, json
 from flask_smorest import Blueprint
+from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,31 +14,43 @@ from app.database.engine import Database, TenantScope
 from app.database.schema import behind, wall_missing
 from app.errors import Fault, StorageUnavailable
 from app.web import openapi
-from app.web.problems import answer
+from app.web.error_handlers import respond
+from app.web.schema_fields import OutputSchema
 
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
-_ALL_WELL: Final = {"database": "ok", "schema": "ok", "row_level_security": "ok", "clock": "ok"}
-# What is told and keeps no traffic away. A web server's clock decides nothing, so taking it out would cost answers and
-# save none; and if it is PostgreSQL's clock that is wrong, all web servers would be taken out at once.
-_TOLD_ONLY: Final = frozenset({"clock"})
-_MEMBERS: Final[dict[str, Any]] = {
-    "status": {"type": "string", "enum": ["ok", "unavailable"]},
-    "checks": {"type": "object", "additionalProperties": {"type": "string"}, "description": "`ok`, or what is wrong"},
-    "error": {"$ref": "#/components/schemas/ErrorFacts"},
-}
+_ALL_OK: Final = {"database": "ok", "schema": "ok", "row_level_security": "ok", "clock": "ok"}
+# A failure of these is reported, and the process stays ready: a web server's clock decides nothing, and if PostgreSQL's
+# own clock is wrong, every web server would report it at once.
+_REPORTED_ONLY: Final = frozenset({"clock"})
 
 
-def _answer(description: str, members: list[str], example: dict[str, Any], *headers: str) -> dict[str, Any]:
-    """How an answer with these members reads in the OpenAPI document."""
-    properties = {name: _MEMBERS[name] for name in members}
-    schema = {"type": "object", "required": members, "properties": properties}
-    return {
-        "description": description,
-        "headers": openapi.headers(*headers),
-        "content": {"application/json": {"schema": schema, "example": example}},
-    }
+class HealthSchema(OutputSchema):
+    """The process runs."""
 
+    status = fields.String(required=True, validate=validate.OneOf(("ok", "unavailable")))
+
+
+class ReadinessSchema(HealthSchema):
+    """Each check by name."""
+
+    checks = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata={"description": "`ok`, or what is wrong"},
+    )
+
+
+class UnreadinessSchema(ReadinessSchema):
+    """The same beside the error that all error bodies have."""
+
+    error = fields.Nested(openapi.ErrorFactsSchema, required=True)
+
+
+_UNREADY_EXAMPLE: Final = {"status": "unavailable", "checks": _ALL_OK | {"database": "read-only"}} | (
+    openapi.refusal_examples()[StorageUnavailable.code]["value"]
+)
 
 blueprint = Blueprint("health", __name__, description="Is it alive, is it ready")
 
@@ -45,9 +58,11 @@ blueprint = Blueprint("health", __name__, description="Is it alive, is it ready"
 @blueprint.route("/healthz", methods=["GET"])
 @blueprint.doc(
     operationId="getHealth",
-    description="Asks nothing that the process depends on: while it answers, restarting it would help nobody.",
+    description="Checks nothing that the process depends on: while it answers, a restart would not help.",
     security=[],
-    responses={"200": _answer("The process lives", ["status"], {"status": "ok"})},
+)
+@blueprint.response(
+    200, HealthSchema, description="The process lives", example={"status": "ok"}, headers=openapi.headers()
 )
 def healthz() -> Response:
     """The process lives; says nothing of what it depends on."""
@@ -59,54 +74,61 @@ def healthz() -> Response:
     operationId="getReadiness",
     description="Asks the database. While a check fails, most requests are answered 503; send them elsewhere.",
     security=[],
-    responses={
-        "200": _answer("Traffic may come", ["status", "checks"], {"status": "ok", "checks": _ALL_WELL}),
-        "503": _answer(
-            "A check failed; `checks` names each, beside the error body that all errors have",
-            ["status", "checks", "error"],
-            {"status": "unavailable", "checks": _ALL_WELL | {"database": "read-only"}}
-            | openapi.examples()[StorageUnavailable.code]["value"],
-            "Retry-After",
-        ),
-    },
+)
+@blueprint.response(
+    200,
+    ReadinessSchema,
+    description="Traffic may come",
+    example={"status": "ok", "checks": _ALL_OK},
+    headers=openapi.headers(),
+)
+@blueprint.alt_response(
+    503,
+    schema=UnreadinessSchema,
+    description="A check failed; `checks` names each, beside the error body that all errors have",
+    example=_UNREADY_EXAMPLE,
+    headers=openapi.headers("Retry-After"),
 )
 def readyz() -> Response:
     """Traffic may come: the database answers, its schema is not behind this code, and it keeps workspaces apart.
 
-    `clock` is told and keeps no traffic away.
+    A wrong `clock` is reported, and the process stays ready.
     """
     context = current_context()
-    checks = check(context.database, is_wall_needed=context.settings.allow_rls_bypass == "off")
-    failed = tuple(
-        Fault(f"/checks/{name}", said) for name, said in checks.items() if said != "ok" and name not in _TOLD_ONLY
-    )
+    checks = check(context.database, needs_row_security=context.settings.allow_rls_bypass == "off")
+    failed = [name for name, result in checks.items() if result != "ok" and name not in _REPORTED_ONLY]
     if not failed:
         return _json({"status": "ok", "checks": checks})
-    refusal = StorageUnavailable("Not ready: " + "; ".join(f"{fault.pointer[8:]}: {fault.message}" for fault in failed))
-    response = answer(503, refusal.code, refusal.message, retryable=True, faults=failed)
+    response = respond(
+        StorageUnavailable(
+            "Not ready: " + "; ".join(f"{name}: {checks[name]}" for name in failed),
+            faults=tuple(Fault(f"/checks/{name}", checks[name]) for name in failed),
+        )
+    )
     response.set_data(json.dumps({"status": "unavailable", "checks": checks} | (response.get_json(force=True) or {})))
-    response.headers["Retry-After"] = "1"
     return response
 
 
-def check(database: Database, *, is_wall_needed: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
+def check(database: Database, *, needs_row_security: bool, own_clock: OwnClock = own_now) -> dict[str, str]:
     """Each check's name with "ok" or what is wrong in one line."""
     try:
         with database.transaction(TenantScope.NONE, deadline_seconds=1.5) as session:
             is_read_only = session.execute(_IS_READ_ONLY).scalar_one()
             clocks = read_clocks_in(session, own_clock)
             behind_by = behind(session.connection())
-            # A process may have started while the database was away; and a role can be given rights later.
-            hole = wall_missing(session.connection()) if is_wall_needed and behind_by is None else None
+            # Checked each time: the process may have started while the database was away, and a role may get more
+            # rights later.
+            is_checked = needs_row_security and behind_by is None
+            gap = wall_missing(session.connection()) if is_checked else None
     except (StorageUnavailable, SQLAlchemyError):
-        return dict.fromkeys(_ALL_WELL, "unknown") | {"database": "unreachable or too slow"}
+        return dict.fromkeys(_ALL_OK, "unknown") | {"database": "unreachable or too slow"}
     return {
         "database": "read-only" if is_read_only else "ok",
         "schema": behind_by or "ok",
-        "row_level_security": hole or "ok",
+        "row_level_security": gap or "ok",
         "clock": f"this machine's is {clocks.describe_skew()}" if clocks.is_skewed else "ok",
     }
 
 
-def _json(facts: dict[str, object]) -> Response:
-    return Response(json.dumps(facts), mimetype="application/json")
+def _json(members: dict[str, object]) -> Response:
+    return Response(json.dumps(members), mimetype="application/json")

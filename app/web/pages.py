@@ -1,7 +1,7 @@
-"""The pages for people: `/` says what this is, `/docs` shows the OpenAPI document.
+"""The pages for people: `/` names the product and its addresses, `/docs` shows the OpenAPI document.
 
-People paste management tokens into `/docs`. So no script runs there but the files that this process serves, no other
-site may frame the page, and what was pasted is forgotten when the page is left.
+People paste management tokens into `/docs`. So the page runs no script but the files that this process serves, no other
+site may frame it, and it keeps a token no longer than it is open.
 """
 
 from importlib.resources import files
@@ -23,7 +23,7 @@ _ASSETS: Final = {
     "swagger-ui-bundle.js": _SWAGGER,
     "favicon-32x32.png": _SWAGGER,
 }
-# Styles are set by script through the CSSOM, which style-src does not bind; the images in Swagger's own sheet are data.
+# Swagger sets styles through the CSSOM, which style-src does not restrict; the images in its style sheet are data URLs.
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
@@ -32,7 +32,7 @@ _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
+    "X-Frame-Options": "DENY",  # for browsers without frame-ancestors
 }
 _WHAT_THIS_IS: Final[dict[str, Any]] = {
     "name": "Lariba",
@@ -53,15 +53,15 @@ blueprint = Blueprint("pages", __name__)
 
 
 @blueprint.after_request
-def keep_to_ourselves(response: Response) -> Response:
-    """What a browser may do with a page."""
+def add_security_headers(response: Response) -> Response:
+    """Restrict what a browser may load for a page, and who may frame it."""
     response.headers.update(_HEADERS)
     return response
 
 
 @blueprint.get("/")
 def front() -> Response:
-    """What this is: a page for browsers, JSON for all others."""
+    """The front page: HTML for browsers, JSON for other clients."""
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
         response = _file(_OWN / "front.html")
     else:
@@ -70,24 +70,24 @@ def front() -> Response:
     return response
 
 
-# Both spellings, because Flask would redirect from one to the other.
+# Both spellings: Flask would redirect from one to the other.
 @blueprint.get(DOCS_PATH)
 @blueprint.get(f"{DOCS_PATH}/")
 def docs() -> Response:
-    """The OpenAPI document, readable."""
+    """Swagger UI with the OpenAPI document."""
     return _file(_OWN / "docs.html")
 
 
 @blueprint.get(f"{DOCS_PATH}/<asset>")
 def docs_asset(asset: str) -> Response:
-    """A file that a page is made of."""
+    """A script, style sheet or image of a page."""
     if asset not in _ASSETS:
         raise NotFound
     return _file(_ASSETS[asset] / asset)
 
 
 def _file(path: Path) -> Response:
-    """What is in a file; a browser asks each time whether it still is."""
+    """A file's content, with an ETag that a browser revalidates at each use."""
     response = Response(path.read_bytes(), mimetype=guess_type(path.name)[0])
     response.cache_control.no_cache = True
     response.add_etag()

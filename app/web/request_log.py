@@ -1,4 +1,4 @@
-"""One wide line per request, and the request id that ties it to the caller's own logs."""
+"""The context of a request: its id, its client's address, one log line at its end, and its metrics."""
 
 import logging
 import re
@@ -16,28 +16,28 @@ from app.wire.client_address import client_address
 
 _log = structlog.get_logger()
 
-# The web server takes a path of 400 KB; a log line does not.
+# The web server accepts a path of 400 KB.
 _PATH_CHARACTERS_MAX = 500
-# Asked every few seconds by machines.
+# Machines request these every few seconds.
 _UNLOGGED: Final = ("health.healthz", "health.readyz", "metrics.metrics_page")
-# What stands for a method and a path that are not ours.
+# The method and route in the metrics of a request that matches no route: its own would make labels without end.
 _UNMATCHED: Final = "unmatched"
 _ALL: Final = Sampling()
 
 
 def register(app: Flask, trusted_proxies: tuple[str, ...] = (), sampling: Sampling = _ALL) -> None:
-    """Give every request of `app` its id, its client's address and its line."""
+    """Install the context in `app`. `sampling` decides which requests that succeed are logged."""
     app.before_request(partial(_begin, trusted_proxies))
     app.after_request(partial(_end, sampling))
 
 
 def request_id() -> str:
-    """The caller's X-Request-ID if it is sane, else ours."""
+    """The caller's X-Request-ID if it is well-formed, else a new one."""
     return str(g.request_id)
 
 
 def remote_address() -> str:
-    """Where the request comes from; "" if it came over no network."""
+    """The client's IP address; "" if the request came over no network."""
     return str(g.remote_address)
 
 
@@ -57,7 +57,7 @@ def _begin(trusted_proxies: tuple[str, ...]) -> None:
 def _end(sampling: Sampling, response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     if request.method == "OPTIONS" and response.status_code in (200, 204) and not response.get_data():
-        # Flask's own answer says 200 and text/html of no body at all.
+        # Flask's own response to OPTIONS has the status 200 and the type text/html, but no body.
         response.status_code = 204
         for name in ("Content-Type", "Content-Length"):
             response.headers.pop(name, None)
@@ -87,12 +87,12 @@ def _count(outcome: str, seconds: float) -> None:
 
 
 def _outcome(status: int, bound: Mapping[str, Any]) -> str:
-    """The code of the error, or what became of the event or batch, or else the class of `status` (`2xx`)."""
+    """The error's code, or the outcome of the event or batch, or else the class of `status` (`2xx`)."""
     named = bound.get("error_code") if status >= 400 else metrics.OUTCOMES.get(bound.get("outcome", ""))
     return named or f"{status // 100}xx"
 
 
 @lru_cache
 def _template(rule: str) -> str:
-    """Flask's `/v1/keys/<key_id>` as the OpenAPI document has it: `/v1/keys/{key_id}`."""
+    """Flask's `/v1/keys/<key_id>` in OpenAPI's spelling: `/v1/keys/{key_id}`."""
     return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule)

@@ -1,15 +1,15 @@
-"""What the schemas of ingest and management share: texts, times, and one wording for one mistake."""
+"""What the schemas of ingest and management share: base classes, texts, times, and the wording of mistakes."""
 
 from typing import Any, Final
 
 import msgspec
-from marshmallow import RAISE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields
 
 from app.wire import rfc3339
 
 UNKNOWN_MEMBER: Final = "This member is not known."
-# Marshmallow's words, and ours, which say what to send.
-_WORDS: Final = {
+# Marshmallow's messages, and ours, which say what to send.
+_MESSAGES: Final = {
     "Field may not be null.": "Must not be null.",
     "Invalid input type.": "Must be a JSON object.",
     "Not a valid boolean.": "Must be true or false.",
@@ -21,7 +21,7 @@ _WORDS: Final = {
 
 
 class InputSchema(Schema):
-    """What callers send: an unknown member is refused, for a typo must not vanish."""
+    """What callers send: an unknown member is refused, because a misspelt one would be ignored in silence."""
 
     class Meta:
         unknown = RAISE
@@ -29,15 +29,22 @@ class InputSchema(Schema):
     error_messages = {"unknown": UNKNOWN_MEMBER, "type": "Must be a JSON object."}  # noqa: RUF012
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Give a field our words, where it has none of its own."""
+        """Replace marshmallow's messages of a field; its own stay."""
         messages = field_obj.error_messages
-        messages.update({kind: _WORDS.get(str(message), message) for kind, message in messages.items()})
+        messages.update({kind: _MESSAGES.get(str(message), message) for kind, message in messages.items()})
         if isinstance(field_obj, fields.List):
             self.on_bind_field(field_name, field_obj.inner)
 
 
+class OutputSchema(Schema):
+    """What callers receive: the document allows further members, which later versions may add."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
 class TextField(fields.String):
-    """A string of JSON; marshmallow's own would also take bytes."""
+    """A JSON string; marshmallow's String would also take bytes."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, str):
@@ -46,7 +53,7 @@ class TextField(fields.String):
 
 
 class MomentField(TextField):
-    """A moment, see rfc3339.py."""
+    """A point in time; rfc3339.py reads it."""
 
     needs_offset = False
 

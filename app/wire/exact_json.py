@@ -1,8 +1,8 @@
 """Reads JSON without losing anything: numbers exactly, positions of mistakes, and each member's own text.
 
-The standard library's scanner does the parsing; what is added are hooks (numbers), limits and the outermost object,
-which is walked member by member because no library tells where a member's text begins and ends *and* that a member
-came twice. Only what is refused is walked value by value: Python takes ten times as long for that as the scanner.
+The standard library's scanner does the parsing; what is added are hooks (numbers), limits, and a walk over the members
+of the outermost object (json_cursor.py). Only what is refused is walked value by value: Python takes ten times as long
+for that as the scanner.
 """
 
 import codecs
@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import msgspec
 
 from app.errors import BadRequest, Fault, SchemaValidationFailed
-from app.wire.json_depth import cut_deeper, nests_deeper
+from app.wire.json_cursor import SOMETHING_FOLLOWS, SPACES, JsonCursor
 from app.wire.json_numbers import Kept, UnreadableNumber, characters_written_out, read_any_number, read_number
+from app.wire.json_scan import cut_deeper, nests_deeper
 
 DEPTH_MAX = 32
 # The object that a request's body is stands around what may nest so deep.
@@ -32,9 +34,7 @@ _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF16_LE: "UTF-16", co
 # What a body is that begins so, unless it is no JSON at all.
 _KINDS = {"": "empty", "[": "a list", '"': "a string", **dict.fromkeys("-0123456789", "a number")}
 _CONSTANTS = ("true", "false", "null")
-_SOMETHING_FOLLOWS = "Nothing may follow the object"
 
-_SPACE = re.compile(r"[ \t\n\r]*")
 _STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
 _LONG_EXPONENT = re.compile(r"\d[eE][+-]?\d\d")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -45,18 +45,18 @@ _UNSTORABLE_ESCAPE = re.compile(
 )
 
 
-class _ConstantError(Exception):
+class ConstantError(Exception):
     """NaN, Infinity or -Infinity, which the scanner hands to a hook without saying where it stood."""
 
 
-def _refuse_constant(name: str) -> None:
-    raise _ConstantError(name)
+def refuse_constant(name: str) -> None:
+    raise ConstantError(name)
 
 
 _NUMBERS = Kept(read_number).__getitem__
 _ANY_NUMBERS = Kept(read_any_number).__getitem__
-_DECODER = json.JSONDecoder(parse_int=_NUMBERS, parse_float=_NUMBERS, parse_constant=_refuse_constant)
-_LENIENT_DECODER = json.JSONDecoder(parse_int=_ANY_NUMBERS, parse_float=_ANY_NUMBERS, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_int=_NUMBERS, parse_float=_NUMBERS, parse_constant=refuse_constant)
+_LENIENT_DECODER = json.JSONDecoder(parse_int=_ANY_NUMBERS, parse_float=_ANY_NUMBERS, parse_constant=refuse_constant)
 _OUTLINE = json.JSONDecoder(parse_int=len, parse_float=len, object_pairs_hook=tuple)
 
 
@@ -108,16 +108,23 @@ def read_members(
     """The members of the object in `text`, which must not nest too deep: their values, their texts, and which come
     twice. Raises BadRequest with the position if it is no JSON object.
     """
-    begin = _skip(text, 0)
+    with refusing_what_is_no_object(text, wanted):
+        return _members(text, decoder)
+
+
+@contextmanager
+def refusing_what_is_no_object(text: str, wanted: str) -> Iterator[None]:
+    """A block that reads the object in `text`. Raises BadRequest with the position if it is none, or no JSON."""
+    begin = len(text) - len(text.lstrip(SPACES))
     kind = _KINDS.get(text[begin : begin + 1]) or next((it for it in _CONSTANTS if text.startswith(it, begin)), None)
     if kind is not None:
         raise BadRequest(f"The body is {kind}, and no JSON object: character {begin}. {wanted}")
     try:
-        return _members(text, decoder)
+        yield
     except json.JSONDecodeError as error:
         refusal = _not_json(error)
-        raise BadRequest(f"{refusal.message} {wanted}") if error.msg == _SOMETHING_FOLLOWS else refusal from None
-    except _ConstantError as error:
+        raise BadRequest(f"{refusal.message} {wanted}") if error.msg == SOMETHING_FOLLOWS else refusal from None
+    except ConstantError as error:
         raise _not_json(json.JSONDecodeError(f"{error} is not JSON", text, _position_of_constant(text))) from None
 
 
@@ -163,41 +170,14 @@ def _members(text: str, decoder: json.JSONDecoder) -> tuple[dict[str, Any], dict
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
     twice: list[str] = []
-    at = _expect(text, _skip(text, 0), "{")
-    if text[at : at + 1] != "}":
-        at -= 1
-        separator = "{"
-        while separator != "}":
-            at = _skip(text, at + 1)
-            if text[at : at + 1] != '"':
-                raise json.JSONDecodeError("Expecting a member name in double quotes", text, at)
-            name, at = decoder.raw_decode(text, at)
-            begin = _expect(text, _skip(text, at), ":")
-            value, at = decoder.raw_decode(text, begin)
-            if name in values:
-                twice.append(name)
-            values[name], texts[name] = value, text[begin:at]
-            at = _skip(text, at)
-            separator = text[at : at + 1]
-            if separator not in (",", "}"):
-                raise json.JSONDecodeError("Expecting ',' or '}'", text, at)
-    end = _skip(text, at + 1)
-    if end != len(text):
-        raise json.JSONDecodeError(_SOMETHING_FOLLOWS, text, end)
+    cursor = JsonCursor(text, decoder)
+    for name in cursor.object():
+        begin = cursor.at
+        value = cursor.value()
+        if name in values:
+            twice.append(name)
+        values[name], texts[name] = value, text[begin : cursor.at]
     return values, texts, twice
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _expect(text: str, at: int, character: str) -> int:
-    """The position of what follows `character`, which must stand at `at`."""
-    if text[at : at + 1] != character:
-        what = "a JSON object" if character == "{" else repr(character)
-        raise json.JSONDecodeError(f"Expecting {what}", text, at)
-    return _skip(text, at + 1)
 
 
 def _faults(text: str, values: dict[str, Any], *, is_readable: bool) -> tuple[Fault, ...]:

@@ -1,1 +1,1 @@
-"""Clients that others' generators make of the OpenAPI document: generated, compiled, and led through a whole life."""
+"""Clients by widely used generators: generated from the OpenAPI document, compiled, and run against the product."""

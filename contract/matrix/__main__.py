@@ -1,4 +1,4 @@
-"""Makes each client, compiles it and leads it through a whole life: `python -m contract.matrix build/clients`."""
+"""Generates each client, compiles it and runs its scenario: `python -m contract.matrix build/clients`."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from contract.matrix.workshop import Workshop, missing
+from contract.matrix.build_folder import BuildFolder, missing
 from local import demo_env
 from local.product import is_ready
 
@@ -21,72 +21,72 @@ _START_SECONDS: Final = 180.0
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """Something that others make of the document, or say of it."""
+class Check:
+    """A generator that makes a client of the document, or a linter that reads it."""
 
     name: str
     programs: tuple[str, ...]
-    """What has to be on the machine."""
-    run: Callable[[Workshop], None]
+    """What the machine must have."""
+    run: Callable[[BuildFolder], None]
 
 
-def _redocly(workshop: Workshop) -> None:
-    workshop.install_node()
-    rules = str(workshop.rules / "redocly.yaml")
-    workshop.run_node("redocly", "lint", str(workshop.document), "--config", rules)
+def _redocly(build: BuildFolder) -> None:
+    build.install_node()
+    rules = str(build.rules / "redocly.yaml")
+    build.run_node("redocly", "lint", str(build.document), "--config", rules)
 
 
-def _spectral(workshop: Workshop) -> None:
-    workshop.install_node()
-    rules = str(workshop.rules / "spectral.yaml")
-    workshop.run_node("spectral", "lint", str(workshop.document), "--ruleset", rules, "--fail-severity", "hint")
+def _spectral(build: BuildFolder) -> None:
+    build.install_node()
+    rules = str(build.rules / "spectral.yaml")
+    build.run_node("spectral", "lint", str(build.document), "--ruleset", rules, "--fail-severity", "hint")
 
 
-def _python_client(workshop: Workshop) -> None:
-    workshop.run_python("python_client.py", workshop.folder)
+def _python_client(build: BuildFolder) -> None:
+    build.run_python("python_client.py", build.folder)
 
 
-def _fetch(workshop: Workshop) -> None:
-    workshop.install_node()
-    sources = workshop.folder / "fetch"
+def _fetch(build: BuildFolder) -> None:
+    build.install_node()
+    sources = build.folder / "fetch"
     sources.mkdir(exist_ok=True)
-    workshop.run_node("openapi-typescript", str(workshop.document), "--output", str(sources / "document.ts"))
-    workshop.run_typescript("fetch.ts", sources)
+    build.run_node("openapi-typescript", str(build.document), "--output", str(sources / "document.ts"))
+    build.run_typescript("fetch.ts", sources)
 
 
-def _generated_python(workshop: Workshop) -> None:
-    workshop.install_python()
-    made = workshop.generate("python", packageName="lariba_generated")
-    workshop.run_python("generated.py", made, workshop.python)
+def _generated_python(build: BuildFolder) -> None:
+    build.install_python()
+    made = build.generate("python", packageName="lariba_generated")
+    build.run_python("generated.py", made, build.python)
 
 
-def _generated_typescript(workshop: Workshop) -> None:
-    workshop.install_python()
-    workshop.install_node()
-    made = workshop.generate("typescript-fetch", importFileExtension=".js")
-    workshop.run_typescript("generated.ts", made)
+def _generated_typescript(build: BuildFolder) -> None:
+    build.install_python()
+    build.install_node()
+    made = build.generate("typescript-fetch", importFileExtension=".js")
+    build.run_typescript("generated.ts", made)
 
 
-def _generated_go(workshop: Workshop) -> None:
-    workshop.install_python()
-    made = workshop.generate("go", packageName="lariba")
-    workshop.run_go("life.go", made)
+def _generated_go(build: BuildFolder) -> None:
+    build.install_python()
+    made = build.generate("go", packageName="lariba")
+    build.run_go("scenario.go", made)
 
 
-_TRIALS: Final = (
-    Trial("redocly", ("node", "npm"), _redocly),
-    Trial("spectral", ("node", "npm"), _spectral),
-    Trial("openapi-python-client", (), _python_client),
-    Trial("openapi-typescript and openapi-fetch", ("node", "npm"), _fetch),
-    Trial("openapi-generator, Python", ("java",), _generated_python),
-    Trial("openapi-generator, TypeScript", ("java", "node", "npm"), _generated_typescript),
-    Trial("openapi-generator, Go", ("java", "go"), _generated_go),
+_CHECKS: Final = (
+    Check("redocly", ("node", "npm"), _redocly),
+    Check("spectral", ("node", "npm"), _spectral),
+    Check("openapi-python-client", (), _python_client),
+    Check("openapi-typescript and openapi-fetch", ("node", "npm"), _fetch),
+    Check("openapi-generator, Python", ("java",), _generated_python),
+    Check("openapi-generator, TypeScript", ("java", "node", "npm"), _generated_typescript),
+    Check("openapi-generator, Go", ("java", "go"), _generated_go),
 )
 
 
 @contextmanager
 def _product() -> Iterator[Mapping[str, str]]:
-    """The whole product with an empty database, as `make run` starts it; what demo.env says of it."""
+    """The whole product with an empty database, as `make run` starts it; yields the variables of its demo.env."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -106,27 +106,27 @@ def _product() -> Iterator[Mapping[str, str]]:
             process.wait()
 
 
-def _pass(trial: Trial, workshop: Workshop) -> bool:
-    """Whether the trial went well, or could not be made here; says which, and what went wrong."""
-    if absent := missing(*trial.programs):
-        print(f"{trial.name}: left out, for there is no {', '.join(absent)} here", flush=True)
+def _run(check: Check, build: BuildFolder) -> bool:
+    """Run a check and print its outcome. True if it passed, or if the machine lacks a program for it."""
+    if absent := missing(*check.programs):
+        print(f"{check.name}: left out, for there is no {', '.join(absent)} here", flush=True)
         return True
     began = time.monotonic()
     try:
-        trial.run(workshop)
+        check.run(build)
     except subprocess.CalledProcessError as error:
-        print(f"{trial.name}: FAILED\n{' '.join(error.cmd)}\n{error.stdout}", flush=True)
+        print(f"{check.name}: FAILED\n{' '.join(error.cmd)}\n{error.stdout}", flush=True)
         return False
-    print(f"{trial.name}: well, {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{check.name}: well, {time.monotonic() - began:.0f} s", flush=True)
     return True
 
 
 def main(folder: Path, chosen: list[str]) -> int:
-    """0 if all is well with those trials whose names hold one of the words that are `chosen`, or with all."""
-    trials = [trial for trial in _TRIALS if not chosen or any(word in trial.name for word in chosen)]
+    """Run the checks whose names contain a word of `chosen`, or all. The exit status."""
+    checks = [check for check in _CHECKS if not chosen or any(word in check.name for word in chosen)]
     with _product() as installation:
-        workshop = Workshop(folder, installation)
-        passed = [_pass(trial, workshop) for trial in trials]
+        build = BuildFolder(folder, installation)
+        passed = [_run(check, build) for check in checks]
     return 0 if all(passed) else 1
 
 

@@ -10,7 +10,6 @@ _MAY_READ_IT = {
     "database/clock.py": "it is held against PostgreSQL's",
     "identifiers.py": "the order of ids; no id is compared with a moment",
     "telemetry/access_log.py": "when a line was written into the log",
-    "credentials/shared_digests.py": "names of keys in Redis, by the week; a wrong week finds nothing",
     "worker.py": "where beat's steady clock begins",
     "maintenance/export.py": "the age of a file of this machine",
 }

@@ -8,7 +8,7 @@ from app import errors
 from app.config import Settings, variable_of
 from app.errors import Refusal
 from app.maintenance.schedule import TASKS
-from app.web.problems import FRAMEWORK_CODES, INTERNAL_ERROR, STATUSES
+from app.web.problems import STATUSES
 from app.worker import BEAT_SCHEDULE, create_celery
 
 _FALLS_BACK = {"LARIBA_ADMIN_DATABASE_URL": "the one above"}
@@ -36,9 +36,7 @@ def test_every_refusal_has_a_status_a_code_and_a_sentence() -> None:
 
 def test_errors_md_lists_every_code_with_its_status_and_whether_a_retry_helps() -> None:
     documented = _rows("errors.md")
-    codes: dict[str, tuple[set[int], bool]] = {
-        code: ({status}, False) for status, code in [*FRAMEWORK_CODES.items(), (500, INTERNAL_ERROR)]
-    }
+    codes: dict[str, tuple[set[int], bool]] = {}
     for refusal, status in STATUSES.items():
         statuses, _ = codes.get(refusal.code, (set(), False))
         codes[refusal.code] = (statuses | {status}, refusal.retryable)

@@ -1,4 +1,4 @@
-"""Every route has a door that says who may come in, and the OpenAPI document tells the truth about it."""
+"""Every route has a guard or a reason to have none, and the OpenAPI document says what the route does."""
 
 import re
 from typing import Any
@@ -11,21 +11,21 @@ from app.management.common.operation import Operation
 from app.management.common.operators import Role
 from app.web.problems import STATUSES
 
-# What opens without a credential, each with its reason.
+# Routes without a credential, each with its reason.
 _OPEN = {
-    "health.healthz": "asked by whoever runs the process",
-    "health.readyz": "asked by whoever runs the process",
-    "metrics.metrics_page": "numbers of no workspace; LARIBA_METRICS_TOKEN shuts it",
-    "api-docs.openapi_json": "the contract is public",
-    "pages.front": "says what this is",
-    "pages.docs": "the contract is public",
-    "pages.docs_asset": "the contract is public",
+    "health.healthz": "for load balancers and supervisors",
+    "health.readyz": "for load balancers and supervisors",
+    "metrics.metrics_page": "numbers of no workspace; LARIBA_METRICS_TOKEN protects it",
+    "api-docs.openapi_json": "the API's description is public",
+    "pages.front": "names the product",
+    "pages.docs": "the API's description is public",
+    "pages.docs_asset": "the API's description is public",
 }
-# Proves its key on the road itself, by authentication.py.
+# Ingest verifies its key itself, in authentication.py.
 _SOURCE_KEY = {"ingest.ingest_event", "ingest.ingest_batch"}
 _STATUSES = {refusal.code: str(status) for refusal, status in STATUSES.items()}
-# What can stand in the way of a change, beside its own shape: a name that is taken, a state that does not allow it, or
-# a repeated request for what is archived by now.
+# Changes that can conflict: with a name that is taken, with a state that does not allow them, or, if repeated, with an
+# object that is archived by now.
 _CAN_CONFLICT = re.compile(
     r"POST /v1/(projects|projects/<project_id>/environments|environments/<environment_id>/sources)"
     r"|POST .*/(restore|rotate)|PATCH /v1/(projects|environments|sources|keys)/.*"
@@ -68,7 +68,7 @@ def test_every_guarded_route_refuses_a_caller_without_a_token(app: Flask, client
             assert response.headers["WWW-Authenticate"] == 'Bearer realm="lariba"'
 
 
-# What docs/management.md promises to nobody below an admin. All else that changes something is a developer's.
+# What docs/management.md reserves for admins. A developer may make every other change.
 _FOR_ADMINS = {
     "PATCH /v1/workspace",
     "POST /v1/projects",
@@ -129,9 +129,9 @@ def test_every_guarded_route_declares_its_role_and_every_code_with_which_it_may_
         assert documented["x-required-role"] == Role(operation.role), path
         codes = {
             (code, status)
-            for status, answer in documented["responses"].items()
+            for status, response in documented["responses"].items()
             if status >= "400"
-            for code in answer["content"]["application/json"]["examples"]
+            for code in response["content"]["application/json"]["examples"]
         }
         assert codes == {(code, _STATUSES[code]) for code in _refusals_of(operation)}, (operation.method, path)
 

@@ -17,13 +17,14 @@ _MAY_IMPORT_ROOF = {"wsgi", *_ROOF}
 # The files that may know Flask: the framework's own, and the routes.
 _MAY_IMPORT_FLASK = re.compile(
     r"wsgi|app\.(factory|api|context)|app\.cli\..*|app\.web\..*"
-    r"|app\.ingest\.routes|app\.management\.(.*\.)?(routes|schemas|blueprint|openapi\w*|operation|parsing|responses)"
+    r"|app\.ingest\.routes|app\.management\.(.*\.)?(routes|schemas|blueprint|guard|openapi|operation|parsing|replay|responses)"
     r"|app\.monitoring\.metrics_route"
 )
 # The road of an event, top to bottom: each may import only those below it, and what lies below the road.
 _ROAD = [
-    *("door", "routes", "acceptance", "authentication", "committer", "contention", "contention_round", "shares"),
-    *("pending_write", "table_locks", "storage", "common_envelope", "envelope"),
+    *("fast_path", "routes", "event", "verdicts", "acceptance", "waits", "services", "authentication", "committer"),
+    *("contention", "contention_round", "shares", "pending_write", "retries", "table_locks", "storage"),
+    *("common_envelope", "envelope"),
 ]
 _FORBIDDEN = {
     "app.ingest": ("celery", "redis", "app.management", "app.maintenance", "local"),

@@ -18,7 +18,7 @@ _MAY_SEE_ALL = {
     "app.ingest.refusals": "writes the counts of all keys that a process has refused",
     "app.management.common.authentication": "finds out whose management token it is; nobody knows its workspace before",
     "app.management.workspace.domain": "the operator's shell, which stands above all workspaces",
-    "app.management.shell": "the same: a key or token of any workspace",
+    "app.cli.revocation": "the shell finds the workspace of a key or token that it revokes",
     "app.management.keys.report": "the same: its report on the keys of all workspaces",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",

@@ -1,4 +1,4 @@
-"""The operator's shell: what each command does, and how it says no."""
+"""The operator's shell: what each command does, and how it fails."""
 
 import json
 import subprocess
@@ -68,7 +68,7 @@ class TestWorkspaceCreate:
         headers = {"Authorization": f"Bearer {made['management_token']}"}
         assert client.get("/v1/projects", headers=headers).status_code == 200
 
-    def test_another_one_of_the_same_name_is_made_and_told_of(self, shell: Shell) -> None:
+    def test_another_one_of_the_same_name_is_made_and_pointed_out(self, shell: Shell) -> None:
         name = f"Acme {random_text(8)}"
         first, second = (shell("workspace", "create", name, "--json") for _ in range(2))
 
@@ -114,7 +114,7 @@ class TestWorkspaceSuspend:
         assert (_said(shell("workspace", verb, alice.workspace_id)), state()) == (first, before)
 
     @pytest.mark.parametrize("workspace_id", ["ws_nobody", "", "x" * 1_000, "\udcff", "'; --"])
-    def test_a_workspace_that_is_not_there_is_told(self, shell: Shell, workspace_id: str) -> None:
+    def test_a_missing_workspace_is_refused(self, shell: Shell, workspace_id: str) -> None:
         for verb in ("suspend", "resume"):
             assert "no workspace with this id" in _refused(shell("workspace", verb, workspace_id))
 
@@ -158,7 +158,7 @@ class TestWorkspaceLimit:
         assert shell("workspace", "limit", alice.workspace_id, *arguments).exit_code == 2
         assert [row.keys_limit for row in _limits(context, alice)] == [None]
 
-    def test_a_workspace_that_is_not_there_is_told(self, shell: Shell) -> None:
+    def test_a_missing_workspace_is_refused(self, shell: Shell) -> None:
         assert "no workspace with this id" in _refused(shell("workspace", "limit", "ws_nobody", "--default"))
 
 
@@ -167,7 +167,7 @@ def _limits(context: Context, tenant: Tenant) -> list[Row[Any]]:
     return rows(context, statement, id=tenant.workspace_row)
 
 
-def test_the_list_tells_each_workspaces_status(shell: Shell, alice: Tenant, charlie: Tenant) -> None:
+def test_the_list_shows_each_workspaces_status(shell: Shell, alice: Tenant, charlie: Tenant) -> None:
     shell("workspace", "suspend", charlie.workspace_id)
 
     listed = {line.split("\t")[0]: line.split("\t")[1] for line in _said(shell("workspace", "list")).splitlines()}
@@ -292,7 +292,7 @@ class TestKeyReport:
             "state": "active",
         }
 
-    def test_without_an_option_it_tells_what_is_unused_for_90_days_or_over_within_30(
+    def test_without_an_option_it_reports_what_is_unused_for_90_days_or_over_within_30(
         self, shell: Shell, context: Context, tenant: Callable[[], Tenant]
     ) -> None:
         unused, used, ending, lasting = (tenant() for _ in range(4))
@@ -308,7 +308,7 @@ class TestKeyReport:
         assert ending.key_id in reported
         assert not {used.key_id, lasting.key_id} & set(reported)
 
-    def test_with_one_option_it_tells_that_alone(
+    def test_with_one_option_it_reports_that_alone(
         self, shell: Shell, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
         self._age(context, alice, 8)
@@ -392,7 +392,7 @@ class TestTrouble:
 
 
 def test_a_new_installation_begins_at_the_shell(server_url: str, checkout: Path) -> None:
-    """As an operator would type it: migrate twice, then the first workspace."""
+    """What an operator types: migrate twice, then the first workspace."""
     with fresh_database(server_url) as settings:
 
         def flask(*arguments: str) -> str:

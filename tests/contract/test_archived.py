@@ -1,4 +1,4 @@
-"""What the fuzzer holds to be archived: the one thing that schemathesis cannot know of `POST …/restore`."""
+"""What a fuzzing run has archived: schemathesis does not know that `POST …/restore` undoes it."""
 
 import pytest
 
@@ -11,7 +11,7 @@ _SHOP = "/v1/projects/prj_shop"
 def _archived() -> Archived:
     """A run that has archived the shop."""
     archived = Archived()
-    archived.note("DELETE", _SHOP, 204, is_replayed=False)
+    archived.record("DELETE", _SHOP, 204, is_replayed=False)
     return archived
 
 
@@ -24,10 +24,10 @@ def test_what_was_archived_is_not_there_any_more_nor_what_lies_below_it(
 
 
 def test_until_it_is_restored_and_again_once_it_is_archived_again(archived: Archived) -> None:
-    archived.note("POST", f"{_SHOP}/restore", 200, is_replayed=False)
+    archived.record("POST", f"{_SHOP}/restore", 200, is_replayed=False)
     assert not archived.forbids("GET", _SHOP, deleted=_SHOP)
 
-    archived.note("DELETE", _SHOP, 204, is_replayed=False)
+    archived.record("DELETE", _SHOP, 204, is_replayed=False)
     assert archived.forbids("GET", _SHOP, deleted=_SHOP)
 
 
@@ -38,20 +38,20 @@ def test_until_it_is_restored_and_again_once_it_is_archived_again(archived: Arch
 def test_a_restore_that_was_refused_repeated_or_of_something_else_brings_nothing_back(
     archived: Archived, path: str, status: int, *, is_replayed: bool
 ) -> None:
-    archived.note("POST", f"{path}/restore", status, is_replayed=is_replayed)
+    archived.record("POST", f"{path}/restore", status, is_replayed=is_replayed)
 
     assert archived.forbids("GET", _SHOP, deleted=_SHOP)
 
 
 def test_a_refused_archiving_takes_nothing_away() -> None:
     archived = Archived()
-    archived.note("DELETE", _SHOP, 412, is_replayed=False)
+    archived.record("DELETE", _SHOP, 412, is_replayed=False)
 
     assert not archived.forbids("GET", _SHOP, deleted=_SHOP)
 
 
 def test_the_usage_of_what_is_archived_is_still_there(archived: Archived) -> None:
-    archived.note("DELETE", "/v1/sources/src_1", 204, is_replayed=False)
+    archived.record("DELETE", "/v1/sources/src_1", 204, is_replayed=False)
 
     assert not archived.forbids("GET", f"{_SHOP}/usage", deleted=_SHOP)
     assert not archived.forbids("GET", "/v1/sources/src_1/usage", deleted="/v1/sources/src_1")

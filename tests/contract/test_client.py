@@ -1,4 +1,4 @@
-"""A client that nobody wrote: generated from the OpenAPI document, it leads a whole life on a running server."""
+"""A client generated from the OpenAPI document calls a running server, from the first project to a revoked key."""
 
 import importlib
 import sys
@@ -70,7 +70,7 @@ def _event(caller: Caller, source_id: str, event_id: str) -> Any:
     return caller.model("Envelope", event_id=event_id, event_type="a.b", source_id=source_id, payload=payload)
 
 
-def test_a_whole_life_goes_through_the_generated_client(
+def test_the_generated_client_goes_from_a_project_to_a_revoked_key(
     package: ModuleType, server: LiveServer, operator: Caller
 ) -> None:
     project = operator.call("create_project", status=201, body=operator.model("ProjectCreate", name="Shop"))
@@ -105,8 +105,8 @@ def test_a_whole_life_goes_through_the_generated_client(
         refused = producer.call("ingest_event", status=401, body=_event(producer, source.id, "evt_4"))
     assert refused.error.code == "invalid_source_key"
     assert operator.call("read_usage_of_source", source.id).total.stored == 3
-    told = operator.call("list_audit_entries", action="source_key.*").data
-    assert [entry.action.partition(".")[2] for entry in told] == ["revoke", "rotate", "issue", "issue"]
+    entries = operator.call("list_audit_entries", action="source_key.*").data
+    assert [entry.action.partition(".")[2] for entry in entries] == ["revoke", "rotate", "issue", "issue"]
 
 
 def test_pages_follow_one_another_through_the_generated_client(operator: Caller) -> None:

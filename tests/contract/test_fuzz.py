@@ -14,8 +14,8 @@ from tests.support.live import LiveServer, environment_of, live_server
 
 pytestmark = pytest.mark.slow
 
-# A fixed seed: what fails here failed for whoever changed something, and not for whoever came next. `make fuzz` has
-# another one each time. Two runs, because what comes last gets what time the others leave, and the links come last.
+# A fixed seed: a failure belongs to the change that caused it, not to the next one. `make fuzz` takes another seed each
+# time. Two runs: the last phase gets the time that the others leave, and the phase of the links is the last.
 _BOUNDED = {
     "each operation by itself": "--phases examples,coverage,fuzzing --max-time 25 --seed 1",
     "one after the other, by the links": "--phases stateful --max-time 25 --seed 1",
@@ -41,4 +41,4 @@ def test_the_api_keeps_every_word_of_its_document(
 
     run = subprocess.run(command, cwd=checkout, env=environment, check=False)
 
-    assert run.returncode == 0, "schemathesis tells above what is wrong, and how to see it again"
+    assert run.returncode == 0, "schemathesis prints above what is wrong and how to reproduce it"

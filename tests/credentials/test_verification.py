@@ -1,16 +1,25 @@
-"""Keys and tokens: their form, their check, and that argon2 runs once per key and process."""
+"""Verifying keys and tokens: the cache, the stored digest, and argon2 where these do not know a credential."""
 
-import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from argon2 import PasswordHasher, profiles
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.credentials.verification import OWASP, Credentials, Identity, Kind, Known
+from app.credentials.format import Kind
+from app.credentials.verification import (
+    OWASP,
+    Credential,
+    Credentials,
+    Identity,
+    Minted,
+    StoredCredential,
+    Verification,
+)
 from app.errors import StorageUnavailable
 from tests.support.hashers import CountingHasher
 from tests.support.waiting import wait_until
@@ -26,169 +35,191 @@ def _hasher() -> Iterator[CountingHasher]:
     hasher.may_finish.set()
 
 
-@pytest.mark.parametrize("kind", ["sk", "mt"])
-def test_a_credential_is_one_word_that_names_its_kind_and_key_id(kind: Kind) -> None:
-    key_id, text, secret_hash = Credentials((_SECRET,), argon2_runs_max=1).mint(kind)
-
-    assert re.fullmatch(rf"lrb_{kind}_{key_id}_[0-9A-Za-z]{{43}}", text)
-    assert secret_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+@pytest.fixture(name="credentials")
+def _credentials(hasher: CountingHasher) -> Credentials:
+    return Credentials((_SECRET,), argon2_runs_max=1, hasher=hasher)
 
 
-def test_the_secret_stands_in_no_repr(hasher: CountingHasher) -> None:
-    credentials = Credentials((_SECRET,), argon2_runs_max=1, hasher=hasher)
+def test_the_secret_stands_in_no_repr(credentials: Credentials) -> None:
     minted = credentials.mint("sk")
-    _, text, secret_hash = minted
-    credential = credentials.parse(text, "sk")
+    verification = _verify(credentials, minted, _without_digest(minted))
 
-    shown = repr(minted) + repr(credential) + repr(Known(secret_hash, _IDENTITY)) + repr(credentials)
-    assert text[24:] not in shown
-    assert text[24:57] not in shown
-    assert secret_hash not in shown
-
-
-@given(place=st.integers(0, 66), character=st.sampled_from("0123456789AZaz_- \n"))
-def test_a_credential_with_any_character_changed_is_not_ours(place: int, character: str) -> None:
-    text = _FIXED
-    changed = text[:place] + character + text[place + 1 :]
-
-    assert (_CREDENTIALS.parse(changed, "sk") is not None) == (changed == text)
+    shown = repr(minted) + repr(_parsed(credentials, minted.text)) + repr(_stored(minted)) + repr(credentials)
+    shown += repr(verification)
+    for secret in (minted.text[24:], minted.text[24:57], minted.secret_hash, repr(minted.secret_digest)):
+        assert secret not in shown
 
 
-@pytest.mark.parametrize("kind", ["sk", "mt"])
-def test_a_credential_of_the_other_kind_is_not_ours(kind: Kind) -> None:
-    other: Kind = "mt" if kind == "sk" else "sk"
+class TestCached:
+    def test_a_credential_is_cached_once_it_is_verified_and_not_before(self, credentials: Credentials) -> None:
+        minted = credentials.mint("sk")
 
-    assert _CREDENTIALS.parse(_CREDENTIALS.mint(kind)[1], other) is None
+        assert credentials.lookup_cached(minted.text, "sk") is None
+        _verify(credentials, minted)
+        assert credentials.lookup_cached(minted.text, "sk") == _IDENTITY
 
-
-def test_after_a_rotation_of_the_servers_secret_old_credentials_still_parse_and_new_ones_are_signed_anew() -> None:
-    old = Credentials((_OLD_SECRET,), argon2_runs_max=1)
-    both = Credentials((_SECRET, _OLD_SECRET), argon2_runs_max=1)
-    new = Credentials((_SECRET,), argon2_runs_max=1)
-
-    assert both.parse(old.mint("sk")[1], "sk")
-    assert new.parse(both.mint("sk")[1], "sk")
-    assert new.parse(old.mint("sk")[1], "sk") is None
-
-
-def test_a_check_that_an_earlier_release_made_is_still_right() -> None:
-    assert _CREDENTIALS.parse("lrb_sk_0123456789abcdef_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgKloiNHlEpU", "sk")
-
-
-def test_a_credential_is_recognised_once_it_is_proven_and_not_before(hasher: CountingHasher) -> None:
-    credentials, text, known = _minted(hasher)
-
-    assert credentials.recognise(text, "sk") is None
-    credentials.identify(_parsed(credentials, text), lambda _: known)
-    assert credentials.recognise(text, "sk") == _IDENTITY
-
-
-@given(
-    text=st.one_of(
-        st.text(), st.text(min_size=67, max_size=67), st.from_regex(r"lrb_sk_[0-9A-z]{16}_.{43}", fullmatch=True)
+    @given(
+        text=st.one_of(
+            st.text(), st.text(min_size=67, max_size=67), st.from_regex(r"lrb_sk_[0-9A-z]{16}_.{43}", fullmatch=True)
+        )
     )
-)
-@example(text="lrb_sk_" + "\ud800" * 60)
-def test_recognising_never_raises(text: str) -> None:
-    assert _CREDENTIALS.recognise(text, "sk") is None
+    @example(text="lrb_sk_" + "\ud800" * 60)
+    def test_looking_up_never_raises(self, text: str) -> None:
+        assert _CREDENTIALS.lookup_cached(text, "sk") is None
+
+    @pytest.mark.parametrize("changed", [slice(0, 1), slice(4, 6), slice(7, 8), slice(30, 31), slice(66, 67)])
+    def test_a_credential_with_a_part_changed_is_not_cached(self, credentials: Credentials, changed: slice) -> None:
+        minted = credentials.mint("sk")
+        _verify(credentials, minted)
+        text = minted.text
+        part = "".join("m" if it != "m" else "n" for it in text[changed])
+
+        assert credentials.lookup_cached(text[: changed.start] + part + text[changed.stop :], "sk") is None
+
+    def test_a_source_key_is_not_found_as_a_management_token(self, credentials: Credentials) -> None:
+        minted = credentials.mint("sk")
+        _verify(credentials, minted)
+
+        assert credentials.lookup_cached(minted.text, "mt") is None
+
+    def test_a_credential_that_the_old_secret_signed_is_found_after_a_rotation(self, hasher: CountingHasher) -> None:
+        old = Credentials((_OLD_SECRET,), argon2_runs_max=1, hasher=hasher)
+        both = Credentials((_SECRET, _OLD_SECRET), argon2_runs_max=1, hasher=hasher)
+        minted = old.mint("sk")
+
+        _verify(both, minted)
+
+        assert both.lookup_cached(minted.text, "sk") == _IDENTITY
+
+    def test_nothing_of_the_text_is_kept(self, credentials: Credentials) -> None:
+        minted = credentials.mint("sk")
+        _verify(credentials, minted)
+
+        entries = credentials._cache._entries  # noqa: SLF001 - the memory itself, not what it lets out
+        kept = repr(entries)
+        assert len(entries) == 1
+        assert not any(minted.text[place : place + 8] in kept for place in range(24, len(minted.text) - 8))
 
 
-@pytest.mark.parametrize("changed", [slice(0, 1), slice(4, 6), slice(7, 8), slice(30, 31), slice(66, 67)])
-def test_a_proven_credential_with_a_part_changed_is_not_recognised(hasher: CountingHasher, changed: slice) -> None:
-    credentials, text, known = _minted(hasher)
-    credentials.identify(_parsed(credentials, text), lambda _: known)
-    other = text[: changed.start] + "".join("m" if it != "m" else "n" for it in text[changed]) + text[changed.stop :]
+class TestTheStoredDigest:
+    def test_of_the_credential_spares_argon2(self, credentials: Credentials, hasher: CountingHasher) -> None:
+        minted = credentials.mint("sk")
 
-    assert credentials.recognise(other, "sk") is None
+        assert _verify(credentials, minted) == Verification(_IDENTITY)
+        assert hasher.runs == 0
+
+    @pytest.mark.parametrize("digest", [None, b"", b"garbage", bytes(32), bytes(33)])
+    def test_that_is_missing_or_another_one_leaves_it_to_argon2_and_is_renewed(
+        self, credentials: Credentials, hasher: CountingHasher, digest: bytes | None
+    ) -> None:
+        minted = credentials.mint("sk")
+
+        verification = _verify(credentials, minted, replace(_stored(minted), secret_digest=digest))
+
+        assert verification is not None
+        assert verification.identity == _IDENTITY
+        assert verification.new_digest == minted.secret_digest
+        assert verification.new_hash is None
+        assert hasher.runs == 1
+
+    def test_of_another_credential_lets_no_wrong_secret_in(self, credentials: Credentials) -> None:
+        minted, other = credentials.mint("sk"), credentials.mint("sk")
+        wrong = replace(_stored(other), secret_digest=other.secret_digest)
+
+        assert _verify(credentials, minted, wrong) is None
+
+    def test_of_another_secret_of_the_server_is_another_one(self, credentials: Credentials) -> None:
+        minted = credentials.mint("sk")
+        parts = _parsed(credentials, minted.text)
+        elsewhere = Credentials((_OLD_SECRET,), argon2_runs_max=1).assemble(
+            "sk", minted.key_id, parts.secret, minted.secret_hash
+        )
+
+        assert elsewhere.secret_digest != minted.secret_digest
+
+    def test_says_nothing_of_the_text(self, credentials: Credentials) -> None:
+        minted = credentials.mint("sk")
+
+        assert len(minted.secret_digest) == 32
+        assert not any(minted.text[place : place + 4].encode() in minted.secret_digest for place in range(63))
 
 
-def test_a_source_key_is_not_recognised_as_a_management_token(hasher: CountingHasher) -> None:
-    credentials, text, known = _minted(hasher)
-    credentials.identify(_parsed(credentials, text), lambda _: known)
-
-    assert credentials.recognise(text, "mt") is None
-
-
-def test_a_credential_that_the_old_secret_signed_is_recognised_after_a_rotation(hasher: CountingHasher) -> None:
-    old = Credentials((_OLD_SECRET,), argon2_runs_max=1, hasher=hasher)
-    both = Credentials((_SECRET, _OLD_SECRET), argon2_runs_max=1, hasher=hasher)
-    _, text, secret_hash = old.mint("sk")
-
-    both.identify(_parsed(both, text), lambda _: Known(secret_hash, _IDENTITY))
-
-    assert both.recognise(text, "sk") == _IDENTITY
-
-
-def test_a_key_that_was_proven_is_remembered_without_its_text(hasher: CountingHasher) -> None:
-    credentials, text, known = _minted(hasher)
-    credentials.identify(_parsed(credentials, text), lambda _: known)
-
-    warm = credentials._warm  # noqa: SLF001 - the memory itself, not what it lets out
-    remembered = repr([(digest, entry, entry.sealed) for digest, entry in warm.snapshot()])
-    assert not any(text[place : place + 8] in remembered for place in range(24, len(text) - 8))
-
-
-def test_argon2_runs_once_for_a_key_that_is_used_often(hasher: CountingHasher) -> None:
-    credentials, text, known = _minted(hasher)
+def test_argon2_runs_once_for_a_key_that_is_used_often(credentials: Credentials, hasher: CountingHasher) -> None:
+    minted = credentials.mint("sk")
 
     for _ in range(5):
-        proof = credentials.identify(_parsed(credentials, text), lambda _: known)
-        assert proof is not None
-        assert proof.identity == _IDENTITY
+        verification = _verify(credentials, minted, _without_digest(minted))
+        assert verification is not None
+        assert verification.identity == _IDENTITY
     assert hasher.runs == 1
 
 
-def test_argon2_runs_once_for_a_key_that_many_threads_bring_at_once(hasher: CountingHasher) -> None:
-    credentials, text, known = _minted(hasher)
+def test_argon2_runs_once_for_a_key_that_many_threads_bring_at_once(
+    credentials: Credentials, hasher: CountingHasher
+) -> None:
+    minted = credentials.mint("sk")
     barrier = threading.Barrier(16)
 
-    def identify() -> bool:
+    def verify() -> bool:
         barrier.wait()
-        return credentials.identify(_parsed(credentials, text), lambda _: known) is not None
+        return _verify(credentials, minted, _without_digest(minted)) is not None
 
     with ThreadPoolExecutor(16) as pool:
-        results = [future.result() for future in [pool.submit(identify) for _ in range(16)]]
+        results = [future.result() for future in [pool.submit(verify) for _ in range(16)]]
 
     assert results == [True] * 16
     assert hasher.runs == 1
 
 
-def test_a_wrong_secret_with_a_right_check_is_refused_each_time_and_never_remembered(
-    hasher: CountingHasher,
+def test_a_wrong_secret_with_a_right_checksum_is_refused_each_time_and_never_cached(
+    credentials: Credentials, hasher: CountingHasher
 ) -> None:
-    credentials, text, _ = _minted(hasher)
-    known = Known(credentials.mint("sk")[2], _IDENTITY)
+    minted, other = credentials.mint("sk"), credentials.mint("sk")
 
-    assert credentials.identify(_parsed(credentials, text), lambda _: known) is None
-    assert credentials.identify(_parsed(credentials, text), lambda _: known) is None
+    assert _verify(credentials, minted, _stored(other)) is None
+    assert _verify(credentials, minted, _stored(other)) is None
+    assert credentials.lookup_cached(minted.text, "sk") is None
     assert hasher.runs == 2
 
 
-def test_a_key_that_was_unknown_is_looked_up_again(hasher: CountingHasher) -> None:
-    credentials, text, known = _minted(hasher)
+def test_forged_credentials_are_refused_before_the_look_up_and_before_argon2(
+    credentials: Credentials, hasher: CountingHasher
+) -> None:
+    text = credentials.mint("sk").text
+    forged = [text[:24] + f"{number:043}" for number in range(2000)]
 
-    assert credentials.identify(_parsed(credentials, text), lambda _: None) is None
-    assert credentials.identify(_parsed(credentials, text), lambda _: known) is not None
+    assert not any(credentials.lookup_cached(each, "sk") for each in forged)
+    assert not any(credentials.parse(each, "sk") for each in forged)
+    assert hasher.runs == 0
 
 
-def test_when_every_argon2_turn_is_taken_the_next_key_is_told_to_come_back(hasher: CountingHasher) -> None:
-    credentials, slow_text, slow = _minted(hasher)
-    _, text, secret_hash = credentials.mint("sk")
+def test_a_key_that_was_unknown_is_looked_up_again(credentials: Credentials) -> None:
+    minted = credentials.mint("sk")
+
+    assert credentials.verify(_parsed(credentials, minted.text), lambda _: None) is None
+    assert _verify(credentials, minted) is not None
+
+
+def test_when_every_argon2_run_is_taken_the_next_key_is_refused_for_now(
+    credentials: Credentials, hasher: CountingHasher
+) -> None:
+    slow, minted = credentials.mint("sk"), credentials.mint("sk")
     hasher.may_finish.clear()
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(credentials.identify, _parsed(credentials, slow_text), lambda _: slow)
+        first = pool.submit(_verify, credentials, slow, _without_digest(slow))
         wait_until(lambda: hasher.runs)
         with pytest.raises(StorageUnavailable) as refusal:
-            credentials.identify(_parsed(credentials, text), lambda _: Known(secret_hash, _IDENTITY))
+            _verify(credentials, minted, _without_digest(minted))
+        assert _verify(credentials, minted) == Verification(_IDENTITY), "its digest needs no run"
         hasher.may_finish.set()
         assert first.result() is not None
     assert refusal.value.retryable
 
 
-def test_issuing_waits_for_its_turn_too_and_leaves_one_to_what_is_to_be_proven(hasher: CountingHasher) -> None:
+def test_issuing_waits_for_a_run_too_and_leaves_one_to_verification(hasher: CountingHasher) -> None:
     credentials = Credentials((_SECRET,), argon2_runs_max=2, hasher=hasher)
-    _, text, secret_hash = credentials.mint("mt", 3)
+    minted = credentials.mint("mt", 3)
     before = hasher.hashes
     hasher.may_finish.clear()
 
@@ -197,38 +228,45 @@ def test_issuing_waits_for_its_turn_too_and_leaves_one_to_what_is_to_be_proven(h
         wait_until(lambda: hasher.hashes == before + 1)
         with pytest.raises(StorageUnavailable):
             credentials.mint("sk", 4)
-        proven = pool.submit(
-            credentials.identify, _parsed(credentials, text, "mt"), lambda _: Known(secret_hash, _IDENTITY)
-        )
+        verified = pool.submit(_verify, credentials, minted, _without_digest(minted), "mt")
         wait_until(lambda: hasher.runs == 1)
         hasher.may_finish.set()
         assert first.result().text
-        assert proven.result() is not None
+        assert verified.result() is not None
 
 
-def test_a_hash_of_other_parameters_is_replaced_when_its_key_is_proven() -> None:
+@pytest.mark.parametrize("has_digest", [True, False])
+def test_a_hash_of_other_parameters_is_replaced_when_its_key_is_verified(*, has_digest: bool) -> None:
     credentials = Credentials((_SECRET,), argon2_runs_max=1)
-    cheap = Credentials((_SECRET,), argon2_runs_max=1, hasher=PasswordHasher.from_parameters(profiles.CHEAPEST))
-    _, text, cheap_hash = cheap.mint("sk")
+    minted = _CREDENTIALS.mint("sk")
 
-    proof = credentials.identify(_parsed(credentials, text), lambda _: Known(cheap_hash, _IDENTITY))
+    verification = _verify(credentials, minted, _stored(minted) if has_digest else _without_digest(minted))
 
-    assert proof is not None
-    assert proof.new_hash is not None
-    assert not OWASP.check_needs_rehash(proof.new_hash)
-
-
-def _minted(hasher: PasswordHasher) -> tuple[Credentials, str, Known]:
-    credentials = Credentials((_SECRET,), argon2_runs_max=1, hasher=hasher)
-    _, text, secret_hash = credentials.mint("sk")
-    return credentials, text, Known(secret_hash, _IDENTITY)
+    assert verification is not None
+    assert verification.new_digest == minted.secret_digest
+    assert verification.new_hash is not None
+    assert not OWASP.check_needs_rehash(verification.new_hash)
 
 
-def _parsed(credentials: Credentials, text: str, kind: Kind = "sk"):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _stored(minted: Minted) -> StoredCredential:
+    return StoredCredential(_IDENTITY, minted.secret_hash, minted.secret_digest)
+
+
+def _without_digest(minted: Minted) -> StoredCredential:
+    return replace(_stored(minted), secret_digest=None)
+
+
+def _verify(
+    credentials: Credentials, minted: Minted, stored: StoredCredential | None = None, kind: Kind = "sk"
+) -> Verification | None:
+    """Verify the credential against what is stored; as it is stored at issue, if nothing else is said."""
+    return credentials.verify(_parsed(credentials, minted.text, kind), lambda _: stored or _stored(minted))
+
+
+def _parsed(credentials: Credentials, text: str, kind: Kind = "sk") -> Credential:
     credential = credentials.parse(text, kind)
     assert credential is not None
     return credential
 
 
 _CREDENTIALS = Credentials((_SECRET,), argon2_runs_max=1, hasher=PasswordHasher.from_parameters(profiles.CHEAPEST))
-_FIXED = _CREDENTIALS.mint("sk")[1]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.wiring
     ],
 )
 def test_the_check_says_how_far_the_clocks_are_apart(context: Context, skew: timedelta, says: str) -> None:
-    checks = check(context.database, is_wall_needed=True, own_clock=lambda: datetime.now(UTC) + skew)
+    checks = check(context.database, needs_row_security=True, own_clock=lambda: datetime.now(UTC) + skew)
 
     assert checks["clock"] == says
 

@@ -8,19 +8,22 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from app.config import Settings
 from app.context import Context
-from app.errors import BadRequest, StorageUnavailable
+from app.errors import RateLimitExceeded, StorageUnavailable
 from app.granian.adapter import GranianAdapter
 from app.granian.bodies import BodyReader
 from app.granian.environ import Environ
-from app.ingest.door import Door
+from app.ingest.fast_path import FastPath
+from app.ingest.services import EXTENSION as INGEST
+from app.ingest.services import IngestServices
 from app.wire.body_reads import BODY_REFUSAL
 from tests.support.people import Tenant
-from tests.support.sending import PATH
+from tests.support.sending import PATH, send
 
 _BUSY_SECONDS_MAX = 30.0
 _MIB = 1024 * 1024
@@ -76,10 +79,17 @@ def _application(alice: Tenant) -> _Application:
     return _Application(alice)
 
 
+@pytest.fixture(name="services")
+def _services(app: Flask) -> IngestServices:
+    services = app.extensions[INGEST]
+    assert isinstance(services, IngestServices)
+    return services
+
+
 @pytest.fixture(name="adapter")
-def _adapter(settings: Settings, context: Context, application: _Application) -> GranianAdapter:
-    door = SimpleNamespace(application=application, expects=lambda _: None)
-    return GranianAdapter(cast(Door, door), settings, context.credentials)
+def _adapter(services: IngestServices, application: _Application) -> GranianAdapter:
+    fast_path = SimpleNamespace(application=application, begin=lambda _: None)
+    return GranianAdapter(cast(FastPath, fast_path), services)
 
 
 def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memory(
@@ -101,29 +111,20 @@ def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memo
     assert _live(adapter, scenario) == [503, 200, 200]
 
 
-def test_an_answer_that_the_server_does_not_take_ends_its_request(
-    settings: Settings, context: Context, alice: Tenant
-) -> None:
-    """The event is stored, so nobody else may answer that nothing was: the server hears what went wrong."""
+def test_an_answer_that_the_server_does_not_take_ends_its_request(services: IngestServices, alice: Tenant) -> None:
+    """The event is stored, so no other answer may say that nothing was: the server hears what went wrong."""
 
     class Refusing(_Protocol):
-        def __call__(self) -> Any:
-            body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            body.set_result(b"{}")
-            return body
-
         def response_bytes(self, status: int, _headers: object, _body: bytes) -> None:
             super().response_bytes(status, _headers, _body)
             raise RuntimeError
 
-    def submit(_visit: object, settle: Callable[[object], None]) -> None:
-        threading.Thread(target=settle, args=("verdict",)).start()
+    async def answer(_pending: object, _waits: object) -> object:
+        return 201, [], b""
 
-    expected = SimpleNamespace(length=2, identity=SimpleNamespace(workspace_id=1))
-    door = SimpleNamespace(
-        expects=lambda _: expected, visit=lambda *_: "visit", submit=submit, answer=lambda *_: (201, [], b"")
-    )
-    adapter = GranianAdapter(cast(Door, door), settings, context.credentials)
+    pending = SimpleNamespace(length=2, identity=SimpleNamespace(workspace_id=1))
+    fast_path = SimpleNamespace(begin=lambda _: pending, answer=answer)
+    adapter = GranianAdapter(cast(FastPath, fast_path), services)
     protocol = Refusing(0)
 
     async def scenario(_: object) -> None:
@@ -179,11 +180,9 @@ def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
     assert protocol.answers == [503]  # as this application answers where a body cannot be had
 
 
-@pytest.mark.parametrize(
-    ("error", "told"), [(ProtocolClosed("gone"), BadRequest), (RuntimeError("broken"), RuntimeError)]
-)
-def test_of_a_common_event_too(
-    settings: Settings, context: Context, alice: Tenant, error: Exception, told: type[Exception]
+@pytest.mark.parametrize(("error", "status"), [(ProtocolClosed("gone"), 400), (RuntimeError("broken"), 500)])
+def test_of_a_common_event_the_fast_path_answers_it(
+    app: Flask, services: IngestServices, client: FlaskClient, alice: Tenant, error: Exception, status: int
 ) -> None:
     """A body that broke off is the client's doing, and no fault that an operator should look at."""
 
@@ -191,24 +190,41 @@ def test_of_a_common_event_too(
         async def __call__(self) -> bytes:
             raise error
 
-    met: list[object] = []
-
-    def application(environ: Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
-        met.append(environ[BODY_REFUSAL])
-        start_response("400 .", [])
-        return []
-
-    expected = SimpleNamespace(length=2, identity=SimpleNamespace(workspace_id=1))
-    door = SimpleNamespace(application=application, expects=lambda _: expected)
-    adapter = GranianAdapter(cast(Door, door), settings, context.credentials)
+    assert send(client, alice).status_code == 201  # the key is in memory from here on
+    adapter = GranianAdapter(cast(FastPath, app.wsgi_app), services)
     protocol = Failing(0)
 
     async def scenario(_: object) -> None:
-        scope = _Scope(PATH, {"host": "localhost", "x-api-key": alice.key})
-        await adapter.__rsgi__(cast(Any, scope), protocol)
+        await adapter.__rsgi__(cast(Any, _scope_of_event(alice, length=2)), protocol)
 
     _live(adapter, scenario)
-    assert ([type(each) for each in met], protocol.answers) == ([told], [400])
+    assert protocol.answers == [status]
+
+
+def test_a_refusal_before_the_body_is_read_waits_for_the_body(
+    app: Flask, services: IngestServices, client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a client that is still sending would see the connection close, and not the answer."""
+    reads = []
+
+    class Sending(_Protocol):
+        async def __call__(self) -> bytes:
+            reads.append(1)
+            return b"{}"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RateLimitExceeded
+
+    assert send(client, alice).status_code == 201
+    monkeypatch.setattr(services.rate_limiter, "admit", refuse)
+    adapter = GranianAdapter(cast(FastPath, app.wsgi_app), services)
+    protocol = Sending(0)
+
+    async def scenario(_: object) -> None:
+        await adapter.__rsgi__(cast(Any, _scope_of_event(alice, length=2)), protocol)
+
+    _live(adapter, scenario)
+    assert (protocol.answers, reads) == ([429], [1])
 
 
 def test_a_token_is_one_owner_however_its_header_is_written(
@@ -244,6 +260,11 @@ def test_what_takes_a_right_away_does_not_wait_behind_the_rest_of_its_workspace(
 
     assert owners[:2] == [alice.workspace_row] * 2
     assert owners[2] != alice.workspace_row
+
+
+def _scope_of_event(tenant: Tenant, length: int) -> _Scope:
+    headers = {"host": "localhost", "content-type": "application/json", "content-length": str(length)}
+    return _Scope(PATH, {**headers, "x-api-key": tenant.key})
 
 
 def _request(path: str, tenant: Tenant | None = None, **headers: str) -> Environ:

@@ -1,4 +1,4 @@
-"""Every promise of the ingest contract is kept twice: by the door, and by Flask alone."""
+"""Every promise of the ingest contract is kept twice: on the fast path, and by Flask alone."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,18 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.context import Context
-from app.ingest.door import Door
+from app.ingest.fast_path import FastPath
 from tests.support.scripted_connections import ScriptedConnections
 
 
-@pytest.fixture(name="client", params=["door", "flask"])
+@pytest.fixture(name="client", params=["fast", "flask"])
 def _client(app: Flask, request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
-    """A client of the app with its door open, and of the same app with its door closed."""
-    door = app.wsgi_app
-    assert isinstance(door, Door)
-    door.is_open = request.param == "door"
+    """A client of the app, and of the same app without its fast path."""
+    fast_path = app.wsgi_app
+    assert isinstance(fast_path, FastPath)
+    fast_path.is_on = request.param == "fast"
     yield app.test_client()
-    door.is_open = True
+    fast_path.is_on = True
 
 
 @pytest.fixture(name="connections")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.wiring
 
 @pytest.fixture(name="client")
 def _client(app: Flask) -> FlaskClient:
-    """Batches never pass the door, so one way in is enough."""
+    """Batches never take the fast path, so one client is enough."""
     return app.test_client()
 
 

@@ -52,9 +52,9 @@ client.post(BATCH_PATH, data=body, headers=headers, content_type="application/js
 
 @pytest.fixture(name="client")
 def _client(app: Flask, alice: Tenant) -> FlaskClient:
-    """With alice's key warm: only a batch's own commits are left."""
+    """With alice's key cached: only a batch's own commits are left."""
     client = app.test_client()
-    assert send_batch(client, alice, b"warms the key").status_code == 400
+    assert send_batch(client, alice, b"caches the key").status_code == 400
     return client
 
 
@@ -190,7 +190,7 @@ def test_an_outcome_that_stays_unknown_is_said_to_be_so_and_the_retry_settles_it
     clock = SimpleNamespace(
         monotonic=lambda: time.monotonic() + passed[0], sleep=lambda _: passed.__setitem__(0, passed[0] + step)
     )
-    monkeypatch.setattr("app.ingest.batch.acceptance.time", clock)
+    monkeypatch.setattr("app.ingest.batch.transaction.time", clock)
     commits.plan += ["after"] * 4
 
     response = send_batch(client, alice, _batch(alice), "k")

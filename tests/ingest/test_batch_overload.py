@@ -18,7 +18,7 @@ from app.context import Context
 from app.database.advisory_locks import exclude_workspace
 from app.database.engine import TenantScope
 from app.errors import StorageUnavailable
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
 from tests.ingest.test_batch import send_batch, statuses_of
 from tests.support.people import Tenant, events_of, issue_key, limit_key, source_of
 from tests.support.sending import error_of, event_for
@@ -88,10 +88,10 @@ def test_429_for_a_batch_of_more_events_than_are_left_and_no_room_for_one_is_tol
 def test_503_if_no_place_comes_free(
     app: Flask, client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = app.extensions[COUNTER].batch_places
+    places = app.extensions[INGEST].batch_slots
     monkeypatch.setattr(places, "_wait_seconds", 0.0)
     with ExitStack() as taken:
-        for n in range(app.extensions[COUNTER].settings.batches_at_once_max):
+        for n in range(app.extensions[INGEST].settings.batches_at_once_max):
             taken.enter_context(places.held(-n))
         response = send_batch(client, alice, [event_for(alice)], "k")
 
@@ -101,10 +101,10 @@ def test_503_if_no_place_comes_free(
 def test_503_if_its_workspace_has_all_the_places_that_one_may_have_whichever_keys_it_uses(
     app: Flask, client: FlaskClient, context: Context, alice: Tenant, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = app.extensions[COUNTER].batch_places
+    places = app.extensions[INGEST].batch_slots
     monkeypatch.setattr(places, "_wait_seconds", 0.0)
     with ExitStack() as taken:
-        for _ in range(app.extensions[COUNTER].settings.batches_at_once_max - 1):
+        for _ in range(app.extensions[INGEST].settings.batches_at_once_max - 1):
             taken.enter_context(places.held(alice.workspace_row))
         refused = send_batch(client, alice, [event_for(alice)], "k")
         _, _, another_key = issue_key(context, source_of(context, alice))
@@ -127,7 +127,7 @@ def test_503_while_a_table_is_locked_and_not_409(client: FlaskClient, settings: 
 def test_503_if_the_database_does_not_commit(
     client: FlaskClient, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send_batch(client, alice, b"warms the key")
+    send_batch(client, alice, b"caches the key")
     with monkeypatch.context() as patch:
         patch.setattr(Session, "commit", _refuse_to_commit)
         response = send_batch(client, alice, [event_for(alice)], "k")
@@ -136,7 +136,7 @@ def test_503_if_the_database_does_not_commit(
 
 
 def test_a_refused_batch_gives_its_place_back(app: Flask, client: FlaskClient, alice: Tenant) -> None:
-    places_max = app.extensions[COUNTER].settings.batches_at_once_max
+    places_max = app.extensions[INGEST].settings.batches_at_once_max
     for _ in range(places_max + 1):
         assert _refused(send_batch(client, alice, b"not json")) == (400, "bad_request")
 

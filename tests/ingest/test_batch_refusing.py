@@ -142,7 +142,7 @@ class Test401:
     def test_a_revoked_key_hears_of_that_and_not_of_its_faults(
         self, client: FlaskClient, context: Context, alice: Tenant, body: bytes | None, key: str | None
     ) -> None:
-        assert error_of(send_batch(client, alice, b"warms the key"))["code"] == "bad_request"
+        assert error_of(send_batch(client, alice, b"caches the key"))["code"] == "bad_request"
         execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
 
         _expect_401(send_batch(client, alice, body or [event_for(alice)], key))

@@ -133,7 +133,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out_and_answered_as_the_first( 
     idempotency_key: str | None,
     event_id: str | None,
 ) -> None:
-    send(client, alice, "warms the key")
+    send(client, alice, "caches the key")
     lost_commits += plan
 
     response = send(client, alice, event_for(alice, event_id=event_id), idempotency_key=idempotency_key)
@@ -191,7 +191,7 @@ def test_an_event_that_was_committed_is_said_to_be_stored_whatever_was_taken_awa
     client: FlaskClient, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """The commit's answer is lost, and the right to send goes before the server can ask again."""
-    send(client, alice, "warms the key")
+    send(client, alice, "caches the key")
     run = DedicatedConnection.run
     named = {"key": alice.key_row, "source": alice.source_row, "workspace": alice.workspace_row}
     changed = {name: row for name, row in named.items() if f":{name}" in change}
@@ -220,7 +220,7 @@ def test_after_an_unanswered_commit_a_claim_in_the_way_is_no_other_request(  # n
     code: str,
 ) -> None:
     """It may be our own, still being committed: then the outcome is unknown, not somebody else's."""
-    send(client, alice, "warms the key")
+    send(client, alice, "caches the key")
     event = event_for(alice, event_id="e")
     run = DedicatedConnection.run
 

@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.errors import StorageUnavailable
-from app.ingest import acceptance
+from app.ingest import verdicts
 from tests.ingest.test_batch import send_batch
 from tests.ingest.test_policies import limit
 from tests.support.people import Tenant
@@ -23,7 +23,7 @@ def _wrong(tenant: Tenant) -> list[tuple[dict[str, Any], str, str]]:
 
 
 def test_a_refusal_names_the_keys_own_source_and_environment(client: FlaskClient, alice: Tenant) -> None:
-    for _ in ("argon2 proves the key", "the key is warm, and the event goes by the fast path"):
+    for _ in ("the key is looked up", "the key is cached, and the event goes by the fast path"):
         for event, code, own in _wrong(alice):
             error = error_of(send(client, alice, event))
 
@@ -71,7 +71,7 @@ def test_the_refusal_stands_if_the_database_goes_away_before_it_is_worded(
     def gone(*_: Any, **__: Any) -> None:
         raise StorageUnavailable
 
-    monkeypatch.setattr(acceptance, "named_refusals", gone)
+    monkeypatch.setattr(verdicts, "named_refusals", gone)
 
     error = error_of(send(client, alice, event_for(alice, source_id="src_other")))
 

@@ -197,7 +197,7 @@ def test_what_another_transaction_held_and_gave_up_is_stored_at_once(
     with _HOLD[what](settings, alice, names):
         for name in names:
             committer.submit(identity_of(alice), _held_attempt(alice, what, name), results.append)
-        wait_until(lambda: alice.workspace_row in committer._contention._troubled_until)  # noqa: SLF001
+        wait_until(lambda: alice.workspace_row in committer._contention._contended_until)  # noqa: SLF001
         assert results == []
     wait_until(lambda: len(results) == 20)
 
@@ -218,7 +218,7 @@ def test_a_table_that_is_locked_is_remembered_against_no_workspace_and_its_waite
     wait_until(lambda: len(results) == 40)
 
     assert {_outcome(result) for result in results} == {Outcome.STORED}
-    assert committer._contention._troubled_until == {}  # noqa: SLF001
+    assert committer._contention._contended_until == {}  # noqa: SLF001
     assert {each.thread for each in connections.exchanges} == {"committer"}
 
 
@@ -232,7 +232,7 @@ def test_a_table_that_stays_locked_is_503_at_the_deadline(
             committer.store(identity_of(alice), attempt_of(alice))
         session.rollback()
 
-    assert committer._contention._troubled_until == {}  # noqa: SLF001
+    assert committer._contention._contended_until == {}  # noqa: SLF001
 
 
 @pytest.mark.parametrize("payload", ["{}", '{"x": "' + "x" * 200_000 + '"}'], ids=["events", "bytes"])

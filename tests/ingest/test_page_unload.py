@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
 from tests.ingest.test_batch import BATCH_PATH
 from tests.ingest.test_policies import limit
 from tests.support.live import LiveServer
@@ -109,7 +109,7 @@ def test_a_key_that_is_refused_in_the_query_is_counted(
     app: Flask, client: FlaskClient, context: Context, charlie: Tenant
 ) -> None:
     answer = _leave(client, charlie.key, event_for(charlie))
-    app.extensions[COUNTER].refusals.flush()
+    app.extensions[INGEST].refusals.flush()
 
     assert answer.status_code == 403
     (row,) = rows(context, "SELECT outcome, events FROM usage_outbox WHERE source_key_id = :id", id=charlie.key_row)

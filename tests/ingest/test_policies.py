@@ -18,8 +18,8 @@ from app.context import Context
 from app.credentials.verification import Identity
 from app.database.engine import TenantScope
 from app.identifiers import uuid7
+from app.ingest.acceptance import Client
 from app.ingest.batch import record
-from app.ingest.batch.record import Place
 from app.ingest.batch.storing import executing
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store
@@ -174,7 +174,7 @@ class TestNetworks:
 class TestBatches:
     @pytest.fixture(name="client")
     def _client(self, app: Flask) -> FlaskClient:
-        """Batches never pass the door, so one way in is enough."""
+        """Batches never take the fast path, so one client is enough."""
         return app.test_client()
 
     def test_each_event_is_held_against_the_keys_types(
@@ -216,7 +216,7 @@ class TestBatches:
         execute(context, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
 
         with context.database.transaction(alice.workspace_row) as session:
-            refusal = record.begin(executing(session), _identity(alice), Place("", None), 1.0, is_alone=False)
+            refusal = record.begin(executing(session), _identity(alice), Client(None, "", None), 1.0, is_alone=False)
 
         assert refusal is Outcome.INVALID_SOURCE_KEY
 

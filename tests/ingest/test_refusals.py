@@ -21,7 +21,7 @@ from app.credentials.verification import Identity
 from app.database.engine import Database
 from app.errors import BadRequest, OutcomeUnknown, RateLimitExceeded, StorageUnavailable
 from app.ingest.refusals import Refusals
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
 from tests.ingest.test_batch import send_batch
 from tests.support.live import LiveServer, live_server
 from tests.support.lossy_commits import LossyCommits
@@ -53,7 +53,7 @@ def _counted_by_the_app(app: Flask, context: Context, alice: Tenant) -> Callable
     """What the app has counted for alice's key so far."""
 
     def counted() -> dict[str, int]:
-        app.extensions[COUNTER].refusals.flush()
+        app.extensions[INGEST].refusals.flush()
         return _counted(context, alice)
 
     return counted

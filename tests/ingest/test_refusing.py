@@ -149,12 +149,12 @@ class Test401:
         _expect_401(response)
         assert "source key" in error_of(response)["message"]
 
-    @pytest.mark.parametrize("is_warm", [False, True])
+    @pytest.mark.parametrize("is_cached", [False, True])
     @pytest.mark.parametrize("body", ["valid", "not json"])
     def test_a_revoked_key_is_refused_at_once_whatever_it_sends(
-        self, client: FlaskClient, context: Context, charlie: Tenant, *, is_warm: bool, body: str
+        self, client: FlaskClient, context: Context, charlie: Tenant, *, is_cached: bool, body: str
     ) -> None:
-        if is_warm:
+        if is_cached:
             assert send(client, charlie).status_code == 201
         execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=charlie.key_row)
 

@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.context import Context
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
 from app.telemetry import metrics
 from tests.ingest.test_batch import send_batch, verdicts_of
 from tests.support.people import Tenant, events_of, execute, rows
@@ -154,7 +154,7 @@ class TestRefuse:
     def test_it_counts_as_a_refusal(self, app: Flask, context: Context, alice: Tenant) -> None:
         _let(context, alice, "refuse")
         send(app.test_client(), alice, event_for(alice, timestamp=_FAR[0]))
-        app.extensions[COUNTER].refusals.flush()
+        app.extensions[INGEST].refusals.flush()
 
         (row,) = rows(context, "SELECT outcome FROM usage_outbox WHERE source_id = :id", id=alice.source_row)
         assert row.outcome == "timestamp_out_of_range"

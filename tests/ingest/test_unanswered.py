@@ -18,12 +18,12 @@ from app.context import Context
 from app.database.engine import Database
 from app.errors import IdempotencyInProgress, OutcomeUnknown, Refusal, SchemaValidationFailed, StorageUnavailable
 from app.ingest import contention
-from app.ingest.acceptance import REFUSALS
-from app.ingest.batch import acceptance as batches
+from app.ingest.batch import transaction as batches
 from app.ingest.committer import Committer
 from app.ingest.envelope import Receipt
 from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent
 from app.ingest.storage import Outcome, Verdict
+from app.ingest.verdicts import REFUSALS
 from tests.ingest.test_batch import send_batch
 from tests.support.databases import close
 from tests.support.lossy_commits import LossyCommits
@@ -271,7 +271,7 @@ def test_a_batch_that_went_unanswered_hears_its_outcome_or_that_it_is_unknown(
     app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch, said: type[Exception]
 ) -> None:
     client = app.test_client()
-    send_batch(client, alice, b"warms the key")
+    send_batch(client, alice, b"caches the key")
     # Found out behind all its claims, with every try before it at its end; the rest says nothing of it.
     is_outcome = said in {errors.BatchRejected, errors.IdempotencyKeyReused, *REFUSALS.values()}
     # An outcome comes with the second try, however long that takes; for the rest it is tried again to the end.

@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.context import Context
-from app.ingest.routes import COUNTER
+from app.ingest.services import EXTENSION as INGEST
 from app.maintenance.usage import fold_usage
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
@@ -66,7 +66,7 @@ class TestCounts:
         send(client, alice, event | {"payload": {}})
         send(client, alice, "not json")
         send(client, alice, "not json")
-        app.extensions[COUNTER].refusals.flush()
+        app.extensions[INGEST].refusals.flush()
 
         usage = _usage(desk)
 

@@ -20,14 +20,15 @@ from app.context import Context
 from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.identifiers import random_text
-from app.rate_limits import Overrides, RateLimiter, Rates, Sharing, events_worth, read_overrides
-from app.web import problems, request_log
+from app.rate_limits import Overrides, RateLimiter, Rates, RedisSync, events_worth, read_overrides
+from app.web import error_handlers, request_log
 from local.redis import EmbeddedRedis
 from tests.support.operating import at_once
 from tests.support.people import Tenant, execute
+from tests.support.rates import Clock, is_admitted, set_script_clock, syncs_with_clock, without_thread
 from tests.support.waiting import wait_until
 
-_SYNCHRONISE_SECONDS = 0.1
+_SYNC_SECONDS = 0.1
 
 
 @pytest.fixture(scope="module", name="server")
@@ -37,43 +38,30 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]
 
 
 @dataclass
-class Clock:
-    """Time that passes when a test says so."""
-
-    now: float = 5_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
 class Cluster:
-    """Processes that share a Redis and a time; each tells the others ten times a second."""
+    """Processes that share a time and a Redis, with which each syncs ten times a second; or one process without."""
 
-    url: str
+    url: str | None
     rates: Rates
-    processes: int
+    processes: int = 1
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        namespace = random_text(8)
-        self.sharings = [Sharing(self.url, namespace, clock=self.clock) for _ in range(self.processes)]
-        self.limiters = [
-            RateLimiter(self.rates, sharing=sharing, clock=self.clock, in_background=False) for sharing in self.sharings
-        ]
-        self._due = [self.clock() + at * _SYNCHRONISE_SECONDS / self.processes for at in range(self.processes)]
+        syncs = syncs_with_clock(self.processes, self.url, self.clock) if self.url else [None]
+        self.limiters = [without_thread(self.rates, redis_sync=sync, clock=self.clock) for sync in syncs]
+        self._due = [self.clock() + at * _SYNC_SECONDS / self.processes for at in range(self.processes)]
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
         for at, limiter in enumerate(self.limiters):
             if self.clock() >= self._due[at]:
-                self._due[at] = self.clock() + _SYNCHRONISE_SECONDS
-                self.synchronise(limiter)
+                self._due[at] = self.clock() + _SYNC_SECONDS
+                self.sync(limiter)
 
-    def synchronise(self, limiter: RateLimiter) -> None:
-        for sharing in self.sharings:
-            sharing.moment = str(round(self.clock() * 1_000_000))
-        limiter.synchronise()
+    def sync(self, limiter: RateLimiter) -> None:
+        if self.url:
+            set_script_clock(self.url, self.clock())
+        limiter.sync()
 
     def admitted(
         self, seconds: float, *, per_second: float, identity: Identity, shares: tuple[int, ...] = (1,), events: int = 1
@@ -87,21 +75,13 @@ class Cluster:
         return total
 
 
-def is_admitted(limiter: RateLimiter, identity: Identity, events: int = 1) -> bool:
-    try:
-        limiter.admit(identity, events)
-    except RateLimitExceeded:
-        return False
-    return True
-
-
 def someone(*, workspace: int = 1, row: int = 1) -> Identity:
     return Identity(f"key_{row}", row, workspace)
 
 
 def local(*, key: int | None = None, workspace: int | None = None) -> tuple[RateLimiter, Clock]:
     clock = Clock()
-    return RateLimiter(Rates(key, workspace), clock=clock, in_background=False), clock
+    return without_thread(Rates(key, workspace), clock=clock), clock
 
 
 class TestOneProcess:
@@ -114,8 +94,7 @@ class TestOneProcess:
     @pytest.mark.parametrize("limit", [1, 2, 7, 10, 100])
     @pytest.mark.parametrize("seconds", [1.5, 5.0, 10.3])
     def test_who_always_wants_more_gets_the_limit_over_any_span(self, limit: int, seconds: float) -> None:
-        cluster = Cluster("redis://unused", Rates(limit, None), 1)
-        cluster.limiters[0] = RateLimiter(cluster.rates, clock=cluster.clock, in_background=False)
+        cluster = Cluster(None, Rates(limit, None))
 
         admitted = cluster.admitted(seconds, per_second=5 * limit + 3, identity=someone())
 
@@ -135,8 +114,7 @@ class TestOneProcess:
 
     @pytest.mark.parametrize("batch", [3, 30, 60, 90, 100])
     def test_batches_count_their_events_and_reach_the_limit(self, batch: int) -> None:
-        cluster = Cluster("redis://unused", Rates(100, None), 1)
-        cluster.limiters[0] = RateLimiter(cluster.rates, clock=cluster.clock, in_background=False)
+        cluster = Cluster(None, Rates(100, None))
 
         admitted = cluster.admitted(20, per_second=50, identity=someone(), events=batch)
 
@@ -149,7 +127,7 @@ class TestOneProcess:
         assert not is_admitted(limiter, someone(), 5)
         assert is_admitted(limiter, someone(), 4)
 
-    def test_a_batch_larger_than_the_quota_is_told_so_and_taken_when_all_is_left(self) -> None:
+    def test_a_batch_larger_than_the_quota_is_refused_with_the_reason_and_admitted_when_all_is_left(self) -> None:
         limiter, clock = local(key=10)
         limiter.admit(someone())
 
@@ -160,26 +138,26 @@ class TestOneProcess:
         clock.now += refusal.value.retry_after_seconds
         assert is_admitted(limiter, someone(), 25)
         clock.now += 2.4
-        assert not is_admitted(limiter, someone()), "the debt is paid off first"
+        assert not is_admitted(limiter, someone()), "the debt passes first"
         clock.now += 0.2
         assert is_admitted(limiter, someone())
 
-    def test_what_was_paid_before_is_counted_once_and_given_back_with_a_refusal(self) -> None:
+    def test_what_was_consumed_before_is_counted_once_and_given_back_with_a_refusal(self) -> None:
         limiter, clock = local(key=10)
         limiter.admit(someone(), 3)
-        assert limiter.admit(someone(), 5, paid=3).headers["RateLimit"] == '"key";r=5;t=1'
+        assert limiter.admit(someone(), 5, consumed=3).headers["RateLimit"] == '"key";r=5;t=1'
 
         limiter.admit(someone(), 4)
         with pytest.raises(RateLimitExceeded) as refusal:
-            limiter.admit(someone(), 6, paid=4)
+            limiter.admit(someone(), 6, consumed=4)
         assert refusal.value.headers["RateLimit"] == '"key";r=5;t=1'
         assert is_admitted(limiter, someone(), 5)
 
         clock.now += 2.1
         limiter.admit(someone(), 2)
-        limiter.admit(someone(), 25, paid=2)
+        limiter.admit(someone(), 25, consumed=2)
         clock.now += 2.4
-        assert not is_admitted(limiter, someone()), "the debt is paid off first"
+        assert not is_admitted(limiter, someone()), "the debt passes first"
         clock.now += 0.2
         assert is_admitted(limiter, someone())
 
@@ -198,7 +176,7 @@ class TestOneProcess:
         assert not is_admitted(limiter, someone(), 0)
 
     @pytest.mark.parametrize("used", [1, 4, 10])
-    def test_the_same_request_gets_through_after_the_time_that_the_refusal_tells(self, used: int) -> None:
+    def test_the_same_request_is_admitted_after_the_seconds_of_the_refusal(self, used: int) -> None:
         limiter, clock = local(key=10)
         assert is_admitted(limiter, someone(), used)
         with pytest.raises(RateLimitExceeded) as refusal:
@@ -233,21 +211,21 @@ class TestOneProcess:
     def test_a_limit_of_its_own_counts_and_ends(self) -> None:
         mine = Overrides({1: 3}, {1: 40})
         clock = Clock()
-        limiter = RateLimiter(Rates(10, 20), read_overrides=lambda: mine, clock=clock, in_background=False)
+        limiter = without_thread(Rates(10, 20), read_overrides=lambda: mine, clock=clock)
         limiter.admit(someone(), 0)
-        limiter.learn_overrides()
+        limiter.reload_overrides()
         assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 3
         assert sum(is_admitted(limiter, someone(row=2), 1) for _ in range(20)) == 10
 
         mine = Overrides()
-        limiter.learn_overrides()
+        limiter.reload_overrides()
         clock.now += 2
         assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 10
 
     def test_a_workspaces_limit_for_its_keys_counts_for_those_without_one_of_their_own(self) -> None:
         mine = Overrides({1: 3}, {}, {9: 5})
         clock = Clock()
-        limiter = RateLimiter(Rates(10, None), read_overrides=lambda: mine, clock=clock, in_background=False)
+        limiter = without_thread(Rates(10, None), read_overrides=lambda: mine, clock=clock)
         keys = [Identity(f"key_{row}", row, workspace) for row, workspace in ((1, 9), (2, 9), (3, 8))]
 
         def admitted() -> list[int]:
@@ -257,14 +235,26 @@ class TestOneProcess:
 
         # Before they are read, and then for windows that are open already.
         assert admitted() == [10, 10, 10]
-        limiter.learn_overrides()
+        limiter.reload_overrides()
         assert admitted() == [3, 5, 10]
         mine = Overrides({2: 7}, {}, {9: 4})
-        limiter.learn_overrides()
+        limiter.reload_overrides()
         assert admitted() == [4, 7, 10]
         mine = Overrides()
-        limiter.learn_overrides()
+        limiter.reload_overrides()
         assert admitted() == [10, 10, 10]
+
+    def test_a_limit_that_is_lifted_leaves_no_debt(self) -> None:
+        mine = Overrides({1: 1})
+        limiter = without_thread(Rates(None, None), read_overrides=lambda: mine, clock=Clock())
+        limiter.reload_overrides()
+        limiter.admit(someone(), 100)
+        assert not is_admitted(limiter, someone())
+
+        mine = Overrides()
+        limiter.reload_overrides()
+
+        assert is_admitted(limiter, someone(), 100)
 
     def test_while_the_database_is_away_the_last_known_limits_go_on(self) -> None:
         answers: Iterator[Overrides] = iter([Overrides({1: 3})])
@@ -274,9 +264,9 @@ class TestOneProcess:
                 return answer
             raise StorageUnavailable
 
-        limiter = RateLimiter(Rates(10, None), read_overrides=read, clock=Clock(), in_background=False)
-        limiter.learn_overrides()
-        limiter.learn_overrides()
+        limiter = without_thread(Rates(10, None), read_overrides=read, clock=Clock())
+        limiter.reload_overrides()
+        limiter.reload_overrides()
 
         assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 3
 
@@ -295,14 +285,24 @@ class TestOneProcess:
         limiter, clock = local(key=10, workspace=10)
         for row in range(100_000):
             is_admitted(limiter, someone(row=row))
-        limiter.synchronise()
+        limiter.sync()
         clock.now += 3
 
         assert limiter.sweep() == 100_000 + 1
 
+    def test_of_too_many_limits_the_oldest_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("app.rate_limits.limiter._STATES_MAX", 10)
+        limiter, _ = local(key=1)
+        for row in range(25):
+            limiter.admit(someone(row=row))
+
+        assert limiter.sweep() == 15
+
+        assert [row for row in range(25) if not is_admitted(limiter, someone(row=row))] == list(range(15, 25))
+
 
 class TestHeaders:
-    def test_they_tell_the_policy_what_is_left_and_when_all_of_it_is_back(self) -> None:
+    def test_they_hold_the_policy_what_is_left_and_when_all_of_it_is_back(self) -> None:
         limiter, _ = local(key=10, workspace=15)
 
         assert limiter.admit(someone(), 4).headers == {
@@ -310,7 +310,7 @@ class TestHeaders:
             "RateLimit": '"key";r=6;t=1, "workspace";r=11;t=1',
         }
 
-    def test_a_limit_that_is_off_is_not_told(self) -> None:
+    def test_a_limit_that_is_off_stands_in_no_header(self) -> None:
         limiter, _ = local(workspace=15)
 
         assert limiter.admit(someone()).headers == {
@@ -319,19 +319,19 @@ class TestHeaders:
         }
 
     @pytest.mark.parametrize("limit", [1, 3, 7, 10, 333])
-    def test_what_is_told_to_be_left_is_left(self, limit: int) -> None:
+    def test_as_much_is_left_as_the_header_says(self, limit: int) -> None:
         limiter, _ = local(key=limit)
 
-        told = [int(limiter.admit(someone()).headers["RateLimit"].split(";")[1][2:]) for _ in range(limit)]
+        said = [int(limiter.admit(someone()).headers["RateLimit"].split(";")[1][2:]) for _ in range(limit)]
 
-        assert told == list(range(limit - 1, -1, -1))
+        assert said == list(range(limit - 1, -1, -1))
 
     def test_a_refusal_is_a_429_that_carries_them_too(self) -> None:
         limiter, _ = local(key=1)
         limiter.admit(someone())
         app = Flask("limited")
         request_log.register(app)
-        problems.register(app)
+        error_handlers.register(app)
         app.add_url_rule("/", view_func=lambda: str(limiter.admit(someone())))
 
         answer = app.test_client().get("/")
@@ -366,14 +366,27 @@ class TestSeveralProcesses:
 
         assert 540 <= admitted <= 660
 
-    def test_what_was_given_away_too_often_is_paid_back(self, server: EmbeddedRedis) -> None:
+    def test_what_was_admitted_too_often_is_made_up_for(self, server: EmbeddedRedis) -> None:
         cluster = Cluster(server.url, Rates(10, None), 4)
         at_once = sum(is_admitted(limiter, someone()) for limiter in cluster.limiters for _ in range(10))
-        assert at_once == 40, "nobody knows yet of the others"
+        assert at_once == 40, "no process knows yet of the others"
 
         later = cluster.admitted(5.9, per_second=50, identity=someone(), shares=(1, 1, 1, 1))
 
         assert at_once + later <= 63
+
+    def test_what_a_refusal_gives_back_is_given_back_in_all_processes(self, server: EmbeddedRedis) -> None:
+        cluster = Cluster(server.url, Rates(10, 20), 2)
+        one, other = cluster.limiters
+        one.admit(someone(row=1), 6)
+        cluster.sync(one)
+        with pytest.raises(RateLimitExceeded):
+            one.admit(someone(row=1), 10, consumed=5)
+        other.admit(someone(row=2), 1)
+        for limiter in (one, other):
+            cluster.sync(limiter)
+
+        assert other.admit(someone(row=2), 0).headers["RateLimit"] == '"key";r=9;t=1, "workspace";r=18;t=1'
 
     def test_traffic_that_moves_to_another_process_takes_its_count_along(self, server: EmbeddedRedis) -> None:
         cluster = Cluster(server.url, Rates(100, None), 2)
@@ -382,52 +395,50 @@ class TestSeveralProcesses:
 
         assert 560 <= first + second <= 640
 
-    def test_a_clock_of_redis_that_goes_back_an_hour_locks_nobody_out(self, server: EmbeddedRedis) -> None:
+    def test_a_clock_of_redis_that_goes_back_an_hour_locks_no_client_out(self, server: EmbeddedRedis) -> None:
         cluster = Cluster(server.url, Rates(10, None), 1)
-        (limiter,), (sharing,) = cluster.limiters, cluster.sharings
+        (limiter,) = cluster.limiters
         limiter.admit(someone(), 10)
-        cluster.synchronise(limiter)
+        cluster.sync(limiter)
         cluster.clock.now += 1.5
         assert is_admitted(limiter, someone())
 
-        sharing.moment = str(round((cluster.clock() - 3_600) * 1_000_000))
-        limiter.synchronise()
+        set_script_clock(server.url, cluster.clock() - 3_600)
+        limiter.sync()
         cluster.clock.now += 1.5
 
         assert sum(is_admitted(limiter, someone()) for _ in range(20)) >= 5
 
     def test_idle_limits_leave_nothing_behind_in_redis(self, server: EmbeddedRedis) -> None:
         namespace = random_text(8)
-        limiter = RateLimiter(Rates(10, 10), sharing=Sharing(server.url, namespace), in_background=False)
+        limiter = without_thread(Rates(10, 10), redis_sync=RedisSync(server.url, namespace))
         limiter.admit(someone(), 10)
-        limiter.synchronise()
+        limiter.sync()
 
         with redis.Redis.from_url(server.url, decode_responses=True) as client:
             names = client.keys(f"lariba:{namespace}:*")
             assert set(names) == {f"lariba:{namespace}:rate:{name}" for name in ("key_1", "workspace_1")}
             assert all(0 < client.pttl(name) <= 3_000 for name in names)
 
-    def test_what_is_little_is_told_once_it_adds_up(self, server: EmbeddedRedis) -> None:
+    def test_a_little_use_is_synced_once_it_adds_up(self, server: EmbeddedRedis) -> None:
         namespace = random_text(8)
-        limiter = RateLimiter(Rates(1_000, None), sharing=Sharing(server.url, namespace), in_background=False)
+        limiter = without_thread(Rates(1_000, None), redis_sync=RedisSync(server.url, namespace))
         with redis.Redis.from_url(server.url, decode_responses=True) as client:
             limiter.admit(someone(), 4)
-            limiter.synchronise()
+            limiter.sync()
             assert client.keys(f"lariba:{namespace}:*") == []
 
             limiter.admit(someone())
-            limiter.synchronise()
+            limiter.sync()
             assert client.keys(f"lariba:{namespace}:*") == [f"lariba:{namespace}:rate:key_1"]
 
     def test_two_installations_do_not_count_for_each_other(self, server: EmbeddedRedis) -> None:
         rates = Rates(10, 10)
-        ours, theirs = (
-            RateLimiter(rates, sharing=Sharing(server.url, random_text(8)), in_background=False) for _ in range(2)
-        )
+        ours, theirs = (without_thread(rates, redis_sync=RedisSync(server.url, random_text(8))) for _ in range(2))
         ours.admit(someone(), 10)
-        ours.synchronise()
+        ours.sync()
         theirs.admit(someone(), 0)
-        theirs.synchronise()
+        theirs.sync()
 
         assert is_admitted(theirs, someone(), 10)
 
@@ -449,10 +460,10 @@ _SENDER = """
 import sys, threading, time
 from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded
-from app.rate_limits import RateLimiter, Rates, Sharing
+from app.rate_limits import RateLimiter, Rates, RedisSync
 
 url, namespace, seconds, limit = sys.argv[1:]
-limiter = RateLimiter(Rates(int(limit), None), sharing=Sharing(url, namespace))
+limiter = RateLimiter(Rates(int(limit), None), redis_sync=RedisSync(url, namespace))
 admitted = []
 print("ready", flush=True)
 begin = sys.stdin.readline()
@@ -481,12 +492,12 @@ class TestRedisAway:
             yield server
 
     @pytest.mark.parametrize("outage", ["frozen", "killed"])
-    def test_each_process_limits_alone_and_the_log_tells_once_each_way(self, own: EmbeddedRedis, outage: str) -> None:
+    def test_each_process_limits_alone_and_the_log_says_so_once_each_way(self, own: EmbeddedRedis, outage: str) -> None:
         clock = Clock()
-        sharing = Sharing(own.url, random_text(8), clock=clock)
-        limiter = RateLimiter(Rates(10, None), sharing=sharing, clock=clock, in_background=False)
+        redis_sync = RedisSync(own.url, random_text(8), clock=clock)
+        limiter = without_thread(Rates(10, None), redis_sync=redis_sync, clock=clock)
         limiter.admit(someone())
-        limiter.synchronise()
+        limiter.sync()
         stop, restart = _outages(own)[outage]
 
         with capture_logs() as lines:
@@ -494,18 +505,18 @@ class TestRedisAway:
             for _ in range(3):
                 clock.now += 2
                 assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 10
-                limiter.synchronise()
+                limiter.sync()
             restart()
             clock.now += 2
             limiter.admit(someone())
-            limiter.synchronise()
-            limiter.synchronise()
+            limiter.sync()
+            limiter.sync()
 
         assert [line["event"] for line in lines] == ["rate_limits_redis_away", "rate_limits_redis_back"]
         assert {line["log_level"] for line in lines} == {"warning"}
 
     def test_a_frozen_redis_delays_no_request(self, own: EmbeddedRedis) -> None:
-        limiter = RateLimiter(Rates(1_000_000, None), sharing=Sharing(own.url, random_text(8)))
+        limiter = RateLimiter(Rates(1_000_000, None), redis_sync=RedisSync(own.url, random_text(8)))
         own_pid = own.pid
         os.kill(own_pid, signal.SIGSTOP)
         try:
@@ -530,12 +541,12 @@ class TestRedisAway:
 
         assert 45 <= after <= 55
 
-    def test_an_address_where_nobody_is_changes_nothing_for_the_road(self) -> None:
-        sharing = Sharing("redis://127.0.0.1:1/0", "x")
-        limiter = RateLimiter(Rates(5, None), sharing=sharing, in_background=False)
+    def test_a_redis_address_without_a_server_delays_and_refuses_nothing(self) -> None:
+        redis_sync = RedisSync("redis://127.0.0.1:1/0", "x")
+        limiter = without_thread(Rates(5, None), redis_sync=redis_sync)
 
         assert sum(is_admitted(limiter, someone()) for _ in range(9)) == 5
-        limiter.synchronise()
+        limiter.sync()
 
 
 def _outages(server: EmbeddedRedis) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:

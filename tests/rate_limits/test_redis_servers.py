@@ -11,12 +11,13 @@ import pytest
 from app.config import Settings
 from app.credentials.verification import Identity
 from app.identifiers import random_text
-from app.rate_limits import RateLimiter, Rates, Sharing
+from app.rate_limits import Rates, RedisSync
 from app.rate_limits.redis_servers import RedisClusterError, require_no_cluster
 from app.telemetry import metrics
 from local.program import Program
 from local.redis import EmbeddedRedis
 from tests.support.live import environment_of, free_port
+from tests.support.rates import without_thread
 
 
 class _ClusterNode(EmbeddedRedis):
@@ -74,18 +75,17 @@ def test_a_redis_that_is_one_away_or_none_lets_the_process_start(server: Embedde
         require_no_cluster("LARIBA_REDIS_URL", node.url)
 
 
-def _told() -> float | None:
+def _shared() -> float | None:
     return metrics.REGISTRY.get_sample_value("lariba_rate_limits_shared", {"through": "redis"})
 
 
-def test_it_is_told_whether_rates_are_shared_also_while_nothing_is_sent(
+def test_the_gauge_shows_whether_rates_are_shared_also_while_nothing_is_sent(
     server: EmbeddedRedis, node: _ClusterNode
 ) -> None:
     def learnt(url: str) -> float | None:
-        sharing = Sharing(url, random_text(8))
-        limiter = RateLimiter(Rates(1, 1), sharing=sharing, in_background=False)
+        limiter = without_thread(Rates(1, 1), redis_sync=RedisSync(url, random_text(8)))
         limiter.step()
-        return _told()
+        return _shared()
 
     assert learnt(server.url) == 1
     assert learnt("redis://127.0.0.1:1/0") == 0
@@ -93,13 +93,13 @@ def test_it_is_told_whether_rates_are_shared_also_while_nothing_is_sent(
     assert learnt(node.url) == 0
 
 
-def test_a_redis_that_goes_away_is_told_of_by_what_is_sent(server: EmbeddedRedis) -> None:
-    limiter = RateLimiter(Rates(1, 1), sharing=Sharing(server.url, random_text(8)), in_background=False)
+def test_the_gauge_shows_at_the_next_sync_that_redis_has_gone_away(server: EmbeddedRedis) -> None:
+    limiter = without_thread(Rates(1, 1), redis_sync=RedisSync(server.url, random_text(8)))
     limiter.step()
-    assert _told() == 1
+    assert _shared() == 1
 
-    gone = RateLimiter(Rates(1, 1), sharing=Sharing("redis://127.0.0.1:1/0", "x"), in_background=False)
+    gone = without_thread(Rates(1, 1), redis_sync=RedisSync("redis://127.0.0.1:1/0", "x"))
     gone.admit(Identity("key_1", 1, 1))
-    gone.synchronise()
+    gone.sync()
 
-    assert _told() == 0
+    assert _shared() == 0

@@ -36,7 +36,7 @@ class Tenant:
 
 def make_tenant(context: Context) -> Tenant:
     """A new workspace, written straight into the tables."""
-    token_key_id, token, token_hash = context.credentials.mint("mt")
+    token = context.credentials.mint("mt")
     with context.database.transaction(TenantScope.ALL) as session:
 
         def add(row: Any) -> Any:
@@ -53,10 +53,11 @@ def make_tenant(context: Context) -> Tenant:
         source = add(Source(public_id=new_public_id("src"), name="checkout", type="backend", **inside))
         add(
             ManagementToken(
-                public_id=f"tok_{token_key_id}",
+                public_id=f"tok_{token.key_id}",
                 workspace_id=workspace.id,
                 label="first",
-                secret_hash=token_hash,
+                secret_hash=token.secret_hash,
+                secret_digest=token.secret_digest,
             )
         )
     key_row, key_id, key = issue_key(context, source)
@@ -71,26 +72,27 @@ def make_tenant(context: Context) -> Tenant:
         key_row=key_row,
         key_id=key_id,
         key=key,
-        token_id=f"tok_{token_key_id}",
-        token=token,
+        token_id=f"tok_{token.key_id}",
+        token=token.text,
     )
 
 
 def issue_key(context: Context, source: Source, *, expires_at: datetime | None = None) -> tuple[int, str, str]:
     """A further key of `source`: (row, public id, plain text)."""
-    key_id, key, key_hash = context.credentials.mint("sk")
+    minted = context.credentials.mint("sk")
     with context.database.transaction(TenantScope.ALL) as session:
         row = SourceKey(
-            public_id=f"key_{key_id}",
+            public_id=f"key_{minted.key_id}",
             workspace_id=source.workspace_id,
             project_id=source.project_id,
             source_id=source.id,
-            secret_hash=key_hash,
+            secret_hash=minted.secret_hash,
+            secret_digest=minted.secret_digest,
             expires_at=expires_at,
         )
         session.add(row)
         session.flush()
-    return row.id, row.public_id, key
+    return row.id, row.public_id, minted.text
 
 
 def source_of(context: Context, tenant: Tenant) -> Source:
@@ -102,7 +104,7 @@ def limit_key(context: Context, tenant: Tenant, events_per_second: int) -> None:
     """As its operators may; this process knows of it at once."""
     statement = "UPDATE source_keys SET events_per_second = :limit WHERE id = :id"
     execute(context, statement, limit=events_per_second, id=tenant.key_row)
-    context.rate_limiter.learn_overrides()
+    context.rate_limiter.reload_overrides()
 
 
 def execute(context: Context, statement: str, **parameters: object) -> None:

@@ -43,7 +43,7 @@ def _client_of(request: pytest.FixtureRequest, settings: Settings, credentials: 
     apps = []
 
     def client_of(one_in: int | None) -> FlaskClient:
-        settings_ = replace(settings, log_accepted_one_in=one_in, door=request.param, database_pool_size=4)
+        settings_ = replace(settings, log_accepted_one_in=one_in, fast_path=request.param, database_pool_size=4)
         apps.append(create_app(settings_, credentials=credentials))
         logs.configure("INFO")
         return apps[-1].test_client()

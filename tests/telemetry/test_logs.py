@@ -10,8 +10,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.context import Context
-from app.ingest.door import Door
 from app.ingest.envelope import Envelope
+from app.ingest.fast_path import FastPath
 from app.management.common.authentication import authenticate
 from app.management.common.operators import Role
 from app.management.keys.domain import NewKey
@@ -28,20 +28,20 @@ from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
-def _at_full_volume(door: Door) -> Iterator[None]:
+def _at_full_volume(fast_path: FastPath) -> Iterator[None]:
     with logging_left_alone():
         yield
     structlog.contextvars.clear_contextvars()
 
 
-@pytest.fixture(name="door")
-def _door(app: Flask) -> Iterator[Door]:
-    """Closed: what Flask logs is written at once. Whoever wants it open opens it."""
-    door = app.wsgi_app
-    assert isinstance(door, Door)
-    door.is_open = False
-    yield door
-    door.is_open = True
+@pytest.fixture(name="fast_path")
+def _fast_path(app: Flask) -> Iterator[FastPath]:
+    """Off: what Flask logs is written at once. A test that wants it turns it on."""
+    fast_path = app.wsgi_app
+    assert isinstance(fast_path, FastPath)
+    fast_path.is_on = False
+    yield fast_path
+    fast_path.is_on = True
 
 
 def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -95,12 +95,17 @@ def test_a_key_in_the_query_reaches_the_log_on_no_way(
         assert credential.rsplit("_", 1)[1] not in written
 
 
-@pytest.mark.parametrize("way", ["by Flask", "by the door"])
+@pytest.mark.parametrize("way", ["by Flask", "on the fast path"])
 def test_a_credential_sent_as_the_request_id_stands_nowhere(
-    client: FlaskClient, context: Context, alice: Tenant, capsys: pytest.CaptureFixture[str], door: Door, way: str
+    client: FlaskClient,
+    context: Context,
+    alice: Tenant,
+    capsys: pytest.CaptureFixture[str],
+    fast_path: FastPath,
+    way: str,
 ) -> None:
     logs.configure("INFO")
-    door.is_open = way == "by the door"
+    fast_path.is_on = way == "on the fast path"
     carriers = [alice.key, f"retry-of:{alice.token}", f"{alice.key}.2"]
     answers = [send(client, alice, headers={"X-Request-ID": it}) for it in carriers]
     answers += [
@@ -146,15 +151,15 @@ def test_each_request_leaves_one_wide_line(
     assert (refused["event"], refused["error_code"]) == ("event_refused", "schema_validation_failed")
 
 
-def test_the_doors_line_is_the_one_that_flask_writes(
-    client: FlaskClient, alice: Tenant, capsys: pytest.CaptureFixture[str], door: Door
+def test_the_fast_paths_line_is_the_one_that_flask_writes(
+    client: FlaskClient, alice: Tenant, capsys: pytest.CaptureFixture[str], fast_path: FastPath
 ) -> None:
     logs.configure("INFO")
     event = event_for(alice, event_id="e")
     send(client, alice, event, headers={"X-Request-ID": "first"})
     send(client, alice, event, headers={"X-Request-ID": "same"})
     _, by_flask = _lines(capsys)
-    door.is_open = True
+    fast_path.is_on = True
     send(client, alice, event, headers={"X-Request-ID": "same"})
     # Written at the next tick, a twentieth of a second later.
     lines: list[dict[str, object]] = []
@@ -165,11 +170,11 @@ def test_the_doors_line_is_the_one_that_flask_writes(
 
     wait_until(is_written)
 
-    (by_door,) = lines
-    assert list(by_door) == list(by_flask)
+    (by_fast_path,) = lines
+    assert list(by_fast_path) == list(by_flask)
     for changing in ("timestamp", "milliseconds"):
-        del by_door[changing], by_flask[changing]
-    assert by_door == by_flask
+        del by_fast_path[changing], by_flask[changing]
+    assert by_fast_path == by_flask
 
 
 def test_a_crash_is_logged_with_its_cause_and_answered_without_it(
@@ -208,7 +213,7 @@ def test_a_statement_that_fails_is_logged_without_its_parameters(
     broken = Envelope(
         event_type="a", source_id=alice.source_id, payload=b'{"a private": "matter"}', severity="x", fingerprint=b""
     )
-    monkeypatch.setattr("app.ingest.acceptance.read_common_envelope", lambda _: broken)
+    monkeypatch.setattr("app.ingest.event.read_common_envelope", lambda _: broken)
 
     assert send(client, alice).status_code == 500
 

@@ -16,15 +16,15 @@ from app.errors import StorageUnavailable
 from app.telemetry import metrics
 from tests.support.counting import count_of, counts_of_this_process, growing, requests_in, sum_of
 from tests.support.databases import close
-from tests.support.people import Tenant, issue_key, source_of
+from tests.support.people import Tenant, execute, issue_key, source_of
 from tests.support.sending import PATH, event_for, send
 
 _BATCH = f"{PATH}/batch"
 
 
-@pytest.fixture(name="client", params=["door open", "door closed"])
+@pytest.fixture(name="client", params=["fast path on", "fast path off"])
 def _client(app: Flask, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    monkeypatch.setattr(app.wsgi_app, "is_open", request.param == "door open")
+    monkeypatch.setattr(app.wsgi_app, "is_on", request.param == "fast path on")
     return app.test_client()
 
 
@@ -90,7 +90,7 @@ def test_an_answer_is_counted_once_whichever_road_it_took(
     assert count_of(growth, "lariba_request_seconds_count", method=method, route=route) == 1
 
 
-def test_the_second_event_of_a_key_takes_the_door_and_is_counted_once(client: FlaskClient, alice: Tenant) -> None:
+def test_the_second_event_of_a_key_takes_the_fast_path_and_is_counted_once(client: FlaskClient, alice: Tenant) -> None:
     send(client, alice)
 
     with growing() as growth:
@@ -105,7 +105,9 @@ def test_the_second_event_of_a_key_takes_the_door_and_is_counted_once(client: Fl
     assert count_of(growth, "lariba_key_lookups_total", found="memory") == 20
 
 
-def test_a_key_is_proven_once_and_then_recognised(client: FlaskClient, context: Context, alice: Tenant) -> None:
+def test_a_key_is_found_in_the_database_once_and_then_in_memory(
+    client: FlaskClient, context: Context, alice: Tenant
+) -> None:
     with growing() as issued:
         _, _, key = issue_key(context, source_of(context, alice))
     with growing() as first:
@@ -114,13 +116,24 @@ def test_a_key_is_proven_once_and_then_recognised(client: FlaskClient, context: 
         send(client, alice, key=key)
 
     assert count_of(issued, "lariba_argon2_runs_total", purpose="issue") == 1
-    assert count_of(first, "lariba_argon2_runs_total", purpose="prove") == 1
-    assert count_of(first, "lariba_key_lookups_total", found="nowhere") == 1
+    assert sum_of(first, "lariba_argon2_runs_total") == 0
+    assert count_of(first, "lariba_key_lookups_total", found="database") == 1
     assert sum_of(second, "lariba_argon2_runs_total") == 0
     assert count_of(second, "lariba_key_lookups_total", found="memory") == 1
 
 
-def test_what_the_door_leaves_to_flask_counts_its_key_once(client: FlaskClient, alice: Tenant) -> None:
+def test_a_key_whose_row_has_no_digest_is_found_nowhere_and_proven_by_argon2(
+    client: FlaskClient, context: Context, alice: Tenant
+) -> None:
+    execute(context, "UPDATE source_keys SET secret_digest = NULL WHERE id = :id", id=alice.key_row)
+    with growing() as growth:
+        send(client, alice)
+
+    assert count_of(growth, "lariba_argon2_runs_total", purpose="prove") == 1
+    assert count_of(growth, "lariba_key_lookups_total", found="nowhere") == 1
+
+
+def test_what_goes_to_flask_counts_its_key_once(client: FlaskClient, alice: Tenant) -> None:
     send(client, alice)
 
     with growing() as growth:

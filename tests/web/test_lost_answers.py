@@ -1,4 +1,4 @@
-"""A backend that ends at any statement of any request: a 503, whatever was being said, and a repeat that works."""
+"""A backend that ends at any statement of any request: a 503, whatever statement it was, and a repeat that works."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +15,8 @@ from tests.support.operating import NOBODYS_ID, Desk, desk_of
 from tests.support.people import execute, make_tenant
 from tests.support.sending import error_of, event_for, send
 
-# Each request with the answers that are right where nothing is lost; both refusals and changes, and each twice under
-# one Idempotency-Key: what has been made meanwhile is said by leaving the transaction.
+# Each request with the statuses that are right if nothing is lost. Refusals and changes, each twice under one
+# Idempotency-Key: the second finds what the first has made by leaving the transaction.
 _MANAGEMENT: dict[str, tuple[str, str, Any, dict[str, str], set[int]]] = {
     "read": ("GET", "/v1/sources/{source}", None, {}, {200}),
     "read nothing": ("GET", f"/v1/projects/prj_{NOBODYS_ID}", None, {}, {404}),
@@ -82,7 +82,7 @@ def test_a_batch_that_loses_its_backend_is_503_or_what_it_would_be(
     def call() -> TestResponse:
         return send_batch(client, tenant, sent, key, query)
 
-    # Of an unanswered commit the server itself finds out what became of it.
+    # After an unanswered commit the server itself looks up its outcome.
     _lose_at_every_moment(context, settings, call, lambda: None, {200, 400, 401, 422}, may_recover=True)
 
 
@@ -113,5 +113,5 @@ def _lose_at_every_moment(
 
 
 def _warm_up(desk: Desk) -> None:
-    """Let the token's last use be noted, so that each call has the same statements."""
+    """Have the token's last use written, so that each call has the same statements."""
     assert desk.get("/v1/workspace").status_code == 200

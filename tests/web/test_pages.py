@@ -1,4 +1,4 @@
-"""The pages for people: what they show, and what they let nobody else do with them."""
+"""The pages for people: what they show, and what they let no other site do with them."""
 
 import re
 from pathlib import Path
@@ -100,8 +100,8 @@ def test_the_front_for_browsers_leads_to_the_docs_and_says_where_the_key_is(clie
 
 
 def test_every_404_names_the_docs(client: FlaskClient, alice: Tenant) -> None:
-    nobodys = client.get("/v1/sources/src_nobodys", headers=alice.bearer)
-    for answer in (client.get("/nothing"), client.post("/v1/event"), nobodys):
+    missing = client.get("/v1/sources/src_missing", headers=alice.bearer)
+    for answer in (client.get("/nothing"), client.post("/v1/event"), missing):
         assert error_of(answer)["code"] == "not_found"
         assert "/docs" in error_of(answer)["message"]
 

@@ -125,12 +125,12 @@ def test_ipv4_in_ipv6_is_ipv4_as_addresses_are() -> None:
 class TestInTheHouse:
     """Behind a proxy at 127.0.0.1, which has seen 203.0.113.7."""
 
-    @pytest.fixture(name="client", params=["door", "flask"])
+    @pytest.fixture(name="client", params=["fast", "flask"])
     def _client(
         self, settings: Settings, credentials: Credentials, request: pytest.FixtureRequest
     ) -> Iterator[FlaskClient]:
-        door = "on" if request.param == "door" else "off"
-        told = replace(settings, trusted_proxies=("127.0.0.0/8",), door=door)
+        is_on = "on" if request.param == "fast" else "off"
+        told = replace(settings, trusted_proxies=("127.0.0.0/8",), fast_path=is_on)
         with logging_left_alone():
             app = create_app(told, credentials=credentials, refusal_flush_seconds=None)
             client = app.test_client()
@@ -162,7 +162,7 @@ class TestInTheHouse:
         logged: list[str] = []
 
         def is_all_logged() -> bool:
-            """The door's lines come a moment later."""
+            """Lines of the fast path come a moment later."""
             logged.extend(line for line in capsys.readouterr().err.splitlines() if "remote_address" in line)
             return len(logged) == 3
 

@@ -2,16 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from app.errors import BatchRejected, Fault, Refusal
-from app.ingest.acceptance import refusal_for
 from app.ingest.envelope import Attempt, Envelope
 from app.ingest.storage import Outcome, Verdict
+from app.ingest.verdicts import Named, refusal_in
 
-# The answer is kept for the Idempotency-Key, so its size is the caller's to choose but for these: without them 5 MiB of
-# faults below long names come to 150 MiB of pointers. A batch where all is wrong is told the first fault of each event.
+# The answer is recorded for the Idempotency-Key, so these bound its size: 5 MiB of faults below long names would come
+# to 150 MiB of pointers. Where every event is wrong, the answer holds the first fault of each.
 _FAULTS_MAX: Final = 1000
 _POINTER_CHARACTERS_MAX: Final = 300
 
@@ -19,8 +19,6 @@ _STATUSES: Final = {Outcome.STORED: "stored", Outcome.RESUMED: "stored", Outcome
 
 Judged = Refusal | tuple[Attempt, Verdict]
 """An event: what was wrong with its text, or the attempt to store it and what became of that."""
-Named = Mapping[Outcome, Refusal]
-"""Refusals with more in them than their class says, by outcome (mismatch.py)."""
 
 
 def answer(events: Sequence[Judged], named: Named) -> tuple[str, dict[str, int], Counter[str]]:
@@ -51,16 +49,11 @@ def accepted(body: str, events: Sequence[Envelope | Refusal]) -> list[Envelope]:
 
 def refusal_of(event: Judged, named: Named) -> Refusal | None:
     """Why the event was rejected, or None if it was not."""
-    if isinstance(event, Refusal):
-        return event
-    outcome = event[1].outcome
-    if outcome in named:
-        return named[outcome]
-    return refusal_for(event[1])
+    return event if isinstance(event, Refusal) else refusal_in(event[1], named)
 
 
 def require_all(events: Sequence[Judged], named: Named) -> None:
-    """Raise BatchRejected, naming each culprit by its place, if any event was rejected."""
+    """Raise BatchRejected with a fault for each rejected event, if there is one."""
     rejected = [(n, refusal) for n, event in enumerate(events) if (refusal := refusal_of(event, named)) is not None]
     if rejected:
         raise BatchRejected(
@@ -90,7 +83,7 @@ def _rejection(event: Judged, refusal: Refusal, faults_max: int) -> dict[str, An
 
 
 def _near(pointer: str) -> str:
-    """`pointer`, or if it is too long what it points to stands in: the nearest that can be named in short."""
+    """`pointer`, or its nearest parent that is short enough."""
     while len(pointer) > _POINTER_CHARACTERS_MAX:
         pointer = pointer.rpartition("/")[0]
     return pointer

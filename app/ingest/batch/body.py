@@ -14,9 +14,9 @@ import msgspec
 from app.errors import Fault, PayloadTooLarge, Refusal, SchemaValidationFailed
 from app.ingest.batch.outline import BATCH_LEVELS_MAX, outline
 from app.ingest.common_envelope import read_common_envelope
-from app.ingest.envelope import WANTED, Envelope, read_envelope
+from app.ingest.envelope import NOT_AN_EVENT, Envelope, read_envelope
 from app.wire.exact_json import read_object
-from app.wire.json_depth import nests_deeper
+from app.wire.json_scan import nests_deeper, quotes_around
 
 NDJSON: Final = "application/x-ndjson"
 EVENTS_MAX: Final = 1000
@@ -69,7 +69,7 @@ def _read(text: bytes, bytes_max: int) -> Envelope | Refusal:
     if len(text) > bytes_max:
         return PayloadTooLarge(f"The event is larger than {bytes_max} bytes.")
     try:
-        return read_common_envelope(text) or read_envelope(read_object(text, WANTED))
+        return read_common_envelope(text) or read_envelope(read_object(text, NOT_AN_EVENT))
     except Refusal as refusal:
         # A copy that was never raised: an exception keeps the frames it passed alive, and with them all values of its
         # event; and half a MiB of text has room for a hundred thousand faults.
@@ -90,9 +90,7 @@ def _elements(body: bytes) -> list[bytes]:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return outline(body, EVENTS_MAX)
     texts = [text for element in elements if (text := bytes(element))]
-    # msgspec keeps the last of two members of one name, and says nothing. Around the elements stand the two quotes of
-    # one name; another member, however its name is written, would bring two more at least.
-    quotes = body.count(b'"') - sum(text.count(b'"') for text in texts)
-    if len(texts) <= EVENTS_MAX and quotes != 2:
+    # Around the elements stand the two quotes of one name.
+    if len(texts) <= EVENTS_MAX and quotes_around(body, texts) != 2:
         return outline(body, EVENTS_MAX)
     return texts

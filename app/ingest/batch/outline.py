@@ -6,16 +6,14 @@ no value, so that whatever a body holds costs no more than its largest event.
 """
 
 import json
-import re
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Final
 
-from app.errors import BadRequest, Fault, SchemaValidationFailed
-from app.wire.exact_json import LEVELS_MAX, pointer_token, read_members, read_text
-from app.wire.json_depth import flatten_deeper, nests_deeper
+from app.errors import Fault, SchemaValidationFailed
+from app.wire.exact_json import LEVELS_MAX, pointer_token, read_text, refuse_constant, refusing_what_is_no_object
+from app.wire.json_cursor import SPACES, JsonCursor
+from app.wire.json_scan import flatten_deeper, nests_deeper
 
-_SPACES: Final = " \t\n\r"
-_SPACE: Final = re.compile(f"[{_SPACES}]*")
 _UNKNOWN: Final = "This member is not known; a batch has events."
 _WANTED: Final = 'Send {"events": […]}, or one event a line as application/x-ndjson.'
 _FAULTS_MAX: Final = 100
@@ -24,20 +22,14 @@ BATCH_LEVELS_MAX: Final = LEVELS_MAX + 2
 _EVENT_LEVEL: Final = 3
 
 
-class _UnreadableError(Exception):
-    """The body is no JSON object."""
-
-
 class _EnoughError(Exception):
-    """What follows cannot make the body a batch any more and is passed over: 5 MiB have room for a million members."""
-
-
-def _refuse(_: str) -> NoReturn:
-    raise _UnreadableError
+    """The body is no batch, whatever follows: 5 MiB can hold a million members, and they need not all be read."""
 
 
 # Numbers and objects come out as small integers, whatever they hold: only where they end is asked for.
-_SCANNER: Final = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse, object_pairs_hook=len)
+_SCANNER: Final = json.JSONDecoder(
+    parse_int=len, parse_float=len, parse_constant=refuse_constant, object_pairs_hook=len
+)
 
 
 def outline(body: bytes, events_max: int) -> list[bytes]:
@@ -49,97 +41,50 @@ def outline(body: bytes, events_max: int) -> list[bytes]:
     if nests_deeper(body, BATCH_LEVELS_MAX):
         shallow = flatten_deeper(text, BATCH_LEVELS_MAX, _EVENT_LEVEL)
     walk = _Walk(shallow, events_max)
-    try:
-        with suppress(_EnoughError):
-            walk.members()
-    except (json.JSONDecodeError, _UnreadableError):
-        # The exact reader, slow as it is, knows best how to say where.
-        read_members(shallow, _WANTED)
-        raise BadRequest("The body is not JSON.") from None
+    with refusing_what_is_no_object(shallow, _WANTED), suppress(_EnoughError):
+        walk.members()
     faults = walk.faults
     if walk.elements is None:
         faults["/events"] = faults.get("/events", "Must be a list of events.")
     if faults or walk.elements is None:
         raise SchemaValidationFailed(faults=tuple(Fault(*fault) for fault in faults.items()))
-    return [text[place].rstrip(_SPACES).encode() for place in walk.elements]
+    return [text[place].rstrip(SPACES).encode() for place in walk.elements]
 
 
 class _Walk:
     """One pass over the text, from the first character to the last."""
 
     def __init__(self, text: str, events_max: int) -> None:
-        self._text = text
+        self._cursor = JsonCursor(text, _SCANNER)
         self._events_max = events_max
-        self._at = 0
         self.elements: list[slice] | None = None
         """Where the events stand, with the space behind each, if there is a list of them."""
         self.faults: dict[str, str] = {}
         """What is wrong with a member, by its pointer."""
 
     def members(self) -> None:
-        self._take("{")
         names = set()
-        is_first = True
-        while self._has_more("}", is_first=is_first):
-            if self._next() != '"':
-                raise _UnreadableError
-            name = self._value()
-            self._take(":")
-            self._member(name)
+        for name in self._cursor.object():
+            if name != "events":
+                self._add_fault(name, _UNKNOWN)
+            if name == "events" and self._cursor.next() == "[":
+                self._elements()
+            else:
+                self._cursor.value()
             if name in names:
                 self._add_fault(name, "This member is given twice.")
             names.add(name)
-            is_first = False
-        if self._next():
-            raise _UnreadableError
-
-    def _member(self, name: str) -> None:
-        if name != "events":
-            self._add_fault(name, _UNKNOWN)
-        if name == "events" and self._next() == "[":
-            self._elements()
-        else:
-            self._value()
 
     def _elements(self) -> None:
-        self._take("[")
         self.elements = []
-        is_first = True
-        while self._has_more("]", is_first=is_first):
-            begin = self._skip()
-            self._value()
-            self.elements.append(slice(begin, self._skip()))
+        for begin in self._cursor.list():
+            self._cursor.value()
+            self._cursor.next()
+            self.elements.append(slice(begin, self._cursor.at))
             if len(self.elements) > self._events_max:
                 raise _EnoughError
-            is_first = False
-
-    def _has_more(self, end: str, *, is_first: bool) -> bool:
-        """Whether another member or element follows; steps over the comma before it, or over the `end`."""
-        is_end = self._next() == end
-        if is_end or not is_first:
-            self._take(end if is_end else ",")
-        return not is_end
 
     def _add_fault(self, name: str, message: str) -> None:
         self.faults[f"/{pointer_token(name)}"] = message
         if len(self.faults) == _FAULTS_MAX:
             raise _EnoughError
-
-    def _value(self) -> Any:
-        value, self._at = _SCANNER.raw_decode(self._text, self._skip())
-        return value
-
-    def _take(self, character: str) -> None:
-        if self._next() != character:
-            raise _UnreadableError
-        self._at += 1
-
-    def _next(self) -> str:
-        """The next character that is no white space, or "" at the end."""
-        self._skip()
-        return self._text[self._at : self._at + 1]
-
-    def _skip(self) -> int:
-        match = _SPACE.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-        return self._at

@@ -6,7 +6,7 @@ kind.
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from app.credentials.verification import Identity
 from app.database.advisory_locks import workspace_lock
 from app.errors import IdempotencyInProgress, IdempotencyKeyReused, StorageUnavailable
+from app.ingest.acceptance import Client
 from app.ingest.envelope import Receipt
 from app.ingest.storage import Execute, Outcome
 
@@ -28,7 +29,7 @@ _SOURCE: Final = """
     SELECT source.project_id, source.id AS source_id
     FROM source_keys AS key JOIN sources AS source ON source.id = key.source_id WHERE key.id = %s
 """
-# An expired record that nobody has purged yet is overwritten. Time is PostgreSQL's, and the statement begins behind the
+# An expired record that is not purged yet is overwritten. Time is PostgreSQL's, and the statement begins behind the
 # barrier: what was committed under it lies before.
 _CLAIM: Final = f"""
     INSERT INTO idempotency_records AS record (project_id, source_id, idempotency_key, fingerprint, event_uid,
@@ -62,19 +63,12 @@ _COUNT: Final = f"""
 """
 
 
-class Place(NamedTuple):
-    """Where a batch comes from: as of an Attempt."""
-
-    address: str
-    origin: str | None
-
-
 def begin(
-    execute: Execute, identity: Identity, place: Place, lock_wait_seconds: float, *, is_alone: bool
+    execute: Execute, identity: Identity, client: Client, lock_wait_seconds: float, *, is_alone: bool
 ) -> Outcome | None:
     """Hold the workspace's barrier for this transaction; why the key may not send from there, or None if it may.
 
-    With `is_alone` every transaction before it has come to its end, also one of which nobody knows what became of it.
+    With `is_alone` every earlier transaction has ended, also one whose outcome is unknown.
     Raises StorageUnavailable while the workspace is being changed.
     """
     statement = _BEGIN_ALONE if is_alone else _BEGIN
@@ -85,7 +79,7 @@ def begin(
         raise StorageUnavailable from error.__cause__
     caller = {"caller": 0, "key_row": identity.row_id, "key_id": identity.public_id}
     callers = msgspec.json.encode([caller]).decode()
-    ((refusal,),) = execute(_JUDGE, (place.address or None, place.origin, callers))
+    ((refusal,),) = execute(_JUDGE, (client.address or None, client.origin, callers))
     return Outcome(refusal) if refusal else None
 
 

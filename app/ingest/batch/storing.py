@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from psycopg.errors import DataError, DeadlockDetected, LockNotAvailable, SerializationFailure
+from psycopg.errors import DataError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.credentials.verification import Identity
-from app.errors import Fault, IdempotencyInProgress, SchemaValidationFailed
+from app.errors import IdempotencyInProgress, Refusal
 from app.ingest.envelope import Attempt
+from app.ingest.retries import Failure, failure_of, unstorable
 from app.ingest.storage import Execute, Outcome, Verdict, store
 
-Stored = tuple[Attempt, Verdict] | SchemaValidationFailed
+Stored = tuple[Attempt, Verdict] | Refusal
 """What became of an attempt, or what PostgreSQL had against it."""
 
 
@@ -24,9 +25,9 @@ class AgainError(Exception):
 class PoisonedError(Exception):
     """Leaves the transaction: PostgreSQL refuses a value that the readers let through."""
 
-    def __init__(self, said: str) -> None:
-        super().__init__(said)
-        self.said = said
+    def __init__(self, error: DataError) -> None:
+        super().__init__(str(error))
+        self.refusal = unstorable(error)
 
 
 def executing(session: Session) -> Execute:
@@ -41,13 +42,15 @@ def executing(session: Session) -> Execute:
             result = connection.exec_driver_sql(statement, tuple(parameters))
             return result.all() if result.returns_rows else ()
         except DBAPIError as error:
-            if isinstance(error.orig, LockNotAvailable):
-                raise IdempotencyInProgress from error
-            if isinstance(error.orig, SerializationFailure | DeadlockDetected):
-                raise AgainError from error
-            if isinstance(error.orig, DataError):
-                raise PoisonedError(error.orig.diag.message_primary or "it cannot be stored") from error
-            raise
+            match failure_of(error.orig):
+                case Failure.LOCKED:
+                    raise IdempotencyInProgress from error
+                case Failure.ABORTED:
+                    raise AgainError from error
+                case Failure.UNSTORABLE if isinstance(error.orig, DataError):
+                    raise PoisonedError(error.orig) from error
+                case _:
+                    raise
 
     return execute
 
@@ -79,7 +82,7 @@ def store_apart(execute: Execute, identity: Identity, attempts: Sequence[Attempt
     except PoisonedError as error:
         execute("ROLLBACK TO SAVEPOINT apart", ())
         if len(attempts) == 1:
-            return [SchemaValidationFailed(faults=(Fault("", f"The database refuses it: {error.said}."),))]
+            return [error.refusal]
         half = len(attempts) // 2
         return store_apart(execute, identity, attempts[:half], settings) + store_apart(
             execute, identity, attempts[half:], settings

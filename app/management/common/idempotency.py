@@ -65,6 +65,15 @@ def changing(database: Database, operator: Operator) -> Iterator[Session]:
         hold_standing(session, operator)
 
 
+def refuse_repeated(session: Session, operator: Operator) -> None:
+    """As changing(), for what is committed already. Claims nothing and waits for nothing."""
+    if operator.request is not None:
+        claim = select(ManagementRequest).where(*_is_claim(operator, operator.request))
+        done = session.scalars(claim.where(ManagementRequest.expires_at > func.clock_timestamp())).one_or_none()
+        if done is not None:
+            raise _repeated(done, operator.request)
+
+
 def note_created(session: Session, operator: Operator, public_id: str, *, is_credential: bool) -> None:
     """Write on the claim what the request has made; the first object counts, for others came with it."""
     if operator.request is None:
@@ -94,9 +103,13 @@ def _claim(session: Session, operator: Operator, request: IdempotentRequest) -> 
     if claimed:
         return
     done = session.scalars(select(ManagementRequest).where(*_is_claim(operator, request))).one()
+    raise _repeated(done, request)
+
+
+def _repeated(done: ManagementRequest, request: IdempotentRequest) -> Exception:
     if done.fingerprint != request.fingerprint:
-        raise IdempotencyKeyReused
-    raise AlreadyDoneError(done.object_id, done.credential_id)
+        return IdempotencyKeyReused()
+    return AlreadyDoneError(done.object_id, done.credential_id)
 
 
 def _is_claim(operator: Operator, request: IdempotentRequest) -> tuple[Any, ...]:

@@ -1,11 +1,14 @@
-"""What an operation of the control plane declares of itself, once: its guard, its documents and tests read it here."""
+"""What a route of the control plane declares, once: its guard, its documentation and the tests read it here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from app.errors import PreconditionFailed, PreconditionRequired, Refusal
 from app.management.common.operators import Role
+
+GUARD: Final = "managementToken"
+"""The security scheme of every operation in the OpenAPI document, and the `guard` of every guarded view."""
 
 
 class Declared(TypedDict, total=False):
@@ -19,27 +22,27 @@ class Declared(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
-    """What a view takes and says, beside its schemas."""
+    """What a view takes and refuses, beside its schemas."""
 
     method: str
     rule: str
     role: Role
     """The least role that may call it."""
     is_for_whole_workspace: bool = False
-    """Whether a token that is limited to some projects may not."""
+    """Whether it refuses a token that is limited to some projects."""
     refuses: Sequence[type[Refusal]] = ()
     """Beside what all operations refuse."""
     is_urgent: bool = False
-    """Whether nothing that others of its workspace do may keep it waiting, for it ends what a thief can do."""
+    """Whether it bypasses the queues that other requests of its workspace fill: it ends what a stolen token can do."""
     shown_by: str | None = None
     """The view that shows what a POST has made or changed, for a retry with the same Idempotency-Key."""
 
     @property
     def takes_condition(self) -> bool:
-        """Whether it looks at If-Match."""
+        """Whether it reads If-Match."""
         return PreconditionFailed in self.refuses
 
     @property
     def needs_condition(self) -> bool:
-        """Whether it refuses to go without If-Match."""
+        """Whether it refuses a request without If-Match."""
         return PreconditionRequired in self.refuses

@@ -13,7 +13,7 @@ from app.management.common import names
 from app.management.common.lifetimes import DAYS_MAX
 from app.management.common.lookup import PUBLIC_ID, is_public_id
 from app.management.common.paging import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
-from app.rate_limits.window import EVENTS_PER_SECOND_MAX
+from app.rate_limits import EVENTS_PER_SECOND_MAX
 from app.web.schema_fields import InputSchema, MomentField, TextField
 
 _MOMENT = {"description": "RFC 3339, UTC."}

@@ -14,6 +14,7 @@ from app.management.common.etags import Facts, Target
 from app.management.common.idempotency import changing
 from app.management.common.lifetimes import CredentialState, state_at
 from app.management.common.lookup import find, find_parent, find_to_change, find_to_withhold
+from app.management.common.minting import mint_for
 from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
@@ -135,7 +136,11 @@ def issue_key(
 ) -> IssuedKey:
     """A new key of a source; the answer carries its plain text, and nobody can ask for it again."""
     require_event_types(new.allowed_event_types, new.allowed_origins)
-    minted = credentials.mint("sk", operator.workspace_id)
+
+    def require_source(session: Session) -> None:
+        find(session, live_sources(operator), Source, source_id)
+
+    minted = mint_for(database, credentials, operator, "sk", require_source)
     with changing(database, operator) as session:
         source, *_ = find_parent(session, operator, live_sources(operator), Source, source_id)
         return add_key(session, minted, operator, source, new)
@@ -158,6 +163,7 @@ def add_key(
         source_id=source.id,
         replaces_id=None if replaces is None else replaces.id,
         secret_hash=minted.secret_hash,
+        secret_digest=minted.secret_digest,
         **asdict(new),
     )
     named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from sqlalchemy.orm import Session
+
 from app.audit.entries import expiry, record
 from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.errors import Conflict
-from app.management.common.etags import Target
+from app.management.common.etags import Target, etag_of
 from app.management.common.idempotency import changing
 from app.management.common.lookup import find, find_parent, find_to_withhold
+from app.management.common.minting import mint_for
 from app.management.common.mutations import ABSENT, Absent, moment, update
 from app.management.common.operators import Operator
 from app.management.keys.domain import IssuedKey, NewKey, add_key, shown_keys
@@ -38,7 +41,13 @@ def rotate_key(
 
     Raises Conflict for a key that has a successor already, is revoked or has expired.
     """
-    minted = credentials.mint("sk", operator.workspace_id)
+
+    def require_rotatable(session: Session) -> None:
+        old, _, _, replaced_by, now = find(session, shown_keys(operator), SourceKey, target.public_id)
+        if target.condition.is_met_by(etag_of(old.public_id, old.updated_at)):
+            _require_rotatable(old, replaced_by, now)
+
+    minted = mint_for(database, credentials, operator, "sk", require_rotatable)
     with changing(database, operator) as session:
         keys = shown_keys(operator)
         # The parents before the key, as whoever restores a source takes them.

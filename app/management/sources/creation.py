@@ -2,10 +2,13 @@
 
 from dataclasses import asdict, dataclass, field
 
+from sqlalchemy.orm import Session
+
 from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.management.common.idempotency import changing
-from app.management.common.lookup import find_parent
+from app.management.common.lookup import find, find_parent
+from app.management.common.minting import mint_for
 from app.management.common.operators import Operator
 from app.management.environments.domain import live_environments
 from app.management.keys.domain import IssuedKey, NewKey, add_key, require_event_types
@@ -31,7 +34,11 @@ def create_source(
     """A new source in an environment. Raises Conflict if the name is taken, and what issue_key() raises."""
     if new_key is not None:
         require_event_types(new_key.allowed_event_types, new_key.allowed_origins)
-    minted = None if new_key is None else credentials.mint("sk", operator.workspace_id)
+
+    def require_environment(session: Session) -> None:
+        find(session, live_environments(operator), Environment, environment_id)
+
+    minted = None if new_key is None else mint_for(database, credentials, operator, "sk", require_environment)
     with changing(database, operator) as session:
         live = live_environments(operator)
         environment, project_id = find_parent(session, operator, live, Environment, environment_id)

@@ -15,6 +15,7 @@ from app.management.common.etags import Facts, Target
 from app.management.common.idempotency import changing
 from app.management.common.lifetimes import CredentialState, expires_within, is_in, state_at
 from app.management.common.lookup import find, find_to_change
+from app.management.common.minting import mint_for
 from app.management.common.mutations import insert, moment, update
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Listing, Page, PageRequest
@@ -88,7 +89,7 @@ def issue_token(database: Database, credentials: Credentials, operator: Operator
         raise InsufficientScope(_SAY_WHICH, faults=(Fault("/project_ids", "Missing."),))
     if operator.expires_at is not None and (new.expires_at is None or new.expires_at > operator.expires_at):
         raise InsufficientScope("A token cannot outlive the one that issues it: give it an earlier expires_at.")
-    minted = credentials.mint("mt", operator.workspace_id)
+    minted = mint_for(database, credentials, operator, "mt")
     with changing(database, operator) as session:
         return add_token(session, minted, operator, new)
 
@@ -103,6 +104,7 @@ def add_token(session: Session, minted: Minted, operator: Operator, new: NewToke
         project_ids=_project_rows(session, operator, new.project_ids),
         expires_at=new.expires_at,
         secret_hash=minted.secret_hash,
+        secret_digest=minted.secret_digest,
     )
     shown = {
         "label": new.label,

@@ -1,8 +1,4 @@
-"""Remembers what has been proven at a price (argon2), so that the price is paid once per process.
-
-Single-flight: of many threads that bring the same unproven digest, one pays and the others wait for its result.
-Bounded: in entries, and in how long a thread waits for another one's result.
-"""
+"""Caches whose a verified credential is, in the memory of one process."""
 
 import threading
 from collections import deque
@@ -15,11 +11,11 @@ from app.errors import StorageUnavailable
 
 Value = TypeVar("Value")
 
-# About 500 bytes an entry: 50 MB at the most, and more keys than one process will meet.
-ENTRIES_MAX = 100_000
-# How many used entries one eviction passes over: what it costs is bounded even when everything is in use.
+# About 400 bytes an entry: 40 MB at the most, and more credentials than one process will meet.
+_ENTRIES_MAX = 100_000
+# How many used entries one eviction passes over: its cost is bounded even when every entry is in use.
 _CHANCES_MAX = 64
-# A run takes 20 ms; whoever has no result after a second is better told to come back.
+# An argon2 run takes 20 ms: a result that is not there after a second is far away.
 _WAIT_SECONDS = 1.0
 _BUSY = "Nothing was stored: too many keys are being proven at this moment. Repeat the same request later."
 
@@ -33,26 +29,30 @@ class _Entry(Generic[Value]):
 @dataclass(slots=True)
 class _Flight:
     lock: threading.Lock = field(default_factory=threading.Lock)
-    passengers: int = 0
+    threads: int = 0
 
 
-class WarmDigests(Generic[Value]):
-    """A bounded memory from digest to value; whoever fills it does so in a flight.
+class CredentialCache(Generic[Value]):
+    """A bounded map from a credential's digest to `Value`, evicted by second chance.
 
-    Read without a lock: one dict look-up and one store of a bool, each atomic in CPython with and without the GIL. So
-    there is no list of who was used last; what is used has a mark, and a mark is a second chance when room is made.
+    Read without a lock: one dict look-up and one store of a bool, each atomic in CPython with and without the GIL. An
+    order of last use (LRU) would need a lock at each read; a mark on the entry does not.
     """
 
-    def __init__(self, *, entries_max: int = ENTRIES_MAX) -> None:
+    def __init__(self, *, entries_max: int = _ENTRIES_MAX) -> None:
         self._entries: dict[bytes, _Entry[Value]] = {}
-        # The digests in the order in which they will be looked at when room is made. Guarded by the mutex, as is every
-        # change of the entries; an entry never leaves them for a moment, so a reader finds it or it is gone.
+        # The digests in the order in which an eviction looks at them. The mutex guards it and every change of the
+        # entries. An entry that gets a second chance never leaves the dict, so a reader always finds it.
         self._ring: deque[bytes] = deque()
         self._entries_max = entries_max
         self._flights: dict[bytes, _Flight] = {}
         self._mutex = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def get(self, digest: bytes) -> Value | None:
+        """The value of `digest`, if it is cached."""
         entry = self._entries.get(digest)
         if entry is None:
             return None
@@ -61,6 +61,7 @@ class WarmDigests(Generic[Value]):
         return entry.value
 
     def put(self, digest: bytes, value: Value) -> None:
+        """Cache `value`; evict another entry if there are too many."""
         with self._mutex:
             if digest not in self._entries:
                 self._ring.append(digest)
@@ -68,21 +69,18 @@ class WarmDigests(Generic[Value]):
             if len(self._entries) > self._entries_max:
                 self._evict()
 
-    def snapshot(self) -> list[tuple[bytes, Value]]:
-        """All that is remembered at this moment."""
-        with self._mutex:
-            entries = list(self._entries.items())
-        return [(digest, entry.value) for digest, entry in entries]
-
     @contextmanager
-    def flight(self, digest: bytes) -> Iterator[Value | None]:
-        """Hold the only flight for `digest`; yields what another thread has put meanwhile, or None.
+    def single_flight(self, digest: bytes) -> Iterator[Value | None]:
+        """The value of `digest`; or None, to one thread at a time, which may put it while the others wait.
 
-        Raises StorageUnavailable when the flight before does not land in time.
+        Raises StorageUnavailable after a second of waiting.
         """
+        if (value := self.get(digest)) is not None:
+            yield value
+            return
         with self._mutex:
             flight = self._flights.setdefault(digest, _Flight())
-            flight.passengers += 1
+            flight.threads += 1
         try:
             if not flight.lock.acquire(timeout=_WAIT_SECONDS):
                 raise StorageUnavailable(_BUSY)
@@ -92,8 +90,8 @@ class WarmDigests(Generic[Value]):
                 flight.lock.release()
         finally:
             with self._mutex:
-                flight.passengers -= 1
-                if not flight.passengers:
+                flight.threads -= 1
+                if not flight.threads:
                     self._flights.pop(digest, None)
 
     def _evict(self) -> None:

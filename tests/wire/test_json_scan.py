@@ -1,4 +1,4 @@
-"""json_depth: what a parser would say of the depth, without one."""
+"""json_scan: what a parser would say of the depth, without one."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.errors import SchemaValidationFailed
 from app.wire.exact_json import read_object
-from app.wire.json_depth import cut_deeper, flatten_deeper, nests_deeper
+from app.wire.json_scan import cut_deeper, flatten_deeper, nests_deeper
 
 _any_machine = settings(max_examples=500, deadline=None, derandomize=True)
 _texts = st.text(st.sampled_from('a"\\[]{}é\n,:'), max_size=6)

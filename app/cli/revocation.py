@@ -1,4 +1,4 @@
-"""What the operator of the installation does with one key or token of any workspace, from the shell."""
+"""Revokes one key or token of any workspace, by its public id."""
 
 from typing import Final
 
@@ -12,13 +12,13 @@ from app.management.common.operators import Operator, at_the_shell
 from app.management.keys.domain import KeyFacts, revoke_key
 from app.management.tokens.domain import TokenFacts, revoke_token
 
-# They begin in no workspace, since they find out which one it is: a public id is unique in the installation.
+# These run in no workspace, because they find it: a public id is unique in the installation.
 _WORKSPACE_OF_KEY: Final = text("SELECT workspace_id FROM source_keys WHERE public_id = :public_id")
 _WORKSPACE_OF_TOKEN: Final = text("SELECT workspace_id FROM management_tokens WHERE public_id = :public_id")
 
 
 def revoke_any_key(database: Database, key_id: str) -> KeyFacts:
-    """As revoke_key(). Raises NotFound, also for a key below what is archived: it stores nothing and never will."""
+    """As revoke_key(). Raises NotFound, also for a key whose source or above is archived: it can store nothing."""
     try:
         return revoke_key(database, _owner_of(database, _WORKSPACE_OF_KEY, key_id), Target(key_id))
     except NotFound:

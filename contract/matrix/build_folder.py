@@ -1,4 +1,4 @@
-"""The folder in which clients are made: the document, the generators in it, and how they are called."""
+"""The folder in which clients are generated: the document, the installed generators, and how they are called."""
 
 import filecmp
 import os
@@ -13,25 +13,25 @@ from typing import Final
 from contract.client import generate
 
 _HERE: Final = Path(__file__).parent
-_LIVES: Final = _HERE / "lives"
-# Generators like to tell their makers how they are used, and to look for newer ones.
+_SCENARIOS: Final = _HERE / "scenarios"
+# Without these the generators send telemetry and look for newer versions.
 _QUIET: Final = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true", "GOFLAGS": "-mod=mod"}
 
 
-class Workshop:
-    """Installs what it needs into its own folder, once; nothing else on the machine is touched."""
+class BuildFolder:
+    """Installs what it needs into itself, once, and changes nothing else on the machine."""
 
     def __init__(self, folder: Path, installation: Mapping[str, str]) -> None:
-        """`installation` is what a client reads of the running product from its environment."""
+        """`installation` becomes part of the environment of every client: the URL and credentials of the product."""
         self.folder = folder.resolve()
         self._environment = {**os.environ, **_QUIET, **installation}
         self.python = self.folder / "tools" / "bin" / "python"
-        """The interpreter of what requirements.txt names."""
+        """The interpreter that has requirements.txt installed."""
         generate(self.folder)  # also openapi-python-client's package
         self.document = self.folder / "openapi.json"
 
     def run(self, *command: str | Path, where: Path | None = None) -> None:
-        """Run a program; raises CalledProcessError with what it has said if it fails."""
+        """Run a program. Raises CalledProcessError with its output if it fails."""
         self._run(command, where or self.folder, self._environment)
 
     def _run(self, command: Sequence[str | Path], where: Path, environment: Mapping[str, str]) -> None:
@@ -45,35 +45,35 @@ class Workshop:
             text=True,
         )
 
-    def run_python(self, life: str, package: Path, interpreter: Path | None = None) -> None:
-        """Lead the life in `lives` that uses `package`, with our own interpreter or with the workshop's."""
+    def run_python(self, scenario: str, package: Path, interpreter: Path | None = None) -> None:
+        """Run a scenario that imports `package`, by our own interpreter or another."""
         environment = self._environment | {"PYTHONPATH": str(package)}
-        self._run([interpreter or sys.executable, _LIVES / life], self.folder, environment)
+        self._run([interpreter or sys.executable, _SCENARIOS / scenario], self.folder, environment)
 
-    def run_typescript(self, life: str, sources: Path) -> None:
-        """Compile `sources` with the life in `lives` among them, and lead it."""
-        shutil.copy(_LIVES / life, sources / "life.ts")
+    def run_typescript(self, scenario: str, sources: Path) -> None:
+        """Compile `sources` with a scenario among them, and run it."""
+        shutil.copy(_SCENARIOS / scenario, sources / "scenario.ts")
         built = sources / "built"
         options = ["--strict", "--target", "es2022", "--module", "nodenext"]
-        self.run_node("tsc", *options, "--types", "node", "--outDir", str(built), str(sources / "life.ts"))
-        self.run("node", built / "life.js")
+        self.run_node("tsc", *options, "--types", "node", "--outDir", str(built), str(sources / "scenario.ts"))
+        self.run("node", built / "scenario.js")
 
-    def run_go(self, life: str, module: Path) -> None:
-        """Compile `module` with the life in `lives` as its program, and lead it."""
-        program = module / "life"
+    def run_go(self, scenario: str, module: Path) -> None:
+        """Compile `module` with a scenario as its program, and run it."""
+        program = module / "scenario"
         program.mkdir()
-        shutil.copy(_LIVES / life, program / "main.go")
-        # The generator writes down the newest Go that it knows; what it writes needs no more than this.
+        shutil.copy(_SCENARIOS / scenario, program / "main.go")
+        # The generator requires the newest Go that it knows; its code needs no more than this one.
         self.run("go", "mod", "edit", "-go=1.18", where=module)
-        self.run("go", "vet", ".", "./life", where=module)
-        self.run("go", "run", "./life", where=module)
+        self.run("go", "vet", ".", "./scenario", where=module)
+        self.run("go", "run", "./scenario", where=module)
 
     def run_node(self, program: str, *arguments: str) -> None:
-        """Run a program out of package.json."""
+        """Run a program of package.json."""
         self.run(self.folder / "node_modules" / ".bin" / program, *arguments)
 
     def generate(self, generator: str, **properties: str) -> Path:
-        """What openapi-generator makes of the document, in a folder of its own."""
+        """Run openapi-generator; the folder of its client."""
         made = self.folder / generator
         shutil.rmtree(made, ignore_errors=True)
         files: list[str | Path] = ["-i", self.document, "-o", made, "--git-host", "example.invalid"]
@@ -84,7 +84,7 @@ class Workshop:
         return made
 
     def install_python(self) -> None:
-        """requirements.txt, unless it is installed already."""
+        """Install requirements.txt, unless it is installed."""
         if self._is_installed("requirements.txt"):
             return
         venv.create(self.folder / "tools", with_pip=True, clear=True)
@@ -93,7 +93,7 @@ class Workshop:
         shutil.copy(wanted, self.folder)
 
     def install_node(self) -> None:
-        """package.json, unless it is installed already."""
+        """Install package.json, unless it is installed."""
         if self._is_installed("package.json") and (self.folder / "node_modules").exists():
             return
         shutil.copy(_HERE / "package.json", self.folder)
@@ -109,10 +109,10 @@ class Workshop:
 
     @property
     def rules(self) -> Path:
-        """Where the linters' rules are."""
+        """The folder of the linters' rules."""
         return _HERE
 
 
 def missing(*programs: str) -> list[str]:
-    """Those of `programs` that this machine does not have."""
+    """The `programs` that this machine lacks."""
     return [program for program in programs if shutil.which(program) is None]

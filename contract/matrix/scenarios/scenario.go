@@ -18,9 +18,9 @@ func check(err error) {
 	}
 }
 
-func expect(isSo bool, told ...any) {
+func expect(isSo bool, message ...any) {
 	if !isSo {
-		panic(fmt.Sprint(told...))
+		panic(fmt.Sprint(message...))
 	}
 }
 
@@ -63,8 +63,8 @@ func main() {
 	check(err)
 	_, response, err := api.IngestAPI.IngestEvent(producer).Envelope(*event).Execute()
 	expect(err != nil && response.StatusCode == 401, "a revoked key was taken")
-	told, isOurs := err.(*lariba.GenericOpenAPIError).Model().(lariba.ErrorBody)
-	expect(isOurs && told.Error.Code == "invalid_source_key", told)
+	body, isOurs := err.(*lariba.GenericOpenAPIError).Model().(lariba.ErrorBody)
+	expect(isOurs && body.Error.Code == "invalid_source_key", body)
 	file, _, err := api.AuditAPI.ExportAuditEntries(operator).Execute()
 	check(err)
 	exported, err := io.ReadAll(file)

@@ -1,4 +1,4 @@
-"""How deep JSON nests, found in its bytes before any parser sees them.
+"""What the bytes of JSON show before any parser sees them: how deep it nests, and a member too many.
 
 Parsers recurse: Python's answer a thousand levels with a RecursionError, or from 3.12 on with the end of the process
 (a server's thread has a stack of 2 MiB). What is said here is right up to the first syntax error; no parser goes on
@@ -17,6 +17,15 @@ _ALL_ELSE: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 _CLOSING: Final = bytes.maketrans(b"[{", b"]}")
 # Line breaks stay, so that the lines of what follows keep their numbers.
 _SPACES: Final = bytes(0x0A if byte == 0x0A else 0x20 for byte in range(256))
+
+
+def quotes_around(text: bytes, parts: Iterable[bytes]) -> int:
+    """How many quotes stand in `text` outside of `parts`, which lie in it.
+
+    Msgspec keeps the last of two members of one name, and says nothing. A member brings two quotes at least, however
+    its name is written: more quotes than the known members have are a member too many.
+    """
+    return text.count(b'"') - sum(part.count(b'"') for part in parts)
 
 
 def nests_deeper(text: bytes, levels: int) -> bool:

@@ -1,0 +1,78 @@
+"""`flask --app wsgi workspace`: creates, lists, suspends, resumes and limits workspaces."""
+
+from datetime import UTC
+from typing import Final
+
+import click
+from flask.cli import AppGroup
+
+from app.cli.failures import one_line_failures
+from app.cli.tokens import show_token
+from app.context import current_context
+from app.management.workspace import domain as workspaces
+from app.models import WorkspaceStatus
+from app.rate_limits import EVENTS_PER_SECOND_MAX
+
+_NAMESAKES_MAX: Final = 3
+
+workspace = AppGroup("workspace", help="Create, list, suspend, resume and limit workspaces.")
+
+
+@workspace.command("create")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@one_line_failures()
+def create(name: str, *, as_json: bool) -> None:
+    """Create a workspace and its first management token, which is shown this once."""
+    context = current_context()
+    new, issued = workspaces.create_workspace(context.database, context.credentials, name)
+    show_token({"workspace_id": new.id, "token_id": issued.id, "management_token": issued.token}, as_json=as_json)
+    if others := workspaces.namesakes(context.database, new):
+        click.echo(
+            f"Note: {len(others)} more of this name: {', '.join(others[:_NAMESAKES_MAX])}. If one of them was meant,"
+            f" suspend the new one (flask --app wsgi workspace suspend {new.id}) and issue a token for that one.",
+            err=True,
+        )
+
+
+@workspace.command("list")
+@one_line_failures()
+def list_all() -> None:
+    """List all workspaces: id, status, time of creation, name."""
+    for each in workspaces.list_workspaces(current_context().database):
+        click.echo(f"{each.id}\t{each.status}\t{each.created_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}\t{each.name}")
+
+
+@workspace.command("suspend")
+@click.argument("workspace_id")
+@one_line_failures()
+def suspend(workspace_id: str) -> None:
+    """Stop a workspace: once this returns, nothing is stored for it. Its management API goes on."""
+    _set_status(workspace_id, WorkspaceStatus.SUSPENDED)
+
+
+@workspace.command("resume")
+@click.argument("workspace_id")
+@one_line_failures()
+def resume(workspace_id: str) -> None:
+    """Let a suspended workspace ingest again."""
+    _set_status(workspace_id, WorkspaceStatus.ACTIVE)
+
+
+@workspace.command("limit")
+@click.argument("workspace_id")
+@click.option("--events-per-second", type=click.IntRange(1, EVENTS_PER_SECOND_MAX), help="For all its keys together.")
+@click.option("--default", "is_default", is_flag=True, help="What LARIBA_WORKSPACE_EVENTS_PER_SECOND says.")
+@one_line_failures()
+def limit(workspace_id: str, *, events_per_second: int | None, is_default: bool) -> None:
+    """Limit what a workspace may send, within seconds on every process; with --default, lift its own limit."""
+    if is_default is (events_per_second is not None):
+        raise click.UsageError("Give either --events-per-second or --default.")
+    changed = workspaces.set_workspace_limit(current_context().database, workspace_id, events_per_second)
+    rate = changed.events_per_second
+    click.echo(f"{changed.id} may send {f'{rate} events per second' if rate else 'what the default says'}")
+
+
+def _set_status(workspace_id: str, status: WorkspaceStatus) -> None:
+    changed = workspaces.set_workspace_status(current_context().database, workspace_id, status)
+    click.echo(f"{changed.id} is {changed.status}")

@@ -1,0 +1,131 @@
+"""What a verdict that stores nothing means to the producer: one refusal for each outcome.
+
+The storage function says only that a source differs, or that something is out of use. Its name is asked afterwards, for
+the few events that are refused so, and only where the key may be used at all.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from app import errors
+from app.credentials.verification import Identity
+from app.database.engine import Database
+from app.errors import (
+    EnvironmentMismatch,
+    Fault,
+    Refusal,
+    SourceDisabled,
+    SourceMismatch,
+    StorageUnavailable,
+    TimestampOutOfRange,
+)
+from app.ingest.acceptance import Client
+from app.ingest.storage import Execute, Outcome, Verdict
+
+REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
+    Outcome.INVALID_SOURCE_KEY: errors.InvalidSourceKey,
+    Outcome.WORKSPACE_SUSPENDED: errors.WorkspaceSuspended,
+    Outcome.SOURCE_DISABLED: errors.SourceDisabled,
+    Outcome.SOURCE_MISMATCH: errors.SourceMismatch,
+    Outcome.ENVIRONMENT_MISMATCH: errors.EnvironmentMismatch,
+    Outcome.EVENT_TYPE_NOT_ALLOWED: errors.EventTypeNotAllowed,
+    Outcome.ORIGIN_NOT_ALLOWED: errors.OriginNotAllowed,
+    Outcome.ADDRESS_NOT_ALLOWED: errors.AddressNotAllowed,
+    Outcome.IDEMPOTENCY_KEY_REUSED: errors.IdempotencyKeyReused,
+    Outcome.DUPLICATE_EVENT: errors.DuplicateEvent,
+    Outcome.TIMESTAMP_OUT_OF_RANGE: errors.TimestampOutOfRange,
+}
+NAMED: Final = frozenset((Outcome.SOURCE_MISMATCH, Outcome.ENVIRONMENT_MISMATCH, Outcome.SOURCE_DISABLED))
+"""Outcomes whose refusal names the source, the environment or what is out of use."""
+Named = Mapping[Outcome, Refusal]
+
+# A refusal is known already; a name in it is not worth a longer wait.
+_NAMING_SECONDS: Final = 1.0
+# By primary keys. The storage function judges source and environment before the place, so that is judged here.
+_NAMES: Final = """
+    SELECT source.public_id, environment.name,
+        CASE WHEN project.archived_at IS NOT NULL THEN 'project'
+            WHEN environment.archived_at IS NOT NULL THEN 'environment'
+            WHEN source.archived_at IS NOT NULL THEN 'source' END,
+        CASE WHEN project.archived_at IS NOT NULL THEN project.public_id
+            WHEN environment.archived_at IS NOT NULL THEN environment.public_id
+            ELSE source.public_id END
+    FROM source_keys AS key
+    JOIN sources AS source ON source.id = key.source_id
+    JOIN environments AS environment ON environment.id = source.environment_id
+    JOIN projects AS project ON project.id = source.project_id
+    WHERE key.id = %s AND refuse_place(key.allowed_origins, key.allowed_networks, %s, %s) IS NULL
+"""
+
+
+def refusal_of(verdict: Verdict, identity: Identity, client: Client, database: Database) -> Refusal:
+    """The refusal that a verdict without a receipt means; without a name in it, if the database is away meanwhile."""
+    named: Named = {}
+    if verdict.outcome in NAMED:
+        with (
+            suppress(StorageUnavailable),
+            database.transaction(identity.workspace_id, deadline_seconds=_NAMING_SECONDS) as session,
+        ):
+            connection = session.connection()
+            named = named_refusals(
+                lambda statement, parameters: connection.exec_driver_sql(statement, tuple(parameters)).all(),
+                identity,
+                client,
+            )
+    refusal = refusal_in(verdict, named)
+    if refusal is None:  # pragma: no cover - only accepted verdicts have none, and they have a receipt
+        raise TypeError(verdict.outcome)
+    return refusal
+
+
+def refusal_in(verdict: Verdict, named: Named) -> Refusal | None:
+    """The refusal that a verdict means, given those that name things; None if it accepts."""
+    if verdict.outcome in named:
+        return named[verdict.outcome]
+    if verdict.outcome is Outcome.TIMESTAMP_OUT_OF_RANGE:
+        return _timestamp_out_of_range(verdict.detail)
+    refusal = REFUSALS.get(verdict.outcome)
+    return refusal() if refusal else None
+
+
+def named_refusals(execute: Execute, identity: Identity, client: Client) -> Named:
+    """By outcome, the refusal that names things; none for a place that the key is not for.
+
+    Raises what `execute` raises.
+    """
+    rows = execute(_NAMES, (identity.row_id, client.address or None, client.origin))
+    if not rows:
+        return {}
+    ((source, environment, archived, out_of_use),) = rows
+    return {
+        Outcome.SOURCE_MISMATCH: SourceMismatch(
+            f"source_id is not the source that this key belongs to: send {source}, or the key of the other source."
+        ),
+        Outcome.ENVIRONMENT_MISMATCH: EnvironmentMismatch(
+            f"environment is not the environment of this key's source: leave it out, or send {environment}."
+        ),
+        Outcome.SOURCE_DISABLED: _out_of_use(archived, out_of_use),
+    }
+
+
+def _out_of_use(archived: str | None, public_id: str) -> SourceDisabled:
+    if archived is None:
+        return SourceDisabled(
+            f"This key's source is disabled. Enable it over the management API: POST /v1/sources/{public_id}/enable."
+        )
+    what = "This key's source" if archived == "source" else f"The {archived} of this key's source"
+    return SourceDisabled(
+        f"{what} is archived. Restore it over the management API (POST /v1/{archived}s/{public_id}/restore), and issue"
+        " a new key: this one is revoked then."
+    )
+
+
+def _timestamp_out_of_range(detail: str) -> TimestampOutOfRange:
+    """`detail`: by how many seconds it is ahead of receipt (negative: behind), and how many the source takes."""
+    seconds, seconds_max = (abs(round(float(each))) for each in detail.split())
+    side = "behind" if detail.startswith("-") else "ahead of"
+    apart, bound = timedelta(seconds=seconds), timedelta(seconds=seconds_max)
+    said = f"It is {apart} {side} our clock, and this source takes {bound} at the most."
+    return TimestampOutOfRange(faults=(Fault("/timestamp", said),))
