@@ -26,7 +26,6 @@ _OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, WallMissingError, SQ
 
 
 def register(celery: Celery, database: Database, settings: Settings) -> None:
-    """Register a Celery task for each task of the schedule."""
     owner = Owner(settings.admin_database_url)
     readiness = Readiness(database, needs_row_security=settings.allow_rls_bypass == "off")
 

@@ -83,8 +83,6 @@ _ATTACH_DEFAULT: Final = "ALTER TABLE events ATTACH PARTITION events_default DEF
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Move:
-    """One run."""
-
     connection: Connection
     is_over: StopCheck
     batch_rows: int

@@ -27,7 +27,7 @@ if sys.version_info >= (3, 14):  # pragma: no cover - the same module under its 
 else:
     from backports import zstd
 
-# A chunk is about a megabyte of events.
+# About a megabyte of events.
 _FETCH_ROWS: Final = 2_000
 _DRAFT_SECONDS_MAX: Final = 3_600
 _FOLDER_MODE: Final = 0o700
@@ -121,7 +121,6 @@ def _remove_drafts(folder: Path, partition: Partition) -> None:
 
 
 def content_of(connection: Connection, partition: Partition) -> Content:
-    """The content of the table, computed by PostgreSQL."""
     lines = sql.SQL(_LINES).format(partition.table)
     row = connection.execute(sql.SQL(_CONTENT).format(lines)).fetchone()
     return Content(*row) if row else Content(0, "0")

@@ -39,7 +39,6 @@ class Partition(NamedTuple):
 
     @property
     def begin(self) -> datetime:
-        """Its first moment."""
         return datetime.combine(self.day, time.min, UTC)
 
     @property

@@ -38,14 +38,12 @@ _EVENT_IDS: Final = _purge_of("event_ledger", "received_at")
 def purge_expired_records(
     database: Database, *, now: datetime, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
 ) -> TaskResult:
-    """Delete the idempotency records that expired before `now`."""
     return _purge(database, _RECORDS, now, batch_rows, is_over)
 
 
 def purge_expired_requests(
     database: Database, *, now: datetime, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
 ) -> TaskResult:
-    """Delete the requests of the management API that expired before `now`."""
     return _purge(database, _REQUESTS, now, batch_rows, is_over)
 
 

@@ -19,8 +19,6 @@ StopCheck = Callable[[], bool]
 
 
 class TaskResult(NamedTuple):
-    """What a run has done."""
-
     rows: int
     """Rows, partitions or keys, depending on the task."""
     has_more: bool = False
@@ -29,8 +27,6 @@ class TaskResult(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskContext:
-    """What a run works with."""
-
     database: Database
     owner: Owner
     settings: Settings
@@ -52,8 +48,6 @@ class TaskContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One kind of periodic work."""
-
     name: str
     every: timedelta
     work: Callable[[TaskContext], TaskResult]

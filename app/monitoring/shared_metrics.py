@@ -32,7 +32,7 @@ def share(path: str, environ: MutableMapping[str, str]) -> None:
 
     On a full disk the process keeps its metrics to itself. Raises SettingsError if the folder cannot be used.
     """
-    # The only way to name the folder to the library.
+    # The library reads the folder here only.
     environ[_LIBRARY_VARIABLE] = path
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
