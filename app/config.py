@@ -53,10 +53,15 @@ class Settings:
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
     """Connections per process, for all but single events: those have the committer's own. Management has a third."""
+    granian_adapter: str = "on"
+    """`off` ends the start of `wsgi:rsgi`, so that only `wsgi:app` is served: without app/granian/adapter.py."""
     server_threads: int = 16
-    """How many threads the web server has for requests, if it is one that reads a body on the request's thread."""
+    """How many threads a process of the web server has for requests; all bounds on bodies follow from it.
+
+    The adapter for granian, whose threads read no bodies, has eight times as many.
+    """
     body_seconds: float = 30.0
-    """How long a body may take to arrive, where the server lets us tell: under granian."""
+    """How long a body may take to arrive, under servers that allow a time-out for it."""
     storage_deadline_seconds: float = 1.8
     """How long one ingest may wait for PostgreSQL in all; under the two seconds that the contract promises."""
     idempotency_wait_seconds: float = 1.0
@@ -128,7 +133,7 @@ class Settings:
             raise SettingsError(
                 f"{variable_of('event_id_days')} must be no shorter than {variable_of('idempotency_ttl_seconds')}"
             )
-        for name in ("fast_path", "allow_rls_bypass"):
+        for name in ("fast_path", "allow_rls_bypass", "granian_adapter"):
             if getattr(self, name) not in ("on", "off"):
                 raise SettingsError(f"{variable_of(name)} must be on or off")
         if self.log_level not in _LOG_LEVELS:

@@ -25,7 +25,7 @@ from app.rate_limits import MANAGEMENT_TOKEN, RateLimiter, Rates, RedisSync, nam
 from app.telemetry import logs, metrics
 from app.telemetry.access_log import RequestLines, Sampling
 from app.web import error_handlers, request_log
-from app.web.request_body import discard_rest
+from app.web.request_body import discard_unread
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from app.wire.http_rules import is_misspelt, refusal_of
 
@@ -71,7 +71,7 @@ def create_app(
     app.wsgi_app = FastPath(app.wsgi_app, services, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app, settings.trusted_proxies, sampling)
     app.before_request(_keep_to_http)
-    app.after_request(discard_rest)
+    app.after_request(discard_unread)
     error_handlers.register(app)
     metrics_route.register(app)
     api.register(app)

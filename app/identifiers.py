@@ -4,8 +4,11 @@ import os
 import secrets
 import string
 import time
+from collections import deque
 from typing import Final
 from uuid import UUID
+
+from app.concurrency.fork import reset_after_fork
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 # 16 base62 characters are 95 random bits: ids of strangers cannot be guessed, collisions do not happen.
@@ -16,9 +19,9 @@ _RANDOM_CHARACTERS = 16
 # each event. So it is asked for many at once.
 _SUPPLY_BYTES: Final = 4_096
 _PIECE_BYTES: Final = 16
-_supply: list[bytes] = []
-# A child must not say what its parent says.
-os.register_at_fork(after_in_child=_supply.clear)
+_supply: deque[bytes] = deque()
+# Else a child would make the ids that its parent makes.
+reset_after_fork(_supply, deque.clear)
 
 
 def random_bytes() -> bytes:

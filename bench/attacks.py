@@ -96,9 +96,10 @@ def held_workspace(attack: Attack) -> str:
 def held_keys(attack: Attack) -> str:
     """200 events at once whose Idempotency-Keys an open transaction has claimed."""
     claim = """
-        INSERT INTO idempotency_records (project_id, source_id, idempotency_key, fingerprint, event_uid,
+        INSERT INTO idempotency_records (project_id, source_id, workspace_id, idempotency_key, fingerprint, event_uid,
             response_status, response_body, created_at, expires_at)
-        SELECT project_id, id, 'held-' || n, '', gen_random_uuid(), 201, '', now(), now() + interval '1 day'
+        SELECT project_id, id, workspace_id, 'held-' || n, '', gen_random_uuid(), 201, '', now(),
+            now() + interval '1 day'
         FROM sources, generate_series(0, %s) AS n WHERE public_id = %s
     """
     numbers = iter(range(10**9))

@@ -11,7 +11,7 @@ from app.config import Settings
 from app.context import Context
 from app.credentials.verification import Identity
 from app.database.engine import TenantScope
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.ingest.authentication import authenticate
 from bench.senders import fill_workspace
 from local.postgres import EmbeddedPostgres

@@ -40,7 +40,7 @@ _ORDER = {
 
 _EXPIRED = """
     INSERT INTO idempotency_records
-    SELECT 0, n %% 500, md5(n::text), sha256(n::text::bytea), gen_random_uuid(), 201, %s, now() - interval '2 days',
+    SELECT 0, n %% 500, 0, md5(n::text), sha256(n::text::bytea), gen_random_uuid(), 201, %s, now() - interval '2 days',
         now() - interval '1 day' + n * interval '1 millisecond'
     FROM generate_series(1, %s) AS n"""
 

@@ -33,18 +33,19 @@ _THEN = _NOW - timedelta(days=100)
 
 # Ids are random, as clients' are, and rows lie in the order of their arrival.
 _OUTBOX_BY_MANY = """
-    INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,
-        received_at, addresses)
-    SELECT 1, gen_random_uuid(), n %% %(keys)s, n %% %(keys)s, 'stored', 1, 230, %(now)s, ARRAY['127.0.0.1']
+    INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,
+        payload_bytes, received_at, addresses)
+    SELECT 1, gen_random_uuid(), 1, n %% %(keys)s, n %% %(keys)s, 'stored', 1, 230, %(now)s, ARRAY['127.0.0.1']
     FROM generate_series(1, %(rows)s) AS n"""
 _RECORDS = """
     INSERT INTO idempotency_records
-    SELECT 1, n %% 500, md5(n::text), sha256(n::text::bytea), gen_random_uuid(), 201, %(receipt)s, %(then)s,
+    SELECT 1, n %% 500, 1, md5(n::text), sha256(n::text::bytea), gen_random_uuid(), 201, %(receipt)s, %(then)s,
         %(then)s + n * interval '1 millisecond'
     FROM generate_series(1, %(rows)s) AS n"""
 _LEDGER = """
     INSERT INTO event_ledger
-    SELECT 1, n %% 500, md5(n::text), gen_random_uuid(), sha256(n::text::bytea), %(then)s + n * interval '1 millisecond'
+    SELECT 1, n %% 500, 1, md5(n::text), gen_random_uuid(), sha256(n::text::bytea),
+        %(then)s + n * interval '1 millisecond'
     FROM generate_series(1, %(rows)s) AS n"""
 _EVENTS = """
     INSERT INTO events

@@ -28,7 +28,7 @@ from app.models import SourceType
 
 _CAN_SEND = text("""
     SELECT EXISTS (
-        SELECT FROM source_keys key JOIN sources source ON source.id = key.source_id
+        SELECT 1 FROM source_keys key JOIN sources source ON source.id = key.source_id
             JOIN environments environment ON environment.id = source.environment_id
             JOIN projects project ON project.id = source.project_id
         WHERE key.public_id = :public_id AND key.revoked_at IS NULL

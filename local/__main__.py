@@ -24,7 +24,7 @@ from local.welcome import COUNTED_MAX, welcome
 _DEFAULT_PORT = "8000"
 _DEFAULT_VAR_DIR = "var"
 _PORT_MAX = 65_535
-_COUNT = "SELECT count(*) FROM (SELECT FROM events LIMIT %s) AS counted"
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM events LIMIT %s) AS counted"
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import PREFIX, Settings, SettingsError
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.errors import Refusal
 from local import demo_env
 from local.demo import ensure_demo

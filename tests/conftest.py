@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from app.cli.failures import one_line_failures
 from app.context import current_context
-from app.database import schema
+from app.database import migrate as schema
 from app.database.engine import TenantScope
 
 _REVISION = text("SELECT version_num FROM alembic_version")

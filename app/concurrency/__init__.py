@@ -1,1 +1,1 @@
-"""What threads and processes need of each other: bounded concurrency, background threads, signals."""
+"""Bounded concurrency, background threads and fork hooks, shared by all packages."""

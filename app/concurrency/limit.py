@@ -1,4 +1,4 @@
-"""Bounds how many threads of a process do one costly thing at a time, and how many of them for one client."""
+"""Bounds how many threads of a process do one costly thing at once, in all and for each client."""
 
 import threading
 from collections import Counter, deque
@@ -16,10 +16,10 @@ class _Waiter:
 
 
 class ConcurrencyLimit:
-    """At most `at_once` holders, of which one client has at most `at_once_per_client`.
+    """At most `at_once` holders, at most `at_once_per_client` of them for one client.
 
-    Waiting is bounded in time and, for one client, in number. The first who waits is the first who is admitted, but
-    that clients take turns: a long queue of one keeps no other one waiting for more than a holder's time.
+    A wait is bounded in time and, per client, in number. Waiters are admitted in order of arrival, except that a
+    released slot goes to another client first: a long queue of one client delays another one by one holder's time.
     """
 
     def __init__(
@@ -36,7 +36,9 @@ class ConcurrencyLimit:
 
     @contextmanager
     def held(self, client: Hashable) -> Iterator[None]:
-        """Be one of the holders while the block runs; raises StorageUnavailable if too many others are or wait."""
+        """Hold a slot for the length of the block. Raises StorageUnavailable(busy) if none comes free in time, or if
+        too many of `client` wait already.
+        """
         self._acquire(client)
         try:
             yield
@@ -46,7 +48,7 @@ class ConcurrencyLimit:
 
     def _acquire(self, client: Hashable) -> None:
         with self._mutex:
-            # Whoever waits may not be admitted now: of that, _release() has made sure. So nobody is overtaken here.
+            # _release() has admitted every waiter that could be admitted, so this request overtakes none.
             if self._may_hold(client):
                 self._take(client)
                 return
@@ -57,7 +59,7 @@ class ConcurrencyLimit:
         if waiter.admitted.wait(self._wait_seconds):
             return
         with self._mutex:
-            if waiter.admitted.is_set():  # in the last moment
+            if waiter.admitted.is_set():  # between the time-out and the mutex
                 return
             self._waiting.remove(waiter)
         raise StorageUnavailable(self._busy)

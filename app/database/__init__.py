@@ -1,1 +1,1 @@
-"""PostgreSQL: engines and transactions, deadlines on a connection, locks, the schema and row level security."""
+"""PostgreSQL: engines and transactions, deadlines of connections, advisory locks, the schema and row security."""

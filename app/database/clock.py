@@ -1,7 +1,7 @@
-"""Which time it is: PostgreSQL's clock decides, and the clock of this process is held against it.
+"""The two clocks: PostgreSQL's, which decides, and that of this process's machine, which is compared with it.
 
-Nothing is received, ended or dropped by the clock of a process alone: there are as many of those as machines. But a
-process can tell how far its own is off, and what deletes asks both.
+Nothing is received, ended or dropped by a machine's clock alone (docs/decisions/0014). What deletes goes by the earlier
+of the two, and not at all if they are too far apart.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from sqlalchemy.orm import Session
 from app.database.engine import Database, TenantScope
 
 SKEW_MAX: Final = timedelta(minutes=5)
-"""How far two clocks may be apart. Machines that keep time are within a second; one that is minutes off keeps none."""
+"""How far two clocks may be apart. Machines that synchronise their time are within a second."""
 
 _NOW: Final = text("SELECT clock_timestamp()")
 
 
 class ClockSkewError(Exception):
-    """This process's clock and PostgreSQL's are too far apart to delete by them; the message says how far."""
+    """The machine's clock and PostgreSQL's are too far apart to delete by them; the message says how far."""
 
 
 class Clocks(NamedTuple):
-    """One moment by two clocks, in UTC."""
+    """One moment by both clocks, in UTC."""
 
     database: datetime
     own: datetime
@@ -45,23 +45,23 @@ class Clocks(NamedTuple):
         return f"{size} {'ahead of' if self.skew > timedelta() else 'behind'} PostgreSQL's"
 
     def earlier(self) -> datetime:
-        """The moment to delete by. Raises ClockSkewError: one of the two is wrong, and nobody here knows which."""
+        """The moment to delete by. Raises ClockSkewError: one of the two is wrong, and neither says which."""
         if self.is_skewed:
             raise ClockSkewError(f"nothing is deleted while this machine's clock is {self.describe_skew()}")
         return min(self.database, self.own)
 
 
 OwnClock = Callable[[], datetime]
-"""The clock of a process; tests have one of theirs."""
+"""Returns the moment by the machine's clock."""
 
 
 def own_now() -> datetime:
-    """The clock of this process, for what is compared with PostgreSQL's and for nothing else."""
+    """The machine's clock, to be compared with PostgreSQL's and for nothing else."""
     return datetime.now(UTC)
 
 
 def read_clocks_in(session: Session, own_clock: OwnClock = own_now) -> Clocks:
-    """Both clocks, read at once: as far apart as the question takes at the most."""
+    """Both clocks; at the most as far apart as the query takes."""
     database: datetime = session.execute(_NOW).scalar_one()
     return Clocks(database, own_clock())
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL whose every wait has an end, and one that a thread has for itself. Knows no table."""
+"""A connection to PostgreSQL whose waits are bounded, and one of these that a single thread uses. Knows no table."""
 
 import select
 import time
@@ -19,7 +19,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
     """A connection that stops waiting at `deadline` (time.monotonic() seconds), whatever the server does.
 
     The server's own timeouts do not help against a server that is frozen or unreachable. A connection that ran into
-    its deadline is closed: nobody knows what it would answer next.
+    its deadline is closed: its next answer could be that of an earlier statement.
     """
 
     deadline: float | None = None
@@ -38,9 +38,9 @@ class DeadlineConnection(psycopg.Connection[Any]):
 
 
 class DedicatedConnection:
-    """A connection of its own on which each statement is a transaction: one exchange, one wait. For one thread.
+    """A connection on which each statement is a transaction: one exchange, one wait. For one thread.
 
-    Waiting is what costs a busy process: each time a thread comes back from the network it queues for the interpreter.
+    Waits are what costs a busy process: a thread that comes back from the network queues for the interpreter each time.
     """
 
     def __init__(self, arguments: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ class DedicatedConnection:
         """The rows of `statement`, committed; waits until `deadline` (time.monotonic() seconds).
 
         Raises StorageUnavailable if nothing was sent or PostgreSQL takes no writes, OutcomeUnknown if the connection
-        was lost before the answer, and psycopg.Error for what the server itself refused, and so rolled back.
+        was lost before the answer, and psycopg.Error for an error that the server reports, and so has rolled back.
         """
         connection = self._connect()
         connection.deadline = deadline
@@ -79,6 +79,7 @@ class DedicatedConnection:
 
 
 def has_hung_up(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has closed it, or sent what no statement asked for; takes a microsecond."""
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
     return bool(poller.poll(0))

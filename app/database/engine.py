@@ -1,17 +1,16 @@
 """Owns the engine and transaction(): the only place that commits. Knows no table.
 
-No wait for PostgreSQL is without an end: each transaction has a deadline that the client keeps by itself, so that a
-frozen server or a dead network delays a request no longer than a stopped server does.
+Every wait for PostgreSQL is bounded: the client keeps each transaction's deadline itself, so that a frozen server or a
+dead network delays a request no longer than a stopped server does.
 """
 
 import copy
-import os
 import time
-import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.errors import ReadOnlySqlTransaction
@@ -21,18 +20,21 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.concurrency.fork import reset_after_fork
 from app.concurrency.limit import ConcurrencyLimit
 from app.database.dedicated_connection import DeadlineConnection, DedicatedConnection, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.telemetry import metrics
 
-# The lowest that psycopg takes; a refused connection fails at once whatever this says.
+Answer = TypeVar("Answer")
+
+# The lowest value that psycopg accepts; a refused connection fails at once in any case.
 _CONNECT_TIMEOUT_SECONDS = 2
-# What the product relies on, whatever the server, the database or the role says. READ COMMITTED: a statement behind a
-# lock must see what was committed while it waited (docs/decisions/0003). UTC: a moment at the end of the year 9999
-# cannot be read in a zone in which it is the year 10000. And PostgreSQL gives up on its side too, so that an abandoned
-# statement or transaction never holds its locks for long. synchronous_commit: "stored" means flushed, also where
-# somebody has chosen speed for the rest of the database.
+# Set on every connection, so that no default of the server, the database or the role decides. READ COMMITTED: a
+# statement behind a lock must see what was committed while it waited (docs/decisions/0003). UTC: a moment at the end of
+# the year 9999 cannot be read in a zone in which it is the year 10000. The timeouts end an abandoned statement or
+# transaction on PostgreSQL's side too, and release its locks. synchronous_commit: "stored" means flushed, also if the
+# rest of the database was configured for speed.
 _SESSION = {
     "synchronous_commit": "on",
     "datestyle": "ISO",
@@ -40,37 +42,38 @@ _SESSION = {
     "timezone": "UTC",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "10s",
-    # An idle connection may hold a task's turn (app/database/advisory_locks.py) for as long as the task takes.
+    # An idle connection may hold a task's lock (app/database/advisory_locks.py) for as long as the task takes.
     "idle_session_timeout": "0",
-    # PostgreSQL notices within a minute that a machine has gone without a word, and frees what it held; by Linux's own
-    # measure it would take two hours. Unix sockets know it at once.
+    # PostgreSQL notices within a minute that a client's machine has vanished, and releases its locks; Linux's defaults
+    # would take two hours. Unix sockets notice at once.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
-    # Whoever names no workspace sees none.
+    # A transaction that names no workspace sees no rows.
     "lariba.workspace": "",
-    "lariba.everywhere": "",
+    "lariba.all_workspaces": "",
 }
-# The second wall between workspaces (migrations/versions/0006_rights.py): true means until the transaction ends, so a
-# pooled connection carries nothing over.
+# What the row security policies read (migrations/versions/0005_row_security.py). `true` means until the transaction
+# ends, so a pooled connection carries nothing over.
 _SCOPE = text(
-    "SELECT set_config('lariba.workspace', :workspace, true), set_config('lariba.everywhere', :everywhere, true)"
+    "SELECT set_config('lariba.workspace', :workspace, true),"
+    " set_config('lariba.all_workspaces', :all_workspaces, true)"
 )
 _DEADLINE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 0.2
 
 
 class TenantScope(Enum):
-    """How far a transaction sees that belongs to no single workspace."""
+    """What a transaction sees that belongs to no single workspace."""
 
     ALL = "all"
-    """All workspaces: for the worker, the operator's shell, and whoever finds out whose credential it is."""
+    """All workspaces: for the worker, the operator's shell, and the look-up of a credential."""
     NONE = "none"
     """No row of any workspace."""
 
 
 class Database:
-    """One process's way to PostgreSQL."""
+    """One process's pool of connections to PostgreSQL."""
 
     def __init__(
         self, url: str, *, pool_size: int, lock_timeout_seconds: float = 1.0, application_name: str = "lariba"
@@ -88,10 +91,10 @@ class Database:
             creator=self._connect,
             pool_size=pool_size,
             max_overflow=0,
-            # The connection used last is the one whose statements PostgreSQL has planned and cached.
+            # PostgreSQL has planned and cached the statements of the connection that was used last.
             pool_use_lifo=True,
             pool_timeout=1.0,
-            # Parameters hold payloads and hashes; an error message must not carry them to the log.
+            # Parameters hold payloads and hashes, which must not get into the log with an error message.
             hide_parameters=True,
         )
         event.listen(self._engine, "checkout", _refuse_if_hung_up)
@@ -99,21 +102,23 @@ class Database:
         self._program = application_name
         self._limit: ConcurrencyLimit | None = None
         self._client: Hashable = None
-        _abandon_after_fork(weakref.ref(self._engine))
+        # A forked child (gunicorn, Celery) must not speak on its parent's connections, nor close them. The owner is the
+        # engine, because share() makes more than one Database of it.
+        reset_after_fork(self._engine, partial(Engine.dispose, close=False))
 
     @property
     def engine(self) -> Engine:
-        """For the entry points, which look at the schema before they serve."""
+        """For the entry points, which check the schema before they serve."""
         return self._engine
 
     def share(self, limit: ConcurrencyLimit, client: Hashable = None) -> "Database":
-        """The same database and pool, of which no more is used than `limit` lets through of `client`, or of a scope."""
+        """The same pool; `limit` bounds its transactions at once of `client`, or of each scope."""
         other = copy.copy(self)
         other._limit, other._client = limit, client  # noqa: SLF001 - it is our own
         return other
 
     def dedicated_connection(self) -> "DedicatedConnection":
-        """A further connection, beside the pool, for one thread that has statements all the time."""
+        """A further connection, beside the pool, for one thread that sends statements all the time."""
         return DedicatedConnection(self._arguments)
 
     @contextmanager
@@ -122,9 +127,9 @@ class Database:
     ) -> Iterator[Session]:
         """One use case, one transaction: commits at the end of the block, rolls back if anything is raised in it.
 
-        It sees the rows of the workspace (its inner id) that `scope` names, and no others.
-        Raises StorageUnavailable if PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass
-        OutcomeUnknown if the connection was lost during the commit itself.
+        It sees the rows of the workspace (its inner id) that `scope` names, and no others. Raises StorageUnavailable if
+        PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass OutcomeUnknown if the connection
+        was lost during the commit itself.
         """
         with self._limit.held(scope if self._client is None else self._client) if self._limit else nullcontext():
             yield from self._transaction(scope, deadline_seconds)
@@ -147,13 +152,13 @@ class Database:
             if (refusal := unavailable(error)) is not None:
                 raise refusal from error
             if lost is not None and isinstance(error, Exception) and not isinstance(error, StorageUnavailable):
-                # Whatever was to be said: nothing was written, and a repetition hears it.
+                # The connection is lost, so nothing was written; a repetition raises the error itself.
                 raise StorageUnavailable from lost
             raise
         try:
             session.commit()
         except (DBAPIError, psycopg.Error) as error:
-            # Anything that the server itself said is a rollback. Silence is not: it may have committed.
+            # An error that the server reports is a rollback. A lost connection is not: it may have committed.
             is_said = isinstance(error, DBAPIError) and not error.connection_invalidated
             raise (StorageUnavailable if is_said else OutcomeUnknown) from error
         finally:
@@ -161,7 +166,7 @@ class Database:
 
     def _connect(self) -> DeadlineConnection:
         connection = DeadlineConnection.connect(**self._arguments)
-        # SQLAlchemy asks the first connection a few things before anybody else can give it a deadline.
+        # SQLAlchemy sends the first connection a few queries before a transaction can set its deadline.
         connection.deadline = time.monotonic() + _CONNECT_TIMEOUT_SECONDS
         return connection
 
@@ -170,16 +175,16 @@ def _connected(session: Session) -> Connection:
     try:
         return session.connection()
     except InvalidRequestError as error:
-        # SQLAlchemy's word for a server that hangs up on new connections, too.
+        # SQLAlchemy raises it also for a server that hangs up on new connections.
         raise StorageUnavailable from error
 
 
 def _roll_back(session: Session, connection: Connection | None) -> Exception | None:
-    """End the session and, if it is open, its transaction; what went wrong on the way.
+    """End the session and, if it is open, its transaction; returns the error, if that fails.
 
-    Then the connection is given up, whatever it was: PostgreSQL rolls back what it hears no commit of.
+    After an error the connection is closed: PostgreSQL rolls back a transaction whose connection ends before COMMIT.
     """
-    # A moment of its own, or it would fail for the deadline just missed.
+    # A deadline of its own, or it would fail for the one that has just passed.
     _set_deadline(connection, time.monotonic() + _ROLLBACK_SECONDS)
     try:
         session.close()
@@ -193,8 +198,8 @@ def _roll_back(session: Session, connection: Connection | None) -> Exception | N
 
 def _settings_of(scope: int | TenantScope) -> dict[str, str]:
     if scope is TenantScope.ALL:
-        return {"workspace": "", "everywhere": "on"}
-    return {"workspace": str(scope), "everywhere": ""}
+        return {"workspace": "", "all_workspaces": "on"}
+    return {"workspace": str(scope), "all_workspaces": ""}
 
 
 def conninfo_of(url: str) -> dict[str, Any]:
@@ -212,11 +217,11 @@ def conninfo_of(url: str) -> dict[str, Any]:
 
 
 def unavailable(error: BaseException) -> StorageUnavailable | None:
-    """StorageUnavailable if `error` says that PostgreSQL is away, too slow or too busy."""
+    """StorageUnavailable if `error` means that PostgreSQL is away, too slow or too busy."""
     said = error.orig if isinstance(error, DBAPIError) else error
     is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
     is_away = isinstance(said, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeoutError)
-    # What a standby says, or a database whose provider has found its disk full: it will be written to again.
+    # A standby, or a database that its provider made read-only because its disk is full: it will take writes again.
     return StorageUnavailable() if is_lost or is_away or isinstance(said, ReadOnlySqlTransaction) else None
 
 
@@ -228,18 +233,21 @@ def _set_deadline(connection: Connection | None, deadline: float) -> None:
         raw.deadline = deadline
 
 
-def _abandon_after_fork(engine_reference: weakref.ref[Engine]) -> None:
-    """A forked child (gunicorn, Celery) must not speak on its parent's connections, nor close them."""
-
-    def abandon() -> None:
-        if (engine := engine_reference()) is not None:
-            engine.dispose(close=False)
-
-    os.register_at_fork(after_in_child=abandon)
+def ask(engine: Engine, question: Callable[[Connection], Answer]) -> Answer | None:
+    """The answer of `question`, before the process serves; None if the database is away. Disposes of the engine."""
+    try:
+        with engine.connect() as connection:
+            return question(connection)
+    except SQLAlchemyError as error:
+        if unavailable(error) is None:
+            raise
+        return None
+    finally:
+        engine.dispose()
 
 
 def _count_use(engine: Engine, program: str, pool_size: int) -> None:
-    """Let the gauges of the pool follow what happens to its connections."""
+    """Keep the pool's gauges."""
     in_use, most = metrics.POOL_IN_USE.labels(program), metrics.POOL_MAX.labels(program)
 
     def out(_connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
@@ -247,7 +255,7 @@ def _count_use(engine: Engine, program: str, pool_size: int) -> None:
         in_use.inc()
 
     def back(_connection: object, entry: ConnectionPoolEntry) -> None:
-        # One that had hung up comes back without having gone out.
+        # A connection that had hung up is checked in without having been checked out.
         if _marks_of(entry).pop("is_out", False):
             in_use.dec()
 
@@ -258,15 +266,16 @@ def _count_use(engine: Engine, program: str, pool_size: int) -> None:
 
 
 def _marks_of(entry: ConnectionPoolEntry) -> dict[str, bool]:
-    """What may be noted of a place in the pool, whichever connections it holds one after the other."""
+    """Notes on an entry of the pool, which outlive its connections."""
     return cast("dict[str, bool]", entry.record_info)
 
 
 def _refuse_if_hung_up(connection: psycopg.Connection[Any], _entry: ConnectionPoolEntry, _proxy: object) -> None:
-    """Find out for a microsecond (bench/prices.py) whether the server hung up while the connection lay in the pool.
+    """Raise DisconnectionError if the server hung up while the connection lay in the pool.
 
-    A server that stops says so on each idle connection, which makes its socket readable. Asking it with a query
-    (SQLAlchemy's pre-ping) would cost a round trip on the ingest road; not asking would cost a 503 after a restart.
+    A server that stops closes each idle connection, which makes its socket readable: a poll costs a microsecond
+    (bench/prices.py). A query (SQLAlchemy's pre-ping) would cost a round trip for each event; no check, a 503 after a
+    restart.
     """
     if connection.closed or has_hung_up(connection):
         raise DisconnectionError

@@ -1,7 +1,7 @@
-"""The tables' owner at work: migrations, and the upkeep of partitions, which the app's role has no right to.
+"""Connections of the tables' owner: for migrations and for partitions, to which the app's role has no right.
 
-No row level security binds it, and it may drop what it likes. So only `migrate` and the worker are given its URL; a web
-server that somebody has taken over can neither delete an event nor drop a day of them.
+Row security does not bind the owner, and it may drop tables. So only `migrate` and the worker get its URL: an attacker
+who has taken over a web server can neither delete an event nor drop a partition.
 """
 
 import time
@@ -20,7 +20,7 @@ Connection = psycopg.Connection[Any]
 
 _APPLICATION_NAME = "lariba-owner"
 _CONNECT_TIMEOUT_SECONDS = 2
-# Indexes and exports take as long as a day of events takes. Locks do not: whoever waits for one stands before ingest.
+# Indexes and exports take as long as a day of events takes. Locks do not: ingest queues behind one that is waited for.
 _SESSION = {
     "synchronous_commit": "on",
     "datestyle": "ISO",
@@ -31,12 +31,10 @@ _SESSION = {
 }
 _OWNS = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('events')"
 _NOT_THE_OWNER = "the upkeep of partitions takes the tables' owner: the worker needs LARIBA_ADMIN_DATABASE_URL"
-
-
 # Any number that nothing else locks.
-_TURN = 0x6C617269_62610002
-_TURN_SECONDS_MAX = 60.0
-_TURN_PAUSE_SECONDS = 0.1
+_LOCK = 0x6C617269_62610002
+_LOCK_SECONDS_MAX = 60.0
+_LOCK_PAUSE_SECONDS = 0.1
 
 
 class NotTheOwnerError(Exception):
@@ -44,11 +42,11 @@ class NotTheOwnerError(Exception):
 
 
 class OwnerBusyError(Exception):
-    """Another process is at work on the partitions, and was still so after a minute."""
+    """Another process has held the lock on the partitions for a minute."""
 
 
 class Owner:
-    """One process's way to PostgreSQL as the tables' owner; connects anew each time, for it is rarely wanted."""
+    """Connects to PostgreSQL as the tables' owner, anew each time: it is rarely wanted."""
 
     def __init__(self, url: str) -> None:
         self._arguments = conninfo_of(url) | {
@@ -78,19 +76,19 @@ class Owner:
                 raise
 
     @contextmanager
-    def exclusive_connection(self) -> Iterator[Connection]:
-        """As connection(), for whoever makes, moves, indexes or drops: never two of them at once.
+    def locked(self) -> Iterator[Connection]:
+        """As connection(), for work that makes, moves, indexes or drops partitions: one process at a time.
 
-        The turn lies on the very connection that does the work, so it cannot be lost while the work goes on. Asked for
-        again and again: who waits in a statement holds a snapshot, for whose end CREATE INDEX CONCURRENTLY would wait.
+        The advisory lock belongs to the connection that does the work, so it cannot be lost while the work goes on. It
+        is polled: a statement that waits holds a snapshot, for whose end CREATE INDEX CONCURRENTLY would wait.
         Raises OwnerBusyError too.
         """
-        give_up = time.monotonic() + _TURN_SECONDS_MAX
+        give_up = time.monotonic() + _LOCK_SECONDS_MAX
         with self.connection() as connection:
-            while connection.execute("SELECT pg_try_advisory_lock(%s)", [_TURN]).fetchone() != (True,):
+            while connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
                 if time.monotonic() > give_up:
                     raise OwnerBusyError
-                time.sleep(_TURN_PAUSE_SECONDS)
+                time.sleep(_LOCK_PAUSE_SECONDS)
             yield connection
 
 

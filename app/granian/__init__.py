@@ -1,1 +1,1 @@
-"""The adapter between granian's RSGI and the WSGI application; README.md says why, and how to do without."""
+"""The adapter between granian and the WSGI application. It can be deleted: README.md says how."""

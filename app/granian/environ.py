@@ -1,16 +1,18 @@
-"""Makes a WSGI environment of a request of granian's, without the merging of names that WSGI servers are known for."""
+"""Makes the WSGI environment of an RSGI request, without the header names that WSGI would merge."""
 
 import re
 import sys
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+from granian.rsgi import Scope
 
 Environ = dict[str, Any]
 
-# What a name must look like to reach the application. An underscore would become the hyphen of another name: X_API_Key
-# would stand for X-API-Key, past a proxy that drops or sets the real one. gunicorn and Django drop such names too.
+# Headers with other names are dropped. WSGI has one name for X_API_Key and X-API-Key, so the first would stand for the
+# second, past a proxy that drops or sets the real one. gunicorn and Django drop such names too.
 _NAME: Final = re.compile(r"[a-z0-9-]+")
-# A header whose value is not ASCII is listed by its name alone. It must not count as one that is missing.
+# granian lists a header whose value is not ASCII by its name alone. It must not count as missing.
 _UNREADABLE: Final = "\xff"
 _NO_PREFIX: Final = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 _ALWAYS: Final[Environ] = {
@@ -25,30 +27,8 @@ _ALWAYS: Final[Environ] = {
 }
 
 
-class Headers(Protocol):
-    """RSGI's headers."""
-
-    def __len__(self) -> int: ...
-    def keys(self) -> list[str]: ...
-    def items(self) -> list[tuple[str, str]]: ...
-
-
-class Scope(Protocol):
-    """RSGI's scope of an HTTP request."""
-
-    http_version: str
-    scheme: str
-    method: str
-    path: str
-    query_string: str
-    server: str
-    client: str
-    authority: str | None
-    headers: Headers
-
-
 def environ_of(scope: Scope) -> Environ:
-    """What of a WSGI environment tells of the request; complete() adds the rest, for an application."""
+    """The part of a WSGI environment that describes the request; complete() adds the rest for an application."""
     environ: Environ = {
         "REQUEST_METHOD": scope.method,
         "PATH_INFO": _latin(scope.path),
@@ -61,17 +41,17 @@ def environ_of(scope: Scope) -> Environ:
     for name, value in seen:
         if (variable := _variable_of(name)) is not None:
             environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
-    if len(seen) < len(headers):
+    if len(seen) < len(headers):  # type: ignore[arg-type]
         for name in headers.keys():  # noqa: SIM118 - RSGI's own class
             if (variable := _variable_of(name)) is not None:
                 environ.setdefault(variable, _UNREADABLE)
     if "HTTP_HOST" not in environ and scope.authority is not None:
-        environ["HTTP_HOST"] = scope.authority  # HTTP/2 has it there
+        environ["HTTP_HOST"] = scope.authority  # of HTTP/2
     return environ
 
 
 def complete(environ: Environ, scope: Scope) -> None:
-    """Add what WSGI wants and no request says."""
+    """Add what WSGI requires beside the request itself."""
     environ.update(_ALWAYS)
     environ["wsgi.url_scheme"] = scope.scheme
     environ["SERVER_NAME"], environ["SERVER_PORT"] = _server_of(scope.server)

@@ -1,4 +1,4 @@
-"""Brings results from other threads to the event loop: of many, with one call."""
+"""Brings results of other threads to the event loop, with one wake-up for many of them."""
 
 import asyncio
 from collections import deque
@@ -13,9 +13,9 @@ class Handover:
         self._found: deque[tuple[asyncio.Future[Any], Any]] = deque()
         self._is_called = False
 
-    def put(self, waiting: "asyncio.Future[Any]", value: object) -> None:
+    def put(self, future: "asyncio.Future[Any]", value: object) -> None:
         """From any thread."""
-        self._found.append((waiting, value))
+        self._found.append((future, value))
         if not self._is_called:
             self._is_called = True
             self._loop.call_soon_threadsafe(self._deliver)
@@ -24,6 +24,6 @@ class Handover:
         # First, so that a put() from now on calls again.
         self._is_called = False
         while self._found:
-            waiting, value = self._found.popleft()
-            if not waiting.done():
-                waiting.set_result(value)
+            future, value = self._found.popleft()
+            if not future.done():
+                future.set_result(value)

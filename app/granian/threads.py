@@ -1,10 +1,9 @@
-"""Shares the threads of the application out: workspaces take turns at them, and none holds all.
+"""Shares the application's threads among owners (workspaces): they take turns, and none holds all threads.
 
-What holds a thread waits: for PostgreSQL, for a commit, for its turn among batches. Given to a pool in the order in
-which they come, a few hundred such requests of one workspace would keep those of all others waiting for seconds.
+A request on a thread waits: for PostgreSQL, for a commit, for a batch slot. In order of arrival, a few hundred such
+requests of one workspace would delay those of all others by seconds.
 
-Within an owner its members take turns in the same way. So what one owner can have any number of, such as tokens, is
-fair among itself, and all of it together has the turns of one.
+The members of an owner take turns in the same way, so that many tokens of one workspace get the share of one owner.
 """
 
 import asyncio
@@ -17,20 +16,20 @@ Result = TypeVar("Result")
 
 
 class SharedThreads:
-    """A pool for one event loop; all but what runs on its threads is called on the loop."""
+    """A pool of threads for one event loop, on which all methods are called."""
 
     def __init__(self, number: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(number, name)
         self._free = number
         self._held: Counter[Hashable] = Counter()
         self._waiting: OrderedDict[Hashable, OrderedDict[Hashable, deque[asyncio.Future[None]]]] = OrderedDict()
-        """By owner and member; in both, the next turn is the first one's."""
+        """By owner and member, each in the order of their turns."""
 
     def shutdown(self) -> None:
         self._pool.shutdown(wait=False)
 
     async def run(self, owner: Hashable, step: Callable[[], Result], member: Hashable = None) -> Result:
-        """`step` on a thread, as soon as one is free for `owner`, and there for `member`."""
+        """The result of `step` on a thread, as soon as one is free for this owner and member."""
         await self._take(owner, member)
         try:
             return await asyncio.wrap_future(self._submit(step))
@@ -38,27 +37,27 @@ class SharedThreads:
             self._give_back(owner)
 
     def _submit(self, step: Callable[[], Result]) -> "Future[Result]":
-        given: Future[Result] = Future()
+        result: Future[Result] = Future()
 
         def work() -> None:
-            if not given.set_running_or_notify_cancel():
+            if not result.set_running_or_notify_cancel():
                 return
             try:
-                given.set_result(step())
+                result.set_result(step())
             except BaseException as error:  # noqa: BLE001 - the caller gets it
-                given.set_exception(error)
+                result.set_exception(error)
 
         try:
             self._pool.submit(work)
         except RuntimeError:
             # The machine has no thread left. The pool has queued the work all the same, and would do it later, when
-            # its caller has been told that it failed.
-            if given.cancel():
+            # the caller has answered that it failed.
+            if result.cancel():
                 raise
-        return given
+        return result
 
     async def _take(self, owner: Hashable, member: Hashable) -> None:
-        # What waits may hold no thread now: _give_back() has made sure of that. So this one overtakes no other.
+        # _give_back() has given a thread to every waiter that may hold one, so this request overtakes none.
         if self._may_hold(owner):
             self._hold(owner)
             return
@@ -67,7 +66,7 @@ class SharedThreads:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it came in that very moment
+            if not turn.cancelled():  # the thread was given in the same step of the loop
                 self._give_back(owner)
             raise
 
@@ -85,7 +84,7 @@ class SharedThreads:
                 del self._waiting[other]
 
     def _may_hold(self, owner: Hashable) -> bool:
-        """As many as are still free, as of what waits for the committer (app/ingest/shares.py): half for one alone."""
+        """As many as are still free: half for one owner alone, a third each for two (as in app/ingest/shares.py)."""
         return self._held[owner] < self._free
 
     def _hold(self, owner: Hashable) -> None:
@@ -94,7 +93,7 @@ class SharedThreads:
 
 
 def _next_turn(members: OrderedDict[Hashable, deque[asyncio.Future[None]]]) -> asyncio.Future[None] | None:
-    """Take the turn of the first member that still waits, and put that member behind the others."""
+    """The next turn of the first member that still waits; that member goes behind the others."""
     while members:
         member, turns = next(iter(members.items()))
         turn = turns.popleft()
@@ -102,6 +101,6 @@ def _next_turn(members: OrderedDict[Hashable, deque[asyncio.Future[None]]]) -> a
             members.move_to_end(member)
         else:
             del members[member]
-        if not turn.done():  # else its request was given up
+        if not turn.done():  # else its request was cancelled
             return turn
     return None

@@ -6,9 +6,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from granian.rsgi import HTTPProtocol  # type: ignore[attr-defined]
+
 from app.credentials.verification import Identity
 from app.errors import BadRequest, Refusal
-from app.granian.bodies import BodyReader, Protocol_
+from app.granian.bodies import BodyReader
 from app.granian.handover import Handover
 from app.granian.threads import SharedThreads
 from app.ingest.committer import Committer
@@ -34,7 +36,7 @@ class Loop:
 class LoopWaits:
     """The waits of one request."""
 
-    def __init__(self, pending: PendingRequest, protocol: Protocol_, shared: Loop, committer: Committer) -> None:
+    def __init__(self, pending: PendingRequest, protocol: HTTPProtocol, shared: Loop, committer: Committer) -> None:
         self._owner = pending.identity.workspace_id
         self._length = pending.length
         self._protocol = protocol
@@ -51,7 +53,7 @@ class LoopWaits:
         return body
 
     async def discard_body(self) -> None:
-        """As of a body that is wanted, in the same bounds."""
+        """Read it all the same, in the bounds of a body that is wanted."""
         if not self._is_read:
             with suppress(Refusal):
                 await self.body()

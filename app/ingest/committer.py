@@ -9,11 +9,9 @@ to the contention queue (contention.py); each workspace has a share of the queue
 (shares.py).
 """
 
-import os
 import queue
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +22,7 @@ from typing import Final
 import psycopg
 import structlog
 
+from app.concurrency.fork import reset_after_fork
 from app.config import Settings
 from app.credentials.verification import Identity
 from app.database.dedicated_connection import DedicatedConnection
@@ -69,11 +68,12 @@ class Committer:
         self._database = database
         self._settings = settings
         self._every_tick = every_tick
-        self._starting = threading.Lock()
         self._reset()
-        _begin_again_after_fork(weakref.ref(self))
+        reset_after_fork(self, Committer._reset)
 
     def _reset(self) -> None:
+        """A forked child has none of its parent's threads, and must not answer what its parent was asked."""
+        self._starting = threading.Lock()
         self._is_running = False
         self._unstarted = [
             ("committer-ticks", self._tick),
@@ -283,14 +283,3 @@ def _halves(part: dict[int, list[PendingWrite]]) -> Iterator[dict[int, list[Pend
     middle = len(part) // 2
     yield dict(islice(part.items(), middle))
     yield dict(islice(part.items(), middle, None))
-
-
-def _begin_again_after_fork(reference: "weakref.ref[Committer]") -> None:
-    """A forked child has none of its parent's threads, and must not answer what its parent was asked."""
-
-    def begin_again() -> None:
-        if (committer := reference()) is not None:
-            committer._starting = threading.Lock()  # noqa: SLF001 - its own class
-            committer._reset()  # noqa: SLF001
-
-    os.register_at_fork(after_in_child=begin_again)

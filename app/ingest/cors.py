@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Final
 
+from cachetools import TTLCache
 from sqlalchemy import text
 
+from app.concurrency.limit import ConcurrencyLimit
 from app.credentials.verification import Identity
 from app.database.engine import Database, TenantScope
-from app.errors import OriginNotAllowed, StorageUnavailable
+from app.errors import OriginNotAllowed
 
 _IS_ORIGIN_ALLOWED = text("SELECT is_origin_allowed(:origin)")
 # By the primary key.
@@ -22,6 +24,7 @@ _REMEMBERED_SECONDS: Final = 3.0
 _REMEMBERED_MAX: Final = 1_000
 # Preflights need no key, and their origins can be ever new: they must not take the connections of requests with a key.
 _LOOK_UPS_MAX: Final = 4
+_LOOK_UPS_WAITING_MAX: Final = 128
 _DEADLINE_SECONDS: Final = 1.0
 _PREFLIGHT_SECONDS: Final = 600
 
@@ -40,9 +43,16 @@ class Origins:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
-        self._clock = clock
-        self._remembered: dict[Hashable, tuple[bool, float]] = {}
-        self._look_ups = threading.BoundedSemaphore(_LOOK_UPS_MAX)
+        self._remembered: TTLCache[Hashable, bool, float] = TTLCache(_REMEMBERED_MAX, _REMEMBERED_SECONDS, timer=clock)
+        # The cache itself is not safe for several threads.
+        self._mutex = threading.Lock()
+        self._look_ups = ConcurrencyLimit(
+            _LOOK_UPS_MAX,
+            at_once_per_client=_LOOK_UPS_MAX,
+            waiting_per_client=_LOOK_UPS_WAITING_MAX,
+            wait_seconds=_DEADLINE_SECONDS,
+            busy="Too many preflights with new origins are under way. Repeat it later.",
+        )
 
     def require_known(self, origin: str) -> None:
         """For a preflight, which has no key. Raises OriginNotAllowed if no live key is for `origin`, and
@@ -68,22 +78,19 @@ class Origins:
         return found is True and self._remember(name, is_allowed=True)
 
     def _look_up(self, origin: str) -> bool:
-        if not self._look_ups.acquire(timeout=_DEADLINE_SECONDS):
-            raise StorageUnavailable("Too many preflights with new origins are under way. Repeat it later.")
-        try:
-            with self._database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session:
-                return bool(session.execute(_IS_ORIGIN_ALLOWED, {"origin": origin}).scalar_one())
-        finally:
-            self._look_ups.release()
+        with (
+            self._look_ups.held(None),
+            self._database.transaction(TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS) as session,
+        ):
+            return bool(session.execute(_IS_ORIGIN_ALLOWED, {"origin": origin}).scalar_one())
 
     def _recall(self, name: Hashable) -> bool | None:
-        is_allowed, until = self._remembered.get(name, (None, 0.0))
-        return is_allowed if until > self._clock() else None
+        with self._mutex:
+            return self._remembered.get(name)
 
     def _remember(self, name: Hashable, *, is_allowed: bool) -> bool:
-        if len(self._remembered) >= _REMEMBERED_MAX:
-            self._remembered.clear()
-        self._remembered[name] = is_allowed, self._clock() + _REMEMBERED_SECONDS
+        with self._mutex:
+            self._remembered[name] = is_allowed
         return is_allowed
 
 

@@ -10,7 +10,6 @@ A WSGI server's thread waits for body and commit (`__call__`). An adapter that r
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
@@ -27,7 +26,7 @@ from app.ingest.waits import BlockingWaits, Waits, run_blocking
 from app.telemetry import metrics
 from app.telemetry.access_log import RequestLine, RequestLines, request_id_from
 from app.web.problems import Headers, cause_of, render
-from app.wire.body_reads import ENDED_EARLY, patience
+from app.wire.body_reads import ENDED_EARLY, discard_rest, patience
 from app.wire.client_address import client_address
 from app.wire.http_rules import forget_upgrade, is_odd
 
@@ -41,8 +40,6 @@ _log = structlog.get_logger()
 PATH: Final = "/v1/events/ingest"
 _METHOD: Final = "POST"
 _REFUSED: Final = "event_refused"
-# A refused client may still be sending; it sends again within a second.
-_DISCARD_SECONDS: Final = 1.0
 
 
 def _count(answers: list[tuple[str, float]]) -> None:
@@ -192,10 +189,8 @@ class _ThreadWaits(BlockingWaits):
         self._is_read = False
 
     async def discard_body(self) -> None:
-        """Only where the server lets us bound a read."""
-        if not self._is_read and "gunicorn.socket" in self._environ:
-            with suppress(Refusal, OSError), self._limiter.reading(None), patience(self._environ, _DISCARD_SECONDS):
-                self._environ["wsgi.input"].read(self._length)
+        """As discard_rest(). A body of which a read has failed is not waited for again."""
+        discard_rest(self._environ, self._limiter, waits=not self._is_read)
 
     def _read(self) -> bytes:
         self._is_read = True

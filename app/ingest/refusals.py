@@ -18,7 +18,8 @@ import msgspec
 import structlog
 from sqlalchemy import text
 
-from app.concurrency.background import Background, in_every_child
+from app.concurrency.background import Background
+from app.concurrency.fork import reset_after_fork
 from app.credentials.verification import Identity
 from app.database.engine import Database, TenantScope
 from app.errors import OutcomeUnknown, Refusal, StorageUnavailable
@@ -36,9 +37,9 @@ _SPAN_SECONDS: Final = 900.0
 _DEADLINE_SECONDS: Final = 3.0
 # A key is found by its row and its public id: after a restore, a row number may belong to another key.
 _WRITE = text("""
-    INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,
-        received_at)
-    SELECT key.project_id, refused.usage_uid, key.source_id, key.id, refused.code, refused.events, 0,
+    INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,
+        payload_bytes, received_at)
+    SELECT key.project_id, refused.usage_uid, key.workspace_id, key.source_id, key.id, refused.code, refused.events, 0,
         date_trunc('hour', clock_timestamp() - refused.seconds_ago * interval '1 second', 'UTC')
     FROM jsonb_to_recordset(CAST(:refused AS jsonb)) AS refused (
         key_row bigint, key_id text, usage_uid uuid, code text, events bigint, seconds_ago float8)
@@ -69,10 +70,10 @@ class Refusals:
             self._background = Background(
                 self.flush, name="refusals", pause_seconds=flush_seconds, pause_seconds_min=flush_seconds
             )
-        self._reset_after_fork()
-        in_every_child(self._reset_after_fork)
+        self._reset()
+        reset_after_fork(self, Refusals._reset)
 
-    def _reset_after_fork(self) -> None:
+    def _reset(self) -> None:
         self._mutex = threading.Lock()
         self._flushing = threading.Lock()
         self._counts: Counter[_Kind] = Counter()

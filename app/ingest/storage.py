@@ -1,7 +1,7 @@
 """One narrow function: a group of attempts goes in, one verdict each comes out, in one statement.
 
-The statement is the database function store_events_4 (migrations/versions/0015_timestamp_policy.py; 0004 says how it
-keeps its promises, 0012 by which clock): correctness rests on unique keys. Here is how to speak with it.
+The statement calls the stored function store_events (app/database/sql/store_events.sql), which says how it keeps its
+promises. Here are its parameters and verdicts.
 """
 
 from binascii import b2a_base64
@@ -66,7 +66,7 @@ LOG_EVENTS: Final = {
 }
 _STORE: Final = (
     "SELECT n, verdict, response_status, response_body"
-    " FROM store_events_4(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
+    " FROM store_events(%s::jsonb, %s::jsonb, %s::bigint[], %s, %s, %s)"
 )
 _ACCEPTED: Final = frozenset((Outcome.STORED, Outcome.DUPLICATE, Outcome.REPLAYED, Outcome.RESUMED))
 # Of an event that is stored with the mark of a timestamp that is far from its receipt.
@@ -120,7 +120,7 @@ def store(
 
 
 class _Item(msgspec.Struct, gc=False):
-    """One attempt as store_events_4 reads it; the names are the function's."""
+    """One attempt as store_events reads it; the names are the function's."""
 
     n: int
     caller: int

@@ -18,7 +18,7 @@ _DEADLINE_SECONDS: Final = 1.0
 # Held, or asked for before us: both block. Of the partitions only the one that receives events counts.
 _IS_TABLE_LOCKED: Final = """
     SELECT EXISTS (
-        SELECT FROM pg_locks AS held
+        SELECT 1 FROM pg_locks AS held
         WHERE held.locktype = 'relation' AND held.pid <> pg_backend_pid()
             AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
             AND (

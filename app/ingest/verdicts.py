@@ -56,7 +56,7 @@ _NAMES: Final = """
     JOIN sources AS source ON source.id = key.source_id
     JOIN environments AS environment ON environment.id = source.environment_id
     JOIN projects AS project ON project.id = source.project_id
-    WHERE key.id = %s AND refuse_place(key.allowed_origins, key.allowed_networks, %s, %s) IS NULL
+    WHERE key.id = %s AND refuse_client_origin(key.allowed_origins, key.allowed_networks, %s, %s) IS NULL
 """
 
 

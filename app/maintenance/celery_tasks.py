@@ -10,8 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.config import Settings
 from app.database.clock import read_clocks
 from app.database.engine import Database
+from app.database.migrate import SchemaBehindError
 from app.database.owner import Owner
-from app.database.schema import SchemaBehindError, WallMissingError
+from app.database.row_security import RowSecurityMissingError
 from app.errors import StorageUnavailable
 from app.maintenance.readiness import Readiness
 from app.maintenance.schedule import TASKS
@@ -22,7 +23,7 @@ from app.maintenance.task import Task, TaskContext
 _SOFT_SECONDS: Final = 20
 _HARD_SECONDS: Final = 35
 # What stops all tasks alike. The next tick tries again.
-_OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, WallMissingError, SQLAlchemyError)
+_OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, RowSecurityMissingError, SQLAlchemyError)
 
 
 def register(celery: Celery, database: Database, settings: Settings) -> None:

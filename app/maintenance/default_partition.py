@@ -59,7 +59,7 @@ _CREATE_DAY: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         CONSTRAINT {key} PRIMARY KEY (project_id, received_at, event_uid),
         CONSTRAINT within_day CHECK (received_at >= {begin} AND received_at < {end}));
-    SELECT wall_event_partition({name})
+    SELECT copy_event_policies({name})
 """)
 _ATTACH_DAY: Final = sql.SQL("""
     ALTER TABLE {next} RENAME TO {table};
@@ -70,7 +70,7 @@ _CREATE_DEFAULT: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         PRIMARY KEY (project_id, received_at, event_uid));
     CREATE INDEX ON {next} (received_at, event_uid);
-    SELECT wall_event_partition('events_default_next')
+    SELECT copy_event_policies('events_default_next')
 """).format(next=_NEXT_DEFAULT)
 _LOCK: Final = "LOCK TABLE ONLY events, ONLY events_default IN ACCESS EXCLUSIVE MODE"
 _CHANGE_DEFAULT: Final = sql.SQL("""
@@ -105,7 +105,7 @@ class _Move:
         run(_CREATE_DEFAULT)
         lasts = [replace(each) for each in copies]
         for day, last in zip(days, lasts, strict=True):
-            run("SELECT wall_event_partition(%s::text::regclass)", [_next(day)])
+            run("SELECT copy_event_policies(%s::text::regclass)", [_next(day)])
             while last.copy_batch(self.connection, self.batch_rows) >= self.batch_rows:
                 pass
         now: datetime = run("SELECT clock_timestamp()").fetchall()[0][0]
@@ -153,7 +153,7 @@ def move_default_partition_rows(
 
     The next run resumes if time is over or step 3 waits in vain. Raises LockNotAvailable, naming who has held `events`.
     """
-    with owner.exclusive_connection() as connection:
+    with owner.locked() as connection:
         move = _Move(connection=connection, is_over=is_over, batch_rows=batch_rows, rests=rests)
         connection.execute(USE_INDEX)
         late = move.empty_former()

@@ -7,7 +7,8 @@ once and not at each tick; the age of the task `canary` shows how long it lasts.
 import structlog
 
 from app.database.engine import Database, TenantScope
-from app.database.schema import SchemaBehindError, WallMissingError, behind, wall_missing
+from app.database.migrate import SchemaBehindError, behind
+from app.database.row_security import RowSecurityMissingError, row_security_missing
 
 _log = structlog.get_logger()
 
@@ -22,15 +23,15 @@ class Readiness:
         self._logged: str | None = None
 
     def require(self) -> None:
-        """Raise StorageUnavailable, SchemaBehindError or WallMissingError; after a success it is not checked again."""
+        """Raise StorageUnavailable, SchemaBehindError or RowSecurityMissingError; after a success checks no more."""
         if self._is_proven:
             return
         with self._database.transaction(TenantScope.NONE) as session:
             connection = session.connection()
             if (missing := behind(connection)) is not None:
                 raise SchemaBehindError(missing)
-            if self._needs_row_security and (missing := wall_missing(connection)) is not None:
-                raise WallMissingError(missing)
+            if self._needs_row_security and (missing := row_security_missing(connection)) is not None:
+                raise RowSecurityMissingError(missing)
         self._is_proven = True
 
     def report(self, obstacle: Exception | None) -> None:

@@ -53,7 +53,7 @@ def drop_old_partitions(
     dropped = 0
     if days is None:
         return TaskResult(0)
-    with owner.exclusive_connection() as connection:
+    with owner.locked() as connection:
         old = [each for each in attached_partitions(connection) if each.day < first_kept_day(now, days)]
         for partition in old[:DAYS_MAX]:
             if is_over():
@@ -93,7 +93,7 @@ def delete_expired_events(
     2. Delete their events in batches.
     """
     deleted = days = 0
-    with owner.exclusive_connection() as connection:
+    with owner.locked() as connection:
         for partition in attached_partitions(connection):
             age = (now.date() - partition.day).days
             (projects,) = connection.execute(_SHORT_LIVED, [age]).fetchone() or ([],)

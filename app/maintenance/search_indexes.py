@@ -58,7 +58,7 @@ def index_closed_partitions(
     Stops between two indexes. Raises LockNotAvailable, naming the transactions that are too old to wait for.
     """
     built = 0
-    with owner.exclusive_connection() as connection:
+    with owner.locked() as connection:
         closed = [each for each in attached_partitions(connection) if each.day < first_open_day(now)]
         for partition in reversed(closed):
             missing = _missing(connection, partition)

@@ -35,10 +35,11 @@ taken AS (
     RETURNING usage_outbox.*
 ),
 counted AS (
-    INSERT INTO usage_hours AS hours (project_id, source_key_id, hour, outcome, source_id, events, payload_bytes)
-    SELECT project_id, source_key_id, date_trunc('hour', received_at, 'UTC'), outcome, source_id,
+    INSERT INTO usage_hours AS hours (project_id, source_key_id, hour, outcome, workspace_id, source_id, events,
+        payload_bytes)
+    SELECT project_id, source_key_id, date_trunc('hour', received_at, 'UTC'), outcome, workspace_id, source_id,
         sum(events), sum(payload_bytes)
-    FROM taken GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4
+    FROM taken GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4
     ON CONFLICT (project_id, source_key_id, hour, outcome) DO UPDATE SET
         events = hours.events + excluded.events, payload_bytes = hours.payload_bytes + excluded.payload_bytes
 ),

@@ -2,8 +2,8 @@
 
 Control tables have a bigint `id`, a `public_id` and a `workspace_id`, and refer to each other by composite keys that
 hold the workspace, so that no row can point into another workspace. Hot tables (events, event_ledger,
-idempotency_records, usage_outbox, usage_hours) have `project_id` first in every key and refer to nobody: a cluster
-can spread them by it, and an insert locks no parent row.
+idempotency_records, usage_outbox, usage_hours) have `project_id` first in every key, hold the `workspace_id` that row
+security asks for, and have no foreign keys: an insert locks no parent row.
 """
 
 from app.models.audit_entry import AuditEntry

@@ -1,4 +1,4 @@
-"""What every table shares: names of constraints, types of columns, and the door into a workspace."""
+"""What every table shares: names of constraints, types of columns, and queries that begin inside a workspace."""
 
 from datetime import datetime
 from typing import Any, ClassVar, Final, Self
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final, Self
 from sqlalchemy import BigInteger, DateTime, Identity, MetaData, Select, Text, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# Named constraints can be translated into refusals and altered by migrations; PostgreSQL's own names differ by version.
+# A refusal and a migration can refer to a constraint by name; PostgreSQL's own names differ by version.
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -14,14 +14,12 @@ _NAMES = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
 CODE_POINTS: Final = Text(collation="C")
-"""Text whose order no locale decides: what indexes rely on must not change with the C library."""
+"""Text in the order of code points: that of a locale changes with the C library, and indexes rely on it."""
 
 
 class Base(DeclarativeBase):
-    """All tables of the house."""
+    """All tables."""
 
     metadata = MetaData(naming_convention=_NAMES)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
@@ -32,7 +30,7 @@ class Base(DeclarativeBase):
 
 
 class PublicRow:
-    """A row that callers know: an inner id for joins and pages, a public one for them, and when it came."""
+    """A row that the API shows: an inner id for joins, a public one for clients, and when it was made."""
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     public_id: Mapped[str] = mapped_column(unique=True)
@@ -42,17 +40,18 @@ class PublicRow:
 class ControlRow(PublicRow):
     """A row of the control plane, which its operators change."""
 
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When an operator changed it last; every change binds it, later than the one before (etags.py)."""
 
 
 class OwnedRow(PublicRow):
-    """A row that belongs to a workspace; a query for it can only begin inside one."""
+    """A row that belongs to a workspace; a query for it begins with within()."""
 
     workspace_id: Mapped[int]
 
     @classmethod
     def within(cls, workspace_id: int) -> Select[Self]:
-        """The rows of one workspace: the only way to begin a query for them."""
+        """The rows of one workspace."""
         return select(cls).where(cls.workspace_id == workspace_id)
 
 

@@ -1,4 +1,4 @@
-"""An environment: an isolated lane of a project. Data never crosses."""
+"""An environment: an isolated part of a project. Data never crosses."""
 
 from datetime import datetime
 from typing import Final
@@ -13,7 +13,7 @@ ENVIRONMENT_NAME_UNIQUE: Final = "uq_environments_project_id_name"
 
 
 class Environment(WithinWorkspace, Base):
-    """A lane such as production, staging or development."""
+    """Such as production, staging or development."""
 
     __tablename__ = "environments"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Events, and the ledger that keeps each (source, event id) single."""
+"""Events, and the ledger that keeps each event id of a source unique."""
 
 from datetime import datetime
 from typing import Any
@@ -23,25 +23,25 @@ class Event(Base):
     project_id: Mapped[int] = mapped_column(primary_key=True)
     received_at: Mapped[datetime] = mapped_column(primary_key=True)
     event_uid: Mapped[UUID] = mapped_column(primary_key=True)
-    """Ours, a UUIDv7: single in the whole installation, while `event_id` is single in its source only."""
+    """Ours, a UUIDv7, unique in the whole installation; `event_id` is unique in its source."""
     workspace_id: Mapped[int]
     environment_id: Mapped[int]
     source_id: Mapped[int]
     source_key_id: Mapped[int]
-    """Which key brought it: "what did the leaked key send?" """
+    """The key that sent it: "what did the leaked key send?" """
     event_id: Mapped[str]
     event_type: Mapped[str]
     severity: Mapped[str]
     occurred_at: Mapped[datetime]
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
     is_occurred_at_far: Mapped[bool] = mapped_column(server_default=false())
-    """The mark of a timestamp that lies beyond its source's bounds around `received_at`."""
+    """Whether `occurred_at` lies outside its source's bounds around `received_at`."""
 
 
 class EventLedger(Base):
-    """Which event ids a source has used.
+    """The event ids that a source has used: a source's second event with one id is not stored.
 
-    Its own table, because a unique index on a partitioned one must hold the partition key.
+    A table of its own, because a unique index on a partitioned table must hold the partition key.
     """
 
     __tablename__ = "event_ledger"
@@ -49,8 +49,9 @@ class EventLedger(Base):
 
     project_id: Mapped[int] = mapped_column(primary_key=True)
     source_id: Mapped[int] = mapped_column(primary_key=True)
+    workspace_id: Mapped[int]
     event_id: Mapped[str] = mapped_column(primary_key=True)
     event_uid: Mapped[UUID]
-    """The stored event's: "already there, and mine" after a commit whose outcome was lost."""
+    """The stored event's: an attempt recognises its own claim after a commit whose outcome was lost."""
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
     received_at: Mapped[datetime]

@@ -1,4 +1,4 @@
-"""What an Idempotency-Key of the management API stands for: the request that came with it, and what it made."""
+"""What an Idempotency-Key of the management API stands for: a request, and what it created."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from app.models.base import Base
 
 
 class ManagementRequest(Base):
-    """A change that was carried out, written in its own transaction; scoped by the token that asked for it."""
+    """A change that was carried out, recorded in its own transaction; scoped by the token that requested it."""
 
     __tablename__ = "management_requests"
     __table_args__ = (Index("ix_management_requests_expires_at", "expires_at"),)  # serves the purge
@@ -22,6 +22,6 @@ class ManagementRequest(Base):
     object_id: Mapped[str | None]
     """The public id of what was created; None if nothing was."""
     credential_id: Mapped[str | None]
-    """The public id of the key or token that was shown in the answer, and cannot be shown again."""
+    """The public id of the key or token that the answer showed, and that cannot be shown again."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]

@@ -10,7 +10,7 @@ from app.models.base import Base, WithinWorkspace
 
 
 class ManagementToken(WithinWorkspace, Base):
-    """Opens the management API of its workspace and nothing else."""
+    """Valid for the management API of its workspace and nothing else."""
 
     __tablename__ = "management_tokens"
     __table_args__ = (
@@ -29,16 +29,16 @@ class ManagementToken(WithinWorkspace, Base):
     label: Mapped[str] = mapped_column(server_default="")
     role: Mapped[str] = mapped_column(server_default="owner")
     project_ids: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
-    """The rows of the projects that it reaches; None: all of the workspace."""
+    """The rows of the projects that it is for; None: all of the workspace."""
     secret_hash: Mapped[str]
     secret_digest: Mapped[bytes | None]
     """Of the whole credential, keyed with the server's secret; None until argon2 has proven it once."""
     expires_at: Mapped[datetime | None]
     expired_at: Mapped[datetime | None]
-    """The mark: the expiry that the worker has seen pass."""
+    """The expiry that the worker has marked as past."""
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
-    """When it last opened something, to the minute."""
+    """When it was last accepted, to the minute."""
 
     def __repr__(self) -> str:
         return f"ManagementToken(public_id={self.public_id!r})"

@@ -13,7 +13,7 @@ PROJECT_NAME_UNIQUE: Final = "uq_projects_workspace_id_name"
 
 
 class Project(WithinWorkspace, Base):
-    """One product of a workspace; its id spreads the hot tables."""
+    """One product of a workspace; its id comes first in the keys of the hot tables."""
 
     __tablename__ = "projects"
     __table_args__ = (

@@ -12,13 +12,13 @@ from app.models.environment import Environment
 
 SOURCE_NAME_UNIQUE: Final = "uq_sources_environment_id_name"
 AHEAD_SECONDS_MAX: Final = 86_400
-"""Nothing has happened that is yet to come; a clock in a wrong time zone is fourteen hours ahead at the most."""
+"""A day: a clock in a wrong time zone is fourteen hours ahead at the most."""
 BEHIND_SECONDS_MAX: Final = 30 * 86_400
-"""What a telephone has kept that was without a line through a long holiday."""
+"""A month: a telephone that was offline through a long holiday sends what it has kept."""
 
 
 class SourceType(StrEnum):
-    """What kind of producer it is; for people, nothing depends on it."""
+    """The kind of producer, for people to read; nothing depends on it."""
 
     BACKEND = "backend"
     WEBSITE = "website"
@@ -30,7 +30,7 @@ class SourceType(StrEnum):
 
 
 class TimestampPolicy(StrEnum):
-    """What becomes of an event whose timestamp is far from its receipt."""
+    """What is done with an event whose timestamp is far from its receipt."""
 
     ACCEPT = "accept"
     MARK = "mark"
@@ -38,7 +38,7 @@ class TimestampPolicy(StrEnum):
 
 
 class Source(WithinWorkspace, Base):
-    """The trust boundary: what a source key may speak for."""
+    """The trust boundary: a source key sends events of its source and of no other."""
 
     __tablename__ = "sources"
     __table_args__ = (
@@ -61,9 +61,9 @@ class Source(WithinWorkspace, Base):
     description: Mapped[str] = mapped_column(server_default="")
     timestamp_policy: Mapped[str] = mapped_column(server_default=TimestampPolicy.MARK)
     timestamp_ahead_seconds_max: Mapped[int] = mapped_column(Integer, server_default=str(AHEAD_SECONDS_MAX))
-    """From there on an event's timestamp is far ahead of its receipt."""
+    """Beyond it an event's timestamp is far ahead of its receipt."""
     timestamp_behind_seconds_max: Mapped[int] = mapped_column(Integer, server_default=str(BEHIND_SECONDS_MAX))
     disabled_at: Mapped[datetime | None]
     archived_at: Mapped[datetime | None]
     last_event_at: Mapped[datetime | None]
-    """When it last stored an event; written by the worker, a few seconds late."""
+    """When an event of it was last stored; written by the worker, a few seconds late."""

@@ -11,11 +11,12 @@ from app.models.base import Base
 
 
 class UsageOutbox(Base):
-    """Accepted events of one key and group, not yet counted. Written with them, so the count is exact whatever dies."""
+    """Events of one key and group, not yet folded. Written in their transaction, so the count survives any crash."""
 
     __tablename__ = "usage_outbox"
     project_id: Mapped[int] = mapped_column(primary_key=True)
     usage_uid: Mapped[UUID] = mapped_column(primary_key=True)
+    workspace_id: Mapped[int]
     source_id: Mapped[int]
     source_key_id: Mapped[int]
     outcome: Mapped[str]
@@ -25,21 +26,22 @@ class UsageOutbox(Base):
     """Of all the events together."""
     received_at: Mapped[datetime]
     addresses: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    """Where they came from, each once."""
+    """Of the clients, each once."""
     attempts: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
-    """Of duplicates and replays: the attempts that are counted, so that none is counted twice."""
+    """Of duplicates and replays: the attempts that `events` counts, so that none is counted twice."""
 
 
 class UsageHour(Base):
     """What one key did in one hour (UTC), by outcome."""
 
     __tablename__ = "usage_hours"
-    # What a project or a workspace did in some hours, whatever its keys.
+    # Serves the usage of a project or workspace.
     __table_args__ = (Index("ix_usage_hours_hour", "project_id", "hour"),)
     project_id: Mapped[int] = mapped_column(primary_key=True)
     source_key_id: Mapped[int] = mapped_column(primary_key=True)
     hour: Mapped[datetime] = mapped_column(primary_key=True)
     outcome: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[int]
     source_id: Mapped[int]
     events: Mapped[int]
     payload_bytes: Mapped[int]

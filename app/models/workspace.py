@@ -1,4 +1,4 @@
-"""A workspace: the tenant, owner of everything that carries its id."""
+"""A workspace: the tenant, owner of every row with its id."""
 
 from enum import StrEnum
 
@@ -31,7 +31,7 @@ class Workspace(ControlRow, Base):
     name: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=WorkspaceStatus.ACTIVE)
     events_per_second: Mapped[int | None] = mapped_column(Integer)
-    """Of all its keys together, chosen by the operator of the installation. None: the installation's default."""
+    """Of all its keys together, set by the operator of the installation. None: the installation's default."""
     retention_days: Mapped[int | None] = mapped_column(Integer)
     """How long events are kept. None: as long as the installation keeps them."""
     key_events_per_second: Mapped[int | None] = mapped_column(Integer)

@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from app.concurrency.fork import reset_after_fork
 from app.config import SettingsError, variable_of
 from app.monitoring import reserved
 
@@ -72,7 +73,7 @@ class MetricsSlot:
         self._path = path
         self._held: tuple[int, int] | None = None
         self._parents: int | None = None
-        os.register_at_fork(after_in_child=self._reset_after_fork)
+        reset_after_fork(self, MetricsSlot._reset)
 
     def number(self) -> int:
         """The library calls this at every value that is written."""
@@ -93,7 +94,7 @@ class MetricsSlot:
                     return number, descriptor
         raise AssertionError  # pragma: no cover - there is no last number
 
-    def _reset_after_fork(self) -> None:
+    def _reset(self) -> None:
         # Parent and child share the lock while both have it open, and a parent that ends would seem to live on.
         if self._held is not None:
             self._parents, descriptor = self._held

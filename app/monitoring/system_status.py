@@ -195,7 +195,7 @@ def _count_in_default_partition(session: Session, days: Sequence[Row[Any]], rows
     ranges = " OR ".join(f"received_at >= :from_{n} AND received_at < :to_{n}" for n in range(len(gaps)))
     bounds = {f"from_{n}": begin for n, (begin, _) in enumerate(gaps)}
     bounds |= {f"to_{n}": end for n, (_, end) in enumerate(gaps)}
-    statement = text(f"SELECT count(*) FROM (SELECT FROM events WHERE {ranges} LIMIT :rows_max) AS first")
+    statement = text(f"SELECT count(*) FROM (SELECT 1 FROM events WHERE {ranges} LIMIT :rows_max) AS first")
     counted: int = session.execute(statement, {**bounds, "rows_max": rows_max}).scalar_one()
     return counted
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
 
-from app.concurrency.background import Background, in_every_child
+from app.concurrency.background import Background
+from app.concurrency.fork import reset_after_fork
 from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.rate_limits.gcra import WINDOW_SECONDS, LimitState
@@ -94,7 +95,7 @@ class RateLimiter:
         self._clock = clock
         self._overrides = Overrides()
         self._reset()
-        in_every_child(self._reset)
+        reset_after_fork(self, RateLimiter._reset)
         self._background = background(
             self.step, name="rate-limits", pause_seconds=_SYNC_SECONDS, pause_seconds_min=_SYNC_SECONDS_MIN
         )

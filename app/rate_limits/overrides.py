@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from app.database.engine import Database, TenantScope
 
-# Partial indexes serve these: few rows, however many keys there are.
+# By the partial indexes ix_…_limited: few rows, however many keys there are.
 _KEYS = text("SELECT id, events_per_second AS rate FROM source_keys WHERE events_per_second IS NOT NULL")
 _WORKSPACES = text("SELECT id, events_per_second AS rate FROM workspaces WHERE events_per_second IS NOT NULL")
 _WORKSPACE_KEYS = text(

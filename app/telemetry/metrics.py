@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from app.concurrency.background import in_every_child
+from app.concurrency.fork import reset_after_fork
 
 Item = TypeVar("Item")
 
@@ -164,11 +164,11 @@ class MetricBuffer(Generic[Item]):
         self._items: deque[Item] = deque()
         self._count = count
         self.add: Final = self._items.append
-        self._reset_after_fork()
-        in_every_child(self._reset_after_fork)
+        self._reset()
+        reset_after_fork(self, MetricBuffer._reset)
         _BUFFERS.append(self)
 
-    def _reset_after_fork(self) -> None:
+    def _reset(self) -> None:
         """Drop the parent's items: the parent counts them."""
         self._flushing = threading.Lock()
         self._items.clear()

@@ -11,7 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.context import current_context
 from app.database.clock import OwnClock, own_now, read_clocks_in
 from app.database.engine import Database, TenantScope
-from app.database.schema import behind, wall_missing
+from app.database.migrate import behind
+from app.database.row_security import row_security_missing
 from app.errors import Fault, StorageUnavailable
 from app.web import openapi
 from app.web.error_handlers import respond
@@ -119,7 +120,7 @@ def check(database: Database, *, needs_row_security: bool, own_clock: OwnClock =
             # Checked each time: the process may have started while the database was away, and a role may get more
             # rights later.
             is_checked = needs_row_security and behind_by is None
-            gap = wall_missing(session.connection()) if is_checked else None
+            gap = row_security_missing(session.connection()) if is_checked else None
     except (StorageUnavailable, SQLAlchemyError):
         return dict.fromkeys(_ALL_OK, "unknown") | {"database": "unreachable or too slow"}
     return {

@@ -1,28 +1,21 @@
-"""Reads a request's body: whole, expanded if it came compressed, and never larger than it may be.
+"""Reads a request's body: whole, expanded if it is compressed, and no larger than allowed.
 
-Whatever is not proven to be whole raises: of a body that was cut, nothing is stored.
+A body that is not proven to be whole raises: of a body that was cut, nothing is stored.
 """
 
-import time
 from contextlib import suppress
-from typing import Final
 
 from flask import Response, g, request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from app.context import current_context
-from app.errors import BadRequest, BodyTimeout, LengthRequired, PayloadTooLarge, Refusal, UnsupportedMediaType
-from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, patience
+from app.errors import BadRequest, BodyTimeout, PayloadTooLarge, UnsupportedMediaType
+from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL, ENDED_EARLY, discard_rest, patience
 from app.wire.content_encoding import Encoding, encoding_of, expand
-
-_UNWANTED_BYTES_MAX: Final = 16 * 1024 * 1024
-_UNWANTED_SECONDS: Final = 5.0
-# A client that is sending sends again within it.
-_UNWANTED_PAUSE_SECONDS: Final = 1.0
 
 
 def check_media_type(*accepted: str) -> str:
-    """Which of `accepted` (plain JSON if none is given) the headers announce, else raise UnsupportedMediaType."""
+    """The one of `accepted` (by default plain JSON) that the headers announce. Raises UnsupportedMediaType."""
     accepted = accepted or ("application/json",)
     if request.mimetype not in accepted:
         raise UnsupportedMediaType(f"Send Content-Type: {' or '.join(accepted)}, in UTF-8.")
@@ -32,11 +25,11 @@ def check_media_type(*accepted: str) -> str:
 
 
 def read_bytes(bytes_max: int | None = None) -> bytes:
-    """The whole body, without its Content-Encoding; neither what is sent nor what it expands to may be larger than
-    `bytes_max`, which is the setting's request_bytes_max if not given.
+    """The whole body, without its Content-Encoding.
 
-    Raises UnsupportedContentEncoding before it reads, PayloadTooLarge as soon as it is too much, BadRequest if the
-    caller went away before the end or the body cannot be expanded, and StorageUnavailable if too many have stalled.
+    Neither the body as sent nor as expanded may be larger than `bytes_max`, by default the setting request_bytes_max.
+    Raises UnsupportedContentEncoding before it reads, PayloadTooLarge at the first byte too many, BadRequest if the
+    body ended early or cannot be expanded, BodyTimeout, and StorageUnavailable if too many bodies have stalled.
     """
     if bytes_max is None:
         bytes_max = current_context().settings.request_bytes_max
@@ -46,11 +39,6 @@ def read_bytes(bytes_max: int | None = None) -> bytes:
         raise refusal
     if BODY_IS_WHOLE in request.environ:
         return _read_all(bytes_max, encoding)
-    # Its WSGI ends a chunked body that was cut as if it were whole; its adapter (app/granian) knows better.
-    if request.content_length is None and request.environ.get("SERVER_SOFTWARE") == "Granian":
-        if "Transfer-Encoding" not in request.headers:
-            return b""
-        raise LengthRequired
     context = current_context()
     with context.body_reads.reading(g.get("body_owner")), patience(request.environ, context.settings.body_seconds):
         try:
@@ -59,30 +47,17 @@ def read_bytes(bytes_max: int | None = None) -> bytes:
             raise BodyTimeout if isinstance(error.__context__, TimeoutError) else BadRequest(ENDED_EARLY) from error
 
 
-def discard_rest(response: Response) -> Response:
-    """Read what a refused client is still sending, up to a bound: else it meets a closed connection, not the answer.
-
-    Only where a read can be told how long to wait, and not if it is refused because too much is being read.
-    """
-    environ = request.environ
-    if response.status_code < 400 or response.status_code == 503 or BODY_IS_WHOLE in environ:
-        return response
-    if "gunicorn.socket" in environ:
-        stream, size = environ["wsgi.input"], 0
-        deadline = time.monotonic() + _UNWANTED_SECONDS
-        with (
-            suppress(Refusal, OSError),
-            current_context().body_reads.reading(None),
-            patience(environ, _UNWANTED_PAUSE_SECONDS),
-        ):
-            while size < _UNWANTED_BYTES_MAX and time.monotonic() < deadline and (piece := stream.read(65_536)):
-                size += len(piece)
+def discard_unread(response: Response) -> Response:
+    """Read what the response did not need of the body, as discard_rest() does it."""
+    if BODY_IS_WHOLE not in request.environ:
+        waits = response.status_code not in (408, 503)
+        discard_rest(request.environ, current_context().body_reads, waits=waits)
     return response
 
 
 def _read_all(bytes_max: int, encoding: Encoding | None) -> bytes:
-    # Werkzeug cuts a chunked body off at its limit in silence and refuses only a declared length above it. With a
-    # limit one byte higher, a body that was cut is a body that is too large.
+    # Werkzeug cuts a chunked body at its limit without an error, and refuses only a declared length above it. With a
+    # limit one byte higher, a body that was cut is recognised as too large.
     request.max_content_length = bytes_max + 1
     with suppress(RequestEntityTooLarge):
         if encoding is not None:
@@ -96,9 +71,9 @@ def _read_all(bytes_max: int, encoding: Encoding | None) -> bytes:
 
 
 def _read(size: int) -> bytes:
-    """The next bytes of the body as it was sent, none at its end."""
+    """The next bytes of the body as it was sent; none at its end."""
     chunk = request.stream.read(size)
-    # A gzip stream can be whole where the body is not.
+    # A gzip stream can be whole although the body is not.
     if not chunk and request.stream.tell() < (request.content_length or 0):
         raise BadRequest(ENDED_EARLY)
     return chunk

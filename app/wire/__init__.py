@@ -1,1 +1,1 @@
-"""Bytes to values and back, and the rules of HTTP, without a framework, a database or a setting."""
+"""Turns bytes and headers into values, and knows no framework."""

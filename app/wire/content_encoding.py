@@ -1,7 +1,7 @@
 """Expands a compressed body while it is read: gzip, deflate, zstd and br (RFC 9110 §8.4). Knows no HTTP framework.
 
-Whatever arrives, memory holds one chunk of the compressed bytes, one step of the expanded ones, the decoder's window
-and the result, which ends at its limit: a bomb is refused after its first sparks.
+Memory holds one chunk of the compressed bytes, one step of the expanded ones, the decoder's window, and the result,
+which ends at its limit: a compression bomb is refused as soon as it passes the limit.
 """
 
 import sys
@@ -23,12 +23,12 @@ else:
 _CHUNK_BYTES: Final = 65_536
 _STEP_BYTES: Final = 65_536
 
-# RFC 9659: the window that a decoder of the content coding must grant, and need not exceed: 8 MiB. A frame may ask for
-# gigabytes.
+# RFC 9659: a decoder of the content coding must support a window of 8 MiB, and need not support more. A frame may ask
+# for gigabytes.
 _ZSTD_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
 
-# An empty zstd frame costs the caller 8 bytes, and us 16 µs for a decoder: the 65,000 that fit into 512 KiB would be a
-# second of work. Who joins one member for each event of a batch stays below.
+# An empty zstd frame costs the client 8 bytes, and us 16 µs for a decoder: the 65,000 that fit into 512 KiB would be a
+# second of work. A batch with one member for each event stays below.
 _STREAMS_MAX: Final = 1_000
 
 # zlib's own numbers for the wrapper around the compressed blocks.
@@ -42,7 +42,7 @@ class _Stream(Protocol):
     """The decoder of one gzip member, one zstd frame, or one deflate or br stream."""
 
     def step(self, data: bytes) -> bytes:
-        """About _STEP_BYTES of output at most; while the stream is not hungry, `data` must be empty."""
+        """At most about _STEP_BYTES of output. `data` must be empty until the stream is hungry."""
 
     @property
     def is_hungry(self) -> bool:
@@ -101,8 +101,8 @@ class _Zstd:
 
 
 class _Brotli:
-    """One br stream. Its limit of output is a hint that it oversteps by half; its window, up to 16 MiB by RFC 7932,
-    is filled before the first output appears, so that is what a bomb may cost.
+    """One br stream. A step may exceed its limit by half. Its window of up to 16 MiB (RFC 7932) is filled before the
+    first output appears, so that is the memory that a bomb can take.
     """
 
     rest = b""  # brotli itself refuses bytes after the end
@@ -113,7 +113,7 @@ class _Brotli:
 
     def step(self, data: bytes) -> bytes:
         piece: bytes = self._decoder.process(data, output_buffer_limit=_STEP_BYTES)
-        # can_accept_more_data() knows of input that waits, but not of output that waits inside.
+        # can_accept_more_data() considers input that waits, and not output that waits.
         self.is_hungry = len(piece) < _STEP_BYTES and self._decoder.can_accept_more_data()
         return piece
 
@@ -124,7 +124,7 @@ class _Brotli:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One content coding: how a stream that starts with certain bytes begins, and how many may follow each other."""
+    """One content coding: its decoder, chosen by a stream's first bytes, and how many streams may follow each other."""
 
     name: str
     begin: Callable[[bytes], _Stream]
@@ -132,7 +132,7 @@ class Encoding:
 
 
 def _begin_deflate(start: bytes) -> _Stream:
-    # RFC 9110 means the zlib format; many clients send bare blocks. One nibble tells them apart: bare, it would be a
+    # RFC 9110 means the zlib format; many clients send bare blocks. One nibble decides: in a bare block it would be a
     # stored block whose padding is not zero, which no encoder writes.
     return _Inflating(_ZLIB_WRAPPER if start[0] & 0x0F == _ZLIB_METHOD else _NO_WRAPPER)
 
@@ -148,12 +148,12 @@ _ENCODINGS: Final = {
 
 
 def encoding_of(header: str) -> Encoding | None:
-    """What a Content-Encoding header asks for; None is a body as it is. Raises UnsupportedContentEncoding."""
-    # A list may have empty places (RFC 9110 §5.6.1), and identity does nothing wherever it stands.
+    """The coding in a Content-Encoding header; None if there is none. Raises UnsupportedContentEncoding."""
+    # A list may have empty elements (RFC 9110 §5.6.1), and identity changes nothing.
     names = [name for part in header.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if not names:
         return None
-    # Two encodings on top of each other multiply what a byte may cost, and no client sends them.
+    # Two codings on top of each other multiply what a byte can expand to, and no client sends them.
     if len(names) > 1 or names[0] not in _ENCODINGS:
         raise UnsupportedContentEncoding
     return _ENCODINGS[names[0]]
@@ -162,11 +162,12 @@ def encoding_of(header: str) -> Encoding | None:
 def expand(
     read: Callable[[int], bytes], encoding: Encoding, *, compressed_bytes_max: int, expanded_bytes_max: int
 ) -> bytes:
-    """The body that `read(size)` yields in pieces until it returns none, expanded.
+    """The expanded form of the body that `read(size)` yields in pieces; an empty piece is its end.
 
-    Raises PayloadTooLarge as soon as a limit is passed, and BadRequest for what is corrupt, ends early or goes on.
+    Raises PayloadTooLarge as soon as a limit is passed, and BadRequest if the body is corrupt, or ends before or after
+    its streams do.
     """
-    expanded = BytesIO()  # getvalue() hands its buffer over; joining pieces would hold the body twice
+    expanded = BytesIO()  # getvalue() copies nothing; joining pieces would hold the body twice
     stream: _Stream | None = None
     streams = 0
     for chunk in _chunks(read, compressed_bytes_max):
@@ -196,7 +197,7 @@ def _chunks(read: Callable[[int], bytes], bytes_max: int) -> Iterator[bytes]:
 
 
 def _expand_into(expanded: BytesIO, stream: _Stream, data: bytes, bytes_max: int) -> bytes:
-    """Write what `data` expands to; return what of it lies behind the end of the stream."""
+    """Write what `data` expands to; return the bytes behind the end of the stream."""
     while True:
         expanded.write(stream.step(data))
         if expanded.tell() > bytes_max:

@@ -1,4 +1,4 @@
-"""Reads an Idempotency-Key header, the same way on ingest and on the management API."""
+"""Reads the Idempotency-Key header, for ingest and the management API."""
 
 import re
 
@@ -11,8 +11,7 @@ _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 def read_idempotency_key(header: str | None) -> str | None:
     """The key in an Idempotency-Key header: 1 to 255 visible ASCII characters, bare or as a quoted string (RFC 8941).
 
-    A server joins two header lines with a comma, and a bare key with a comma would look the same; so a comma is only
-    taken inside quotes. Raises BadRequest.
+    A comma is allowed inside quotes only: a server joins two header lines with one. Raises BadRequest.
     """
     if header is None:
         return None

@@ -1,8 +1,8 @@
-"""Reads times as people and programs write them, for ingest and management alike, and says what is wrong with others.
+"""Parses times for ingest and management, and says what is wrong with a text that is none.
 
-Taken is RFC 3339, and of ISO 8601 what names a day of the calendar: also dates alone, times without an offset or
-without seconds, and the basic form without hyphens and colons. It is spelt out here, because Python's own reader takes
-more, and more with each version.
+Accepted are RFC 3339 and the part of ISO 8601 that names a calendar day: also dates alone, times without an offset or
+without seconds, and the basic form without hyphens and colons. The pattern is written out, because Python's own parser
+accepts more, and more with each version.
 """
 
 import re
@@ -16,7 +16,7 @@ NOT_A_NUMBER: Final = f"Seconds or milliseconds since 1970 are not taken. Send a
 _CLOCK = r"(?:[01]\d|2[0-3])(?::?[0-5]\d(?::?[0-5]\d(?:[.,]\d+)?)?)?"
 _OFFSET = r"[Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?"
 _COMMON = re.compile(rf"\d{{4}}-?\d\d-?\d\d(?:[Tt ]{_CLOCK}(?:{_OFFSET})?)?", re.ASCII)
-# The same with any number in each place, so that the wrong one can be named.
+# The same with any number in each field, so that a message can name the wrong one.
 _ANY = re.compile(
     r"(\d{4})(?P<hyphen>-?)(\d\d)(?P=hyphen)(\d\d)"
     r"(?:[Tt ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,]\d+)?)?)?([Zz]|[+-]\d\d(?::?\d\d)?|)?)?",
@@ -36,7 +36,7 @@ _OTHERS: Final = (
 
 
 def read_common_moment(text: str) -> datetime | None:
-    """The moment, in UTC, that `text` names, which is UTC if it names no offset; None if it needs a closer look."""
+    """The moment in UTC, which is also the default offset; None if only read_moment() can decide."""
     try:
         moment = datetime.fromisoformat(text.upper() if _COMMON.fullmatch(text) else "")
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
@@ -45,9 +45,9 @@ def read_common_moment(text: str) -> datetime | None:
 
 
 def read_moment(text: str, *, needs_offset: bool = False) -> datetime:
-    """The moment, in UTC, that `text` names, cut to microseconds; a leap second is the beginning of the next second.
+    """The moment in UTC, cut to microseconds; a leap second becomes the beginning of the next second.
 
-    Raises ValueError, which says what is wrong and what to send instead; also for no offset, if one is needed.
+    Raises ValueError with what is wrong and what to send instead; also if `needs_offset` and there is none.
     """
     moment = read_common_moment(text) or _leap_second(text)
     if moment is None:
@@ -58,7 +58,7 @@ def read_moment(text: str, *, needs_offset: bool = False) -> datetime:
 
 
 def _leap_second(text: str) -> datetime | None:
-    """Where RFC 3339 §5.7 allows one: after the last second, in UTC, of a month."""
+    """The moment of a leap second where RFC 3339 §5.7 allows one: after the last second, in UTC, of a month."""
     found = _LEAP_SECOND.fullmatch(text)
     before = read_common_moment(f"{found[1]}59{found[2]}") if found else None
     if before is None or before.year == MAXYEAR:

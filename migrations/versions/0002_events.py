@@ -1,4 +1,8 @@
-"""Events in daily partitions, the event ledger and the idempotency records: what one accepted event writes."""
+"""Events in daily partitions, the event ledger and the idempotency records: what one accepted event writes.
+
+PostgreSQL's defaults vacuum a table when a fifth of it is dead. The ledger and the records lose and gain a few per cent
+a day and grow large, so a fifth would be weeks of purged rows (docs/maintenance.md has the figures).
+"""
 
 from alembic import op
 
@@ -7,40 +11,16 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# The app's role owns no table, so it makes partitions through this function, which runs with its owner's rights and
-# can do nothing else. A partition is filled first and attached afterwards: ATTACH takes a lock on `events` that
-# lets inserts go on, while CREATE TABLE ... PARTITION OF would stop them. Days are days in UTC, whatever the session
-# or the server believes. Returns how many partitions it made; a day that cannot be attached, because the default
-# partition already holds rows of it, is left to the default partition.
-_MAKE_EVENT_PARTITIONS = """
-    CREATE FUNCTION make_event_partitions(first_day date, days integer) RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC' AS $$
-    DECLARE
-        day date;
-        partition text;
-        made integer := 0;
-    BEGIN
-        -- Two workers at once: the second waits here and then finds everything made.
-        PERFORM pg_advisory_xact_lock(hashtextextended('make_event_partitions', 0));
-        FOR day IN SELECT first_day + n FROM generate_series(0, days - 1) AS n LOOP
-            partition := 'events_' || to_char(day, 'YYYYMMDD');
-            CONTINUE WHEN to_regclass(partition) IS NOT NULL;
-            BEGIN
-                EXECUTE format('CREATE TABLE %I (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
-                EXECUTE format('ALTER TABLE events ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
-                               partition, day::timestamptz, (day + 1)::timestamptz);
-                made := made + 1;
-            EXCEPTION WHEN check_violation THEN
-                RAISE WARNING 'the default partition holds events of %, which stay there', day;
-            END;
-        END LOOP;
-        RETURN made;
-    END $$
-"""
+_TEXT = 'text COLLATE "C"'
+# Vacuum searches all indexes of a table for its dead rows: worth it by the hundred thousand.
+_PURGED = """WITH (
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 100000,
+    autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02,
+    autovacuum_vacuum_cost_limit = 1000)"""
 
 
 def upgrade() -> None:
-    op.execute("""
+    op.execute(f"""
         CREATE TABLE events (
             project_id bigint NOT NULL,
             received_at timestamptz NOT NULL,
@@ -49,48 +29,48 @@ def upgrade() -> None:
             environment_id bigint NOT NULL,
             source_id bigint NOT NULL,
             source_key_id bigint NOT NULL,
-            event_id text NOT NULL,
-            event_type text NOT NULL,
-            severity text NOT NULL,
+            event_id {_TEXT} NOT NULL,
+            event_type {_TEXT} NOT NULL,
+            severity {_TEXT} NOT NULL,
             occurred_at timestamptz NOT NULL,
             payload jsonb NOT NULL,
+            is_occurred_at_far boolean NOT NULL DEFAULT false,
             CONSTRAINT pk_events PRIMARY KEY (project_id, received_at, event_uid),
-            CONSTRAINT ck_events_severity CHECK (
-                severity IN ('debug', 'info', 'warning', 'error', 'critical'))
-        ) PARTITION BY RANGE (received_at)""")
-    # The safety net: a missing partition never makes ingest fail.
-    op.execute("CREATE TABLE events_default PARTITION OF events DEFAULT")
-    op.execute(_MAKE_EVENT_PARTITIONS)
-    op.execute("REVOKE ALL ON FUNCTION make_event_partitions(date, integer) FROM PUBLIC")
-    op.execute("SELECT make_event_partitions((now() AT TIME ZONE 'UTC')::date, 8)")
-    op.execute("""
+            CONSTRAINT ck_events_severity CHECK (severity IN ('debug', 'info', 'warning', 'error', 'critical'))
+        ) PARTITION BY RANGE (received_at);
+        -- A missing partition never makes ingest fail. The index serves the worker, which empties the default one.
+        CREATE TABLE events_default PARTITION OF events DEFAULT;
+        CREATE INDEX ix_events_default_received_at ON events_default (received_at, event_uid)""")
+    op.execute(f"""
         CREATE TABLE event_ledger (
             project_id bigint NOT NULL,
             source_id bigint NOT NULL,
-            event_id text NOT NULL,
+            workspace_id bigint NOT NULL,
+            event_id {_TEXT} NOT NULL,
             event_uid uuid NOT NULL,
             fingerprint bytea NOT NULL,
             received_at timestamptz NOT NULL,
             CONSTRAINT pk_event_ledger PRIMARY KEY (project_id, source_id, event_id)
-        )""")
-    op.execute("""
+        ) {_PURGED};
+        -- Serves the purge.
+        CREATE INDEX ix_event_ledger_received_at ON event_ledger (received_at)""")
+    op.execute(f"""
         CREATE TABLE idempotency_records (
             project_id bigint NOT NULL,
             source_id bigint NOT NULL,
-            idempotency_key text NOT NULL,
+            workspace_id bigint NOT NULL,
+            idempotency_key {_TEXT} NOT NULL,
             fingerprint bytea NOT NULL,
             event_uid uuid NOT NULL,
             response_status smallint NOT NULL,
-            response_body text NOT NULL,
+            response_body {_TEXT} NOT NULL,
             created_at timestamptz NOT NULL,
             expires_at timestamptz NOT NULL,
             CONSTRAINT pk_idempotency_records PRIMARY KEY (project_id, source_id, idempotency_key)
-        )""")
-    op.execute("CREATE INDEX ix_idempotency_records_expires_at ON idempotency_records (expires_at)")
+        ) {_PURGED};
+        -- Serves the purge.
+        CREATE INDEX ix_idempotency_records_expires_at ON idempotency_records (expires_at)""")
 
 
 def downgrade() -> None:
-    op.execute("DROP TABLE idempotency_records")
-    op.execute("DROP TABLE event_ledger")
-    op.execute("DROP FUNCTION make_event_partitions(date, integer)")
-    op.execute("DROP TABLE events")
+    op.execute("DROP TABLE idempotency_records, event_ledger, events")

@@ -54,7 +54,7 @@ def test_only_the_database_sets_what_row_security_reads() -> None:
         for module, tree in _TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant)
-        if isinstance(node.value, str) and re.search(r"lariba\.(everywhere|workspace)\b", node.value)
+        if isinstance(node.value, str) and re.search(r"lariba\.(all_workspaces|workspace)\b", node.value)
     }
 
     assert spelled == {"app.database.engine"}

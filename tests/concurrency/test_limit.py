@@ -20,7 +20,7 @@ def _limit(at_once: int, per_client: int, *, waiting: int = 10, seconds: float =
 
 
 class _Holder:
-    """Holds a place in a thread until it is told to go."""
+    """Holds a slot in a thread until it is let go."""
 
     def __init__(self, pool: ThreadPoolExecutor, limit: ConcurrencyLimit, client: Hashable) -> None:
         self.is_in, self.may_go = Event(), Event()
@@ -77,14 +77,14 @@ def test_a_client_with_its_share_leaves_the_rest_to_others_who_come_later(hold: 
     assert [holder.is_in.is_set() for holder in greedy].count(True) == 2
 
 
-def test_whoever_has_waited_longest_is_next(hold: Callable[..., _Holder]) -> None:
+def test_the_client_that_has_waited_longest_is_next(hold: Callable[..., _Holder]) -> None:
     limit = _limit(1, 1)
     first = hold(limit, "a")
     assert first.is_in.wait(_FOREVER)
     queue = []
-    for place, client in enumerate("bac", start=1):
+    for number, client in enumerate("bac", start=1):
         queue.append(hold(limit, client))
-        wait_until(lambda place=place: _waiting(limit) == place)  # type: ignore[misc]
+        wait_until(lambda number=number: _waiting(limit) == number)  # type: ignore[misc]
 
     for holder in queue:
         first.go()
@@ -107,7 +107,7 @@ def test_a_long_queue_of_one_client_keeps_another_one_waiting_for_one_holder_onl
     assert not any(holder.is_in.is_set() for holder in greedy)
 
 
-def test_who_waits_too_long_is_told_to_come_back_and_leaves_the_queue(hold: Callable[..., _Holder]) -> None:
+def test_a_wait_that_takes_too_long_is_refused_and_leaves_the_queue(hold: Callable[..., _Holder]) -> None:
     limit = _limit(1, 1, seconds=0.01)
     holder = hold(limit, "a")
     assert holder.is_in.wait(_FOREVER)
@@ -122,7 +122,7 @@ def test_who_waits_too_long_is_told_to_come_back_and_leaves_the_queue(hold: Call
         pass
 
 
-def test_of_one_client_no_more_wait_than_may_and_the_others_are_told_at_once(hold: Callable[..., _Holder]) -> None:
+def test_of_one_client_no_more_wait_than_may_and_the_others_are_refused_at_once(hold: Callable[..., _Holder]) -> None:
     limit = _limit(1, 1, waiting=1)
     holder, waiter = hold(limit, "a"), hold(limit, "a")
     wait_until(lambda: _waiting(limit) == 1)
@@ -136,7 +136,7 @@ def test_of_one_client_no_more_wait_than_may_and_the_others_are_told_at_once(hol
         each.may_go.set()
 
 
-def test_what_fails_gives_its_place_back() -> None:
+def test_what_fails_gives_its_slot_back() -> None:
     limit = _limit(1, 1, seconds=0.01)
 
     with pytest.raises(ZeroDivisionError), limit.held("a"):

@@ -89,7 +89,7 @@ def test_a_backend_may_end_at_any_moment_of_a_transaction(context: Context, sett
         assert type(raised) is (OutcomeUnknown if is_commit else StorageUnavailable), at
 
 
-def test_a_lost_connection_gives_its_place_in_the_pool_back(settings: Settings) -> None:
+def test_a_lost_connection_gives_its_slot_in_the_pool_back(settings: Settings) -> None:
     database = Database(settings.database_url, pool_size=1, application_name="lossy")
     in_use = metrics.POOL_IN_USE.labels("lossy")
     for at in range(5):
@@ -112,7 +112,9 @@ def test_a_server_that_hangs_up_on_whom_it_lets_in_is_unavailable(
     close(database)
 
 
-def test_a_lane_that_loses_its_backend_between_two_statements_goes_on(context: Context, settings: Settings) -> None:
+def test_a_dedicated_connection_that_loses_its_backend_between_two_statements_goes_on(
+    context: Context, settings: Settings
+) -> None:
     connection = context.database.dedicated_connection()
     ((pid,),) = connection.run("SELECT pg_backend_pid()", (), _soon())
     end_backend(settings.database_url, pid)

@@ -1,4 +1,4 @@
-"""The second wall by other doors: a partition's own name, and roles for reports."""
+"""Row security by the name of a partition, and for report roles."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +11,7 @@ from psycopg.errors import InsufficientPrivilege, RaiseException
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from tests.support.databases import close, fresh_database
 from tests.support.people import Tenant, make_tenant
@@ -24,6 +24,10 @@ _POLICIES = (
     " WHERE tablename = %s ORDER BY 1"
 )
 _EVENT = "INSERT INTO events SELECT {}, {}, gen_random_uuid(), {}, 1, 1, 1, 'e', 'a', 'info', now(), '{{}}'"
+_USAGE = (
+    "INSERT INTO usage_hours (project_id, source_key_id, hour, outcome, workspace_id, source_id, events, payload_bytes)"
+    " VALUES ({}, 1, now(), 'stored', {}, 1, 1, 1)"
+)
 
 pytestmark = pytest.mark.wiring
 Report = Callable[[], psycopg.Connection]
@@ -31,7 +35,7 @@ Report = Callable[[], psycopg.Connection]
 
 @pytest.fixture(name="fresh")
 def _fresh(server_url: str) -> Iterator[Settings]:
-    """A database of this test's own, in which it may open what is closed."""
+    """A database of this test's own, whose privileges it may change."""
     with fresh_database(server_url) as settings:
         migrate(settings)
         yield settings
@@ -54,6 +58,7 @@ def _tenants(fresh: Settings, owner: psycopg.Connection) -> Iterator[tuple[Tenan
         assert send(app.test_client(), tenant).status_code == 201
         for moment in ("now()", "'2010-01-01Z'"):
             owner.execute(_EVENT.format(tenant.project_row, moment, tenant.workspace_row))
+        owner.execute(_USAGE.format(tenant.project_row, tenant.workspace_row))
     yield pair
     close(context.database)
 
@@ -74,8 +79,8 @@ class TestPartitions:
         assert [name for name, *_ in wanted] == ["within_workspace"]
         for partition in ["events_20310330", *_all_partitions(owner)]:
             assert owner.execute(_POLICIES, [partition]).fetchall() == wanted, partition
-            walled = owner.execute("SELECT relrowsecurity FROM pg_class WHERE relname = %s", [partition]).fetchone()
-            assert walled == (True,), partition
+            is_on = owner.execute("SELECT relrowsecurity FROM pg_class WHERE relname = %s", [partition]).fetchone()
+            assert is_on == (True,), partition
 
     def test_a_role_that_may_read_them_by_name_sees_its_workspace_only(
         self, fresh: Settings, owner: psycopg.Connection, tenants: tuple[Tenant, Tenant]
@@ -97,7 +102,7 @@ class TestPartitions:
     def test_one_without_policies_ends_the_readiness_and_is_put_right_by_migrating(
         self, fresh: Settings, owner: psycopg.Connection
     ) -> None:
-        """A table that an operator has hung in, or one from before partitions had policies."""
+        """A table that an operator has attached."""
         owner.execute("CREATE TABLE of_before (LIKE events INCLUDING CONSTRAINTS)")
         owner.execute("ALTER TABLE events ATTACH PARTITION of_before FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')")
         app = create_app(replace(fresh, database_pool_size=1))
@@ -119,7 +124,7 @@ class TestReportRole:
     def _connect(
         self, server_url: str, fresh: Settings, owner: psycopg.Connection, tenants: tuple[Tenant, Tenant]
     ) -> Iterator[Report]:
-        """As a role that reads the first workspace, and that somebody has also let read every table."""
+        """As a role that reads the first workspace, and that was also granted SELECT on every table."""
         database = str(conninfo_to_dict(fresh.database_url)["dbname"])
         name = f"{database}_report"
         role = sql.Identifier(name)
@@ -138,7 +143,7 @@ class TestReportRole:
                 connection.close()
             server.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
 
-    @pytest.mark.parametrize("said", [[], ["lariba.everywhere", "on"], ["lariba.workspace", "2"]], ids=str)
+    @pytest.mark.parametrize("said", [[], ["lariba.all_workspaces", "on"], ["lariba.workspace", "2"]], ids=str)
     def test_sees_its_workspace_and_no_other_whatever_it_sets(
         self, owner: psycopg.Connection, tenants: tuple[Tenant, Tenant], connect: Report, said: list[str]
     ) -> None:
@@ -152,7 +157,7 @@ class TestReportRole:
         for workspace in (mine, other):
             owner.execute(_EVENT.format(1, "'2031-03-30 12:00Z'", workspace))
 
-        for relation in ("events", "projects", "sources", "environments"):
+        for relation in ("events", "projects", "sources", "environments", "usage_hours"):
             assert _workspaces(report, relation) == {mine}, relation
         for partition in _all_partitions(owner):
             assert _workspaces(report, partition) <= {mine}, partition
@@ -175,7 +180,7 @@ class TestReportRole:
             "DELETE FROM events",
             "UPDATE projects SET name = 'x'",
             "SELECT admit_report_role(current_user, 'ws_other')",
-            "SELECT store_events_2('[]', '[]', '{}', now(), now(), '1s')",
+            "SELECT store_events('[]', '[]', '{}', interval '1 day', '1s', true)",
         ):
             with pytest.raises(InsufficientPrivilege):
                 report.execute(statement)
@@ -192,7 +197,7 @@ class TestReportRole:
             owner.execute("SELECT admit_report_role(%s, 'ws_unknown')", [name])
 
 
-def test_a_role_that_nobody_has_admitted_sees_nothing_whatever_it_sets(
+def test_a_role_without_policies_sees_nothing_whatever_it_sets(
     server_url: str, fresh: Settings, owner: psycopg.Connection, tenants: tuple[Tenant, Tenant]
 ) -> None:
     database = str(conninfo_to_dict(fresh.database_url)["dbname"])
@@ -201,7 +206,7 @@ def test_a_role_that_nobody_has_admitted_sees_nothing_whatever_it_sets(
         server.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'test'").format(role))
         owner.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(role))
         with psycopg.connect(database_url(server_url, f"{database}_stranger", database), autocommit=True) as stranger:
-            stranger.execute("SET lariba.everywhere = 'on'")
+            stranger.execute("SET lariba.all_workspaces = 'on'")
             for relation in ("events", "workspaces", "source_keys", "event_ledger", *_all_partitions(owner)):
                 assert stranger.execute(f"SELECT count(*) FROM {relation}").fetchone() == (0,), relation
         server.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))

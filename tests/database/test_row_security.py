@@ -1,4 +1,4 @@
-"""The second wall: PostgreSQL itself keeps workspaces apart, whatever statement the app's role sends."""
+"""Row security: PostgreSQL itself keeps workspaces apart, whatever statement the app's role sends."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ from tests.support.servers import database_url
 _OPEN = {"alembic_version": "one row, the schema's revision"}
 # No policy can stand on a view. It carries the condition itself, and the tests below ask it.
 _VIEWS = {"readable_events"}
-# Closed to everybody who has named a workspace.
+# Closed to a transaction that has named a workspace.
 _OF_NO_WORKSPACE = {"maintenance_tasks"}
 TABLES = sorted(set(Base.metadata.tables) - _OF_NO_WORKSPACE)
 
@@ -85,11 +85,8 @@ class _Rows:
 
     def of(self, table: str, tenant: Tenant) -> set[str]:
         column = "id" if table == "workspaces" else "workspace_id"
-        owned = f"t.{column} = :workspace"
-        if column not in Base.metadata.tables[table].columns:
-            owned = "t.project_id IN (SELECT id FROM projects WHERE workspace_id = :workspace)"
         with self.context.database.transaction(TenantScope.ALL) as session:
-            statement = text(f"SELECT to_jsonb(t)::text FROM {table} t WHERE {owned}")
+            statement = text(f"SELECT to_jsonb(t)::text FROM {table} t WHERE t.{column} = :workspace")
             return set(session.scalars(statement, {"workspace": tenant.workspace_row}))
 
 
@@ -107,7 +104,7 @@ def test_every_table_has_row_level_security_and_a_policy(settings: Settings) -> 
             [conninfo_to_dict(settings.database_url)["user"]],
         ).fetchall()
     assert {name for name, _, _ in readable} == {*TABLES, *_OF_NO_WORKSPACE, *_OPEN, *_VIEWS}
-    assert {name for name, *is_walled in readable if not all(is_walled)} == {*_OPEN, *_VIEWS}
+    assert {name for name, *is_secured in readable if not all(is_secured)} == {*_OPEN, *_VIEWS}
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -154,16 +151,16 @@ class TestEveryTable:
                     with connection.transaction(force_rollback=True):
                         assert connection.execute(statement).rowcount in (0, rows), statement
                 except (InsufficientPrivilege, ForeignKeyViolation):
-                    continue  # nobody may, wherever
+                    continue  # forbidden whatever the workspace
 
         assert _Rows(context).of(table, charlie) == before
 
-    def test_tells_nothing_by_a_default_of_the_role_or_the_server(
+    def test_shows_nothing_by_a_default_of_the_role_or_the_server(
         self, table: str, settings: Settings, full: tuple[Tenant, Tenant]
     ) -> None:
-        """Whoever names no workspace sees none, also where somebody set one for the whole role."""
+        """A transaction that names no workspace sees none, also where one was set for the whole role."""
         joint = "&" if "?" in settings.database_url else "?"
-        url = f"{settings.database_url}{joint}options=-c%20lariba.everywhere%3Don%20-c%20lariba.workspace%3D1"
+        url = f"{settings.database_url}{joint}options=-c%20lariba.all_workspaces%3Don%20-c%20lariba.workspace%3D1"
         database = Database(url, pool_size=1)
         with database.transaction(TenantScope.NONE) as session:
             seen = session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
@@ -177,7 +174,7 @@ def test_what_belongs_to_no_workspace_is_shown_to_none(
     table: str, alice: Tenant, connect: Connect, context: Context
 ) -> None:
     with context.database.transaction(TenantScope.ALL) as session:
-        session.execute(text(f"INSERT INTO {table} (name) VALUES ('walls') ON CONFLICT DO NOTHING"))
+        session.execute(text(f"INSERT INTO {table} (name) VALUES ('any') ON CONFLICT DO NOTHING"))
         assert session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() > 0
 
     for tenant in (None, alice):
@@ -198,7 +195,7 @@ class TestTheViewThatEventsAreReadThrough:
 
     def test_shows_no_more_to_who_sees_everything(self, full: tuple[Tenant, Tenant], connect: Connect) -> None:
         connection = connect(None)
-        connection.execute("SET lariba.everywhere = 'on'")
+        connection.execute("SET lariba.all_workspaces = 'on'")
 
         assert _seen(connection, "readable_events") == set()
 
@@ -227,8 +224,8 @@ class TestWaysAround:
             connect(alice).execute(f"{taken} (id) DO UPDATE SET name = 'mine'", parameters)
         assert connect(alice).execute(f"{taken} (id) DO NOTHING RETURNING name", parameters).fetchall() == []
 
-    def test_an_error_tells_no_value_of_a_strangers_row(self, full: tuple[Tenant, Tenant], connect: Connect) -> None:
-        """That a public id is taken can be found out, by whoever could guess one; what stands there cannot."""
+    def test_an_error_shows_no_value_of_a_strangers_row(self, full: tuple[Tenant, Tenant], connect: Connect) -> None:
+        """That a public id is taken shows to a client that guesses it; the row's values do not."""
         alice, charlie = full
         with pytest.raises(UniqueViolation) as taken:
             connect(alice).execute(
@@ -253,8 +250,8 @@ class TestWaysAround:
     ) -> None:
         alice, charlie = full
         mine = connect(alice)
-        told: list[str] = []
-        mine.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+        shown: list[str] = []
+        mine.add_notice_handler(lambda notice: shown.append(notice.message_primary or ""))
         mine.execute(
             "CREATE FUNCTION pg_temp.peek(seen text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001"
             " AS $$ BEGIN RAISE NOTICE '%', seen; RETURN true; END $$"
@@ -262,8 +259,8 @@ class TestWaysAround:
 
         mine.execute("SELECT FROM projects WHERE pg_temp.peek(public_id)")
 
-        assert alice.project_id in told
-        assert charlie.project_id not in told
+        assert alice.project_id in shown
+        assert charlie.project_id not in shown
 
     def test_the_planners_statistics_are_not_shown(
         self, settings: Settings, full: tuple[Tenant, Tenant], connect: Connect
@@ -285,23 +282,23 @@ class TestWaysAround:
             "COPY (SELECT 1) TO PROGRAM 'true'",
         ],
     )
-    def test_the_wall_cannot_be_put_aside(
+    def test_it_cannot_be_switched_off(
         self, settings: Settings, full: tuple[Tenant, Tenant], connect: Connect, statement: str
     ) -> None:
         owner = str(conninfo_to_dict(settings.admin_database_url)["user"])
         with pytest.raises(InsufficientPrivilege):
             connect(full[0]).execute(sql.SQL(statement).format(owner=sql.Identifier(owner)))
 
-    def test_the_judge_of_callers_sees_as_little_as_who_asks_it(
+    def test_judge_callers_sees_as_little_as_the_role_that_calls_it(
         self, full: tuple[Tenant, Tenant], connect: Connect
     ) -> None:
         """It is not SECURITY DEFINER: only store_events is, which writes and shows no row."""
         alice, charlie = full
-        asked = "SELECT refusal, workspace_id FROM judge_callers(jsonb_build_array(jsonb_build_object("
-        asked += "'caller', 0, 'key_row', %s::bigint, 'key_id', %s::text)), now())"
+        judge = "SELECT refusal, workspace_id FROM judge_callers(jsonb_build_array(jsonb_build_object("
+        judge += "'caller', 0, 'key_row', %s::bigint, 'key_id', %s::text)), now(), NULL)"
 
-        own = connect(alice).execute(asked, [alice.key_row, alice.key_id]).fetchall()
-        strange = connect(alice).execute(asked, [charlie.key_row, charlie.key_id]).fetchall()
+        own = connect(alice).execute(judge, [alice.key_row, alice.key_id]).fetchall()
+        strange = connect(alice).execute(judge, [charlie.key_row, charlie.key_id]).fetchall()
 
         assert own == [(None, alice.workspace_row)]
         assert strange == [(InvalidSourceKey.code, None)]
@@ -316,15 +313,12 @@ class TestWaysAround:
             "is_origin_allowed",
             "make_event_partitions",
             "store_events",
-            "store_events_2",
-            "store_events_3",
-            "store_events_4",
         ]
         assert all("search_path=public, pg_temp" in configured for _, configured in found)
 
 
 class TestPool:
-    """One connection for all: nothing of one transaction's reach is left for the next."""
+    """One connection for all: nothing of one transaction's scope is left for the next."""
 
     @pytest.fixture(name="database")
     def _database(self, settings: Settings) -> Iterator[Database]:
@@ -332,8 +326,8 @@ class TestPool:
         yield database
         close(database)
 
-    def _sees(self, database: Database, reach: int | TenantScope, tenants: tuple[Tenant, Tenant]) -> list[bool]:
-        with database.transaction(reach) as session:
+    def _sees(self, database: Database, scope: int | TenantScope, tenants: tuple[Tenant, Tenant]) -> list[bool]:
+        with database.transaction(scope) as session:
             found = set(session.scalars(text("SELECT public_id FROM projects")))
         return [tenant.project_id in found for tenant in tenants]
 
@@ -346,12 +340,12 @@ class TestPool:
             assert self._sees(database, TenantScope.ALL, both) == [True, True]
             assert self._sees(database, TenantScope.NONE, both) == [False, False]
 
-    @pytest.mark.parametrize("reach", ["alice", "everywhere"])
+    @pytest.mark.parametrize("scope", ["alice", "all"])
     def test_after_an_error_a_rollback_and_a_lost_connection(
-        self, database: Database, alice: Tenant, charlie: Tenant, reach: str
+        self, database: Database, alice: Tenant, charlie: Tenant, scope: str
     ) -> None:
         both = (alice, charlie)
-        wide: int | TenantScope = alice.workspace_row if reach == "alice" else TenantScope.ALL
+        wide: int | TenantScope = alice.workspace_row if scope == "alice" else TenantScope.ALL
 
         for statement in ("SELECT 1 / 0", "ROLLBACK", "SELECT pg_terminate_backend(pg_backend_pid())"):
             with suppress(RuntimeError, SQLAlchemyError, StorageUnavailable), database.transaction(wide) as session:
@@ -360,7 +354,7 @@ class TestPool:
             assert self._sees(database, TenantScope.NONE, both) == [False, False], statement
             assert self._sees(database, charlie.workspace_row, both) == [False, True], statement
 
-    def test_the_committers_lane_sees_nothing_by_itself(self, database: Database, alice: Tenant) -> None:
+    def test_a_dedicated_connection_sees_nothing_by_itself(self, database: Database, alice: Tenant) -> None:
         self._sees(database, TenantScope.ALL, (alice, alice))
         connection = database.dedicated_connection()
         try:
@@ -371,14 +365,14 @@ class TestPool:
     def test_a_query_that_forgot_its_workspace_shows_only_the_callers(
         self, database: Database, alice: Tenant, charlie: Tenant
     ) -> None:
-        """What the wall is for: the bare select that a review has overlooked."""
+        """What row security is for: the bare select that a review has overlooked."""
         with database.transaction(alice.workspace_row) as session:
             keys = set(session.scalars(text("SELECT public_id FROM source_keys")))
         assert keys == {alice.key_id}
 
 
 class TestStart:
-    """`wsgi:app` and `wsgi.celery` refuse a role that the wall does not bind."""
+    """`wsgi:app` and `wsgi.celery` refuse a role that row security does not bind."""
 
     _WAYS_OUT = ("docs/operations.md", "LARIBA_ALLOW_RLS_BYPASS=on")
 
@@ -428,7 +422,7 @@ class TestStart:
         assert "test@" not in line
 
     @pytest.mark.slow
-    def test_unless_told_that_the_code_alone_has_to_do(self, unbound: Settings, checkout: Path) -> None:
+    def test_unless_the_setting_allows_it(self, unbound: Settings, checkout: Path) -> None:
         said = self._start(unbound, checkout, "-c", "import wsgi", LARIBA_ALLOW_RLS_BYPASS="on")
 
         assert said == (0, "")

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from tests.support.databases import close, fresh_database
@@ -118,8 +118,8 @@ def test_days_that_retention_or_the_ledger_have_left_are_told_apart(
         owner.execute(f"UPDATE {table} SET {moment} = {moment} - interval '2 days'".encode())
     owner.execute("TRUNCATE event_ledger")
     owner.execute(
-        "INSERT INTO usage_hours (project_id, source_key_id, hour, outcome, source_id, events, payload_bytes)"
-        " VALUES (1, 1, date_trunc('hour', now(), 'UTC') - interval '1 day', 'stored', 1, 4, 4)"
+        "INSERT INTO usage_hours (project_id, source_key_id, hour, outcome, workspace_id, source_id, events,"
+        " payload_bytes) VALUES (1, 1, date_trunc('hour', now(), 'UTC') - interval '1 day', 'stored', 1, 1, 4, 4)"
     )
 
     days, _, _ = _audit(owner, checkout)

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from app.config import Settings
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.maintenance.schedule import TASKS
 from deploy import canary
 from tests.support.databases import fresh_database

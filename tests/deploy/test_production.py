@@ -22,7 +22,7 @@ from tests.support.sending import PATH
 from tests.support.waiting import wait_until
 
 # The app's role sees a workspace at a time, or all if it says so.
-_EVERYWHERE = "-c lariba.everywhere=on"
+_ALL_WORKSPACES = "-c lariba.all_workspaces=on"
 pytestmark = [pytest.mark.wiring, pytest.mark.broker]
 
 
@@ -50,7 +50,7 @@ def test_from_an_empty_database_to_a_counted_event(production: Settings, web: Li
     assert script.send(source, key).headers["idempotent-replayed"] == "true"
     with worker(production, checkout), beat(production, checkout):
         wait_until(lambda: script.manage("GET", f"/v1/keys/{key['id']}")["last_used_at"], 60)
-    with psycopg.connect(production.database_url, options=_EVERYWHERE) as connection:
+    with psycopg.connect(production.database_url, options=_ALL_WORKSPACES) as connection:
         # A replay is folded when its attempt can come no more, two minutes later.
         assert connection.execute(_COUNTED, (source["id"],)).fetchall() == [("stored", 1)]
     total = script.manage("GET", f"/v1/usage?source_id={source['id']}")["total"]

@@ -1,8 +1,8 @@
-"""The adapter itself, between a server and an application that do what is seldom: wait, and take no answer."""
+"""The adapter itself, between a server and an application that do what is rare: wait, and accept no response."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +17,9 @@ from app.context import Context
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.granian.adapter import GranianAdapter
 from app.granian.bodies import BodyReader
+from app.granian.bounds import Bounds
 from app.granian.environ import Environ
+from app.granian.owners import Owners
 from app.ingest.fast_path import FastPath
 from app.ingest.services import EXTENSION as INGEST
 from app.ingest.services import IngestServices
@@ -112,7 +114,7 @@ def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memo
 
 
 def test_an_answer_that_the_server_does_not_take_ends_its_request(services: IngestServices, alice: Tenant) -> None:
-    """The event is stored, so no other answer may say that nothing was: the server hears what went wrong."""
+    """The event is stored, so no other answer may say that nothing was: the server gets the exception."""
 
     class Refusing(_Protocol):
         def response_bytes(self, status: int, _headers: object, _body: bytes) -> None:
@@ -130,13 +132,13 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(services: Inge
     async def scenario(_: object) -> None:
         scope = _Scope(PATH, {"host": "localhost", "x-api-key": alice.key})
         with pytest.raises(RuntimeError):
-            await asyncio.wait_for(adapter.__rsgi__(cast(Any, scope), protocol), _BUSY_SECONDS_MAX)
+            await asyncio.wait_for(adapter.__rsgi__(cast(Any, scope), cast(Any, protocol)), _BUSY_SECONDS_MAX)
 
     _live(adapter, scenario)
     assert protocol.answers == [201]
 
 
-def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings, context: Context) -> None:
+def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings) -> None:
     """512 of one workspace: the next one is refused at once, and others are not."""
 
     class Stalling(_Protocol):
@@ -144,12 +146,12 @@ def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settin
             return asyncio.get_running_loop().create_future()
 
     async def scenario() -> None:
-        bodies = BodyReader(settings, context.credentials)
-        waits = [asyncio.create_task(bodies.read_small(Stalling(0), "alice")) for _ in range(512)]
+        bodies = BodyReader(settings, Bounds.of(settings))
+        waits = [asyncio.create_task(bodies.read_small(cast(Any, Stalling(0)), "alice")) for _ in range(512)]
         await asyncio.sleep(0)
         with pytest.raises(StorageUnavailable):
-            await bodies.read_small(Stalling(0), "alice")
-        waits.append(asyncio.create_task(bodies.read_small(Stalling(0), "charlie")))
+            await bodies.read_small(cast(Any, Stalling(0)), "alice")
+        waits.append(asyncio.create_task(bodies.read_small(cast(Any, Stalling(0)), "charlie")))
         await asyncio.sleep(0)
         assert not waits[-1].done()
         for wait in waits:
@@ -174,7 +176,7 @@ def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
 
     async def scenario(_: object) -> None:
         headers = {"host": "localhost", "x-api-key": alice.key, "transfer-encoding": "chunked"}
-        await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), protocol)
+        await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), cast(Any, protocol))
 
     _live(adapter, scenario)
     assert protocol.answers == [503]  # as this application answers where a body cannot be had
@@ -195,7 +197,7 @@ def test_of_a_common_event_the_fast_path_answers_it(
     protocol = Failing(0)
 
     async def scenario(_: object) -> None:
-        await adapter.__rsgi__(cast(Any, _scope_of_event(alice, length=2)), protocol)
+        await adapter.__rsgi__(cast(Any, _scope_of_event(alice, length=2)), cast(Any, protocol))
 
     _live(adapter, scenario)
     assert protocol.answers == [status]
@@ -221,45 +223,48 @@ def test_a_refusal_before_the_body_is_read_waits_for_the_body(
     protocol = Sending(0)
 
     async def scenario(_: object) -> None:
-        await adapter.__rsgi__(cast(Any, _scope_of_event(alice, length=2)), protocol)
+        await adapter.__rsgi__(cast(Any, _scope_of_event(alice, length=2)), cast(Any, protocol))
 
     _live(adapter, scenario)
     assert (protocol.answers, reads) == ([429], [1])
 
 
-def test_a_token_is_one_owner_however_its_header_is_written(
-    settings: Settings, context: Context, alice: Tenant
-) -> None:
-    bodies = BodyReader(settings, context.credentials)
+def test_a_token_is_one_owner_however_its_header_is_written(context: Context, alice: Tenant) -> None:
+    owners = Owners(context.credentials)
     written = [f"Bearer {alice.token}", f"bearer  {alice.token} ", f"BEARER {alice.token}"]
 
-    assert len({bodies.token_of({"HTTP_AUTHORIZATION": header}) for header in written} - {None}) == 1
-    assert bodies.token_of({"HTTP_AUTHORIZATION": f"Bearer {alice.key}"}) is None
+    assert len({owners.token_of({"HTTP_AUTHORIZATION": header}) for header in written} - {None}) == 1
+    assert owners.token_of({"HTTP_AUTHORIZATION": f"Bearer {alice.key}"}) is None
 
 
 @pytest.mark.parametrize("path", ["/v1/projects", "/v1/keys/key_1/revoke"])
 def test_many_credentials_have_the_turns_of_one_workspace_at_the_threads(
-    adapter: GranianAdapter, context: Context, alice: Tenant, path: str
+    context: Context, alice: Tenant, path: str
 ) -> None:
     """A workspace may have a thousand tokens, and any number of revoked keys, which no process remembers."""
     shown = [f"Bearer {context.credentials.mint('mt').text}" for _ in range(40)]
 
-    turns = {adapter.turns_of(_request(path, HTTP_AUTHORIZATION=each)) for each in shown}
+    owners = Owners(context.credentials)
+    turns = {_queue_of(owners, _request(path, HTTP_AUTHORIZATION=each)) for each in shown}
 
     assert len(turns) == 40
     assert len({owner for owner, _ in turns}) == 1
 
 
 def test_what_takes_a_right_away_does_not_wait_behind_the_rest_of_its_workspace(
-    adapter: GranianAdapter, client: FlaskClient, alice: Tenant
+    context: Context, client: FlaskClient, alice: Tenant
 ) -> None:
     assert client.get("/v1/projects", headers=alice.bearer).status_code == 200  # it is known from now on
 
     paths = ("/v1/projects", "/v1/keys", "/v1/keys/key_1/revoke")
-    owners = [adapter.turns_of(_request(path, alice))[0] for path in paths]
+    owners = [_queue_of(Owners(context.credentials), _request(path, alice))[0] for path in paths]
 
     assert owners[:2] == [alice.workspace_row] * 2
     assert owners[2] != alice.workspace_row
+
+
+def _queue_of(owners: Owners, environ: Environ) -> tuple[Hashable, Hashable]:
+    return owners.queue_of(environ, owners.owner_of(environ))
 
 
 def _scope_of_event(tenant: Tenant, length: int) -> _Scope:
@@ -292,6 +297,6 @@ def _live(adapter: GranianAdapter, scenario: Callable[..., Any]) -> list[int]:
 async def _answered(adapter: GranianAdapter, tenant: Tenant, pieces: int) -> int:
     protocol = _Protocol(pieces)
     headers = {"host": "localhost", "x-api-key": tenant.key} | ({"transfer-encoding": "chunked"} if pieces else {})
-    await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), protocol)
+    await adapter.__rsgi__(cast(Any, _Scope(f"{PATH}/batch", headers)), cast(Any, protocol))
     (status,) = protocol.answers
     return status

@@ -78,7 +78,7 @@ def test_a_chunked_event_that_is_cut_is_not_stored(
 
 
 def test_http_2_is_not_spoken(live: LiveServer, alice: Tenant) -> None:
-    """An empty frame at the end of a whole body cannot be told from a stream that was reset."""
+    """An empty frame at the end of a whole body looks like a stream that was reset."""
     with connected(live.port) as connection:
         connection.sendall(http_2_request(_BATCH, {"x-api-key": alice.key}))
         assert connection.recv(65_536)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 505")
@@ -110,7 +110,9 @@ def test_an_event_shorter_than_its_length_is_not_stored(
     assert [event.event_id for event in events_of(context, alice)] == ["e1"]
 
 
-def test_who_is_still_there_hears_that_nothing_was_stored(live: LiveServer, alice: Tenant, lines: list[bytes]) -> None:
+def test_a_client_that_is_still_there_hears_that_nothing_was_stored(
+    live: LiveServer, alice: Tenant, lines: list[bytes]
+) -> None:
     start = head("POST", _BATCH, f"X-API-Key: {alice.key}", _NDJSON, _CHUNKED)
 
     answer = exchange(live.port, start + chunk(lines[0]), half_close=True)

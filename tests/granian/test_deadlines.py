@@ -36,8 +36,7 @@ def _run(scenario: Callable[[Deadlines, PassTime], Coroutine[Any, Any, Any]]) ->
 
 
 async def _bounded(deadlines: Deadlines, wait: Awaitable[Any]) -> Any:
-    with deadlines.bounded():
-        return await wait
+    return await deadlines.bounded(wait)
 
 
 def _begin(deadlines: Deadlines) -> "asyncio.Task[Any]":
@@ -103,7 +102,7 @@ def test_what_came_in_time_is_ended_no_more() -> None:
     assert _run(scenario) == "in time"
 
 
-def test_what_goes_wrong_in_it_is_told_as_it_is_also_when_it_is_late() -> None:
+def test_what_goes_wrong_in_it_is_raised_as_it_is_also_when_it_is_late() -> None:
     async def scenario(deadlines: Deadlines, pass_time: PassTime) -> list[BaseException | None]:
         async def fail(wait: "asyncio.Future[None]") -> None:
             with suppress(asyncio.CancelledError):
@@ -120,7 +119,7 @@ def test_what_goes_wrong_in_it_is_told_as_it_is_also_when_it_is_late() -> None:
     assert [type(error) for error in _run(scenario)] == [ValueError, ValueError]
 
 
-def test_a_task_that_somebody_else_ends_is_cancelled_and_not_late() -> None:
+def test_a_task_that_another_caller_ends_is_cancelled_and_not_late() -> None:
     async def scenario(deadlines: Deadlines, pass_time: PassTime) -> list[bool]:
         before, at_once = _begin(deadlines), _begin(deadlines)
         await pass_time(0)

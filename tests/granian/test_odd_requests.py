@@ -72,7 +72,7 @@ def test_a_path_has_one_spelling(live: LiveServer, alice: Tenant, body: bytes, p
 
 
 def test_what_is_encoded_in_a_path_is_what_it_stands_for(live: LiveServer, alice: Tenant, body: bytes) -> None:
-    """Servers hand paths on decoded, so %2F cannot be told from a slash (docs/operations.md)."""
+    """Servers pass paths on decoded, so %2F looks like a slash (docs/operations.md)."""
     assert _event(live, alice, body, path="/v1%2Fevents/%69ngest").status == 201
     assert _event(live, alice, body, path="/%2Fv1/events/ingest").status == 404
 

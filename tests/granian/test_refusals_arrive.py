@@ -1,4 +1,4 @@
-"""A refusal reaches a client that is still sending: it is not told by a broken pipe what the answer says in words."""
+"""A refusal reaches a client that is still sending: it reads the answer, and does not meet a broken pipe."""
 
 import http.client
 import json
@@ -81,7 +81,7 @@ def test_of_a_hundred_clients_of_nodes_all_read_the_answer(live: LiveServer, ali
         assert set(json.loads(ended.stdout)) == {due}
 
 
-def test_whoever_asks_before_it_sends_hears_the_refusal_first(live: LiveServer, alice: Tenant) -> None:
+def test_a_client_that_asks_before_it_sends_hears_the_refusal_first(live: LiveServer, alice: Tenant) -> None:
     """`Expect: 100-continue`, as curl sends it: then the body need not be sent at all."""
     start = head("POST", PATH, f"X-API-Key: {alice.key}", "Content-Length: 9000000", "Expect: 100-continue", _JSON)
     with connected(live.port) as connection:

@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -34,7 +35,7 @@ async def _streamed(rest: Iterator[bytes]) -> bytes:
     async def more() -> bytes | None:
         return next(rest, None)
 
-    await stream(server, 200, [], _FIRST, more)
+    await stream(cast(Any, server), 200, [], _FIRST, more)
     return await server.read
 
 

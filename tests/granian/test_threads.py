@@ -67,7 +67,7 @@ def test_nor_do_they_keep_their_own_one_from_revoking_a_token(
 class TestSharedThreads:
     """Eight of them; what runs on one stays until it is let go."""
 
-    def test_one_alone_gets_half_and_there_is_one_for_whoever_comes(self) -> None:
+    def test_one_alone_gets_half_and_the_next_owner_gets_a_thread_at_once(self) -> None:
         async def meet() -> None:
             context = _FakeContext(8)
             alice = [context.visit("alice") for _ in range(20)]
@@ -119,7 +119,7 @@ class TestSharedThreads:
 
         asyncio.run(meet())
 
-    def test_whoever_gives_up_keeps_none(self) -> None:
+    def test_a_cancelled_request_keeps_no_thread(self) -> None:
         async def meet() -> None:
             context = _FakeContext(1)
             first = context.visit("alice")

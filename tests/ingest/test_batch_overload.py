@@ -24,9 +24,10 @@ from tests.support.people import Tenant, events_of, issue_key, limit_key, source
 from tests.support.sending import error_of, event_for
 
 _RECORD = text(
-    "INSERT INTO idempotency_records VALUES (:project, :source, 'k', '', gen_random_uuid(), 200, '', now(), now())"
+    "INSERT INTO idempotency_records"
+    " VALUES (:project, :source, :workspace, 'k', '', gen_random_uuid(), 200, '', now(), now())"
 )
-_LEDGER = text("INSERT INTO event_ledger VALUES (:project, :source, 'e', gen_random_uuid(), '', now())")
+_LEDGER = text("INSERT INTO event_ledger VALUES (:project, :source, :workspace, 'e', gen_random_uuid(), '', now())")
 
 
 @pytest.fixture(name="client")
@@ -49,7 +50,9 @@ def test_409_while_another_transaction_holds_its_key_or_one_of_its_event_ids(
     client: FlaskClient, context: Context, alice: Tenant, claim: TextClause
 ) -> None:
     with context.database.transaction(TenantScope.ALL) as session:
-        session.execute(claim, {"project": alice.project_row, "source": alice.source_row})
+        session.execute(
+            claim, {"project": alice.project_row, "source": alice.source_row, "workspace": alice.workspace_row}
+        )
         response = send_batch(client, alice, [event_for(alice), event_for(alice, event_id="e")], "k")
         session.rollback()
 

@@ -16,7 +16,7 @@ from flask import Flask
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
 from tests.support.databases import SECRET_KEY, close
@@ -30,7 +30,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 # The app's role sees a workspace at a time, or all if it says so.
-_EVERYWHERE = "-c lariba.everywhere=on"
+_ALL_WORKSPACES = "-c lariba.all_workspaces=on"
 _SENDERS = 16
 
 
@@ -179,12 +179,12 @@ def test_a_session_that_hangs_in_its_transaction_stops_only_who_needs_its_keys(
     """As a client under SIGSTOP leaves it. (One stopped inside PostgreSQL may hold a page that everybody needs.)"""
     with (
         _load(server, dana) as load,
-        psycopg.connect(_context(app).settings.database_url, options=_EVERYWHERE) as hanging,
+        psycopg.connect(_context(app).settings.database_url, options=_ALL_WORKSPACES) as hanging,
     ):
         hanging.execute(
-            "INSERT INTO event_ledger SELECT %s, %s, '0-' || n, gen_random_uuid(), '', now()"
+            "INSERT INTO event_ledger SELECT %s, %s, %s, '0-' || n, gen_random_uuid(), '', now()"
             " FROM generate_series(1, 100000) AS n ON CONFLICT DO NOTHING",
-            (dana.project_row, dana.source_row),
+            (dana.project_row, dana.source_row, dana.workspace_row),
         )
         wait_until(lambda: 409 in load.statuses)
         for _ in range(5):

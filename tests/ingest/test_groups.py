@@ -279,16 +279,22 @@ def _decide_together(
 
 def _hold(connection: Any, tenant: Tenant, claim: dict[str, str]) -> None:
     """Claim in an open transaction what an attempt with `claim` needs; the claim goes when it is rolled back."""
-    named = {"project": tenant.project_row, "source": tenant.source_row, "uid": uuid7()}
+    named = {
+        "project": tenant.project_row,
+        "source": tenant.source_row,
+        "workspace": tenant.workspace_row,
+        "uid": uuid7(),
+    }
     if "key" in claim:
         connection.execute(
-            "INSERT INTO idempotency_records VALUES (%(project)s, %(source)s, 'stuck', '', %(uid)s, 201, '', now(),"
-            " now() + interval '1 hour'); ",
+            "INSERT INTO idempotency_records VALUES (%(project)s, %(source)s, %(workspace)s, 'stuck', '', %(uid)s, 201,"
+            " '', now(), now() + interval '1 hour'); ",
             named,
         )
     else:
         connection.execute(
-            "INSERT INTO event_ledger VALUES (%(project)s, %(source)s, 'stuck', %(uid)s, '', now())", named
+            "INSERT INTO event_ledger VALUES (%(project)s, %(source)s, %(workspace)s, 'stuck', %(uid)s, '', now())",
+            named,
         )
 
 

@@ -48,8 +48,8 @@ def _barrier_held(settings: Settings, tenant: Tenant, _: list[str]) -> Iterator[
 def _event_ids_held(settings: Settings, tenant: Tenant, event_ids: list[str]) -> Iterator[Any]:
     with psycopg.connect(settings.admin_database_url) as session:
         session.cursor().executemany(
-            "INSERT INTO event_ledger VALUES (%s, %s, %s, gen_random_uuid(), '', now())",
-            [(tenant.project_row, tenant.source_row, event_id) for event_id in event_ids],
+            "INSERT INTO event_ledger VALUES (%s, %s, %s, %s, gen_random_uuid(), '', now())",
+            [(tenant.project_row, tenant.source_row, tenant.workspace_row, event_id) for event_id in event_ids],
         )
         yield session
         session.rollback()
@@ -59,9 +59,9 @@ def _event_ids_held(settings: Settings, tenant: Tenant, event_ids: list[str]) ->
 def _keys_held(settings: Settings, tenant: Tenant, keys: list[str]) -> Iterator[Any]:
     with psycopg.connect(settings.admin_database_url) as session:
         session.cursor().executemany(
-            "INSERT INTO idempotency_records VALUES (%s, %s, %s, '', gen_random_uuid(), 201, '', now(),"
+            "INSERT INTO idempotency_records VALUES (%s, %s, %s, %s, '', gen_random_uuid(), 201, '', now(),"
             " now() + interval '1 hour')",
-            [(tenant.project_row, tenant.source_row, key) for key in keys],
+            [(tenant.project_row, tenant.source_row, tenant.workspace_row, key) for key in keys],
         )
         yield session
         session.rollback()

@@ -21,7 +21,7 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.dedicated_connection import DedicatedConnection
 from app.database.engine import Database, TenantScope
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
 from tests.support.databases import SECRET_KEY, close
@@ -170,7 +170,7 @@ def test_no_wait_on_the_road_is_longer_than_the_deadline(
 def test_the_server_starts_while_the_database_is_away(
     app: Flask, server: EmbeddedPostgres, dana: Tenant, tmp_path: Path
 ) -> None:
-    from app.database.schema import require_head
+    from app.database.migrate import require_head
 
     context = _context(app)
     server.stop()

@@ -216,7 +216,7 @@ class TestBatches:
         execute(context, "UPDATE source_keys SET expires_at = clock_timestamp() WHERE id = :id", id=alice.key_row)
 
         with context.database.transaction(alice.workspace_row) as session:
-            refusal = record.begin(executing(session), _identity(alice), Client(None, "", None), 1.0, is_alone=False)
+            refusal, _ = record.begin(executing(session), _identity(alice), Client(None, "", None), 1.0, is_alone=False)
 
         assert refusal is Outcome.INVALID_SOURCE_KEY
 

@@ -239,9 +239,9 @@ def test_while_sessions_end_at_any_moment_nothing_is_stored_that_is_said_not_to_
         psycopg.connect(settings.database_url, autocommit=True) as killer,
     ):
         hanging.execute(
-            "INSERT INTO idempotency_records VALUES (%s, %s, 'hot-1', '', gen_random_uuid(), 201, '', now(),"
+            "INSERT INTO idempotency_records VALUES (%s, %s, %s, 'hot-1', '', gen_random_uuid(), 201, '', now(),"
             " now() + interval '1 hour')",
-            [alice.project_row, alice.source_row],
+            [alice.project_row, alice.source_row, alice.workspace_row],
         )
         for attempt in attempts:
             committer.submit(identity_of(alice), attempt, partial(results.__setitem__, attempt.event_uid))

@@ -9,8 +9,8 @@ from app.config import Settings
 from app.context import Context, ManagementContext
 from app.credentials.verification import Credentials
 from app.database.engine import Database
+from app.database.migrate import migrate
 from app.database.owner import Owner
-from app.database.schema import migrate
 from app.rate_limits import RateLimiter, Rates
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from tests.support.databases import close, copied_database, fresh_database

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from app.config import Settings
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.worker import create_celery
 from local.redis import EmbeddedRedis
 from tests.support import holding

@@ -21,8 +21,8 @@ from psycopg.rows import namedtuple_row
 
 from app.config import Settings
 from app.database.engine import Database
+from app.database.migrate import migrate
 from app.database.owner import Owner
-from app.database.schema import migrate
 from app.maintenance.schedule import TASKS
 from app.maintenance.task import Task, TaskContext
 from app.worker import create_celery

@@ -10,13 +10,13 @@ import pytest
 from app.config import Settings
 from app.context import Context
 from app.database.engine import Database
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.maintenance.partitions import make_event_partitions
 from tests.support.databases import close, fresh_database
 from tests.support.people import rows
 
 # The app's role sees a workspace at a time, or all if it says so.
-_EVERYWHERE = "-c lariba.everywhere=on"
+_ALL_WORKSPACES = "-c lariba.all_workspaces=on"
 _DAY = date(2031, 3, 30)
 
 pytestmark = pytest.mark.wiring
@@ -76,7 +76,7 @@ def test_workers_that_make_them_at_once_make_each_once(fresh: Settings, database
 def test_a_day_whose_events_are_already_in_the_default_partition_is_left_there(
     fresh: Settings, database: Database
 ) -> None:
-    with psycopg.connect(fresh.database_url, autocommit=True, options=_EVERYWHERE) as app:
+    with psycopg.connect(fresh.database_url, autocommit=True, options=_ALL_WORKSPACES) as app:
         app.execute(
             "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'",
             (datetime.combine(_DAY, datetime.min.time(), UTC),),
@@ -87,7 +87,7 @@ def test_a_day_whose_events_are_already_in_the_default_partition_is_left_there(
 
 
 def test_inserts_go_on_while_partitions_are_made(fresh: Settings, database: Database) -> None:
-    with psycopg.connect(fresh.database_url, options=_EVERYWHERE) as app:
+    with psycopg.connect(fresh.database_url, options=_ALL_WORKSPACES) as app:
         app.execute("INSERT INTO events SELECT 1, now(), gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'")
         assert make_event_partitions(database, first_day=_DAY, days=1) == 1
         app.execute("INSERT INTO events SELECT 1, now(), gen_random_uuid(), 1, 1, 1, 1, 'f', 'a', 'info', now(), '{}'")

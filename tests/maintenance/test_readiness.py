@@ -10,7 +10,7 @@ from celery import Celery
 
 from app.config import Settings
 from app.database.engine import Database, conninfo_of
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.maintenance.celery_tasks import register
 from app.maintenance.schedule import TASKS
 from app.telemetry import logs

@@ -59,10 +59,11 @@ def _note(
     """What the ingest transaction leaves of events of another time and from elsewhere."""
     execute(
         context,
-        "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,"
-        " received_at, addresses)"
-        " VALUES (:project, gen_random_uuid(), :source, :key, :outcome, :events, 10, :at, :addresses)",
+        "INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,"
+        " payload_bytes, received_at, addresses)"
+        " VALUES (:project, gen_random_uuid(), :workspace, :source, :key, :outcome, :events, 10, :at, :addresses)",
         project=tenant.project_row,
+        workspace=tenant.workspace_row,
         source=tenant.source_row,
         key=tenant.key_row,
         outcome=outcome,
@@ -299,8 +300,8 @@ def test_a_fold_that_fails_leaves_the_outbox_as_it_was(client: FlaskClient, cont
     send(client, alice)
     execute(
         context,
-        "INSERT INTO usage_outbox SELECT project_id, gen_random_uuid(), source_id, source_key_id, outcome,"
-        " 9223372036854775807, received_at FROM usage_outbox, generate_series(1, 2) WHERE project_id = :id",
+        "INSERT INTO usage_outbox SELECT project_id, gen_random_uuid(), workspace_id, source_id, source_key_id,"
+        " outcome, 1, 9223372036854775807, received_at FROM usage_outbox, generate_series(1, 2) WHERE project_id = :id",
         id=alice.project_row,
     )
     try:

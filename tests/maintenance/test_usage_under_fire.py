@@ -23,7 +23,7 @@ from flask import Flask
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from tests.support.databases import close, fresh_database

@@ -162,8 +162,9 @@ def test_a_restoration_and_the_worker_that_notes_the_keys_use_never_wait_for_eac
     desk.delete(f"/v1/projects/{alice.project_id}")
     execute(
         context,
-        "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,"
-        " received_at) SELECT project_id, gen_random_uuid(), source_id, id, 'stored', 1, 10, now()"
+        "INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,"
+        " payload_bytes, received_at)"
+        " SELECT project_id, gen_random_uuid(), workspace_id, source_id, id, 'stored', 1, 10, now()"
         " FROM source_keys WHERE id = ANY (:used)",
         used=used,
     )

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from local.demo import DemoCredentials, ensure_demo
 from tests.support.databases import close, fresh_database

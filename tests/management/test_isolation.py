@@ -1,7 +1,6 @@
-"""The first wall: whatever way an id goes in, a stranger's is answered byte for byte like one that nobody has.
+"""Whatever way an id goes in, a stranger's is answered byte for byte like one that does not exist.
 
-All of it also as the tables' owner, whom row level security does not bind: the second wall would hide a hole in the
-first one.
+All of it also as the tables' owner, whom row security does not bind: it would hide a query that forgot its workspace.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,9 +23,9 @@ from tests.support.people import Tenant
 from tests.support.sending import pointers_of
 
 
-@pytest.fixture(scope="module", name="app", params=["both walls", "the first wall alone"])
+@pytest.fixture(scope="module", name="app", params=["with row security", "without row security"])
 def _app(request: pytest.FixtureRequest, settings: Settings, credentials: Credentials) -> Iterator[Flask]:
-    url = settings.database_url if request.param == "both walls" else settings.admin_database_url
+    url = settings.database_url if request.param == "with row security" else settings.admin_database_url
     app = create_app(replace(settings, database_url=url, database_pool_size=4), credentials=credentials)
     yield app
     close(app.extensions[EXTENSION].database)

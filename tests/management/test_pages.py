@@ -8,12 +8,12 @@ import pytest
 from flask import Flask
 
 from app.config import Settings
-from app.context import EXTENSION
+from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.factory import create_app
 from tests.support.databases import SECRET_KEY, close
 from tests.support.operating import Desk
-from tests.support.people import Tenant
+from tests.support.people import Tenant, execute
 from tests.support.sending import pointers_of
 
 
@@ -64,6 +64,30 @@ def test_what_is_added_meanwhile_neither_repeats_nor_hides_anything(desk: Desk, 
         cursor = {"cursor": page["next_cursor"]}
 
     assert seen == ["e", "d", "c", "b", "a", "checkout"]
+
+
+def test_pages_are_in_order_of_time_whatever_the_numbers_of_the_rows(
+    desk: Desk, context: Context, alice: Tenant, path: str
+) -> None:
+    execute(
+        context,
+        "UPDATE sources SET created_at = timestamptz '2026-01-01Z' + ascii(name) % 3 * interval '1 day'"
+        " WHERE environment_id = (SELECT environment_id FROM sources WHERE id = :id)",
+        id=alice.source_row,
+    )
+    # Of equal moments the newer row comes first.
+    in_order = ["e", "b", "d", "a", "c", "checkout"]
+    walked: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = desk.get(path, limit=1, **cursor).json
+        walked += _names(page)
+        assert page is not None
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+
+    assert walked == in_order
 
 
 def test_the_walk_goes_on_though_the_row_that_the_cursor_names_was_archived(desk: Desk, path: str) -> None:

@@ -12,8 +12,10 @@ import psutil
 import psycopg
 import pytest
 from flask import Flask
+from sqlalchemy import text
 from werkzeug.routing import Rule
 
+from app.audit.entries import Author, Change, record
 from app.config import Settings
 from app.context import Context
 from app.errors import InvalidManagementToken
@@ -114,6 +116,22 @@ class TestEntry:
             ("management_token.issue", None),
             ("workspace.update", None),
         ]
+
+    def test_of_two_changes_that_waited_for_each_other_the_one_made_last_is_listed_last(
+        self, desk: Desk, context: Context, alice: Tenant
+    ) -> None:
+        author = Author(workspace_id=alice.workspace_row, actor="cli")
+        first, second = (
+            Change(action="test.change", object_id=name, project_row=None, after={}) for name in ("first", "second")
+        )
+        with context.database.transaction(alice.workspace_row) as began_first:
+            began_first.execute(text("SELECT now()"))
+            with context.database.transaction(alice.workspace_row) as began_second:
+                record(began_second, author, first)
+            record(began_first, author, second)
+
+        assert [each["object_id"] for each in desk.all_of(PATH)] == ["second", "first"]
+        assert [each["object_id"] for each in _exported(desk)] == ["first", "second"]
 
     def test_it_stays_when_its_project_is_archived(self, desk: Desk, alice: Tenant) -> None:
         desk.delete(f"/v1/projects/{alice.project_id}")

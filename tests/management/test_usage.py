@@ -38,8 +38,10 @@ def _note(context: Context, tenant: Tenant, at: str, outcome: str = "stored", ev
     """What the ingest transaction leaves of events of another time."""
     execute(
         context,
-        "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes,"
-        " received_at) VALUES (:project, gen_random_uuid(), :source, :key, :outcome, :events, :bytes, :at)",
+        "INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,"
+        " payload_bytes, received_at)"
+        " VALUES (:project, gen_random_uuid(), :workspace, :source, :key, :outcome, :events, :bytes, :at)",
+        workspace=tenant.workspace_row,
         **{"project": tenant.project_row, "source": tenant.source_row, "key": tenant.key_row, "bytes": 10} | other,
         outcome=outcome,
         events=events,
@@ -309,7 +311,8 @@ class TestBounds:
         execute(
             context,
             "INSERT INTO usage_hours SELECT :project, :key, timestamptz '2020-01-01Z' + n * interval '1 hour',"
-            " 'stored', :source, 1, 1 FROM generate_series(1, :hours) AS n",
+            " 'stored', :workspace, :source, 1, 1 FROM generate_series(1, :hours) AS n",
+            workspace=tenant.workspace_row,
             project=tenant.project_row,
             key=tenant.key_row,
             source=tenant.source_row,

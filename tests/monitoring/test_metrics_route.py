@@ -15,7 +15,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.engine import Database
-from app.database.schema import migrate
+from app.database.migrate import migrate
 from app.factory import create_app
 from app.monitoring.status_metrics import StatusMetrics
 from local.postgres import EmbeddedPostgres

@@ -18,8 +18,8 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.clock import Clocks, read_clocks_in
 from app.database.engine import conninfo_of
+from app.database.migrate import migrate
 from app.database.owner import Owner
-from app.database.schema import migrate
 from app.factory import create_app
 from app.maintenance.schedule import TASKS
 from app.maintenance.scheduler import run_if_due
@@ -143,8 +143,9 @@ class TestOutbox:
     def test_a_refusal_that_bears_the_beginning_of_its_hour_is_no_lag(self, context: Context) -> None:
         execute(
             context,
-            "INSERT INTO usage_outbox (project_id, usage_uid, source_id, source_key_id, outcome, payload_bytes,"
-            " received_at) VALUES (1, gen_random_uuid(), 1, 1, 'source_mismatch', 0, now() - interval '59 minutes')",
+            "INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome,"
+            " payload_bytes, received_at)"
+            " VALUES (1, gen_random_uuid(), 1, 1, 1, 'source_mismatch', 0, now() - interval '59 minutes')",
         )
 
         assert (_read(context).outbox_rows, _read(context).outbox_lag_seconds) == (1, 0)

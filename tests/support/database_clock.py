@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-_FUNCTION = "store_events_4(jsonb, jsonb, bigint[], interval, text, boolean)"
+_FUNCTION = "store_events(jsonb, jsonb, bigint[], interval, text, boolean)"
 _NOW = "coalesce(nullif(current_setting('tests.now', true), '')::timestamptz, clock_timestamp())"
 
 

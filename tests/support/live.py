@@ -79,6 +79,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_MANAGEMENT_TOKEN_REQUESTS_PER_SECOND": _limit(settings.management_token_requests_per_second),
         "LARIBA_MANAGEMENT_WORKSPACE_REQUESTS_PER_SECOND": _limit(settings.management_workspace_requests_per_second),
         "LARIBA_METRICS_DIR": settings.metrics_dir,
+        "LARIBA_GRANIAN_ADAPTER": settings.granian_adapter,
         "LARIBA_SERVER_THREADS": str(settings.server_threads),
         "LARIBA_TRUSTED_PROXIES": ",".join(settings.trusted_proxies),
         "LARIBA_BODY_SECONDS": str(settings.body_seconds),

@@ -50,8 +50,9 @@ def _usage() -> Work:
         root.execute("TRUNCATE usage_outbox, usage_hours")
         root.execute(
             "INSERT INTO usage_outbox"
-            " (project_id, usage_uid, source_id, source_key_id, outcome, events, payload_bytes, received_at)"
-            " SELECT 7, gen_random_uuid(), 7, n % 40, (ARRAY['stored', 'duplicate', 'replayed'])[1 + n % 3], 1, n,"
+            " (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events, payload_bytes,"
+            " received_at) SELECT 7, gen_random_uuid(), 7, 7, n % 40,"
+            " (ARRAY['stored', 'duplicate', 'replayed'])[1 + n % 3], 1, n,"
             f" now() - interval '3 minutes' FROM generate_series(1, {_ROWS}) AS n"
         )
 
@@ -113,7 +114,7 @@ def _event_ids() -> Work:
         root.execute("TRUNCATE event_ledger")
         for name, days in (("old", 91), ("new", 1)):
             root.execute(
-                f"INSERT INTO event_ledger SELECT 7, 7, '{name}' || n, gen_random_uuid(), '',"
+                f"INSERT INTO event_ledger SELECT 7, 7, 7, '{name}' || n, gen_random_uuid(), '',"
                 f" now() - interval '{days} days' FROM generate_series(1, {_ROWS}) AS n"
             )
 
@@ -284,8 +285,8 @@ WORK = {
     "fold_usage": _usage(),
     "purge_idempotency_records": _purge(
         "idempotency_records",
-        "project_id, source_id, event_uid, response_status, response_body",
-        "7, 7, gen_random_uuid(), 201, ''",
+        "project_id, source_id, workspace_id, event_uid, response_status, response_body",
+        "7, 7, 7, gen_random_uuid(), 201, ''",
     ),
     "purge_management_requests": _purge(
         "management_requests",

@@ -43,7 +43,7 @@ def test_events_that_wait_for_their_commit_keep_no_thread_of_granian(
 
 # An application that takes for ever to load, as wsgi.py does for a second.
 _LOADS_FOR_EVER = """
-from app.concurrency.stop_signals import end_at_once_while_starting
+from app.granian.signals import end_at_once_while_starting
 end_at_once_while_starting()
 import sys
 print("loads", flush=True)

@@ -1,4 +1,4 @@
-"""How many bodies may be on their way: who stalls its own holds up itself."""
+"""How many bodies may be on their way: an owner that stalls its bodies delays its own."""
 
 import weakref
 from contextlib import ExitStack, suppress
@@ -39,6 +39,20 @@ def test_one_workspace_takes_half_of_the_threads_at_the_most_and_all_together_no
         assert _begin(limiter, _ALICE, stack, threads) == threads // 2
         others = sum(_begin(limiter, owner, stack) for owner in range(100, 100 + threads))
         assert threads // 2 + others == max(1, threads * 7 // 8)
+
+
+@pytest.mark.parametrize("threads", [2, 8, 16, 128])
+def test_one_stalled_owner_leaves_threads_to_others_whatever_their_number(threads: int) -> None:
+    clock = _Clock()
+    limiter = _limiter(threads, clock)
+    with ExitStack() as stack:
+        taken = 0
+        for _ in range(10):
+            taken += _begin(limiter, _ALICE, stack, threads)
+            clock.now += 2.0
+        assert taken <= threads // 2
+        if threads > 2:
+            assert _begin(limiter, _CHARLIE, stack) == 1
 
 
 def test_of_bodies_that_take_longer_than_a_second_an_eighth_of_the_threads_is_enough() -> None:
@@ -84,7 +98,7 @@ def test_a_body_that_breaks_off_is_not_counted_any_longer() -> None:
         assert _begin(limiter, _ALICE, stack, 8) == 8
 
 
-def test_nobody_is_remembered_whose_bodies_have_all_come() -> None:
+def test_an_owner_whose_bodies_have_all_come_is_forgotten() -> None:
     class Owner:
         pass
 

@@ -1,4 +1,4 @@
-"""Where a request comes from: nobody can claim an address that a trusted proxy has not seen."""
+"""Where a request comes from: no client can claim an address that a trusted proxy has not seen."""
 
 import json
 from collections.abc import Iterator
@@ -130,9 +130,9 @@ class TestInTheHouse:
         self, settings: Settings, credentials: Credentials, request: pytest.FixtureRequest
     ) -> Iterator[FlaskClient]:
         is_on = "on" if request.param == "fast" else "off"
-        told = replace(settings, trusted_proxies=("127.0.0.0/8",), fast_path=is_on)
+        own = replace(settings, trusted_proxies=("127.0.0.0/8",), fast_path=is_on)
         with logging_left_alone():
-            app = create_app(told, credentials=credentials, refusal_flush_seconds=None)
+            app = create_app(own, credentials=credentials, refusal_flush_seconds=None)
             client = app.test_client()
             client.environ_base["HTTP_X_FORWARDED_FOR"] = "10.6.6.6, 203.0.113.7"
             yield client

@@ -130,10 +130,10 @@ def _store(
     settings = services.settings
     client = attempt.client
     is_alone = progress.unknown is not None
-    refusal = record.begin(execute, identity, client, settings.idempotency_wait_seconds, is_alone=is_alone)
+    refusal, source = record.begin(execute, identity, client, settings.idempotency_wait_seconds, is_alone=is_alone)
     claim = None
     if attempt.idempotency_key is not None:
-        claim = BatchRecord(execute, identity, attempt.idempotency_key, attempt.batch_uid)
+        claim = BatchRecord(execute, identity, source, attempt.idempotency_key, attempt.batch_uid)
     if refusal is not None:
         # Committed before by this very batch, in a commit that went unanswered: that counts, whatever changed since.
         if progress.latest is not None and _is_committed(attempt, identity, services, execute, claim):

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, DateTime, Interval, Select, func, literal, text
+from sqlalchemy import Select, text, tuple_
 from sqlalchemy.orm import Session
 
 from app.database.engine import Database
@@ -18,11 +18,9 @@ from app.models import AuditEntry, Project
 _ANY_VERB: Final = ".*"
 # A chunk is a few hundred kilobytes at the most and some milliseconds of the database.
 _CHUNK_ROWS: Final = 500
-# Ids come in the order of time, but for transactions that overlap, by seconds, and a clock that was set back.
-_DISORDER_MAX: Final = literal(timedelta(hours=1), Interval())
-_ID_MAX: Final = (1 << 63) - 1
-# Each index of the trail ends with the id, so nothing needs sorting: a plan that sorts has taken the index on the time
-# alone, and reads the whole range again for each chunk of it. Statistics alone choose so now and then.
+_ORDER: Final = (AuditEntry.created_at, AuditEntry.id)
+# Each index of the trail ends with time and id, so nothing needs sorting: a plan that sorts has taken the index on the
+# time alone, and reads the whole range again for each chunk of it. The planner's statistics choose so now and then.
 _IN_ORDER: Final = text("SELECT set_config('enable_sort', 'off', true)")
 
 
@@ -72,8 +70,9 @@ def visible_entries(operator: Operator) -> Select[Any]:
 def list_entries(database: Database, operator: Operator, only: EntryFilter, request: PageRequest) -> Page[EntryFacts]:
     """The entries that the filter lets through."""
     with database.transaction(operator.workspace_id) as session:
-        query = _filtered(session, operator, only)
-        return Listing(AuditEntry, operator.workspace_id, f"audit {asdict(only)}", query, _facts).page(session, request)
+        session.execute(_IN_ORDER)
+        listing = Listing(AuditEntry, operator.workspace_id, f"audit {asdict(only)}", _filtered(operator, only), _facts)
+        return listing.page(session, request)
 
 
 def read_entry(database: Database, operator: Operator, entry_id: str) -> EntryFacts:
@@ -91,33 +90,34 @@ def export_entries(
     has lost the right to read meanwhile gets no further. Raises StorageUnavailable and InvalidManagementToken, also
     between two chunks: what came before is then not the whole.
     """
-    query: Select[Any] | None = None
-    last = 0
+    query = _filtered(operator, only).order_by(*_ORDER).limit(chunk_rows)
+    newest: tuple[Any, ...] | None = None
+    last: tuple[Any, ...] | None = None
     while True:
         with database.transaction(operator.workspace_id) as session:
             check_standing(session, operator)
-            if query is None:
-                until_now = AuditEntry.id <= _newest(session, operator)
-                query = _filtered(session, operator, only).where(until_now).order_by(AuditEntry.id).limit(chunk_rows)
-            else:
-                session.execute(_IN_ORDER)
-            rows = session.execute(query.where(AuditEntry.id > last)).all()
+            session.execute(_IN_ORDER)
+            newest = newest or _newest(session, operator)
+            if newest is None:
+                return
+            chunk = query.where(tuple_(*_ORDER) <= newest)
+            rows = session.execute(chunk if last is None else chunk.where(tuple_(*_ORDER) > last)).all()
         if rows:
-            last = rows[-1][0].id
+            last = (rows[-1][0].created_at, rows[-1][0].id)
             yield tuple(_facts(*row) for row in rows)
         if len(rows) < chunk_rows:
             return
 
 
-def _newest(session: Session, operator: Operator) -> int:
-    entries = AuditEntry.within(operator.workspace_id)
-    newest: int | None = session.execute(entries.with_only_columns(func.max(AuditEntry.id))).scalar_one()
-    return newest or 0
+def _newest(session: Session, operator: Operator) -> tuple[Any, ...] | None:
+    """Time and id of the workspace's newest entry."""
+    entries = AuditEntry.within(operator.workspace_id).order_by(*(column.desc() for column in _ORDER)).limit(1)
+    newest = session.execute(entries.with_only_columns(*_ORDER)).one_or_none()
+    return None if newest is None else tuple(newest)
 
 
-def _filtered(session: Session, operator: Operator, only: EntryFilter) -> Select[Any]:
-    """The entries that the filter lets through; they are to be read in the order of their ids."""
-    session.execute(_IN_ORDER)
+def _filtered(operator: Operator, only: EntryFilter) -> Select[Any]:
+    """The entries that the filter lets through."""
     query = visible_entries(operator)
     if only.object_id is not None:
         query = query.where(AuditEntry.object_id == only.object_id)
@@ -128,35 +128,10 @@ def _filtered(session: Session, operator: Operator, only: EntryFilter) -> Select
     elif only.action is not None:
         query = query.where(AuditEntry.action == only.action)
     if only.begin is not None:
-        first = _first_id(session, operator, only.begin)
-        query = query.where(AuditEntry.created_at >= only.begin, AuditEntry.id >= first)
+        query = query.where(AuditEntry.created_at >= only.begin)
     if only.end is not None:
-        last = _last_id(session, operator, only.end)
-        query = query.where(AuditEntry.created_at < only.end, AuditEntry.id <= last)
+        query = query.where(AuditEntry.created_at < only.end)
     return query
-
-
-# Pages go by ids. Without these two they would look at every entry that is newer, or older, than what is asked for; as
-# part of the same statement the planner could not tell how much they leave.
-def _first_id(session: Session, operator: Operator, begin: datetime) -> int:
-    """An id before which no entry was made since `begin`."""
-    earlier = AuditEntry.within(operator.workspace_id).where(AuditEntry.created_at < _moment(begin) - _DISORDER_MAX)
-    latest = earlier.order_by(AuditEntry.created_at.desc(), AuditEntry.id.desc()).limit(1)
-    found: int | None = session.execute(latest.with_only_columns(AuditEntry.id)).scalar()
-    return 0 if found is None else found
-
-
-def _last_id(session: Session, operator: Operator, end: datetime) -> int:
-    """An id after which no entry was made before `end`."""
-    later = AuditEntry.within(operator.workspace_id).where(AuditEntry.created_at >= _moment(end) + _DISORDER_MAX)
-    first = later.order_by(AuditEntry.created_at, AuditEntry.id).limit(1)
-    found: int | None = session.execute(first.with_only_columns(AuditEntry.id)).scalar()
-    return _ID_MAX if found is None else found
-
-
-def _moment(moment: datetime) -> ColumnElement[datetime]:
-    """For PostgreSQL to reckon with: Python's calendar ends with the year 9999, and an hour before the year 1."""
-    return literal(moment, DateTime(timezone=True))
 
 
 def _facts(entry: AuditEntry, project_id: str | None) -> EntryFacts:

@@ -23,11 +23,14 @@ def revoke_keys_below(session: Session, operator: Operator, is_below: ColumnElem
     # In the order in which the worker takes them that notes their use (app/maintenance/usage.py). An UPDATE takes them
     # as it finds them, and the two could wait for each other in a circle.
     in_order = SourceKey.within(operator.workspace_id).where(*are_live).order_by(SourceKey.id)
-    session.execute(in_order.with_only_columns(SourceKey.id).with_for_update(key_share=True)).all()
+    locking = in_order.with_only_columns(SourceKey.updated_at).with_for_update(key_share=True)
+    revisions = session.scalars(locking).all()
+    if not revisions:
+        return
     ended = session.execute(
         update(SourceKey)
         .where(SourceKey.workspace_id == operator.workspace_id, *are_live)
-        .values(revoked_at=at, updated_at=next_revision(SourceKey))
+        .values(revoked_at=at, updated_at=next_revision(session, max(revisions)))
         .returning(SourceKey.public_id, SourceKey.project_id)
         .execution_options(synchronize_session=False)
     ).all()

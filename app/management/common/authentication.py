@@ -18,7 +18,7 @@ _LOOK_UP = text("""
     SELECT id, workspace_id, secret_hash, secret_digest FROM management_tokens WHERE public_id = :public_id
 """)
 # What can change is read at every request. A token whose expiry is marked (app/maintenance/key_life.py) stays expired
-# if PostgreSQL's clock is set back, as source keys do (migrations/versions/0012_database_clock.py).
+# if PostgreSQL's clock is set back, as source keys do (app/database/sql/policies.sql).
 _READ = text("""
     SELECT role, project_ids, expires_at, coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news
     FROM management_tokens

@@ -27,7 +27,7 @@ class CredentialState(StrEnum):
 
 
 def state_at(moment: datetime, *, expires_at: datetime | None, revoked_at: datetime | None) -> CredentialState:
-    """The state of a credential. As judge_callers_2 has it, it is over at the moment of its expiry."""
+    """The state of a credential. As judge_callers has it, it is over at the moment of its expiry."""
     if revoked_at is not None:
         return CredentialState.REVOKED
     if expires_at is not None and expires_at <= moment:

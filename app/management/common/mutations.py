@@ -75,9 +75,10 @@ def update(
     if not (changed or told):
         return
     before = {name: getattr(row, name) for name in changed}
-    for name, value in changed.items():
+    # Its query comes before the first change, which it would flush: only _flush() translates a name that is taken.
+    revision = next_revision(session, row.updated_at)
+    for name, value in {**changed, "updated_at": revision}.items():
         setattr(row, name, value)
-    row.updated_at = next_revision(type(row))
     _flush(session, row)
     session.refresh(row)
     before |= dict.fromkeys(told)
@@ -86,13 +87,13 @@ def update(
     record(session, operator.author, change)
 
 
-def next_revision(model: type[ControlRow]) -> Any:
-    """The `updated_at` of a row's next state.
+def next_revision(session: Session, updated_at: datetime) -> datetime:
+    """The `updated_at` of the next state of a row that is locked and has this one.
 
     now() is when the transaction began: of two that queued for the row, the later writer may have begun earlier or in
     the same microsecond, and an ETag that names two states would let a lost update pass.
     """
-    return func.greatest(func.clock_timestamp(), model.updated_at + timedelta(microseconds=1))
+    return max(moment(session), updated_at + timedelta(microseconds=1))
 
 
 def moment(session: Session) -> datetime:

@@ -1,4 +1,4 @@
-"""Keyset pages, one way for all lists: in one order of making; what is added meanwhile neither repeats nor hides a row.
+"""Keyset pages, one way for all lists: by time and id; what is added meanwhile neither repeats nor hides a row.
 
 A cursor is the public id of the last row shown, signed for one workspace, one list and its filters. Rows are
 archived and never deleted, so that row can always be found again.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from itsdangerous import BadData, URLSafeSerializer
-from sqlalchemy import Select
+from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
 
 from app.errors import Fault, SchemaValidationFailed
@@ -58,12 +58,13 @@ class Listing(Generic[Item]):
 
     def page(self, session: Session, request: PageRequest) -> Page[Item]:
         """The page that `request` asks for. Raises SchemaValidationFailed for another list's cursor."""
-        row = self.model.id
-        query = self.query.order_by(row if self.is_oldest_first else row.desc()).limit(request.limit + 1)
+        order = (self.model.created_at, self.model.id)
+        query = self.query.order_by(*(order if self.is_oldest_first else [column.desc() for column in order]))
+        query = query.limit(request.limit + 1)
         serializer = self._serializer(request)
         if request.cursor is not None:
-            position = self._position(serializer, request.cursor)
-            query = query.where(row > position if self.is_oldest_first else row < position)
+            place, position = tuple_(*order), self._position(serializer, request.cursor)
+            query = query.where(place > position if self.is_oldest_first else place < position)
         rows = session.execute(query).all()
         shown = rows[: request.limit]
         is_last = len(rows) == len(shown)
@@ -76,7 +77,8 @@ class Listing(Generic[Item]):
         except BadData:
             raise SchemaValidationFailed(faults=(Fault("/cursor", _FOREIGN_CURSOR),)) from None
         last = self.model.within(self.workspace_id).where(self.model.public_id == public_id)
-        return last.with_only_columns(self.model.id).scalar_subquery()
+        columns = (self.model.created_at, self.model.id)
+        return tuple_(*(last.with_only_columns(column).scalar_subquery() for column in columns))
 
     def _serializer(self, request: PageRequest) -> URLSafeSerializer:
         # itsdangerous signs with the last key of its list.

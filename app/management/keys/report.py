@@ -14,6 +14,7 @@ from app.models import Environment, Project, Source, SourceKey, Workspace
 
 # Some hundred kilobytes and some milliseconds each.
 _CHUNK_ROWS: Final = 500
+_ORDER: Final = (SourceKey.workspace_id, SourceKey.created_at, SourceKey.id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,15 +51,15 @@ def report_keys(database: Database, stale: Staleness, *, chunk_rows: int = _CHUN
     StorageUnavailable, also between two chunks.
     """
     query = _stale_keys(stale).limit(chunk_rows)
-    last = (0, 0)
+    last: tuple[Any, ...] | None = None
     while True:
         with database.transaction(TenantScope.ALL) as session:
-            # By ix_source_keys_workspace_id.
-            rows = session.execute(query.where(tuple_(SourceKey.workspace_id, SourceKey.id) > last)).all()
+            # By ix_source_keys_created_at.
+            rows = session.execute(query if last is None else query.where(tuple_(*_ORDER) > last)).all()
         yield from map(_line, rows)
         if len(rows) < chunk_rows:
             return
-        last = (rows[-1].workspace_row, rows[-1].key_row)
+        last = (rows[-1].workspace_row, rows[-1].created_at, rows[-1].key_row)
 
 
 def _stale_keys(stale: Staleness) -> Select[Any]:
@@ -87,7 +88,7 @@ def _stale_keys(stale: Staleness) -> Select[Any]:
         .join(Project, Project.id == Source.project_id)
         .where(Source.archived_at.is_(None), Environment.archived_at.is_(None), Project.archived_at.is_(None))
         .where(SourceKey.revoked_at.is_(None), or_(*_reasons(stale)))
-        .order_by(SourceKey.workspace_id, SourceKey.id)
+        .order_by(*_ORDER)
     )
 
 

@@ -31,6 +31,7 @@ def read_created_project(database: Database, operator: Operator, project_id: str
     """A project as its creation showed it, with the environments that it has now."""
     with database.transaction(operator.workspace_id) as session:
         (project,) = find(session, live_projects(operator), Project, project_id)
-        below = live_environments(operator).where(Environment.project_id == project.id).order_by(Environment.id)
-        shown = tuple(facts_of(*row) for row in session.execute(below))
+        below = live_environments(operator).where(Environment.project_id == project.id)
+        in_order = below.order_by(Environment.created_at, Environment.id)
+        shown = tuple(facts_of(*row) for row in session.execute(in_order))
         return CreatedProject(**asdict(project_facts(project)), environments=shown)

@@ -68,13 +68,14 @@ def namesakes(database: Database, workspace: WorkspaceFacts) -> list[str]:
     """The ids of other workspaces with the same name. A name is for people; what tells workspaces apart is the id."""
     others = select(Workspace.public_id).where(Workspace.name == workspace.name, Workspace.public_id != workspace.id)
     with database.transaction(TenantScope.ALL) as session:
-        return list(session.scalars(others.order_by(Workspace.id)))
+        return list(session.scalars(others.order_by(Workspace.created_at, Workspace.id)))
 
 
 def list_workspaces(database: Database) -> list[WorkspaceFacts]:
     """All workspaces, the oldest first."""
     with database.transaction(TenantScope.ALL) as session:
-        return [_facts(workspace) for workspace in session.scalars(select(Workspace).order_by(Workspace.id))]
+        in_order = select(Workspace).order_by(Workspace.created_at, Workspace.id)
+        return [_facts(workspace) for workspace in session.scalars(in_order)]
 
 
 def set_workspace_status(database: Database, workspace_id: str, status: WorkspaceStatus) -> WorkspaceFacts:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -16,16 +15,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from app.config import Settings
-from app.context import EXTENSION
-from app.credentials.verification import Credentials
 from app.database.engine import conninfo_of
+from app.database.migrate import SchemaBehindError, behind, downgrade, migrate, require_head
 from app.database.owner import owner_engine
-from app.database.schema import SchemaBehindError, behind, downgrade, migrate, require_head
-from app.factory import create_app
 from app.models import Base
-from tests.support.databases import close, fresh_database
+from tests.support.databases import fresh_database
 from tests.support.live import environment_of
-from tests.support.people import execute, make_tenant, rows
 from tests.support.servers import database_url
 
 
@@ -37,36 +32,13 @@ def _empty(server_url: str) -> Iterator[Settings]:
 
 def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty: Settings) -> None:
     before = _objects(empty)
-    for revision in ("0001", "0002", "0003", "0004", "head"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "head"):
         migrate(empty, revision)
     downgrade(empty, "base")
 
     assert _objects(empty) - before == {"alembic_version"}
     migrate(empty)
     migrate(empty)
-
-
-def test_keys_that_were_used_before_it_was_noted_know_the_hour(empty: Settings, credentials: Credentials) -> None:
-    migrate(empty)
-    context = create_app(empty, credentials=credentials).extensions[EXTENSION]
-    used, unused = make_tenant(context), make_tenant(context)
-    execute(context, "UPDATE source_keys SET created_at = '2020-01-01Z'")
-    for tenant, outcome, hour in ((used, "stored", 7), (used, "stored", 8), (unused, "bad_request", 6)):
-        execute(
-            context,
-            "INSERT INTO usage_hours VALUES (:project, :key, :hour, :outcome, :source, 1, 0)",
-            project=tenant.project_row,
-            key=tenant.key_row,
-            source=tenant.source_row,
-            outcome=outcome,
-            hour=f"2024-02-29T0{hour}:00:00Z",
-        )
-    downgrade(empty, "0008-1")
-    migrate(empty)
-
-    first_used = {row.id: row.first_used_at for row in rows(context, "SELECT id, first_used_at FROM source_keys")}
-    close(context.database)
-    assert first_used == {used.key_row: datetime(2024, 2, 29, 7, tzinfo=UTC), unused.key_row: None}
 
 
 def test_four_deploys_at_once_migrate_once(empty: Settings, checkout: Path) -> None:
@@ -187,7 +159,7 @@ class TestStart:
         (line,) = ended.stderr.splitlines()
         assert line.startswith("lariba: the database in LARIBA_DATABASE_URL is not in the encoding UTF8")
 
-    def test_a_c_library_with_another_order_of_text_is_told_and_ends_nothing(
+    def test_a_c_library_with_another_order_of_text_is_logged_and_ends_nothing(
         self, server_url: str, empty: Settings, checkout: Path
     ) -> None:
         migrate(empty)

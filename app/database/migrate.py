@@ -1,0 +1,137 @@
+"""Brings the database's schema to head, and says whether it is there."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, make_url, text
+
+from app.config import Settings
+from app.database.engine import ask
+from app.database.owner import owner_engine
+from app.database.row_security import bind_policies
+
+# Any number that nothing else locks.
+_LOCK = 0x6C617269_62610001
+_LOCK_PAUSE_SECONDS = 0.2
+_MIGRATIONS = Path(__file__).parents[2] / "migrations"
+_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '4s'")  # as in migrations/env.py
+_RELATIONS = text("SELECT relname FROM pg_class WHERE relnamespace = current_schema()::text::regnamespace")
+_MAY_USE_SCHEMA = text("SELECT has_schema_privilege(:role, current_schema(), 'USAGE')")
+# No program may DELETE events or change the audit trail; the worker purges and folds, the API changes control rows.
+_GRANTS = {
+    "SELECT, INSERT, UPDATE": (
+        "workspaces",
+        "projects",
+        "environments",
+        "sources",
+        "source_keys",
+        "management_tokens",
+        "maintenance_tasks",
+    ),
+    "SELECT, INSERT": ("events", "audit_entries"),
+    "SELECT, INSERT, UPDATE, DELETE": (
+        "event_ledger",
+        "idempotency_records",
+        "usage_outbox",
+        "usage_hours",
+        "management_requests",
+    ),
+    "SELECT": ("alembic_version", "readable_events"),
+}
+
+
+class SchemaBehindError(Exception):
+    """The database's schema is older than this code; the message is one line that says what to run."""
+
+
+def migrate(settings: Settings, revision: str = "head") -> None:
+    """Take the schema to `revision` as the owner, then grant the app's role what it needs, and the policies.
+
+    Safe to run twice and concurrently: an advisory lock lets one run at a time. Raises SQLAlchemy's errors.
+    """
+    with _locked(settings) as engine:
+        with engine.connect() as connection:
+            command.upgrade(_configuration(connection), revision)
+        with engine.begin() as connection:
+            connection.execute(_LOCK_TIMEOUT)
+            app_role = str(make_url(settings.database_url).username)
+            _grant(connection, app_role)
+            bind_policies(connection, app_role)
+
+
+def downgrade(settings: Settings, revision: str) -> None:
+    """Take the schema back to `revision` ("base" is an empty database) as the owner."""
+    with _locked(settings) as engine, engine.connect() as connection:
+        command.downgrade(_configuration(connection), revision)
+
+
+@contextmanager
+def _locked(settings: Settings) -> Iterator[Engine]:
+    """The owner's engine, while no other process migrates; waits for the one before, however long it takes.
+
+    The grants need the lock as much as the migrations: two at once on one table end in "tuple concurrently updated".
+    """
+    engine = owner_engine(settings.admin_database_url)
+    try:
+        # The lock belongs to the session; a transaction left open beside it would only hold back vacuum.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
+            # Polled: a statement that waits holds a snapshot, for whose end CREATE INDEX CONCURRENTLY of the deploy
+            # before would wait in turn.
+            while not holder.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}).scalar_one():
+                time.sleep(_LOCK_PAUSE_SECONDS)
+            yield engine
+    finally:
+        engine.dispose()
+
+
+def behind(connection: Connection) -> str | None:
+    """What is missing, in one line, if the schema is behind this code; None if it is at head or ahead of it.
+
+    Ahead is allowed: in a rolling upgrade the schema goes first and the old code still runs.
+    """
+    current = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(_configuration())
+    head = scripts.get_current_head()
+    if current == head:
+        return None
+    if current is not None:
+        try:
+            scripts.get_revision(current)
+        except CommandError:
+            return None
+    return f"the schema is at {current or 'nothing'} and this code needs {head}: run `flask --app wsgi migrate`"
+
+
+def require_head(engine: Engine) -> None:
+    """Raise SchemaBehindError if the schema is behind. Passes if the database is away."""
+    if missing := ask(engine, behind):
+        raise SchemaBehindError(missing)
+
+
+def _configuration(connection: Connection | None = None) -> Config:
+    configuration = Config()
+    configuration.attributes["connection"] = connection
+    configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    configuration.set_main_option("path_separator", "os")
+    return configuration
+
+
+def _grant(connection: Connection, app_role: str) -> None:
+    if app_role == connection.execute(text("SELECT current_user")).scalar_one():
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    role, schema = quote(app_role), quote(connection.execute(text("SELECT current_schema()")).scalar_one())
+    if not connection.execute(_MAY_USE_SCHEMA, {"role": app_role}).scalar_one():
+        connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {role}"))
+    existing = set(connection.execute(_RELATIONS).scalars())
+    for privileges, tables in _GRANTS.items():
+        for table in existing.intersection(tables):
+            connection.execute(text(f"GRANT {privileges} ON {table} TO {role}"))
+    connection.execute(text(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}"))
