@@ -40,6 +40,11 @@ class Context:
     body_reads: BodyReadLimiter
 
 
+def management_database() -> Database:
+    """The database for requests of the management API that are not urgent."""
+    return current_context().management.database
+
+
 def urgent_database(token: str | None) -> Database:
     """The database for an urgent request of this token."""
     context = current_context()

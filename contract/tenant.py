@@ -19,10 +19,8 @@ from app.management.common.operators import Operator, Role
 from app.management.common.paging import PageRequest
 from app.management.environments.domain import list_environments
 from app.management.keys.domain import IssuedKey, NewKey
-from app.management.projects.creation import create_project
-from app.management.projects.domain import NewProject
-from app.management.sources import creation as new_sources
-from app.management.sources.domain import NewSource
+from app.management.projects.domain import NewProject, create_project
+from app.management.sources.domain import NewSource, create_source
 from app.management.workspace import domain as workspaces
 from app.models import SourceType
 
@@ -84,7 +82,7 @@ class FuzzedTenant:
         environment = list_environments(database, operator, self.project_id(), first).data[0]
         new = NewSource(name="fuzzed", type=SourceType.BACKEND)
         credentials = self._context.credentials
-        source = new_sources.create_source(database, credentials, operator, environment.id, new, NewKey())
+        source = create_source(database, credentials, operator, environment.id, new, NewKey())
         if source.key is None:  # pragma: no cover - it was asked for
             raise TypeError(source.id)
         return source.key

@@ -1,1 +1,1 @@
-"""The audit trail: what was changed, by whom, written in the transaction of the change."""
+"""Writes the audit log: who changed what, in the transaction of the change."""

@@ -1,8 +1,7 @@
-"""The audit trail's only pen: a change and the entry that tells of it commit together or not at all.
+"""The only writer of the audit log: a mutation and its entry commit together or not at all.
 
-It lies on the ground floor because two rooms write with it: app/management, where operators change things, and
-app/maintenance, which knows nothing of operators and notes what time has done. SQL of the worker's own would be a
-second hand, with its own idea of the columns and of how a moment is written.
+app/management records what operators change, app/maintenance what expires. Both use these functions, so that columns
+and moments are written in one way.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,12 +15,12 @@ from sqlalchemy.orm import Session
 from app.models import AuditEntry
 
 WORKER: Final = "worker"
-"""The actor of what time has done; no token's id is written like it."""
+"""The actor of an expiry; no token's id is written like it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Author:
-    """Who did it, in which workspace, and how it came to us."""
+    """Who made a mutation, in which workspace, in which request and from which address."""
 
     workspace_id: int
     actor: str
@@ -30,10 +29,11 @@ class Author:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """What an entry tells: what was done to which object, and its fields before and after; never a secret."""
+class Mutation:
+    """What was done to which object, and its fields before and after; never a secret."""
 
     action: str
+    """Object and verb, such as `source_key.revoke`."""
     object_id: str
     project_row: int | None
     """The project that the object lies in; None for what belongs to the whole workspace."""
@@ -43,9 +43,9 @@ class Change:
 
 def expiry(
     kind: str, public_id: str, project_row: int | None, *, marked_before: datetime | None, expired_at: datetime | None
-) -> Change:
-    """The one entry that the expiry of a credential has; `kind` is source_key or management_token."""
-    return Change(
+) -> Mutation:
+    """The one entry of a credential's expiry; `kind` is source_key or management_token."""
+    return Mutation(
         action=f"{kind}.expire",
         object_id=public_id,
         project_row=project_row,
@@ -54,26 +54,26 @@ def expiry(
     )
 
 
-def record(session: Session, author: Author, change: Change) -> None:
-    """Write down what `author` did."""
-    session.add(AuditEntry(**_columns(author, change)))
+def record(session: Session, author: Author, mutation: Mutation) -> None:
+    """Add the entry of a mutation."""
+    session.add(AuditEntry(**_columns(author, mutation)))
 
 
-def record_all(session: Session, changes: Iterable[tuple[Author, Change]]) -> None:
+def record_all(session: Session, mutations: Iterable[tuple[Author, Mutation]]) -> None:
     """As record(), in one statement for however many."""
-    if entries := [_columns(author, change) for author, change in changes]:
+    if entries := [_columns(author, mutation) for author, mutation in mutations]:
         session.execute(insert(AuditEntry), entries)
 
 
-def _columns(author: Author, change: Change) -> dict[str, Any]:
+def _columns(author: Author, mutation: Mutation) -> dict[str, Any]:
     return {
         "workspace_id": author.workspace_id,
-        "project_id": change.project_row,
+        "project_id": mutation.project_row,
         "actor": author.actor,
-        "action": change.action,
-        "object_id": change.object_id,
-        "before": {name: _plain(value) for name, value in change.before.items()},
-        "after": {name: _plain(value) for name, value in change.after.items()},
+        "action": mutation.action,
+        "object_id": mutation.object_id,
+        "before": {name: _plain(value) for name, value in mutation.before.items()},
+        "after": {name: _plain(value) for name, value in mutation.after.items()},
         "request_id": author.request_id,
         "address": author.address,
     }

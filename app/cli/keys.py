@@ -13,8 +13,8 @@ from app.cli.failures import one_line_failures
 from app.cli.revocation import revoke_any_key
 from app.context import current_context
 from app.management.common.lifetimes import DAYS_MAX
-from app.management.keys import report as key_report
-from app.management.keys.report import StaleKey, Staleness
+from app.management.keys import queries
+from app.management.keys.queries import StaleKey, Staleness
 
 key = AppGroup("key", help="Revoke and report on source keys.")
 
@@ -53,7 +53,7 @@ def report(unused_for_days: int | None, expires_within_days: int | None, *, as_j
     if unused_for_days is None and expires_within_days is None:
         unused_for_days, expires_within_days = _UNUSED_FOR_DAYS, _EXPIRES_WITHIN_DAYS
     stale = Staleness(unused_for_days=unused_for_days, expires_within_days=expires_within_days)
-    keys = key_report.report_keys(current_context().database, stale)
+    keys = queries.report_keys(current_context().database, stale)
     count = 0
     for count, each in enumerate(keys, 1):
         # The heading comes with the first line, so that a database that is away leaves none.

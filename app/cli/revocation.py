@@ -9,15 +9,15 @@ from app.errors import NotFound
 from app.management.common.etags import Target
 from app.management.common.lookup import is_public_id
 from app.management.common.operators import Operator, at_the_shell
-from app.management.keys.domain import KeyFacts, revoke_key
-from app.management.tokens.domain import TokenFacts, revoke_token
+from app.management.keys.domain import KeyView, revoke_key
+from app.management.tokens.domain import TokenView, revoke_token
 
 # These run in no workspace, because they find it: a public id is unique in the installation.
 _WORKSPACE_OF_KEY: Final = text("SELECT workspace_id FROM source_keys WHERE public_id = :public_id")
 _WORKSPACE_OF_TOKEN: Final = text("SELECT workspace_id FROM management_tokens WHERE public_id = :public_id")
 
 
-def revoke_any_key(database: Database, key_id: str) -> KeyFacts:
+def revoke_any_key(database: Database, key_id: str) -> KeyView:
     """As revoke_key(). Raises NotFound, also for a key whose source or above is archived: it can store nothing."""
     try:
         return revoke_key(database, _owner_of(database, _WORKSPACE_OF_KEY, key_id), Target(key_id))
@@ -25,7 +25,7 @@ def revoke_any_key(database: Database, key_id: str) -> KeyFacts:
         raise NotFound("There is no source key in use with this id. The id of lrb_sk_<id>_… is key_<id>.") from None
 
 
-def revoke_any_token(database: Database, token_id: str) -> TokenFacts:
+def revoke_any_token(database: Database, token_id: str) -> TokenView:
     """As revoke_token(). Raises NotFound."""
     try:
         return revoke_token(database, _owner_of(database, _WORKSPACE_OF_TOKEN, token_id), Target(token_id))

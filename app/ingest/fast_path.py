@@ -78,12 +78,9 @@ class FastPath:
         self._services = services
         self._lines = lines
         self.is_on = services.settings.fast_path == "on"
-        self._is_server_known = False
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI has it: the thread waits for the body and for the commit."""
-        if not self._is_server_known:
-            self._look_at_server(environ)
         forget_upgrade(environ)
         pending = self.begin(environ)
         if pending is None:
@@ -91,15 +88,6 @@ class FastPath:
         status, headers, body = run_blocking(self.answer(pending, _ThreadWaits(pending, self._services)))
         start_response(_status_line(status), headers)
         return [body]
-
-    def _look_at_server(self, environ: Environ) -> None:
-        """Log once what a server cannot keep (docs/operations.md)."""
-        self._is_server_known = True
-        if environ.get("SERVER_SOFTWARE") == "Granian":
-            _log.warning(
-                "granian_without_adapter",
-                hint="Start it with --interface rsgi wsgi:rsgi. Its WSGI takes X_API_Key for X-API-Key.",
-            )
 
     def begin(self, environ: Environ) -> PendingRequest | None:
         """The request, if its head is common and its key is in memory. Never raises."""

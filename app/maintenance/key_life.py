@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, text
 
-from app.audit.entries import WORKER, Author, Change, expiry, record_all
+from app.audit.entries import WORKER, Author, Mutation, expiry, record_all
 from app.database.engine import Database, TenantScope
 from app.maintenance.task import StopCheck, TaskResult, in_batches, never
 
@@ -56,6 +56,6 @@ def mark_expired_keys(
     return in_batches(mark_batch, batch_rows, is_over)
 
 
-def _entry(kind: str, row: Row[Any]) -> tuple[Author, Change]:
+def _entry(kind: str, row: Row[Any]) -> tuple[Author, Mutation]:
     change = expiry(kind, row.public_id, row.project_row, marked_before=row.marked_before, expired_at=row.expired_at)
     return Author(workspace_id=row.workspace_id, actor=WORKER), change

@@ -1,5 +1,6 @@
-"""The control plane: who may send, and what may be sent. One file per resource; routes/ is its HTTP face.
+"""The control plane: the management API of workspaces, projects, environments, sources, keys and tokens.
 
-From the ground up: operators.py; mutations.py, lookup.py and pages.py, which write, find and list the rows of all
-resources; one file per resource; routes/, which alone knows HTTP. Imports run downhill only.
+A folder per resource: domain.py (views, mutations, queries), schemas.py (its bodies), routes.py (its operations).
+common/ is what they share. Only routes, schemas and what common/ says of them know HTTP.
+docs/adding-a-resource.md goes through the steps.
 """

@@ -1,8 +1,4 @@
-"""The HTTP face of the control plane: every blueprint is a ManagementBlueprint, opened by a management token.
-
-Each file holds one resource: its shapes, and its views of five beats (parse, authenticate, act, hand over,
-answer).
-"""
+"""The blueprints of the control plane; a management token is required for every operation of theirs."""
 
 from typing import Final
 

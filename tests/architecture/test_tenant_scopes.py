@@ -19,7 +19,7 @@ _MAY_SEE_ALL = {
     "app.management.common.authentication": "finds out whose management token it is; nobody knows its workspace before",
     "app.management.workspace.domain": "the operator's shell, which stands above all workspaces",
     "app.cli.revocation": "the shell finds the workspace of a key or token that it revokes",
-    "app.management.keys.report": "the same: its report on the keys of all workspaces",
+    "app.management.keys.queries": "the same: its report on the keys of all workspaces",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",
     "app.monitoring.system_status": "the state of the installation is of no workspace",
@@ -60,7 +60,7 @@ def test_only_the_database_sets_what_row_security_reads() -> None:
     assert spelled == {"app.database.engine"}
 
 
-def test_a_query_for_the_trail_begins_inside_a_workspace() -> None:
+def test_a_query_for_the_audit_log_begins_inside_a_workspace() -> None:
     guilty = {
         f"{module}:{node.lineno}"
         for module, tree in _TREES.items()
@@ -73,7 +73,7 @@ def test_a_query_for_the_trail_begins_inside_a_workspace() -> None:
     assert guilty == set()
 
 
-def test_the_trail_has_one_pen() -> None:
+def test_the_audit_log_has_one_writer() -> None:
     def is_written(node: ast.AST) -> bool:
         if isinstance(node, ast.Constant):
             return isinstance(node.value, str) and "INTO audit_entries" in node.value

@@ -19,7 +19,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.factory import create_app
 from app.identifiers import random_text
-from app.management.keys.report import Staleness, report_keys
+from app.management.keys.queries import Staleness, report_keys
 from tests.support.databases import close, fresh_database
 from tests.support.live import environment_of, free_port
 from tests.support.operating import desk_of

@@ -23,8 +23,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.wiring
 
 _END_SECONDS_MAX = 60.0
-# The setting and the gauge have granian in their names; the fast path warns of granian's plain WSGI.
-_MAY_NAME_GRANIAN = {"config.py", "metrics.py", "fast_path.py"}
+# The setting and the gauge have granian in their names.
+_MAY_NAME_GRANIAN = {"config.py", "metrics.py"}
 
 
 @pytest.fixture(name="without_adapter")

@@ -19,8 +19,9 @@ from app.maintenance.key_life import mark_expired_keys
 from app.maintenance.task import TaskResult
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
+from app.management.common.mutations import Change
 from app.management.common.operators import Role
-from app.management.keys.domain import KeyChange, change_key
+from app.management.keys.domain import change_key
 from app.management.tokens.domain import NewToken
 from tests.support.lossy_commits import LossyCommits
 from tests.support.operating import Desk, at_once, desk_of, desk_with
@@ -305,7 +306,7 @@ class TestMovedExpiry:
 
         desk.patch(f"/v1/keys/{alice.key_id}", {"label": "till 7"})
         # Over the API it would have to lie ahead, by the clock of a web server.
-        change_key(context.database, operator, Target(alice.key_id), KeyChange(expires_at=_ELEVEN))
+        change_key(context.database, operator, Target(alice.key_id), Change({"expires_at": _ELEVEN}))
         desk.post(f"/v1/keys/{alice.key_id}/revoke")
 
         assert _key(context, alice).expired_at == _ELEVEN

@@ -101,7 +101,7 @@ def test_what_nests_too_deep_is_a_422_that_says_where(desk: Desk, levels: int) -
     assert pointers_of(refused) == {"/description" + "/0" * 32}
 
 
-def test_members_called_like_places_are_told_apart_from_them(desk: Desk) -> None:
+def test_a_member_named_like_a_location_is_not_taken_for_it(desk: Desk) -> None:
     refused = desk.post("/v1/projects", {"name": "x", "json": 1, "query": 1, "a/b~c": 1})
 
     assert pointers_of(refused) == {"/json", "/query", "/a~1b~0c"}
@@ -170,7 +170,7 @@ def test_a_parameter_that_means_nothing_is_refused_everywhere(
         assert pointers_of(refused) == {"/dry_run", "/a~1b"}
 
 
-def test_an_error_speaks_rfc_9457_to_whoever_asks_for_it(desk: Desk) -> None:
+def test_an_error_speaks_rfc_9457_if_it_is_asked_for(desk: Desk) -> None:
     refused = desk.call("POST", "/v1/projects", {}, headers={"Accept": "application/problem+json"})
 
     assert refused.mimetype == "application/problem+json"

@@ -8,8 +8,7 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.context import Context
-from app.management.common.idempotency import changing
-from app.management.common.mutations import update
+from app.management.common.mutations import mutation, update
 from app.management.common.operators import at_the_shell
 from app.models import Source
 from tests.support.operating import Desk, at_once
@@ -134,8 +133,8 @@ def test_every_change_has_a_state_of_its_own_however_fast_they_come(desk: Desk, 
 
 
 def test_a_change_waits_longer_for_others_than_an_event_does(context: Context, alice: Tenant) -> None:
-    """Or the last of many would be told 503 on a slow machine, and not who was first."""
-    with changing(context.database, at_the_shell(alice.workspace_row)) as session:
+    """Else the last of many would get a 503 on a slow machine instead of a 412."""
+    with mutation(context.database, at_the_shell(alice.workspace_row)) as session:
         patience = session.execute(text("SHOW lock_timeout")).scalar_one()
 
     assert patience == "3s"

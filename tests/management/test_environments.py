@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from flask.testing import FlaskClient
 
-from tests.support.operating import NOBODYS_ID, Desk, at_once
+from tests.support.operating import UNKNOWN_ID, Desk, at_once
 from tests.support.people import Tenant
 from tests.support.sending import error_of, event_for, pointers_of, send
 
@@ -120,7 +120,7 @@ class TestArchive:
         desk.made(f"/v1/projects/{alice.project_id}/environments", {"name": "production"})
 
 
-def test_what_nobody_has_is_not_found(desk: Desk) -> None:
-    assert desk.get(f"/v1/environments/env_{NOBODYS_ID}").status_code == 404
-    assert desk.get(f"/v1/projects/prj_{NOBODYS_ID}/environments").status_code == 404
-    assert desk.post(f"/v1/projects/prj_{NOBODYS_ID}/environments", {"name": "x"}).status_code == 404
+def test_an_unknown_environment_is_not_found(desk: Desk) -> None:
+    assert desk.get(f"/v1/environments/env_{UNKNOWN_ID}").status_code == 404
+    assert desk.get(f"/v1/projects/prj_{UNKNOWN_ID}/environments").status_code == 404
+    assert desk.post(f"/v1/projects/prj_{UNKNOWN_ID}/environments", {"name": "x"}).status_code == 404

@@ -61,7 +61,7 @@ def test_whatever_is_wrong_with_a_token_is_refused_with_one_message(
     assert refused.pop()[0] == 401
 
 
-def test_a_source_key_is_told_which_credential_belongs_here(client: FlaskClient, alice: Tenant) -> None:
+def test_a_source_key_is_refused_with_the_kind_of_credential_that_it_takes(client: FlaskClient, alice: Tenant) -> None:
     status, message = _asked_with(client, f"Bearer {alice.key}")
 
     assert status == 401

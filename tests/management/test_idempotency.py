@@ -27,10 +27,9 @@ from app.context import Context
 from app.errors import BadRequest
 from app.maintenance.purge import purge_expired_requests
 from app.management.common.authentication import authenticate
-from app.management.common.idempotency import changing
+from app.management.common.mutations import mutation
 from app.management.common.operators import IdempotentRequest, Role
-from app.management.projects.creation import create_project
-from app.management.projects.domain import NewProject
+from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken
 from app.wire.idempotency_key import read_idempotency_key
 from tests.support.live import live_server
@@ -186,7 +185,9 @@ class TestCredential:
 
 
 class TestAction:
-    def test_again_does_not_act_again_after_somebody_undid_it(self, desk: Desk, bob: Desk, alice: Tenant) -> None:
+    def test_again_does_not_act_again_after_another_operator_undid_it(
+        self, desk: Desk, bob: Desk, alice: Tenant
+    ) -> None:
         source = f"/v1/sources/{alice.source_id}"
         assert (_with_key(desk, f"{source}/disable").json or {})["status"] == "disabled"
         bob.post(f"{source}/enable")
@@ -232,7 +233,7 @@ class TestClaim:
     def test_a_lost_connection_leaves_none(self, desk: Desk, context: Context, alice: Tenant) -> None:
         operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
         named = IdempotentRequest(key="k", fingerprint=b"x" * 32, ttl_seconds=60)
-        with pytest.raises(Exception), changing(context.database, _asking(operator, named)) as session:  # noqa: B017, PT011
+        with pytest.raises(Exception), mutation(context.database, _asking(operator, named)) as session:  # noqa: B017, PT011
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
         assert _claims(context, alice) == 0
@@ -263,7 +264,7 @@ class TestClaim:
         assert "Idempotent-Replayed" not in _with_key(desk, PATH, {"name": "Shop"}).headers
         assert _projects(desk) == ["Shop", "shop"]
 
-    def test_while_one_is_being_carried_out_another_is_told_to_come_again(
+    def test_while_one_is_being_carried_out_another_is_refused_as_in_progress(
         self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
         operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
@@ -271,7 +272,7 @@ class TestClaim:
 
         def hold() -> None:
             named = IdempotentRequest(key="k", fingerprint=b"x" * 32, ttl_seconds=60)
-            with changing(context.database, _asking(operator, named)):
+            with mutation(context.database, _asking(operator, named)):
                 held.set()
                 assert release.wait(10)
                 raise InterruptedError

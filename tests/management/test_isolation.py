@@ -17,8 +17,8 @@ from app.factory import create_app
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
 from tests.support.databases import close
-from tests.support.every_route import NOBODYS, Route, all_it_says, every_route
-from tests.support.operating import NOBODYS_ID, Desk, desk_with
+from tests.support.every_route import UNKNOWN_IDS, Route, all_it_says, every_route
+from tests.support.operating import UNKNOWN_ID, Desk, desk_with
 from tests.support.people import Tenant
 from tests.support.sending import pointers_of
 
@@ -43,7 +43,7 @@ def _routes(app: Flask) -> list[Route]:
 
 
 def _ids_of(desk: Desk, tenant: Tenant) -> dict[str, str]:
-    desk.patch(f"/v1/projects/{tenant.project_id}", {"description": "an entry in the trail"})
+    desk.patch(f"/v1/projects/{tenant.project_id}", {"description": "an entry in the audit log"})
     entry = desk.all_of("/v1/audit", object_id=tenant.project_id)[0]
     return {
         "project_id": tenant.project_id,
@@ -60,7 +60,7 @@ def _theirs(stranger: Desk, charlie: Tenant) -> dict[str, str]:
     return _ids_of(stranger, charlie)
 
 
-def _are_nobodys(routes: list[Route], desk: Desk, ids: dict[str, str]) -> None:
+def _are_unknown(routes: list[Route], desk: Desk, ids: dict[str, str]) -> None:
     for route in routes:
         if route.names:
             strange = all_it_says(route.ask(desk, ids))
@@ -68,8 +68,8 @@ def _are_nobodys(routes: list[Route], desk: Desk, ids: dict[str, str]) -> None:
             assert strange == all_it_says(route.ask(desk)), route
 
 
-def test_a_strangers_id_in_any_path_is_nobodys(routes: list[Route], desk: Desk, theirs: dict[str, str]) -> None:
-    _are_nobodys(routes, desk, theirs)
+def test_a_strangers_id_in_any_path_is_unknown(routes: list[Route], desk: Desk, theirs: dict[str, str]) -> None:
+    _are_unknown(routes, desk, theirs)
 
 
 def test_so_is_one_of_a_project_that_a_token_does_not_reach(
@@ -78,7 +78,7 @@ def test_so_is_one_of_a_project_that_a_token_does_not_reach(
     other = desk.made("/v1/projects", {"name": "other"})["id"]
     limited = desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(other,)))
 
-    _are_nobodys(routes, limited, _ids_of(desk, alice))
+    _are_unknown(routes, limited, _ids_of(desk, alice))
 
 
 def test_so_is_one_of_an_archived_project_but_for_what_is_history(
@@ -90,29 +90,29 @@ def test_so_is_one_of_an_archived_project_but_for_what_is_history(
     below = [route for route in routes if route.names & {"project_id", "environment_id", "source_id"}]
 
     history = ("usage", "restore")
-    _are_nobodys([route for route in below if not route.operation.rule.endswith(history)], limited, ids)
+    _are_unknown([route for route in below if not route.operation.rule.endswith(history)], limited, ids)
     assert limited.get(f"/v1/audit/{ids['entry_id']}").status_code == 200
 
 
-def test_a_strangers_id_in_any_filter_shows_what_nobodys_shows(
+def test_a_strangers_id_in_any_filter_shows_what_an_unknown_one_shows(
     routes: list[Route], desk: Desk, alice: Tenant, theirs: dict[str, str]
 ) -> None:
     theirs = theirs | {"object_id": theirs["source_id"], "actor": theirs["token_id"]}
     own = _ids_of(desk, alice)
     asked = 0
     for route in routes:
-        for name in set(route.queries) & (set(NOBODYS) | {"object_id", "actor"}):
-            nobodys_id = NOBODYS.get(name, f"x_{NOBODYS_ID}")
+        for name in set(route.queries) & (set(UNKNOWN_IDS) | {"object_id", "actor"}):
+            unknown_id = UNKNOWN_IDS.get(name, f"x_{UNKNOWN_ID}")
             status, body, headers = all_it_says(route.ask(desk, own, query_string={name: theirs[name]}))
             # A link repeats the caller's own query.
-            headers = {each: value.replace(theirs[name], nobodys_id) for each, value in headers.items()}
-            nobodys = route.ask(desk, own, query_string={name: nobodys_id})
-            assert (status, body, headers) == all_it_says(nobodys), (route, name)
+            headers = {each: value.replace(theirs[name], unknown_id) for each, value in headers.items()}
+            unknown = route.ask(desk, own, query_string={name: unknown_id})
+            assert (status, body, headers) == all_it_says(unknown), (route, name)
             asked += 1
     assert asked >= 6
 
 
-def test_a_strangers_project_in_the_body_of_a_token_is_refused_like_nobodys(
+def test_a_strangers_project_in_the_body_of_a_token_is_refused_like_an_unknown_one(
     desk: Desk, alice: Tenant, theirs: dict[str, str]
 ) -> None:
     def refused(project_id: str) -> tuple[int, bytes, dict[str, str]]:
@@ -121,7 +121,7 @@ def test_a_strangers_project_in_the_body_of_a_token_is_refused_like_nobodys(
         assert pointers_of(response) == {"/project_ids/1"}
         return all_it_says(response)
 
-    assert refused(theirs["project_id"]) == refused(NOBODYS["project_id"])
+    assert refused(theirs["project_id"]) == refused(UNKNOWN_IDS["project_id"])
 
 
 def test_a_strangers_cursor_is_as_good_as_a_forged_one(

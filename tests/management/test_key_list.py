@@ -10,7 +10,7 @@ from app.context import Context
 from app.maintenance.usage import fold_usage
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.support.operating import NOBODYS_ID, Desk, desk_with
+from tests.support.operating import UNKNOWN_ID, Desk, desk_with
 from tests.support.people import Tenant, execute
 from tests.support.sending import pointers_of, send
 
@@ -57,7 +57,7 @@ def test_projects_and_sources_can_be_picked(desk: Desk, alice: Tenant, elsewhere
 
     assert _ids(desk, project_id=project) == _ids(desk, source_id=source) == [key]
     assert _ids(desk, project_id=alice.project_id, source_id=source) == []
-    assert _ids(desk, source_id=NOBODYS_ID) == []
+    assert _ids(desk, source_id=UNKNOWN_ID) == []
 
 
 def test_a_token_for_some_projects_lists_their_keys_only(

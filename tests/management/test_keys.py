@@ -16,12 +16,11 @@ from app.maintenance.usage import fold_usage
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
 from app.management.common.operators import Role
-from app.management.keys.domain import NewKey, issue_key
-from app.management.keys.rotation import Rotation, rotate_key
+from app.management.keys.domain import NewKey, Rotation, issue_key, rotate_key
 from app.management.tokens.domain import NewToken, issue_token
 from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
-from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once
+from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, at_once
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import error_of, pointers_of, send
 from tests.support.waiting import wait_until
@@ -47,8 +46,8 @@ _SHOWN = {
 }
 
 
-def _issue(desk: Desk, tenant: Tenant, **told: Any) -> dict[str, Any]:
-    return desk.made(f"/v1/sources/{tenant.source_id}/keys", told)
+def _issue(desk: Desk, tenant: Tenant, **chosen: Any) -> dict[str, Any]:
+    return desk.made(f"/v1/sources/{tenant.source_id}/keys", chosen)
 
 
 def test_issuing_holds_no_connection_while_it_waits_for_argon2(
@@ -224,8 +223,8 @@ class TestChange:
         assert limited.headers["ETag"] != before.headers["ETag"]
         assert late.status_code == 412
         assert default.json["events_per_second"] is None
-        trail = rows(context, "SELECT after FROM audit_entries WHERE object_id = :id ORDER BY id", id=alice.key_id)
-        assert [row.after for row in trail][-2:] == [{"events_per_second": 100}, {"events_per_second": None}]
+        entries = rows(context, "SELECT after FROM audit_entries WHERE object_id = :id ORDER BY id", id=alice.key_id)
+        assert [row.after for row in entries][-2:] == [{"events_per_second": 100}, {"events_per_second": None}]
 
     def test_an_expired_key_lives_again_if_its_operator_says_so(
         self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
@@ -299,7 +298,7 @@ def test_the_time_of_the_last_use_does_not_count_as_a_change(
     assert after.headers["ETag"] == before.headers["ETag"]
 
 
-def test_what_nobody_has_is_not_found(desk: Desk) -> None:
-    assert desk.get(f"/v1/keys/key_{NOBODYS_ID}").status_code == 404
-    assert desk.post(f"/v1/keys/key_{NOBODYS_ID}/revoke").status_code == 404
-    assert desk.post(f"/v1/sources/src_{NOBODYS_ID}/keys", {}).status_code == 404
+def test_an_unknown_key_is_not_found(desk: Desk) -> None:
+    assert desk.get(f"/v1/keys/key_{UNKNOWN_ID}").status_code == 404
+    assert desk.post(f"/v1/keys/key_{UNKNOWN_ID}/revoke").status_code == 404
+    assert desk.post(f"/v1/sources/src_{UNKNOWN_ID}/keys", {}).status_code == 404

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 MakeApp = Callable[..., Flask]
 _POOL = 9  # three for management, of them two for one workspace
-# Kept to the end: the threads of an application open connections anew, which nobody would close when it is collected.
+# Kept to the end: the threads of an application open connections anew, which stay open when it is collected.
 _MADE: list[Flask] = []
 
 
@@ -49,9 +49,7 @@ def _statuses(desk: Desk, requests: int) -> list[int]:
 
 
 class TestRate:
-    def test_a_token_that_asks_faster_than_it_may_is_told_when_to_come_back(
-        self, app_with: MakeApp, alice: Tenant
-    ) -> None:
+    def test_a_token_above_its_rate_is_refused_with_retry_after(self, app_with: MakeApp, alice: Tenant) -> None:
         desk = desk_of(app_with(management_token_requests_per_second=1), alice)
         first = desk.get("/v1/workspace")
 
@@ -175,7 +173,7 @@ class TestPool:
         assert statuses <= {200, 503}
         assert 200 in statuses
 
-    def test_a_thief_who_asks_for_what_is_urgent_all_the_time_keeps_no_owner_waiting(
+    def test_a_stolen_token_that_sends_urgent_requests_all_the_time_delays_no_owner(
         self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)
@@ -193,7 +191,7 @@ class TestPool:
                 assert bob.post(f"/v1/tokens/{alice.token_id}/revoke").status_code == 200
             assert {theft.result(timeout=20).status_code for theft in thefts} <= {401, 503}
 
-    def test_whoever_finds_no_connection_in_time_is_told_to_come_back(
+    def test_a_request_without_a_connection_in_time_is_refused_with_retry_after(
         self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)

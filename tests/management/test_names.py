@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 - look-alikes are what half of these tests are about
+# ruff: noqa: RUF001 - names of all scripts
 """What names, labels and descriptions may hold."""
 
 import unicodedata
@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from app.management.common.names import read_description, read_environment_name, read_label, read_name
 from tests.support.operating import Desk
-from tests.support.people import Tenant
 from tests.support.sending import pointers_of
 
 _INVISIBLE = ["\0", "\a", "\n", "\t", "\x7f", "\x85", "\u200b", "\ufeff", "\u00ad", "\u2028", "\ue000", "\ud800"]
+# Without a glyph, though str.isprintable() takes them for printable.
+_WITHOUT_GLYPH = ["\u034f", "\u115f", "\u180b", "\u2800", "\u3164", "\U000e0100"]
 _TURNING = ["\u200e", "\u200f", "\u061c", "\u202a", "\u202e", "\u2066", "\u2069"]
 
 
@@ -27,7 +28,7 @@ def test_nothing_too_much_or_white_space_around_is_no_name(name: str) -> None:
         read_name(name)
 
 
-@pytest.mark.parametrize("character", _INVISIBLE + _TURNING)
+@pytest.mark.parametrize("character", _INVISIBLE + _WITHOUT_GLYPH + _TURNING)
 def test_a_name_holds_nothing_that_cannot_be_seen_or_turns_the_writing(character: str) -> None:
     for read in (read_name, read_label, read_environment_name):
         with pytest.raises(ValueError, match=r"^Must "):
@@ -42,86 +43,12 @@ _ORDINARY = [
     *("IT-отдел", "1С Bitrix", "USB кабель", "Alpha α", "10 °C", "50 %", "C++", "R&D / QA", "a_b", "“x”", "x – y"),
     *("❤️ Shop", "1️⃣", "👍🏽", "🇩🇪", "★", "→", "ร้านshop", "東京Tokyo", "Shopサイト"),
 ]
-_VARIANTS = ["Ｓhop", "ﬁsh", "𝐒hop", "Ⓢhop", "m²", "H₂O", "Ⅳ", "½", "№ 1", "™", "…", "ｶﾀｶﾅ", "ﷺ", "µm", "ǆ", "ﻼ"]
-_MIXED = ["Pаypal", "раypal", "Αlpha", "Aλ", "μService", "Оzon", "αлфа", "e\u0301а", "10kΩ", "pр"]
-# Armenian, Canadian Aboriginal, Cherokee, Coptic, Deseret, Georgian, Gothic, Lisu, Old Italic, Osage, Runic, Tifinagh.
-_MIXED += [
-    "Shօp",
-    "ᕼome",
-    "Ꮪhop",
-    "Ⲟzon",
-    "Sh\U0001042cp",
-    "ოzon",
-    "\U00010339os",
-    "ꓢhop",
-    "\U00010304xit",
-    "\U000104c2zon",
-]
-_MIXED += ["ᛕey", "ⵔzon"]
-_UNSEEN = [
-    "a\ufe0f",
-    "1\ufe0f",
-    "店\ufe00",
-    "a\u034fb",
-    "\u2800",
-    "\u115f",
-    "\u3164",
-    "a\u180bb",
-    "葛\U000e0100",
-    "\ufe0fa",
-]
 
 
 @pytest.mark.parametrize("name", _ORDINARY)
 def test_ordinary_writing_of_any_script_is_a_name_and_a_label(name: str) -> None:
     kept = unicodedata.normalize("NFC", name)
     assert read_name(name) == read_label(name) == kept
-
-
-@pytest.mark.parametrize("name", _VARIANTS + _MIXED + _UNSEEN)
-def test_what_only_a_machine_can_tell_apart_is_neither(name: str) -> None:
-    for read in (read_name, read_label):
-        with pytest.raises(ValueError, match=r"^Must "):
-            read(name)
-
-
-@pytest.mark.parametrize("name", [_VARIANTS[0], _MIXED[0], _UNSEEN[0]])
-def test_a_look_alike_is_refused_over_http_with_its_place(desk: Desk, alice: Tenant, name: str) -> None:
-    for path, field in (("/v1/projects", "name"), ("/v1/tokens", "label")):
-        refused = desk.post(path, {field: name, "role": "auditor"} if field == "label" else {field: name})
-        assert refused.status_code == 422
-        assert pointers_of(refused) == {f"/{field}"}
-
-
-_SCRIPTS = {
-    "LATIN": st.characters(codec="latin-1", categories=["Lu", "Ll"], exclude_characters="ªºµ"),
-    "CYRILLIC": st.characters(min_codepoint=0x0410, max_codepoint=0x044F),
-    "GREEK": st.characters(min_codepoint=0x0391, max_codepoint=0x03C9, categories=["Lu", "Ll"]),
-}
-_WORDS = {script: st.text(letters, min_size=1, max_size=12) for script, letters in _SCRIPTS.items()}
-
-
-@given(st.lists(st.one_of(*_WORDS.values()), min_size=1, max_size=5))
-def test_words_of_different_scripts_may_stand_side_by_side(words: list[str]) -> None:
-    assert read_name(" ".join(words)) == unicodedata.normalize("NFC", " ".join(words))
-
-
-@given(st.permutations(list(_WORDS.values())).flatmap(lambda words: st.tuples(*words[:2])))
-def test_two_of_these_scripts_never_make_one_word(parts: tuple[str, str]) -> None:
-    for name in ("".join(parts), "".join(reversed(parts)), f"x {''.join(parts)} y"):
-        with pytest.raises(ValueError, match="in one word"):
-            read_name(name)
-
-
-@given(st.text(max_size=50))
-def test_no_kept_name_has_another_one_that_folds_to_the_same(text: str) -> None:
-    """But for the few letters that Thai, Lao and Armenian are written with."""
-    try:
-        kept = read_name(text)
-    except ValueError:
-        return
-    if not set(kept) & set("ำຳໜໝև"):
-        assert unicodedata.normalize("NFKC", kept) == kept
 
 
 def test_a_name_is_counted_as_it_is_kept() -> None:

@@ -64,8 +64,8 @@ def test_every_operation_says_which_credential_opens_it(app: Flask, operations: 
     assert all(operation["security"] == [{"managementToken": []}] for operation in operations.values())
 
 
-def test_every_operation_names_its_errors_and_they_have_the_one_shape(operations: dict[str, Operation]) -> None:
-    shapes = {"application/json": "ErrorBody", "application/problem+json": "ProblemDetails"}
+def test_every_operation_names_its_errors_and_they_have_one_schema(operations: dict[str, Operation]) -> None:
+    schemas = {"application/json": "ErrorBody", "application/problem+json": "ProblemDetails"}
     for name, operation in operations.items():
         errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
         expected = {"401", "422", "429", "503"}
@@ -76,8 +76,8 @@ def test_every_operation_names_its_errors_and_they_have_the_one_shape(operations
         expected |= {"428"} if name.startswith("PATCH") else set()
         assert set(errors) - {"409"} == expected, name
         for answer in errors.values():
-            for media_type, shape in shapes.items():
-                assert answer["content"][media_type]["schema"] == {"$ref": f"#/components/schemas/{shape}"}, name
+            for media_type, schema in schemas.items():
+                assert answer["content"][media_type]["schema"] == {"$ref": f"#/components/schemas/{schema}"}, name
 
 
 def test_whatever_changes_one_object_takes_a_condition(operations: dict[str, Operation]) -> None:

@@ -11,7 +11,7 @@ from app.context import EXTENSION
 from app.credentials.verification import Credentials
 from app.errors import OutcomeUnknown
 from app.factory import create_app
-from app.management.projects import creation as new_projects
+from app.management.projects import domain as projects
 from tests.support.databases import close
 from tests.support.live import free_port
 from tests.support.operating import Desk
@@ -38,11 +38,13 @@ def test_without_a_database_everything_is_a_503_worth_repeating(lonely: Flask, a
         assert error_of(refused)["retryable"] is True
 
 
-def test_a_commit_that_went_unanswered_is_told_as_that(monkeypatch: pytest.MonkeyPatch, desk: Desk) -> None:
+def test_a_commit_without_an_answer_says_that_its_outcome_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
     def lost(*_: object) -> None:
         raise OutcomeUnknown
 
-    monkeypatch.setattr(new_projects, "create_project", lost)
+    monkeypatch.setattr(projects, "create_project", lost)
 
     refused = desk.post("/v1/projects", {"name": "x"})
 

@@ -1,4 +1,4 @@
-"""Lists, page after page: one shape, nothing twice, nothing left out, and cursors that open one list only."""
+"""Lists, page after page: one schema, nothing twice, nothing left out, and cursors that open one list only."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -166,7 +166,7 @@ class TestCursor:
         assert self._refused(desk, path, f"{payload}.{signature[:-2]}")
         assert self._refused(desk, path, payload)
 
-    def test_it_tells_nothing_but_the_public_id_of_the_last_row(self, desk: Desk, path: str, cursor: str) -> None:
+    def test_it_holds_nothing_but_the_public_id_of_the_last_row(self, desk: Desk, path: str, cursor: str) -> None:
         assert len(cursor) < 100
 
 

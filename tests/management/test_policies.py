@@ -1,11 +1,15 @@
 """What a key may send and from where: how it is chosen, read back, and changed."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from app.context import Context
+from app.management.keys.domain import KeyPolicy
+from app.management.keys.schemas import IssuedKeySchema, KeyChangeSchema, KeyCreateSchema, KeySchema
+from app.models import SourceKey
 from tests.support.operating import Desk
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, event_for, pointers_of, send
@@ -13,8 +17,16 @@ from tests.support.sending import error_of, event_for, pointers_of, send
 _POLICIES = ("allowed_event_types", "allowed_origins", "allowed_networks")
 
 
-def _issue(desk: Desk, tenant: Tenant, **told: Any) -> dict[str, Any]:
-    return desk.made(f"/v1/sources/{tenant.source_id}/keys", told)
+def test_each_policy_is_a_column_and_can_be_chosen_changed_and_read() -> None:
+    policies = {field.name for field in fields(KeyPolicy)}
+
+    assert policies <= set(SourceKey.__table__.columns.keys())
+    for schema in (KeyCreateSchema, KeyChangeSchema, KeySchema, IssuedKeySchema):
+        assert policies <= set(schema().fields), schema
+
+
+def _issue(desk: Desk, tenant: Tenant, **chosen: Any) -> dict[str, Any]:
+    return desk.made(f"/v1/sources/{tenant.source_id}/keys", chosen)
 
 
 def _browser(*origins: str) -> dict[str, list[str]]:
@@ -90,9 +102,9 @@ class TestIssue:
         ],
     )
     def test_what_is_no_origin_is_refused_by_its_place(self, desk: Desk, alice: Tenant, origin: object) -> None:
-        told = {"allowed_event_types": ["a"], "allowed_origins": ["https://shop.example", origin]}
+        chosen = {"allowed_event_types": ["a"], "allowed_origins": ["https://shop.example", origin]}
 
-        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", told)
+        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", chosen)
 
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/allowed_origins/1"}
@@ -146,7 +158,7 @@ class TestIssue:
             assert refused.status_code == 422
             assert pointers_of(refused) == {"/allowed_event_types"}
 
-    def test_they_stand_in_the_trail(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_they_stand_in_the_audit_log(self, desk: Desk, context: Context, alice: Tenant) -> None:
         key_id = _issue(desk, alice, **_browser("https://a.example"))["id"]
 
         (entry,) = rows(context, "SELECT after FROM audit_entries WHERE object_id = :id", id=key_id)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from app.context import Context
-from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once
+from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, at_once
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, pointers_of
 
@@ -155,8 +155,8 @@ class TestArchive:
         assert desk.made("/v1/projects", {"name": "shop"})["id"] != alice.project_id
 
 
-def test_what_nobody_has_is_not_found(desk: Desk) -> None:
-    for name in (f"prj_{NOBODYS_ID}", "%00", "a" * 10_000, "%F0%9F%92%A9", "%FF%FE", "..%2f..", "é", "'; --"):
+def test_an_unknown_project_is_not_found(desk: Desk) -> None:
+    for name in (f"prj_{UNKNOWN_ID}", "%00", "a" * 10_000, "%F0%9F%92%A9", "%FF%FE", "..%2f..", "é", "'; --"):
         assert desk.get(f"/v1/projects/{name}").status_code == 404
         assert desk.patch(f"/v1/projects/{name}", {"name": "x"}).status_code == 404
         assert desk.delete(f"/v1/projects/{name}").status_code == 404

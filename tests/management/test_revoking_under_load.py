@@ -1,4 +1,4 @@
-"""What takes a right away cannot be fended off: whoever changes things all the time keeps no revocation waiting."""
+"""A steady stream of changes delays no revocation."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -132,7 +132,7 @@ def test_suspending_a_workspace_waits_for_the_events_under_way(context: Context,
     )
 
 
-def test_what_takes_no_right_away_waits_for_nobody(context: Context, desk: Desk, alice: Tenant) -> None:
+def test_what_takes_no_right_away_waits_for_no_lock(context: Context, desk: Desk, alice: Tenant) -> None:
     with _event_under_way(context, alice):
         answers = [
             desk.post("/v1/projects", {"name": "New"}),

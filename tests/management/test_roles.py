@@ -11,7 +11,7 @@ from app.context import Context
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
 from app.models import Base
-from tests.support.every_route import NOBODYS, Route, every_route
+from tests.support.every_route import UNKNOWN_IDS, Route, every_route
 from tests.support.operating import Desk, at_once, desk_with
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, send
@@ -28,7 +28,7 @@ def _desks(app: Flask, context: Context, alice: Tenant) -> dict[Role, Desk]:
 
 
 def _ids_of(tenant: Tenant) -> dict[str, str]:
-    return NOBODYS | {
+    return UNKNOWN_IDS | {
         "project_id": tenant.project_id,
         "environment_id": tenant.environment_id,
         "source_id": tenant.source_id,
@@ -47,7 +47,7 @@ def test_each_role_may_do_what_those_before_it_may() -> None:
 def test_every_operation_is_closed_below_its_role_and_open_from_there_on(
     routes: list[Route], desks: dict[Role, Desk]
 ) -> None:
-    """Asked for an object that nobody has, so that nothing changes and each role meets the same."""
+    """Asked for an unknown object, so that nothing changes and each role meets the same."""
     for route in routes:
         if route.operation.method != "GET" and not route.names and route.operation.role is not Role.AUDITOR:
             continue  # would make something: the test below tries them
@@ -149,7 +149,9 @@ class TestSomeProjects:
 
 
 class TestAtOnce:
-    def test_of_twenty_changes_of_one_state_one_wins_and_the_others_are_told(self, desk: Desk, alice: Tenant) -> None:
+    def test_of_twenty_changes_of_one_state_one_wins_and_the_others_are_refused(
+        self, desk: Desk, alice: Tenant
+    ) -> None:
         for path in (f"/v1/sources/{alice.source_id}", f"/v1/keys/{alice.key_id}", "/v1/workspace"):
             seen = desk.get(path).headers["ETag"]
             field = "label" if "keys" in path else "name"

@@ -12,7 +12,7 @@ from app.context import Context
 from app.maintenance.key_life import mark_expired_keys
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.support.operating import NOBODYS_ID, Desk, at_once, desk_with
+from tests.support.operating import UNKNOWN_ID, Desk, at_once, desk_with
 from tests.support.people import Tenant, events_of, execute, rows
 from tests.support.sending import error_of, event_for, pointers_of, send
 
@@ -244,7 +244,7 @@ class TestRefusal:
         auditor = desk_with(app, context, alice, NewToken(role=Role.AUDITOR))
 
         assert stranger.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 404
-        assert stranger.post(f"/v1/keys/key_{NOBODYS_ID}/rotate").status_code == 404
+        assert stranger.post(f"/v1/keys/key_{UNKNOWN_ID}/rotate").status_code == 404
         assert auditor.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 403
         assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
 
@@ -263,24 +263,24 @@ def test_a_rotation_that_is_repeated_under_its_key_issues_no_second_successor(
     assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
 
 
-def test_the_trail_tells_of_both_keys_and_holds_no_secret(desk: Desk, context: Context, alice: Tenant) -> None:
+def test_the_audit_log_has_entries_of_both_keys_and_no_secret(desk: Desk, context: Context, alice: Tenant) -> None:
     desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()})
     etag = desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
 
     new = _rotate(desk, alice.key_id)
 
-    trail = rows(
+    entries = rows(
         context,
         "SELECT action, object_id, before, after FROM audit_entries WHERE workspace_id = :id ORDER BY id DESC LIMIT 2",
         id=alice.workspace_row,
     )
-    told = {entry.action: entry for entry in trail}
-    assert told["source_key.rotate"].object_id == alice.key_id
-    assert told["source_key.rotate"].after["replaced_by"] == new["id"]
-    assert told["source_key.rotate"].before["replaced_by"] is None
-    assert told["source_key.issue"].object_id == new["id"]
-    assert told["source_key.issue"].after["replaces"] == alice.key_id
-    assert new["key"].split("_")[3][:33] not in str(trail)
+    by_action = {entry.action: entry for entry in entries}
+    assert by_action["source_key.rotate"].object_id == alice.key_id
+    assert by_action["source_key.rotate"].after["replaced_by"] == new["id"]
+    assert by_action["source_key.rotate"].before["replaced_by"] is None
+    assert by_action["source_key.issue"].object_id == new["id"]
+    assert by_action["source_key.issue"].after["replaces"] == alice.key_id
+    assert new["key"].split("_")[3][:33] not in str(entries)
     # Its end stayed as it was, and it is another state all the same.
     assert desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"] != etag
 
@@ -312,7 +312,7 @@ class TestFirstKey:
 
         assert source["key"]["label"] == ""
 
-    def test_what_is_wrong_with_the_key_is_told_by_its_place_and_nothing_is_made(
+    def test_what_is_wrong_with_the_key_is_by_action_by_its_place_and_nothing_is_made(
         self, desk: Desk, alice: Tenant
     ) -> None:
         path = f"/v1/environments/{alice.environment_id}/sources"

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from app.context import Context
 from app.maintenance.usage import fold_usage
-from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once
+from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, at_once
 from tests.support.people import Tenant
 from tests.support.sending import error_of, pointers_of, send
 
@@ -76,11 +76,11 @@ class TestCreate:
         assert response.status_code == 201
         assert source is not None
         parents = {"project_id": alice.project_id, "environment_id": alice.environment_id}
-        told = {"name": "ERP", "type": "erp", "description": "The old one"}
-        assert parents.items() | told.items() <= source.items()
+        chosen = {"name": "ERP", "type": "erp", "description": "The old one"}
+        assert parents.items() | chosen.items() <= source.items()
         assert (source["status"], source["last_event_at"]) == ("enabled", None)
         own = {"id", "status", "last_event_at", "archived_at", "created_at", "updated_at"} | set(_TIMESTAMPS)
-        assert set(source) == own | set(parents) | set(told)
+        assert set(source) == own | set(parents) | set(chosen)
         assert response.headers["Location"] == f"/v1/sources/{source['id']}"
         assert desk.get(response.headers["Location"]).json == source
 
@@ -91,7 +91,7 @@ class TestCreate:
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/type"}
 
-    def test_all_that_is_wrong_is_told_at_once(self, desk: Desk, alice: Tenant) -> None:
+    def test_all_that_is_wrong_is_chosen_at_once(self, desk: Desk, alice: Tenant) -> None:
         refused = desk.post(
             f"/v1/environments/{alice.environment_id}/sources",
             {"nmae": "ERP", "description": 1, "status": "disabled", "json": 1},
@@ -152,12 +152,12 @@ class TestList:
 
         assert [source["id"] for source in listed] == [made["worker"]]
 
-    def test_a_strangers_id_filters_like_one_that_nobody_has(self, desk: Desk, charlie: Tenant) -> None:
+    def test_a_strangers_id_filters_like_an_unknown_one(self, desk: Desk, charlie: Tenant) -> None:
         answers = [
             desk.get("/v1/sources", **query).data
             for query in (
                 {"project_id": charlie.project_id},
-                {"project_id": f"prj_{NOBODYS_ID}"},
+                {"project_id": f"prj_{UNKNOWN_ID}"},
                 {"environment_id": charlie.environment_id},
             )
         ]
@@ -190,12 +190,12 @@ class TestList:
 class TestChange:
     def test_name_type_and_description_can_change(self, desk: Desk, alice: Tenant) -> None:
         path = f"/v1/sources/{alice.source_id}"
-        told = {"name": "Till", "type": "mobile", "description": "At the door"}
+        chosen = {"name": "Till", "type": "mobile", "description": "At the door"}
 
-        changed = desk.patch(path, told)
+        changed = desk.patch(path, chosen)
 
         assert changed.json is not None
-        assert told.items() <= changed.json.items()
+        assert chosen.items() <= changed.json.items()
         assert desk.get(path).json == changed.json
 
     @pytest.mark.parametrize("member", ["status", "environment_id", "id", "last_event_at", "archived_at"])

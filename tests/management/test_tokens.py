@@ -15,14 +15,13 @@ from app.context import Context
 from app.errors import InvalidManagementToken
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
-from app.management.common.idempotency import changing
+from app.management.common.mutations import mutation
 from app.management.common.operators import Operator, Role
-from app.management.common.token_validity import hold_standing
-from app.management.projects.creation import create_project
-from app.management.projects.domain import NewProject
+from app.management.common.token_validity import hold_validity
+from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken, issue_token, revoke_token
 from tests.support.live import LiveServer
-from tests.support.operating import MOMENT, NOBODYS_ID, Desk, at_once, desk_with
+from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, at_once, desk_with
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import PATH as INGEST
 from tests.support.sending import error_of, event_for, pointers_of
@@ -104,12 +103,12 @@ class TestIssuing:
             assert error_of(ending.post(PATH, longer))["code"] == "insufficient_scope"
         assert ending.post(PATH, {"role": "auditor", "expires_at": _in(0.5)}).status_code == 201
 
-    def test_never_for_projects_that_are_a_strangers_archived_or_nobodys(
+    def test_never_for_projects_that_are_a_strangers_archived_or_unknown(
         self, desk: Desk, alice: Tenant, charlie: Tenant
     ) -> None:
         archived = desk.made("/v1/projects", {"name": "gone"})["id"]
         desk.delete(f"/v1/projects/{archived}")
-        wanted = [charlie.project_id, archived, alice.project_id, f"prj_{NOBODYS_ID}"]
+        wanted = [charlie.project_id, archived, alice.project_id, f"prj_{UNKNOWN_ID}"]
 
         refused = desk.post(PATH, {"role": "auditor", "project_ids": wanted})
 
@@ -150,7 +149,7 @@ class TestIssuing:
     def test_and_archiving_its_project_never_leave_a_token_for_an_archived_one(
         self, desk: Desk, context: Context, alice: Tenant
     ) -> None:
-        """They meet at the project's row: whoever is second sees what the first has done."""
+        """They meet at the project's row: the second one sees what the first has done."""
         project = desk.made("/v1/projects", {"name": "short"})["id"]
         body = {"role": "auditor", "project_ids": [project]}
 
@@ -275,7 +274,7 @@ class TestRevoking:
     def test_nothing_that_the_token_had_under_way_is_done_after_it_has_answered(
         self, context: Context, bob: Desk, alice: Tenant
     ) -> None:
-        """The change passed the door before; it would have issued a token that nobody knows of."""
+        """The change was authenticated before; it would have issued a token that no operator knows of."""
         operator = _operator(context, alice)
 
         assert bob.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
@@ -290,7 +289,7 @@ class TestRevoking:
     ) -> None:
         with (  # noqa: PT012 - what is raised is raised at the end of the block, which is the point
             pytest.raises(InvalidManagementToken),
-            changing(context.database, _operator(context, alice)) as session,
+            mutation(context.database, _operator(context, alice)) as session,
         ):
             session.execute(text("UPDATE source_keys SET label = 'late' WHERE id = :id"), {"id": alice.key_row})
 
@@ -304,7 +303,7 @@ class TestRevoking:
 
         def change() -> None:
             with context.database.transaction(alice.workspace_row) as session:
-                hold_standing(session, operator)
+                hold_validity(session, operator)
                 held.set()
                 assert release.wait(10)
 
@@ -321,9 +320,9 @@ class TestRevoking:
     def test_of_a_strangers_token_waits_for_nothing_of_the_stranger_nor_keeps_it_waiting(
         self, context: Context, stranger: Desk, alice: Tenant
     ) -> None:
-        """Or whoever knows an id would hear when it is at work, and could stand before its commits."""
+        """Else a caller who knows an id would learn when that token is used, and could delay its commits."""
         with context.database.transaction(alice.workspace_row) as session:
-            hold_standing(session, _operator(context, alice))
+            hold_validity(session, _operator(context, alice))
 
             assert stranger.post(f"{PATH}/{alice.token_id}/revoke").status_code == 404
 
@@ -338,7 +337,7 @@ class TestRevoking:
                 lambda: other.post(f"{PATH}/{_id_of(one)}/revoke").status_code,
             ]
         )
-        # One may find itself revoked, or be told to come again; never do both fail.
+        # One may find itself revoked, or be refused with a 503; never do both fail.
         assert 200 in statuses
         assert set(statuses) <= {200, 401, 503}
 
@@ -364,7 +363,7 @@ class TestUse:
         assert self._used(context, alice).last_used_at > first.last_used_at
         assert later.headers["ETag"] == shown.headers["ETag"]
 
-    def test_waits_for_nobody(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_waits_for_no_lock(self, desk: Desk, context: Context, alice: Tenant) -> None:
         with context.database.transaction(alice.workspace_row) as session:
             session.execute(text("SELECT 1 FROM management_tokens FOR NO KEY UPDATE"))
 
@@ -390,7 +389,9 @@ class TestUse:
         with pytest.raises(InvalidManagementToken):
             issue_token(context.database, context.credentials, caller, NewToken(role=Role.AUDITOR))
 
-    def test_on_ingest_is_refused_and_told_what_belongs_there(self, app: Flask, desk: Desk, alice: Tenant) -> None:
+    def test_on_ingest_is_refused_with_the_kind_of_credential_that_it_takes(
+        self, app: Flask, desk: Desk, alice: Tenant
+    ) -> None:
         headers = {"X-API-Key": alice.token, "Content-Type": "application/json"}
         for path in (INGEST, f"{INGEST}/batch"):
             refused = app.test_client().post(path, data=json.dumps(event_for(alice)), headers=headers)

@@ -12,7 +12,7 @@ from app.ingest.services import EXTENSION as INGEST
 from app.maintenance.usage import fold_usage
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.support.operating import MOMENT, NOBODYS_ID, Desk, desk_with
+from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, desk_with
 from tests.support.people import Tenant, execute, issue_key, rows, source_of
 from tests.support.sending import error_of, event_for, pointers_of, send
 
@@ -98,7 +98,7 @@ class TestCounts:
         assert after["total"]["stored"] == 4
         assert [each["key_id"] for each in after["data"]] == [alice.key_id]
 
-    def test_whoever_sent_nothing_has_an_empty_answer(self, desk: Desk) -> None:
+    def test_a_workspace_without_events_has_an_empty_answer(self, desk: Desk) -> None:
         usage = _usage(desk)
 
         assert (usage["data"], usage["total"]) == ([], _NOTHING)
@@ -190,7 +190,7 @@ class TestTime:
 
 
 class TestGroups:
-    def test_keys_sources_and_projects_are_told_apart_and_ordered_by_start_then_id(
+    def test_keys_sources_and_projects_are_counted_apart_and_ordered_by_start_then_id(
         self, desk: Desk, context: Context, alice: Tenant, second: str
     ) -> None:
         _note(context, alice, f"{_DAY}T10:00:00Z", outcome="replayed")
@@ -300,7 +300,7 @@ class TestReach:
             for response in (
                 narrow.get("/v1/usage", **{name: own}),
                 stranger.get("/v1/usage", **{name: own}),
-                desk.get("/v1/usage", **{name: NOBODYS_ID}),
+                desk.get("/v1/usage", **{name: UNKNOWN_ID}),
             ):
                 assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
                 assert pointers_of(response) == {f"/{name}"}
@@ -348,10 +348,10 @@ class TestBounds:
         assert response.status_code == 422
 
     def test_reading_writes_nothing(self, desk: Desk, context: Context, alice: Tenant) -> None:
-        def trail() -> int:
+        def entries() -> int:
             return len(rows(context, "SELECT 1 FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row))
 
-        before = trail()
+        before = entries()
         _usage(desk)
 
-        assert trail() == before
+        assert entries() == before

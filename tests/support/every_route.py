@@ -8,7 +8,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from app.management.common.operation import Operation
-from tests.support.operating import NOBODYS_ID, Desk
+from tests.support.operating import UNKNOWN_ID, Desk
 
 # Prefixes of public ids by the name that a path has for them.
 KINDS = {
@@ -19,7 +19,7 @@ KINDS = {
     "token_id": "tok",
     "entry_id": "aud",
 }
-NOBODYS = {name: f"{kind}_{NOBODYS_ID}" for name, kind in KINDS.items()}
+UNKNOWN_IDS = {name: f"{kind}_{UNKNOWN_ID}" for name, kind in KINDS.items()}
 REQUEST_ID = "the-same-for-all"
 
 
@@ -36,7 +36,7 @@ class Route:
     def __str__(self) -> str:
         return f"{self.operation.method} {self.operation.rule}"
 
-    def ask(self, desk: Desk, ids: dict[str, str] = NOBODYS, **more: Any) -> TestResponse:
+    def ask(self, desk: Desk, ids: dict[str, str] = UNKNOWN_IDS, **more: Any) -> TestResponse:
         path = self.operation.rule
         for name in self.names:
             path = path.replace(f"<{name}>", ids[name])

@@ -20,7 +20,7 @@ from tests.support.people import Tenant
 
 Value = TypeVar("Value")
 
-NOBODYS_ID = "nobody0000000000"
+UNKNOWN_ID = "nobody0000000000"
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
 
 

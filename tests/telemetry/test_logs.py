@@ -15,8 +15,7 @@ from app.ingest.fast_path import FastPath
 from app.management.common.authentication import authenticate
 from app.management.common.operators import Role
 from app.management.keys.domain import NewKey
-from app.management.sources.creation import create_source
-from app.management.sources.domain import NewSource
+from app.management.sources.domain import NewSource, create_source
 from app.management.tokens.domain import NewToken, issue_token
 from app.models import SourceType
 from app.telemetry import logs

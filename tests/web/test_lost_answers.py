@@ -11,7 +11,7 @@ from app.config import Settings
 from app.context import Context
 from tests.ingest.test_batch import send_batch
 from tests.support.lost_backends import losing_backend
-from tests.support.operating import NOBODYS_ID, Desk, desk_of
+from tests.support.operating import UNKNOWN_ID, Desk, desk_of
 from tests.support.people import execute, make_tenant
 from tests.support.sending import error_of, event_for, send
 
@@ -19,15 +19,15 @@ from tests.support.sending import error_of, event_for, send
 # Idempotency-Key: the second finds what the first has made by leaving the transaction.
 _MANAGEMENT: dict[str, tuple[str, str, Any, dict[str, str], set[int]]] = {
     "read": ("GET", "/v1/sources/{source}", None, {}, {200}),
-    "read nothing": ("GET", f"/v1/projects/prj_{NOBODYS_ID}", None, {}, {404}),
+    "read nothing": ("GET", f"/v1/projects/prj_{UNKNOWN_ID}", None, {}, {404}),
     "list": ("GET", "/v1/audit", None, {}, {200}),
-    "usage of nothing": ("GET", f"/v1/keys/key_{NOBODYS_ID}/usage", None, {}, {404}),
+    "usage of nothing": ("GET", f"/v1/keys/key_{UNKNOWN_ID}/usage", None, {}, {404}),
     "create": ("POST", "/v1/projects", {"name": "new"}, {}, {201, 409}),
     "create again": ("POST", "/v1/projects", {"name": "newer"}, {"Idempotency-Key": "k"}, {201}),
     "taken name": ("POST", "/v1/projects", {"name": "shop"}, {}, {409}),
     "stale": ("PATCH", "/v1/projects/{project}", {"name": "x"}, {"If-Match": '"none"'}, {412}),
     "issue": ("POST", "/v1/sources/{source}/keys", {}, {"Idempotency-Key": "i"}, {201, 409}),
-    "issue for nothing": ("POST", f"/v1/sources/src_{NOBODYS_ID}/keys", {}, {}, {404}),
+    "issue for nothing": ("POST", f"/v1/sources/src_{UNKNOWN_ID}/keys", {}, {}, {404}),
     "rotate": ("POST", "/v1/keys/{key}/rotate", {}, {"Idempotency-Key": "r"}, {201, 409}),
     "disable": ("POST", "/v1/sources/{source}/disable", None, {}, {200}),
     "revoke": ("POST", "/v1/keys/{key}/revoke", None, {}, {200}),

@@ -1,1 +1,1 @@
-"""Reading the audit trail."""
+"""Reads the audit log over the API; app/audit writes it."""

@@ -1,1 +1,1 @@
-"""What the resources of the management API share: operators, lookup, mutations, idempotency, pages, OpenAPI."""
+"""What the resources share: authentication, look-up, mutations, idempotency, pages, schemas, OpenAPI."""

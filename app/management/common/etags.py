@@ -1,4 +1,4 @@
-"""Which state of an object a caller has seen: ETags, and the condition that a change may carry."""
+"""ETags, which name the state of an object, and the condition that a change may have."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,32 +7,17 @@ from typing import Final
 
 
 def etag_of(public_id: str, updated_at: datetime) -> str:
-    """Moves with every change by an operator, not when the worker writes last_used_at or last_event_at."""
+    """Differs after every change by an operator, not after the worker writes last_used_at or last_event_at."""
     return hashlib.blake2b(f"{public_id} {updated_at.astimezone(UTC).isoformat()}".encode(), digest_size=12).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
-    """What a reader may know of an object: no inner ids, no hashes."""
-
-    id: str
-    created_at: datetime
-    updated_at: datetime
-
-    @property
-    def etag(self) -> str:
-        """The state that these facts describe."""
-        return etag_of(self.id, self.updated_at)
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A change may go ahead if the object is in one of these states; None means in any."""
+    """The states in which an object may be changed; None: any."""
 
     etags: frozenset[str] | None = None
 
     def is_met_by(self, etag: str) -> bool:
-        """Whether an object in this state may be changed."""
         return self.etags is None or etag in self.etags
 
 
@@ -41,7 +26,7 @@ UNCONDITIONAL: Final = Condition()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which object a caller means to change, and the state in which it must still be."""
+    """The object that a caller changes, and the condition that its state must meet."""
 
     public_id: str
     condition: Condition = UNCONDITIONAL

@@ -1,12 +1,10 @@
-"""The transaction of every change, and the Idempotency-Key that keeps a retried POST from changing twice.
+"""The Idempotency-Key of a management request: a POST that is sent again changes nothing more.
 
-The key is claimed before the change and in its transaction, by an insert into a unique key: two at once wait for each
-other, a crash leaves no claim, and a refusal takes its claim back with everything else. What is remembered is not the
-answer but what was made: a retry is shown that as it is now, and a secret that was shown once is not shown again.
+The key is claimed before the mutation and in its transaction, by an insert into a unique index: two requests at once
+wait for each other, a crash leaves no claim, and a refusal rolls its claim back. The claim does not hold the response
+but names what was created: a retry shows that object as it is now, and a secret, which is shown once, not again.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,13 +13,11 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.database.engine import Database
 from app.errors import IdempotencyInProgress, IdempotencyKeyReused
 from app.management.common.operators import IdempotentRequest, Operator
-from app.management.common.token_validity import hold_standing
 from app.models import ManagementRequest
 
-# An expired claim that nobody has purged yet is overwritten.
+# An expired claim that is not purged yet is overwritten.
 _CLAIM: Final = text("""
     INSERT INTO management_requests AS request (workspace_id, actor, idempotency_key, fingerprint, created_at,
         expires_at)
@@ -32,9 +28,6 @@ _CLAIM: Final = text("""
         WHERE request.expires_at <= excluded.created_at
     RETURNING 1
 """)
-# Ingest's patience is for producers, who come again by themselves. Of many who change one row, or ask for one name, the
-# last waits for all before it and shall be told what became of it; and who hangs shall not keep the pool for long.
-_PATIENCE: Final = text("SELECT set_config('lock_timeout', '3s', true)")
 
 
 class AlreadyDoneError(Exception):
@@ -45,46 +38,14 @@ class AlreadyDoneError(Exception):
         self.object_id = object_id
         """What it created; None if it created nothing."""
         self.credential_id = credential_id
-        """The key or token whose plain text was in the answer."""
+        """The key or token whose plain text was in the response."""
 
 
-@contextmanager
-def changing(database: Database, operator: Operator) -> Iterator[Session]:
-    """The transaction of one change.
+def claim(session: Session, operator: Operator, request: IdempotentRequest) -> None:
+    """Claim the request's key until the commit.
 
-    Raises InvalidManagementToken if the caller's token was revoked before the commit; AlreadyDoneError for a request
-    that was carried out before, IdempotencyKeyReused if its key stands for another one, and IdempotencyInProgress while
-    it is being carried out.
+    Raises AlreadyDoneError, IdempotencyKeyReused or IdempotencyInProgress if another request has it.
     """
-    with database.transaction(operator.workspace_id) as session:
-        if operator.request is not None:
-            _claim(session, operator, operator.request)
-        session.execute(_PATIENCE)
-        yield session
-        session.flush()  # what can wait, or be refused, comes before the lock that a revocation waits for
-        hold_standing(session, operator)
-
-
-def refuse_repeated(session: Session, operator: Operator) -> None:
-    """As changing(), for what is committed already. Claims nothing and waits for nothing."""
-    if operator.request is not None:
-        claim = select(ManagementRequest).where(*_is_claim(operator, operator.request))
-        done = session.scalars(claim.where(ManagementRequest.expires_at > func.clock_timestamp())).one_or_none()
-        if done is not None:
-            raise _repeated(done, operator.request)
-
-
-def note_created(session: Session, operator: Operator, public_id: str, *, is_credential: bool) -> None:
-    """Write on the claim what the request has made; the first object counts, for others came with it."""
-    if operator.request is None:
-        return
-    values: dict[str, Any] = {"object_id": func.coalesce(ManagementRequest.object_id, public_id)}
-    if is_credential:
-        values["credential_id"] = public_id
-    session.execute(update(ManagementRequest).where(*_is_claim(operator, operator.request)).values(values))
-
-
-def _claim(session: Session, operator: Operator, request: IdempotentRequest) -> None:
     try:
         claimed = session.execute(
             _CLAIM,
@@ -110,6 +71,26 @@ def _repeated(done: ManagementRequest, request: IdempotentRequest) -> Exception:
     if done.fingerprint != request.fingerprint:
         return IdempotencyKeyReused()
     return AlreadyDoneError(done.object_id, done.credential_id)
+
+
+def refuse_repeated(session: Session, operator: Operator) -> None:
+    """As claim(), for a request that is committed already. Claims nothing and waits for nothing."""
+    if operator.request is None:
+        return
+    query = select(ManagementRequest).where(*_is_claim(operator, operator.request))
+    done = session.scalars(query.where(ManagementRequest.expires_at > func.clock_timestamp())).one_or_none()
+    if done is not None:
+        raise _repeated(done, operator.request)
+
+
+def note_created(session: Session, operator: Operator, public_id: str, *, is_credential: bool) -> None:
+    """Write on the claim what the request has created: the first object, which the others belong to."""
+    if operator.request is None:
+        return
+    values: dict[str, Any] = {"object_id": func.coalesce(ManagementRequest.object_id, public_id)}
+    if is_credential:
+        values["credential_id"] = public_id
+    session.execute(update(ManagementRequest).where(*_is_claim(operator, operator.request)).values(values))
 
 
 def _is_claim(operator: Operator, request: IdempotentRequest) -> tuple[Any, ...]:

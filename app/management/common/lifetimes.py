@@ -1,7 +1,7 @@
-"""Whether a source key or management token opens anything, and for how long: the same words for both, by one clock.
+"""Whether a source key or management token is active, and for how long: the same words for both.
 
-All of it is judged by PostgreSQL's clock at the moment of asking, as the use of a credential is. The worker's mark
-(`expired_at`) is never asked: it comes late.
+PostgreSQL's clock decides, at the moment of the query, as it does when a credential is used. The worker's mark
+(`expired_at`) is not read here: it comes late.
 """
 
 from datetime import datetime, timedelta
@@ -18,16 +18,16 @@ Credential = type[SourceKey] | type[ManagementToken]
 
 
 class CredentialState(StrEnum):
-    """Whether a credential opens anything, and if not, why."""
+    """Whether a credential is accepted, and if not, why."""
 
     ACTIVE = "active"
     EXPIRED = "expired"
-    """Over without having been revoked."""
+    """Past its expiry and not revoked."""
     REVOKED = "revoked"
 
 
 def state_at(moment: datetime, *, expires_at: datetime | None, revoked_at: datetime | None) -> CredentialState:
-    """The state of a credential. As judge_callers has it, it is over at the moment of its expiry."""
+    """The state of a credential. At the moment of its expiry it is expired, as for ingest's SQL."""
     if revoked_at is not None:
         return CredentialState.REVOKED
     if expires_at is not None and expires_at <= moment:
@@ -46,10 +46,10 @@ def is_in(state: CredentialState, model: Credential) -> ColumnElement[bool]:
 
 
 def expires_within(days: int, model: Credential) -> ColumnElement[bool]:
-    """It opens something now, and will not in so many days unless an operator sees to it."""
+    """It is active now, and expires within so many days."""
     return and_(is_in(CredentialState.ACTIVE, model), model.expires_at <= func.now() + timedelta(days=days))
 
 
 def is_unused_for(days: int, model: Credential) -> ColumnElement[bool]:
-    """One that was never used counts as unused since it was issued."""
+    """Not used for so many days; one that was never used counts from its issue."""
     return func.coalesce(model.last_used_at, model.created_at) <= func.now() - timedelta(days=days)

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Select, true
 from sqlalchemy.orm import Session
 
 from app.database.advisory_locks import exclude_parents, exclude_workspace, share_parents
@@ -11,66 +11,73 @@ from app.errors import NotFound, PreconditionFailed
 from app.management.common.etags import Target, etag_of
 from app.management.common.operators import Operator
 from app.models import Environment, Project, Source
-from app.models.base import OwnedRow, WithinWorkspace
+from app.models.base import OwnedRow
 
 PUBLIC_ID: Final = "[0-9A-Za-z_]{1,64}"
-# Whatever else a caller may write (10,000 characters; U+0000, which PostgreSQL refuses) is nobody's id.
+# Other texts of a caller are refused before the query: U+0000 would make PostgreSQL fail.
 _PUBLIC_ID = re.compile(PUBLIC_ID)
-# What can get children. Only who changes it takes the lock alone that all share who make a child in it.
+# What can get children. A change of one takes the lock exclusively that the creation of a child shares.
 _PARENTS: Final = (Project, Environment, Source)
 
 
 def is_public_id(text: str) -> bool:
-    """Whether `text` could be somebody's public id."""
+    """Whether `text` has the form of a public id."""
     return _PUBLIC_ID.fullmatch(text) is not None
 
 
-def find(session: Session, query: Select[Any], model: type[OwnedRow], public_id: str) -> tuple[Any, ...]:
-    """The row of `query` whose `model` has this public id.
+def model_of(query: Select[Any]) -> type[OwnedRow]:
+    """The model whose rows come first in the rows of `query`."""
+    model: type[OwnedRow] = query.column_descriptions[0]["entity"]
+    return model
 
-    Raises NotFound, alike for strangers' and random ids.
+
+def equal_if_given(column: Any, value: object) -> ColumnElement[bool]:
+    """A filter's condition: the column has this value; a value of None filters nothing."""
+    condition: ColumnElement[bool] = true() if value is None else column == value
+    return condition
+
+
+def find(session: Session, query: Select[Any], public_id: str) -> tuple[Any, ...]:
+    """The row of `query` whose first object has this public id.
+
+    Raises NotFound, alike for ids of other workspaces and random ones.
     """
     row = None
     if is_public_id(public_id):
-        row = session.execute(query.where(model.public_id == public_id)).one_or_none()
+        row = session.execute(query.where(model_of(query).public_id == public_id)).one_or_none()
     if row is None:
         raise NotFound
     return tuple(row)
 
 
-def find_parent(
-    session: Session, operator: Operator, query: Select[Any], model: type[WithinWorkspace], public_id: str
-) -> tuple[Any, ...]:
-    """As find(), for an object about to get a child: it and what is above it stay unarchived until we commit."""
+def find_parent(session: Session, operator: Operator, query: Select[Any], public_id: str) -> tuple[Any, ...]:
+    """As find(), for an object about to get a child: it and what is above it stay unarchived until the commit."""
     share_parents(session, operator.workspace_id)
-    return find(session, query, model, public_id)
+    return find(session, query, public_id)
 
 
-def find_to_change(
-    session: Session, operator: Operator, query: Select[Any], model: type[WithinWorkspace], target: Target
-) -> tuple[Any, ...]:
-    """As find(), for an object about to be changed: no other change of it begins until we commit.
+def find_to_change(session: Session, operator: Operator, query: Select[Any], target: Target) -> tuple[Any, ...]:
+    """As find(), for an object about to be changed: no other change of it begins until the commit.
 
-    Raises PreconditionFailed if it is no longer in the state that the caller has seen.
+    Raises PreconditionFailed if its state is another one than the caller has read.
     """
+    model = model_of(query)
     if model in _PARENTS:
         exclude_parents(session, operator.workspace_id)
     locking = query.with_for_update(key_share=True, of=model).execution_options(populate_existing=True)
-    row = find(session, locking, model, target.public_id)
-    held = row[0]
-    if not target.condition.is_met_by(etag_of(held.public_id, held.updated_at)):
+    row = find(session, locking, target.public_id)
+    locked = row[0]
+    if not target.condition.is_met_by(etag_of(locked.public_id, locked.updated_at)):
         raise PreconditionFailed
     return row
 
 
-def find_to_withhold(
-    session: Session, operator: Operator, query: Select[Any], model: type[WithinWorkspace], target: Target
-) -> tuple[Any, ...]:
-    """As find_to_change(), for a change that takes a right away: no event is stored until we commit.
+def find_behind_barrier(session: Session, operator: Operator, query: Select[Any], target: Target) -> tuple[Any, ...]:
+    """As find_to_change(), for a change that takes a right away: no event is stored from here until the commit.
 
-    First the row and then the barrier: what waits for the row does not keep the workspace's events waiting. The row is
-    read again in the end, because what is joined to it (a successor, a parent) may have changed during the wait.
+    First the row lock, then the barrier: while this transaction waits for the row, the workspace's events do not wait.
+    The row is read again at the end, because what is joined to it (a successor, a parent) may have changed meanwhile.
     """
-    find_to_change(session, operator, query, model, target)
+    find_to_change(session, operator, query, target)
     exclude_workspace(session, operator.workspace_id)
-    return find(session, query, model, target.public_id)
+    return find(session, query, target.public_id)

@@ -22,7 +22,7 @@ def mint_for(
     """A new credential; argon2 runs outside any transaction.
 
     It takes 20 ms of a core, so what is refused anyway is refused before: a request that was carried out already, as
-    changing() does, and whatever `require` refuses. Both are judged again in the transaction that stores.
+    claim() does, and whatever `require` refuses. Both are judged again in the transaction that stores.
     Raises StorageUnavailable when argon2 is busy with as many others as it may be.
     """
     with database.transaction(operator.workspace_id) as session:

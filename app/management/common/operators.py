@@ -1,4 +1,4 @@
-"""Who is calling: a typed value that every change and every query of the control plane is handed."""
+"""The caller: a typed value that every mutation and every query of the control plane takes."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, true
 from app.audit.entries import Author
 from app.errors import InsufficientScope
 
-# The operator's shell, as it stands in the audit trail.
+# The actor of the operator's shell in the audit log.
 SHELL: Final = "cli"
 
 
@@ -34,7 +34,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdempotentRequest:
-    """A request that may come again: the caller's key for it, and what tells it from others."""
+    """The Idempotency-Key of a request, and the fingerprint of its content."""
 
     key: str
     fingerprint: bytes = field(repr=False)
@@ -60,18 +60,17 @@ class Operator:
 
     @property
     def actor(self) -> str:
-        """The caller's name in the audit trail."""
         return self.token_public_id or SHELL
 
     @property
     def author(self) -> Author:
-        """The caller as the audit trail's entries name it."""
+        """The caller as the audit log names it."""
         return Author(
             workspace_id=self.workspace_id, actor=self.actor, request_id=self.request_id, address=self.address
         )
 
     def reaches(self, project_row: Any) -> ColumnElement[bool]:
-        """The condition that a column with the row of a project lies within the caller's reach."""
+        """The condition that a column with the inner id of a project names one within the caller's reach."""
         if self.project_rows is None:
             return true()
         condition: ColumnElement[bool] = project_row.in_(sorted(self.project_rows))
@@ -90,5 +89,5 @@ class Operator:
 
 
 def at_the_shell(workspace_id: int) -> Operator:
-    """Whoever may run the CLI, acting on one workspace."""
+    """The operator's shell, acting on one workspace."""
     return Operator(token_public_id=None, workspace_id=workspace_id, role=Role.OWNER)

@@ -1,4 +1,4 @@
-"""Keyset pages, one way for all lists: by time and id; what is added meanwhile neither repeats nor hides a row.
+"""Keyset pages, one way for all lists: by time and id; a row that is added meanwhile repeats or hides none.
 
 A cursor is the public id of the last row shown, signed for one workspace, one list and its filters. Rows are
 archived and never deleted, so that row can always be found again.
@@ -14,7 +14,7 @@ from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
 
 from app.errors import Fault, SchemaValidationFailed
-from app.models.base import OwnedRow
+from app.management.common.lookup import model_of
 
 Item = TypeVar("Item")
 
@@ -25,7 +25,7 @@ _FOREIGN_CURSOR: Final = "Not a next_cursor of this list with these filters."
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """How many, and from where on."""
+    """How many rows, and after which one."""
 
     limit: int
     cursor: str | None
@@ -35,7 +35,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some items of a list, and the cursor to go on with; None at its end."""
+    """Some items of a list, and the cursor of the next page; None at its end."""
 
     data: tuple[Item, ...]
     next_cursor: str | None
@@ -45,45 +45,43 @@ class Page(Generic[Item]):
 class Listing(Generic[Item]):
     """One list of one workspace."""
 
-    model: type[OwnedRow]
-    workspace_id: int
     name: str
-    """Tells it from all other lists, filters included."""
+    """Distinguishes it from all other lists, filters included."""
     query: Select[Any]
-    """Rows that begin with a `model`."""
-    show: Callable[..., Item]
-    """Turns such a row, spread out, into an item."""
+    view: Callable[..., Item]
+    """Makes an item of a row of `query`, spread out."""
     is_oldest_first: bool = False
     """For lists that are read from their beginning; the others begin with the newest."""
 
-    def page(self, session: Session, request: PageRequest) -> Page[Item]:
+    def page(self, session: Session, workspace_id: int, request: PageRequest) -> Page[Item]:
         """The page that `request` asks for. Raises SchemaValidationFailed for another list's cursor."""
-        order = (self.model.created_at, self.model.id)
+        model = model_of(self.query)
+        order = (model.created_at, model.id)
         query = self.query.order_by(*(order if self.is_oldest_first else [column.desc() for column in order]))
         query = query.limit(request.limit + 1)
-        serializer = self._serializer(request)
+        serializer = self._serializer(workspace_id, request)
         if request.cursor is not None:
-            place, position = tuple_(*order), self._position(serializer, request.cursor)
-            query = query.where(place > position if self.is_oldest_first else place < position)
+            row, position = tuple_(*order), self._position(workspace_id, serializer, request.cursor)
+            query = query.where(row > position if self.is_oldest_first else row < position)
         rows = session.execute(query).all()
         shown = rows[: request.limit]
         is_last = len(rows) == len(shown)
         cursor = None if is_last else str(serializer.dumps(shown[-1][0].public_id))
-        return Page(tuple(self.show(*row) for row in shown), cursor)
+        return Page(tuple(self.view(*row) for row in shown), cursor)
 
-    def _position(self, serializer: URLSafeSerializer, cursor: str) -> Any:
+    def _position(self, workspace_id: int, serializer: URLSafeSerializer, cursor: str) -> Any:
         try:
             public_id = serializer.loads(cursor)
         except BadData:
             raise SchemaValidationFailed(faults=(Fault("/cursor", _FOREIGN_CURSOR),)) from None
-        last = self.model.within(self.workspace_id).where(self.model.public_id == public_id)
-        columns = (self.model.created_at, self.model.id)
-        return tuple_(*(last.with_only_columns(column).scalar_subquery() for column in columns))
+        model = model_of(self.query)
+        last = model.within(workspace_id).where(model.public_id == public_id)
+        return tuple_(*(last.with_only_columns(each).scalar_subquery() for each in (model.created_at, model.id)))
 
-    def _serializer(self, request: PageRequest) -> URLSafeSerializer:
+    def _serializer(self, workspace_id: int, request: PageRequest) -> URLSafeSerializer:
         # itsdangerous signs with the last key of its list.
         return URLSafeSerializer(
             list(reversed(request.secret_keys)),
-            salt=f"lariba cursor {self.workspace_id} {self.name}",
+            salt=f"lariba cursor {workspace_id} {self.name}",
             signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
         )

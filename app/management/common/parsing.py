@@ -1,4 +1,4 @@
-"""Reads what a request brings: JSON as exactly as ingest does, and the condition in If-Match."""
+"""Parses requests: JSON as strictly as ingest does, and the condition in If-Match."""
 
 import re
 from typing import Any
@@ -13,15 +13,15 @@ from app.management.common.etags import UNCONDITIONAL, Condition, Target
 from app.web.request_body import check_media_type, read_bytes
 from app.wire.exact_json import pointer_token, read_object
 
-# RFC 9110 §13.1.1 asks for the strong comparison, under which a weak tag never matches. But the bytes of an answer are
-# not what our tags name: they name a version of the row, and we send none of them weak. One that comes back weak, or
-# with a coding at its end, was changed by a proxy that compressed the answer (nginx writes W/"5f1d…", Apache
-# "5f1d…-gzip", Jetty "5f1d…--gzip"), and it still names the one version that its sender has read.
+# RFC 9110 §13.1.1 asks for the strong comparison, under which a weak tag never matches. But our tags name a version of
+# the row, not the bytes of a response, and we send no weak ones. A tag that comes back weak, or with a coding at its
+# end, was changed by a proxy that compressed the response (nginx writes W/"5f1d…", Apache "5f1d…-gzip", Jetty
+# "5f1d…--gzip"), and still names the version that its sender has read.
 _CODING = re.compile(r"--?(?:gzip|deflate|br|zstd)\Z")
 
 
 class JsonParser(FlaskParser):
-    """webargs with our own reader of JSON: a member twice, NaN or a thousand brackets are refused."""
+    """webargs with our JSON parser, which refuses a member given twice, NaN, and a thousand brackets."""
 
     def load_json(self, _request: Request, _schema: Schema) -> dict[str, Any]:
         """The members of the body, which must be an object; no body has none. Raises a Refusal."""
@@ -41,9 +41,9 @@ def body_of_request() -> bytes:
 
 
 def refuse_members() -> None:
-    """For an operation that takes no body: nothing or an empty object may come, all else would be ignored."""
+    """For an operation without a body: accept none or an empty object, and refuse members instead of ignoring them."""
     if request.method in ("GET", "HEAD"):
-        return  # a body has no meaning there (RFC 9110 §9.3.1), and reading it would give it one
+        return  # a body has no meaning there (RFC 9110 §9.3.1)
     if body := body_of_request():
         check_media_type()
         faults = [Fault(f"/{pointer_token(name)}", "This member is not known.") for name in _members(body)]
@@ -62,7 +62,7 @@ def stated_target(public_id: str) -> Target:
 
 
 def stated_condition() -> Condition:
-    """The condition in If-Match; raises PreconditionRequired if there is none, so that no update is lost unseen."""
+    """The condition in If-Match. Raises PreconditionRequired if there is none: no update overwrites another unseen."""
     if "If-Match" not in request.headers:
         raise PreconditionRequired
     etags = request.if_match
@@ -79,7 +79,7 @@ def _members(body: bytes) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A number that is whole is an integer however it is written: to JSON Schema, and to JavaScript, 5.0 is 5."""
+    """A whole number becomes an int, also written as 5.0: JSON Schema and JavaScript see 5."""
     if isinstance(value, msgspec.Raw):
         text = bytes(value).decode()
         return int(text) if text.removeprefix("-").isdecimal() else float(text)

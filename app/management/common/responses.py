@@ -1,29 +1,35 @@
-"""How an object leaves: with its ETag, and with its address if it is new; and a page: with the way to the next."""
+"""The response for an object, with its ETag and, if it is new, its address; and the Link header of a page."""
 
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from flask import Response, request, url_for
 
-from app.management.common.etags import Facts
 from app.management.common.paging import Page
+from app.management.common.views import View
 
-Shown = TypeVar("Shown", bound=Facts)
+Shown = TypeVar("Shown", bound=View)
 Headers = dict[str, str]
 
 
-def shown(facts: Shown) -> tuple[Shown, Headers]:
-    """An object as it is now."""
-    return facts, {"ETag": f'"{facts.etag}"'}
+def shown(view: Shown) -> tuple[Shown, Headers]:
+    return view, {"ETag": f'"{view.etag}"'}
 
 
-def created(facts: Shown, endpoint: str, **path: str) -> tuple[Shown, Headers]:
+def created(view: Shown, endpoint: str, **path: str) -> tuple[Shown, Headers]:
     """An object that did not exist before, and where it can be read."""
-    return facts, {"ETag": f'"{facts.etag}"', "Location": url_for(endpoint, _external=None, **path)}
+    return view, {"ETag": f'"{view.etag}"', "Location": url_for(endpoint, _external=None, **path)}
+
+
+def gone() -> Response:
+    """204: nothing is left to show."""
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
 
 
 def links_of(page: Page[Any]) -> str:
-    """The Link header (RFC 8288) of a page: the list's first one, and the next one if there is one."""
+    """The Link header (RFC 8288) of a page: the list's first page, and the next one if there is one."""
     query = {name: value for name, value in request.args.items() if name != "cursor"}
     links = [_link(query, "first")]
     if page.next_cursor is not None:
@@ -34,10 +40,3 @@ def links_of(page: Page[Any]) -> str:
 def _link(query: dict[str, str], relation: str) -> str:
     address = f"{request.path}?{urlencode(query)}" if query else request.path
     return f'<{address}>; rel="{relation}"'
-
-
-def gone() -> Response:
-    """Nothing is left to show."""
-    response = Response(status=204)
-    del response.headers["Content-Type"]
-    return response

@@ -1,10 +1,10 @@
-"""Whether the caller's token is still valid: asked in the transaction that acts, not only when the request came in.
+"""Whether the caller's token is still valid: checked in the transaction that acts, not only when the request came in.
 
-Between the door and the commit a token can be revoked. Without this, a stolen token could issue itself a successor
-that appears after its revocation has answered, where no operator looks for it any more.
+Between authentication and commit a token can be revoked. Without this check, a stolen token could issue itself a
+successor that appears after its revocation has returned, when no operator looks for it any more.
 
-A change asks as its last act before the commit. So a revocation waits for commits alone and never for what a change of
-that token waits for itself; and a change that comes later finds the token revoked and is rolled back.
+A mutation checks as its last act before the commit. So a revocation waits for commits alone, and never for what a
+mutation of that token waits for itself; a mutation that comes later finds the token revoked and is rolled back.
 """
 
 from typing import Final
@@ -23,10 +23,10 @@ _IS_VALID: Final = text("""
         AND revoked_at IS NULL
         AND (expires_at IS NULL OR expires_at > clock_timestamp() AND expired_at IS DISTINCT FROM expires_at)
 """)
-_IS_HELD: Final = "standing_is_held"
+_IS_HELD: Final = "token_validity_is_held"
 
 
-def check_standing(session: Session, operator: Operator) -> None:
+def check_validity(session: Session, operator: Operator) -> None:
     """Raises InvalidManagementToken if the caller's token has been revoked or has expired since it came in."""
     if operator.token_public_id is None:
         return
@@ -35,24 +35,24 @@ def check_standing(session: Session, operator: Operator) -> None:
         raise InvalidManagementToken
 
 
-def hold_standing(session: Session, operator: Operator) -> None:
-    """As check_standing(), for a change that is about to commit: a revocation waits for that commit."""
+def hold_validity(session: Session, operator: Operator) -> None:
+    """As check_validity(), for a mutation that is about to commit: a revocation waits for that commit."""
     if operator.token_public_id is None or _IS_HELD in session.info:
         return
     share_token(session, operator.token_public_id)
-    check_standing(session, operator)
+    check_validity(session, operator)
 
 
-def hold_standing_to_revoke(session: Session, operator: Operator, token: str) -> None:
-    """As hold_standing(), for a change that revokes the token with the public id `token`, perhaps the caller's own.
+def hold_validity_to_revoke(session: Session, operator: Operator, token: str) -> None:
+    """As hold_validity(), for a mutation that revokes the token with the public id `token`, perhaps the caller's own.
 
-    It waits for the commits of that token under way. The locks are taken in one order, so that of two tokens which
-    revoke each other one is first, and the other one finds itself revoked.
+    It waits for the commits of that token that are under way. The locks are taken in one order, so that of two tokens
+    which revoke each other one is first, and the other one finds itself revoked.
     """
     for name in sorted({token, operator.token_public_id or token}):
         if name == token:
             exclude_token(session, name)
         else:
             share_token(session, name)
-    check_standing(session, operator)
+    check_validity(session, operator)
     session.info[_IS_HELD] = True  # until the commit, by then the caller may have revoked its own token

@@ -1,28 +1,26 @@
-"""Environments: the isolated lanes of a project."""
+"""Environments: the isolated parts of a project, such as production."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
 
 from app.database.engine import Database
 from app.identifiers import new_public_id
-from app.management.common.archiving import revoke_keys_below
-from app.management.common.etags import Facts, Target
-from app.management.common.idempotency import changing
-from app.management.common.lookup import find, find_parent, find_to_change, find_to_withhold
-from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
+from app.management.common.archiving import archive, restore
+from app.management.common.etags import Target
+from app.management.common.hierarchy import environments_within, live_environments, live_projects
+from app.management.common.lookup import find, find_behind_barrier, find_parent, find_to_change
+from app.management.common.mutations import Change, insert, mutation, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
-from app.management.projects.domain import live_projects
+from app.management.common.views import View, view_of
 from app.models import Environment, Project, Source, SourceKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentFacts(Facts):
-    """An environment as its readers see it."""
-
+class EnvironmentView(View):
     project_id: str
     name: str
     description: str
@@ -31,116 +29,74 @@ class EnvironmentFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewEnvironment:
-    """What it takes to create one."""
-
     name: str
     description: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentChange:
-    """What can be changed of one."""
-
-    name: str | Absent = ABSENT
-    description: str | Absent = ABSENT
-
-
-def environments_within(operator: Operator) -> Select[Any]:
-    """Environments of live projects, archived ones among them; each with its project's public id."""
-    return (
-        Environment.within(operator.workspace_id)
-        .join(Project, Project.id == Environment.project_id)
-        .where(Project.archived_at.is_(None), operator.reaches(Project.id))
-        .add_columns(Project.public_id)
-    )
-
-
-def live_environments(operator: Operator) -> Select[Any]:
-    """Environments that are not archived, nor their projects; each with its project's public id."""
-    return environments_within(operator).where(Environment.archived_at.is_(None))
-
-
-def create_environment(
-    database: Database, operator: Operator, project_id: str, new: NewEnvironment
-) -> EnvironmentFacts:
+def create_environment(database: Database, operator: Operator, project_id: str, new: NewEnvironment) -> EnvironmentView:
     """A new environment of a project. Raises Conflict if the name is taken."""
-    with changing(database, operator) as session:
-        (project,) = find_parent(session, operator, live_projects(operator), Project, project_id)
-        environment = Environment(
-            public_id=new_public_id("env"),
-            workspace_id=operator.workspace_id,
-            project_id=project.id,
-            **asdict(new),
-        )
-        insert(session, operator, environment, "environment.create", {"project_id": project_id} | asdict(new))
-        return facts_of(environment, project.public_id)
+    with mutation(database, operator) as session:
+        (project,) = find_parent(session, operator, live_projects(operator), project_id)
+        return view_of_environment(add_environment(session, operator, project, new), project_id)
+
+
+def add_environment(session: Session, operator: Operator, project: Project, new: NewEnvironment) -> Environment:
+    """As create_environment(), within a transaction of the caller."""
+    environment = Environment(
+        public_id=new_public_id("env"), workspace_id=operator.workspace_id, project_id=project.id, **asdict(new)
+    )
+    insert(session, operator, environment, "environment.create", {"project_id": project.public_id} | asdict(new))
+    return environment
 
 
 def list_environments(
     database: Database, operator: Operator, project_id: str, request: PageRequest, *, archived: bool = False
-) -> Page[EnvironmentFacts]:
-    """A project's environments, in the order in which they were made: the live ones, or those that are archived."""
-    workspace_id = operator.workspace_id
+) -> Page[EnvironmentView]:
+    """A project's environments, in the order in which they were created: the live ones, or those that are archived."""
     with database.transaction(operator.workspace_id) as session:
-        (project,) = find(session, live_projects(operator), Project, project_id)
-        below = environments_within(operator).where(Environment.project_id == project.id)
+        (project,) = find(session, live_projects(operator), project_id)
         is_archived = Environment.archived_at.is_not(None)
-        query = below.where(is_archived if archived else ~is_archived)
+        query = environments_within(operator).where(
+            Environment.project_id == project.id, is_archived if archived else ~is_archived
+        )
         name = f"environments of {project_id} archived={archived}"
-        listing = Listing(Environment, workspace_id, name, query, facts_of, is_oldest_first=True)
-        return listing.page(session, request)
+        listing = Listing(name, query, view_of_environment, is_oldest_first=True)
+        return listing.page(session, operator.workspace_id, request)
 
 
-def read_environment(database: Database, operator: Operator, environment_id: str) -> EnvironmentFacts:
-    """One environment."""
+def read_environment(database: Database, operator: Operator, environment_id: str) -> EnvironmentView:
     with database.transaction(operator.workspace_id) as session:
-        return facts_of(*find(session, live_environments(operator), Environment, environment_id))
+        return view_of_environment(*find(session, live_environments(operator), environment_id))
 
 
-def change_environment(
-    database: Database, operator: Operator, target: Target, change: EnvironmentChange
-) -> EnvironmentFacts:
+def change_environment(database: Database, operator: Operator, target: Target, change: Change) -> EnvironmentView:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
-    with changing(database, operator) as session:
-        # An event that names the old environment is refused once this has returned.
-        find_it = find_to_change if change.name is ABSENT else find_to_withhold
-        live = live_environments(operator)
-        environment, project_id = find_it(session, operator, live, Environment, target)
-        update(session, operator, environment, "environment.update", mentioned(change))
-        return facts_of(environment, project_id)
+    # After this has returned, an event that names the old environment is refused.
+    find_it = find_behind_barrier if "name" in change.values else find_to_change
+    with mutation(database, operator) as session:
+        environment, project_id = find_it(session, operator, live_environments(operator), target)
+        update(session, operator, environment, "environment.update", change.values)
+        return view_of_environment(environment, project_id)
 
 
 def archive_environment(database: Database, operator: Operator, target: Target) -> None:
-    """Take the environment and its sources out of use: after this has returned, none of their keys stores."""
-    with changing(database, operator) as session:
-        live = live_environments(operator)
-        environment, _ = find_to_withhold(session, operator, live, Environment, target)
-        update(session, operator, environment, "environment.archive", {"archived_at": moment(session)})
+    """Take an environment and its sources out of use: after this has returned, none of their keys stores."""
+    archive(database, operator, live_environments(operator), target, "environment.archive")
 
 
-def restore_environment(database: Database, operator: Operator, target: Target) -> EnvironmentFacts:
+def restore_environment(database: Database, operator: Operator, target: Target) -> EnvironmentView:
     """Take an archived environment of a live project and its sources back into use, without a key.
 
     Does nothing to a live one. Raises Conflict if its name is taken.
     """
-    with changing(database, operator) as session:
-        within = environments_within(operator)
-        environment, project_id = find_to_change(session, operator, within, Environment, target)
-        if environment.archived_at is not None:
-            below = Source.within(operator.workspace_id).where(Source.environment_id == environment.id)
-            revoke_keys_below(session, operator, SourceKey.source_id.in_(below.with_only_columns(Source.id)))
-        update(session, operator, environment, "environment.restore", {"archived_at": None})
-        return facts_of(environment, project_id)
+
+    def keys_below(environment: Environment) -> ColumnElement[bool]:
+        sources = Source.within(operator.workspace_id).where(Source.environment_id == environment.id)
+        return SourceKey.source_id.in_(sources.with_only_columns(Source.id))
+
+    within = environments_within(operator)
+    return view_of_environment(*restore(database, operator, within, target, "environment.restore", keys_below))
 
 
-def facts_of(environment: Environment, project_id: str) -> EnvironmentFacts:
-    """An environment and its project's public id, as its readers see it."""
-    return EnvironmentFacts(
-        id=environment.public_id,
-        project_id=project_id,
-        name=environment.name,
-        description=environment.description,
-        archived_at=environment.archived_at,
-        created_at=environment.created_at,
-        updated_at=environment.updated_at,
-    )
+def view_of_environment(environment: Environment, project_id: str) -> EnvironmentView:
+    return view_of(EnvironmentView, environment, project_id=project_id)

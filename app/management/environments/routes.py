@@ -1,63 +1,21 @@
 """/v1/projects/{id}/environments and /v1/environments."""
 
-from typing import Any
-
 from flask import Response
-from marshmallow import fields, post_load
 
-from app.context import current_context
+from app.context import management_database
 from app.errors import Conflict, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
-from app.management.common.openapi import CREATED, SHOWN
+from app.management.common.mutations import Change
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Page, PageRequest
 from app.management.common.parsing import stated_target, target
 from app.management.common.responses import Headers, created, gone, shown
-from app.management.common.schemas import (
-    ArchivedQuerySchema,
-    ObjectSchema,
-    PageQuerySchema,
-    RequestSchema,
-    description_field,
-    environment_name_field,
-    moment_field,
-    page_schema,
-)
+from app.management.common.schemas import ArchivedQuerySchema, PageQuerySchema
 from app.management.environments import domain as environments
-from app.management.environments.domain import EnvironmentChange, EnvironmentFacts, NewEnvironment
+from app.management.environments import schemas
+from app.management.environments.domain import EnvironmentView, NewEnvironment
 
 blueprint = ManagementBlueprint("environments", __name__, description="Isolated lanes of a project")
-
-
-class EnvironmentCreateSchema(RequestSchema):
-    """The body that creates an environment."""
-
-    name = environment_name_field(required=True)
-    description = description_field()
-
-    @post_load
-    def _new(self, data: dict[str, Any], **_: Any) -> NewEnvironment:
-        return NewEnvironment(**data)
-
-
-class EnvironmentChangeSchema(RequestSchema):
-    """The body that changes one: what is absent stays."""
-
-    name = environment_name_field(required=False)
-    description = description_field()
-
-    @post_load
-    def _change(self, data: dict[str, Any], **_: Any) -> EnvironmentChange:
-        return EnvironmentChange(**data)
-
-
-class EnvironmentSchema(ObjectSchema):
-    """An environment."""
-
-    project_id = fields.String(required=True)
-    name = fields.String(required=True)
-    description = fields.String(required=True)
-    archived_at = moment_field(may_be_null=True)
 
 
 @blueprint.operation(
@@ -67,30 +25,30 @@ class EnvironmentSchema(ObjectSchema):
     refuses=[Conflict],
     shown_by="read_environment",
 )
-@blueprint.arguments(EnvironmentCreateSchema, example={"name": "qa-2", "description": "For the testers"})
-@blueprint.response(201, EnvironmentSchema, headers=CREATED)
-def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentFacts, Headers]:
+@blueprint.arguments(schemas.EnvironmentCreateSchema, example={"name": "qa-2", "description": "For the testers"})
+@blueprint.response(201, schemas.EnvironmentSchema)
+def create_environment(operator: Operator, new: NewEnvironment, project_id: str) -> tuple[EnvironmentView, Headers]:
     """Create an environment in a project."""
-    environment = environments.create_environment(current_context().management.database, operator, project_id, new)
+    environment = environments.create_environment(management_database(), operator, project_id, new)
     return created(environment, ".read_environment", environment_id=environment.id)
 
 
 @blueprint.operation("GET", "/v1/projects/<project_id>/environments", role=Role.AUDITOR)
 @blueprint.arguments(PageQuerySchema, location="query")
 @blueprint.arguments(ArchivedQuerySchema, location="query")
-@blueprint.response(200, page_schema("EnvironmentPage", EnvironmentSchema))
+@blueprint.response(200, schemas.EnvironmentPageSchema)
 def list_environments(
     operator: Operator, page: PageRequest, only: dict[str, bool], project_id: str
-) -> Page[EnvironmentFacts]:
+) -> Page[EnvironmentView]:
     """List a project's environments, in the order in which they were made."""
-    return environments.list_environments(current_context().management.database, operator, project_id, page, **only)
+    return environments.list_environments(management_database(), operator, project_id, page, **only)
 
 
 @blueprint.operation("GET", "/v1/environments/<environment_id>", role=Role.AUDITOR)
-@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
-def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
+@blueprint.response(200, schemas.EnvironmentSchema)
+def read_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Read an environment."""
-    return shown(environments.read_environment(current_context().management.database, operator, environment_id))
+    return shown(environments.read_environment(management_database(), operator, environment_id))
 
 
 @blueprint.operation(
@@ -99,19 +57,15 @@ def read_environment(operator: Operator, environment_id: str) -> tuple[Environme
     role=Role.DEVELOPER,
     refuses=[PreconditionRequired, Conflict, PreconditionFailed],
 )
-@blueprint.arguments(EnvironmentChangeSchema, example={"description": "For testers and customers' previews"})
-@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
-def update_environment(
-    operator: Operator, change: EnvironmentChange, environment_id: str
-) -> tuple[EnvironmentFacts, Headers]:
+@blueprint.arguments(schemas.EnvironmentChangeSchema, example={"description": "For testers and customers' previews"})
+@blueprint.response(200, schemas.EnvironmentSchema)
+def update_environment(operator: Operator, change: Change, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Change an environment's name or description.
 
     Events that name the old `environment` are refused from then on.
     """
     return shown(
-        environments.change_environment(
-            current_context().management.database, operator, stated_target(environment_id), change
-        )
+        environments.change_environment(management_database(), operator, stated_target(environment_id), change)
     )
 
 
@@ -122,7 +76,7 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
 
     Its sources and keys go with it: none of the keys can send events any more. Its events stay.
     """
-    environments.archive_environment(current_context().management.database, operator, target(environment_id))
+    environments.archive_environment(management_database(), operator, target(environment_id))
     return gone()
 
 
@@ -133,12 +87,10 @@ def archive_environment(operator: Operator, environment_id: str) -> Response:
     refuses=[Conflict, PreconditionFailed],
     shown_by="read_environment",
 )
-@blueprint.response(200, EnvironmentSchema, headers=SHOWN)
-def restore_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentFacts, Headers]:
+@blueprint.response(200, schemas.EnvironmentSchema)
+def restore_environment(operator: Operator, environment_id: str) -> tuple[EnvironmentView, Headers]:
     """Take an archived environment back into use. Safe to repeat.
 
     Its sources come back with it, but no key: those that were live are revoked.
     """
-    return shown(
-        environments.restore_environment(current_context().management.database, operator, target(environment_id))
-    )
+    return shown(environments.restore_environment(management_database(), operator, target(environment_id)))

@@ -1,1 +1,1 @@
-"""Source keys: issue, list, rotate, revoke, and what each may do."""
+"""Source keys: issue, list, change, rotate, revoke."""

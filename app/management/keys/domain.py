@@ -1,50 +1,66 @@
-"""Source keys: issued once, shown once, revoked for good. What each may send, and from where, are its policies."""
+"""Source keys: issued, shown once, changed, rotated and revoked."""
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
+from app.audit.entries import expiry, record
 from app.credentials.verification import Credentials, Minted
 from app.database.engine import Database
 from app.errors import Conflict, Fault, SchemaValidationFailed
-from app.management.common.etags import Facts, Target
-from app.management.common.idempotency import changing
+from app.management.common.etags import Target, etag_of
+from app.management.common.hierarchy import live_sources
 from app.management.common.lifetimes import CredentialState, state_at
-from app.management.common.lookup import find, find_parent, find_to_change, find_to_withhold
+from app.management.common.lookup import find, find_behind_barrier, find_parent, find_to_change
 from app.management.common.minting import mint_for
-from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
+from app.management.common.mutations import Change, insert, moment, mutation, update
 from app.management.common.operators import Operator
-from app.management.common.paging import Listing, Page, PageRequest
-from app.management.sources.domain import live_sources
+from app.management.common.views import View, copy_of, view_of
 from app.models import Environment, Project, Source, SourceKey
 
+GRACE_SECONDS_MAX: Final = 30 * 86_400
+GRACE_SECONDS_DEFAULT: Final = 86_400
 NO_EVENT_TYPES: Final = "A key with allowed_origins is read by everybody who visits: say which event types it may send."
 _STAYS_REVOKED: Final = "This key is revoked, and a revoked key never lives again. Issue a new one."
+# A change of these takes no right away; a change of anything else may.
+_NO_RIGHTS: Final = frozenset({"label", "events_per_second"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyPolicy:
+    """What limits a key while it lives; None limits nothing. Its fields are columns of source_keys."""
+
+    events_per_second: int | None = None
+    """None: the workspace's default for its keys."""
+    allowed_event_types: list[str] | None = None
+    allowed_origins: list[str] | None = None
+    """Not None makes it a browser key: every visitor of those pages can read it."""
+    allowed_networks: list[str] | None = None
+
+    @property
+    def lacks_event_types(self) -> bool:
+        """Whether it lets a browser key send everything."""
+        return self.allowed_origins is not None and self.allowed_event_types is None
 
 
 @dataclass(frozen=True, slots=True)
 class AddressSeen:
-    """Where a key was used from, and when last."""
-
     address: str
     last_seen_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeyFacts(Facts):
+class KeyView(View):
     """A key as its readers see it: never its secret."""
 
     source_id: str
     label: str
     state: CredentialState
     expires_at: datetime | None
-    events_per_second: int | None
-    allowed_event_types: list[str] | None
-    allowed_origins: list[str] | None
-    allowed_networks: list[str] | None
+    policy: KeyPolicy
     replaces: str | None
     """The key that it was rotated from."""
     replaced_by: str | None
@@ -55,73 +71,49 @@ class KeyFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IssuedKey(KeyFacts):
-    """A key in the one moment in which its plain text is known."""
+class IssuedKey(KeyView):
+    """A key with its plain text, which is known when it is issued and never again."""
 
     key: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewKey:
-    """What can be chosen for one; policies as policies.py and client_address.py write them."""
-
     label: str = ""
     expires_at: datetime | None = None
-    events_per_second: int | None = None
-    allowed_event_types: list[str] | None = None
-    allowed_origins: list[str] | None = None
-    allowed_networks: list[str] | None = None
+    policy: KeyPolicy = KeyPolicy()
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is chosen, by the names of its columns."""
+        return {"label": self.label, "expires_at": self.expires_at, **asdict(self.policy)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeyChange:
-    """What can be changed of one.
-
-    An `expires_at` of None lets it live until it is revoked, an `events_per_second` of None gives it the default, and
-    a policy of None limits nothing.
-    """
-
-    label: str | Absent = ABSENT
-    expires_at: datetime | Absent | None = ABSENT
-    events_per_second: int | Absent | None = ABSENT
-    allowed_event_types: list[str] | Absent | None = ABSENT
-    allowed_origins: list[str] | Absent | None = ABSENT
-    allowed_networks: list[str] | Absent | None = ABSENT
-
-    @property
-    def takes_rights_away(self) -> bool:
-        """Whether it may; whether it does shows only behind the barrier."""
-        may = {"expires_at", "allowed_event_types", "allowed_origins", "allowed_networks"}
-        return not may.isdisjoint(mentioned(self))
+class Rotation:
+    grace_seconds: int = GRACE_SECONDS_DEFAULT
+    """For how long the old key works beside its successor; 0: once the rotation has returned, it never stores again."""
+    successor: Change = field(default_factory=Change)
+    """What differs from the old key."""
 
 
 def live_keys(operator: Operator) -> Select[Any]:
     """Keys whose source is not archived, nor anything above it, revoked and expired keys among them.
 
-    Each with its source's public id.
+    Each with the public ids of its source, of the key that it replaces and of the one that replaces it, and with
+    the moment of the query, by which its state is judged.
     """
+    before, after = aliased(SourceKey), aliased(SourceKey)
     return (
         SourceKey.within(operator.workspace_id)
         .join(Source, Source.id == SourceKey.source_id)
         .join(Environment, Environment.id == Source.environment_id)
         .join(Project, Project.id == Source.project_id)
-        .where(Source.archived_at.is_(None), Environment.archived_at.is_(None), Project.archived_at.is_(None))
-        .where(operator.reaches(Project.id))
-        .add_columns(Source.public_id)
-    )
-
-
-def shown_keys(operator: Operator) -> Select[Any]:
-    """As live_keys(), each with the public ids of the key that it replaces and of the one that replaces it too.
-
-    And with the moment of asking, by which its state is judged.
-    """
-    before, after = aliased(SourceKey), aliased(SourceKey)
-    return (
-        live_keys(operator)
         .outerjoin(before, before.id == SourceKey.replaces_id)
         .outerjoin(after, after.replaces_id == SourceKey.id)
-        .add_columns(before.public_id, after.public_id, func.now())
+        .where(Source.archived_at.is_(None), Environment.archived_at.is_(None), Project.archived_at.is_(None))
+        .where(operator.reaches(Project.id))
+        .add_columns(Source.public_id, before.public_id, after.public_id, func.now())
     )
 
 
@@ -134,15 +126,14 @@ def has_successor() -> ColumnElement[bool]:
 def issue_key(
     database: Database, credentials: Credentials, operator: Operator, source_id: str, new: NewKey
 ) -> IssuedKey:
-    """A new key of a source; the answer carries its plain text, and nobody can ask for it again."""
-    require_event_types(new.allowed_event_types, new.allowed_origins)
+    """A new key of a source; the result alone carries its plain text. Raises what add_key() raises."""
 
     def require_source(session: Session) -> None:
-        find(session, live_sources(operator), Source, source_id)
+        find(session, live_sources(operator), source_id)
 
     minted = mint_for(database, credentials, operator, "sk", require_source)
-    with changing(database, operator) as session:
-        source, *_ = find_parent(session, operator, live_sources(operator), Source, source_id)
+    with mutation(database, operator) as session:
+        source, *_ = find_parent(session, operator, live_sources(operator), source_id)
         return add_key(session, minted, operator, source, new)
 
 
@@ -154,8 +145,11 @@ def add_key(
     new: NewKey,
     replaces: SourceKey | None = None,
 ) -> IssuedKey:
-    """As issue_key(), as a part of something larger."""
-    require_event_types(new.allowed_event_types, new.allowed_origins)
+    """As issue_key(), within a transaction of the caller.
+
+    Raises SchemaValidationFailed for a browser key without event types.
+    """
+    _require_event_types(new.policy)
     row = SourceKey(
         public_id=f"key_{minted.key_id}",
         workspace_id=operator.workspace_id,
@@ -164,56 +158,86 @@ def add_key(
         replaces_id=None if replaces is None else replaces.id,
         secret_hash=minted.secret_hash,
         secret_digest=minted.secret_digest,
-        **asdict(new),
+        **new.columns,
     )
     named = {"source_id": source.public_id, "replaces": None if replaces is None else replaces.public_id}
-    insert(session, operator, row, "source_key.issue", named | asdict(new))
-    facts = facts_of(row, source.public_id, named["replaces"], None, row.created_at)
-    return IssuedKey(**asdict(facts), key=minted.text)
+    insert(session, operator, row, "source_key.issue", named | new.columns)
+    view = view_of_key(row, source.public_id, named["replaces"], None, row.created_at)
+    return copy_of(IssuedKey, view, key=minted.text)
 
 
-def list_keys(database: Database, operator: Operator, source_id: str, request: PageRequest) -> Page[KeyFacts]:
-    """A source's keys."""
-    workspace_id = operator.workspace_id
+def read_key(database: Database, operator: Operator, key_id: str) -> KeyView:
     with database.transaction(operator.workspace_id) as session:
-        source, *_ = find(session, live_sources(operator), Source, source_id)
-        below = shown_keys(operator).where(SourceKey.source_id == source.id)
-        return Listing(SourceKey, workspace_id, f"keys of {source_id}", below, facts_of).page(session, request)
+        return view_of_key(*find(session, live_keys(operator), key_id))
 
 
-def read_key(database: Database, operator: Operator, key_id: str) -> KeyFacts:
-    """One key."""
-    with database.transaction(operator.workspace_id) as session:
-        return facts_of(*find(session, shown_keys(operator), SourceKey, key_id))
-
-
-def change_key(database: Database, operator: Operator, target: Target, change: KeyChange) -> KeyFacts:
-    """Change what `change` mentions: after this has returned, nothing is stored that its new policies do not allow.
+def change_key(database: Database, operator: Operator, target: Target, change: Change) -> KeyView:
+    """Change what `change` mentions: after this has returned, nothing is stored that its new policy does not allow.
 
     Raises Conflict for what would let a revoked or rotated key live on, and SchemaValidationFailed for a browser key
     without event types.
     """
-    with changing(database, operator) as session:
-        find_it = find_to_withhold if change.takes_rights_away else find_to_change
-        row, *others = find_it(session, operator, shown_keys(operator), SourceKey, target)
+    find_it = find_to_change if change.values.keys() <= _NO_RIGHTS else find_behind_barrier
+    with mutation(database, operator) as session:
+        row, *others = find_it(session, operator, live_keys(operator), target)
         _, _, replaced_by, _ = others
-        values = mentioned(change)
+        values = dict(change.values)
         if "expires_at" in values:
             _require_movable_end(row, replaced_by, values["expires_at"])
-        event_types = values.get("allowed_event_types", row.allowed_event_types)
-        require_event_types(event_types, values.get("allowed_origins", row.allowed_origins))
+        _require_event_types(change.applied_to(copy_of(KeyPolicy, row)))
         if values.get("expires_at", row.expires_at) != row.expires_at:
             values["expired_at"] = None  # if the worker has marked the old expiry; the new one is still to come
         update(session, operator, row, "source_key.update", values)
-        return facts_of(row, *others)
+        return view_of_key(row, *others)
 
 
-def revoke_key(database: Database, operator: Operator, target: Target) -> KeyFacts:
+def revoke_key(database: Database, operator: Operator, target: Target) -> KeyView:
     """End a key: after this has returned, it never stores again; does nothing to a revoked one."""
-    with changing(database, operator) as session:
-        row, *others = find_to_withhold(session, operator, shown_keys(operator), SourceKey, target)
+    with mutation(database, operator) as session:
+        row, *others = find_behind_barrier(session, operator, live_keys(operator), target)
         update(session, operator, row, "source_key.revoke", {"revoked_at": row.revoked_at or moment(session)})
-        return facts_of(row, *others)
+        return view_of_key(row, *others)
+
+
+def rotate_key(
+    database: Database, credentials: Credentials, operator: Operator, target: Target, rotation: Rotation
+) -> IssuedKey:
+    """Issue the successor of a key, with its label, expiry and policy. Both work until the old key's grace is over.
+
+    Raises Conflict for a key that has a successor already, is revoked or has expired.
+    """
+
+    def require_rotatable(session: Session) -> None:
+        old, _, _, replaced_by, now = find(session, live_keys(operator), target.public_id)
+        if target.condition.is_met_by(etag_of(old.public_id, old.updated_at)):
+            _require_rotatable(old, replaced_by, now)
+
+    minted = mint_for(database, credentials, operator, "sk", require_rotatable)
+    with mutation(database, operator) as session:
+        keys = live_keys(operator)
+        # The parents' lock before the key's, in the order of a restoration of its source.
+        _, source_id, *_ = find(session, keys, target.public_id)
+        source, *_ = find_parent(session, operator, live_sources(operator), source_id)
+        old, _, _, replaced_by, _ = find_behind_barrier(session, operator, keys, target)
+        now = moment(session)
+        _require_rotatable(old, replaced_by, now)
+        like_old = copy_of(NewKey, old, policy=copy_of(KeyPolicy, old))
+        successor = add_key(session, minted, operator, source, rotation.successor.applied_to(like_old), replaces=old)
+        ends = now + timedelta(seconds=rotation.grace_seconds)
+        values = {"expires_at": ends if old.expires_at is None else min(old.expires_at, ends)}
+        marked_before = old.expired_at
+        if not rotation.grace_seconds:
+            # The mark that the worker would set within a minute (app/maintenance/key_life.py). Until then the old key
+            # would work again if PostgreSQL's clock were set back, as by a failover to a server whose clock is behind.
+            values["expired_at"] = ends
+        update(session, operator, old, "source_key.rotate", values, {"replaced_by": successor.id})
+        if not rotation.grace_seconds:
+            # The worker writes no entry for a key that is marked already.
+            ended = expiry(
+                "source_key", old.public_id, old.project_id, marked_before=marked_before, expired_at=old.expired_at
+            )
+            record(session, operator.author, ended)
+        return successor
 
 
 def _require_movable_end(row: SourceKey, replaced_by: str | None, expires_at: datetime | None) -> None:
@@ -227,35 +251,32 @@ def _require_movable_end(row: SourceKey, replaced_by: str | None, expires_at: da
         raise Conflict(message, faults=(Fault("/expires_at", "Later than the end of the key's grace."),))
 
 
-def require_event_types(event_types: list[str] | None, origins: list[str] | None) -> None:
-    """A browser key is in everybody's hands: it says what may be sent with it. Raises SchemaValidationFailed."""
-    if origins is not None and event_types is None:
+def _require_rotatable(old: SourceKey, replaced_by: str | None, now: datetime) -> None:
+    if replaced_by is not None:
+        raise Conflict(f"This key was rotated before: its successor is {replaced_by}. Rotate that one.")
+    if old.revoked_at is not None:
+        raise Conflict("This key is revoked. Issue a new one.")
+    if old.expires_at is not None and old.expires_at <= now:
+        raise Conflict("This key has expired. Issue a new one, or give this one another expires_at first.")
+
+
+def _require_event_types(policy: KeyPolicy) -> None:
+    if policy.lacks_event_types:
         raise SchemaValidationFailed(faults=(Fault("/allowed_event_types", NO_EVENT_TYPES),))
 
 
-def facts_of(
+def view_of_key(
     row: SourceKey, source_id: str, replaces: str | None, replaced_by: str | None, asked_at: datetime
-) -> KeyFacts:
-    """What a reader may know of a key: a row of shown_keys(), spread out."""
-    state = state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at)
-    return KeyFacts(**_columns(row), source_id=source_id, replaces=replaces, replaced_by=replaced_by, state=state)
-
-
-def _columns(row: SourceKey) -> dict[str, Any]:
-    return {
-        "id": row.public_id,
-        "label": row.label,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
-        "expires_at": row.expires_at,
-        "events_per_second": row.events_per_second,
-        "allowed_event_types": row.allowed_event_types,
-        "allowed_origins": row.allowed_origins,
-        "allowed_networks": row.allowed_networks,
-        "revoked_at": row.revoked_at,
-        "first_used_at": row.first_used_at,
-        "last_used_at": row.last_used_at,
-        "last_addresses": tuple(
-            AddressSeen(seen["address"], datetime.fromisoformat(seen["last_seen_at"])) for seen in row.last_addresses
-        ),
-    }
+) -> KeyView:
+    """What a reader may know of a key: a row of live_keys(), spread out."""
+    addresses = ((seen["address"], datetime.fromisoformat(seen["last_seen_at"])) for seen in row.last_addresses)
+    return view_of(
+        KeyView,
+        row,
+        source_id=source_id,
+        state=state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at),
+        policy=copy_of(KeyPolicy, row),
+        replaces=replaces,
+        replaced_by=replaced_by,
+        last_addresses=tuple(AddressSeen(*seen) for seen in addresses),
+    )

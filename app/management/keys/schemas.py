@@ -1,9 +1,9 @@
-"""How a source key reads and is written, alone and with the source that it is issued with."""
+"""The bodies of keys, alone and with the source that a key is issued with."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-from marshmallow import ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.credentials.policies import (
     EVENT_TYPE_CHARACTERS_MAX,
@@ -13,106 +13,147 @@ from app.credentials.policies import (
     read_event_type_pattern,
     read_origin,
 )
-from app.management.common.lifetimes import CredentialState
+from app.management.common.lifetimes import DAYS_MAX, CredentialState
+from app.management.common.mutations import Change
 from app.management.common.schemas import (
-    AnswerSchema,
+    DigitsField,
     ObjectSchema,
+    ParsedText,
     RequestSchema,
+    ResponseSchema,
+    change_schema,
     choice_field,
+    expires_within_field,
     expiry_field,
+    flag_field,
+    id_field,
     label_field,
     moment_field,
+    page_schema,
     rate_field,
-    text_field,
 )
-from app.management.keys.domain import NO_EVENT_TYPES, KeyChange, NewKey
+from app.management.keys.domain import (
+    GRACE_SECONDS_DEFAULT,
+    GRACE_SECONDS_MAX,
+    NO_EVENT_TYPES,
+    KeyPolicy,
+    NewKey,
+    Rotation,
+)
+from app.management.keys.queries import KeyFilter
 from app.wire.client_address import read_network
-
-_EVENT_TYPES = "Event types that it may send, whole or as payment.* for all below payment; null: all."
-_ORIGINS = "Makes it a browser key: origins (https://shop.example) of the web pages that may use it; null: none."
-_NETWORKS = "Networks in CIDR, or addresses, from which it may be used; null: from everywhere."
 
 # The longest is an IPv6 address that ends as an IPv4 one, with its prefix.
 _NETWORK_PATTERN = "^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$"
 
 
-class _Policy(fields.List[str]):
-    """Entries that a function reads; what is left of entries that read alike is the first."""
+class _Entries(fields.List[str]):
+    """Entries of a policy; of entries that mean the same, the first is kept."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         return list(dict.fromkeys(super()._deserialize(value, attr, data, **kwargs)))
 
 
-def _policy_field(read: Callable[[str], str], description: str, **described: Any) -> fields.List[str]:
-    return _Policy(
-        text_field(read, metadata=described),
+def _entries_field(read: Callable[[str], str], description: str, **described: Any) -> fields.List[str]:
+    return _Entries(
+        ParsedText(read, metadata=described),
         allow_none=True,
         validate=validate.Length(1, POLICY_ENTRIES_MAX),
         metadata={"description": description},
     )
 
 
-def _shown_policy_field(description: str) -> fields.List[str]:
-    return fields.List(fields.String(), required=True, allow_none=True, metadata={"description": description})
+class KeyPolicySchema(Schema):
+    """The members of a request that make a KeyPolicy."""
 
-
-class _PoliciesSchema(RequestSchema):
-    """What can be chosen of a key, when it is issued and later."""
-
-    label = label_field()
-    expires_at = expiry_field()
-    events_per_second = rate_field()
-    allowed_event_types = _policy_field(
+    events_per_second = rate_field("the workspace's default for its keys")
+    allowed_event_types = _entries_field(
         read_event_type_pattern,
-        _EVENT_TYPES,
+        "Event types that it may send, whole or as payment.* for all below payment; null: all.",
         pattern=f"^{EVENT_TYPE_PATTERN}$",
         maxLength=EVENT_TYPE_CHARACTERS_MAX,
     )
-    allowed_origins = _policy_field(read_origin, _ORIGINS, maxLength=ORIGIN_CHARACTERS_MAX)
-    allowed_networks = _policy_field(lambda text: str(read_network(text)), _NETWORKS, pattern=_NETWORK_PATTERN)
+    allowed_origins = _entries_field(
+        read_origin,
+        "Makes it a browser key: origins (https://shop.example) of the web pages that may use it; null: none.",
+        maxLength=ORIGIN_CHARACTERS_MAX,
+    )
+    allowed_networks = _entries_field(
+        lambda text: str(read_network(text)),
+        "Networks in CIDR, or addresses, from which it may be used; null: from everywhere.",
+        pattern=_NETWORK_PATTERN,
+    )
 
 
-class KeyCreateSchema(_PoliciesSchema):
-    """The body that issues a key."""
+def _in_response(name: str, field: fields.Field[Any]) -> fields.Field[Any]:
+    """A member of a response for one of KeyPolicySchema: always there, and without the bounds of a request."""
+    arguments: dict[str, Any] = {
+        "attribute": f"policy.{name}",
+        "required": True,
+        "allow_none": True,
+        "metadata": {"description": field.metadata["description"]},
+    }
+    return fields.List(fields.String(), **arguments) if isinstance(field, fields.List) else fields.Integer(**arguments)
 
-    @validates_schema
-    def _check(self, data: dict[str, Any], **_: Any) -> None:
-        if data.get("allowed_origins") is not None and data.get("allowed_event_types") is None:
+
+class KeyCreateSchema(KeyPolicySchema, RequestSchema):
+    label = label_field()
+    expires_at = expiry_field()
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> NewKey:
+        chosen = {name: data.pop(name) for name in ("label", "expires_at") if name in data}
+        new = NewKey(**chosen, policy=KeyPolicy(**data))
+        if new.policy.lacks_event_types:
             raise ValidationError(NO_EVENT_TYPES, "allowed_event_types")
+        return new
+
+
+KeyChangeSchema = change_schema(KeyCreateSchema)
+
+
+class RotationSchema(RequestSchema):
+    grace_seconds = fields.Integer(
+        strict=True,
+        validate=validate.Range(0, GRACE_SECONDS_MAX),
+        metadata={
+            "description": "For how long the old key works beside its successor, never beyond its own expires_at;"
+            f" {GRACE_SECONDS_DEFAULT}, if absent.",
+        },
+    )
+    expires_at = expiry_field("The successor's; absent: the old key's. In the future; null: never.")
 
     @post_load
-    def _new(self, data: dict[str, Any], **_: Any) -> NewKey:
-        return NewKey(**data)
+    def _make(self, data: dict[str, Any], **_: Any) -> Rotation:
+        chosen = {"grace_seconds": data.pop("grace_seconds")} if "grace_seconds" in data else {}
+        return Rotation(**chosen, successor=Change(data))
 
 
-class KeyChangeSchema(_PoliciesSchema):
-    """The body that changes one: what is absent stays."""
+class KeyQuerySchema(RequestSchema):
+    makes = KeyFilter
+    project_id = id_field()
+    source_id = id_field()
+    state = choice_field(CredentialState)
+    never_used = flag_field("true: keys that have never brought an event; false: those that have.")
+    unused_for_days = DigitsField(DAYS_MAX, "Not used for this long; one that was never used, not since it was issued.")
+    expires_within_days = expires_within_field()
 
-    @post_load
-    def _change(self, data: dict[str, Any], **_: Any) -> KeyChange:
-        return KeyChange(**data)
 
-
-class AddressSchema(AnswerSchema):
-    """Where a key was used from."""
-
+class AddressSchema(ResponseSchema):
     address = fields.String(required=True)
     last_seen_at = moment_field()
 
 
 class KeySchema(ObjectSchema):
-    """A key, without its secret."""
+    class Meta(ObjectSchema.Meta):
+        include: ClassVar[dict[str, Any]] = {
+            name: _in_response(name, field) for name, field in KeyPolicySchema().fields.items()
+        }
 
     source_id = fields.String(required=True)
     label = fields.String(required=True)
     state = choice_field(CredentialState, required=True)
     expires_at = moment_field(may_be_null=True)
-    events_per_second = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "null: the workspace's default for its keys."}
-    )
-    allowed_event_types = _shown_policy_field(_EVENT_TYPES)
-    allowed_origins = _shown_policy_field(_ORIGINS)
-    allowed_networks = _shown_policy_field(_NETWORKS)
     replaces = fields.String(
         required=True, allow_none=True, metadata={"description": "The key that it was rotated from."}
     )
@@ -126,6 +167,7 @@ class KeySchema(ObjectSchema):
 
 
 class IssuedKeySchema(KeySchema):
-    """A key in the one answer that carries it whole."""
-
     key = fields.String(required=True, metadata={"description": "For X-API-Key. Shown this once: keep it safe."})
+
+
+KeyPageSchema = page_schema("KeyPage", KeySchema)

@@ -1,1 +1,1 @@
-"""Projects: domain, and routes over HTTP."""
+"""Projects of a workspace."""

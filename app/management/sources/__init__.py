@@ -1,1 +1,1 @@
-"""Sources of an environment, and the keys that they are made with."""
+"""Sources of an environment."""

@@ -1,6 +1,6 @@
-"""Sources: who may send. Enabled, disabled, archived and restored by operators."""
+"""Sources: the producers of events, enabled, disabled, archived and restored by operators."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -8,31 +8,30 @@ from typing import Any
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
+from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.identifiers import new_public_id
-from app.management.common.archiving import revoke_keys_below
-from app.management.common.etags import Facts, Target
-from app.management.common.idempotency import changing
-from app.management.common.lookup import find, find_to_change, find_to_withhold
-from app.management.common.mutations import ABSENT, Absent, insert, mentioned, moment, update
+from app.management.common.archiving import archive, restore
+from app.management.common.etags import Target
+from app.management.common.hierarchy import live_environments, live_sources, sources_within
+from app.management.common.lookup import equal_if_given, find, find_behind_barrier, find_parent, find_to_change
+from app.management.common.minting import mint_for
+from app.management.common.mutations import Change, insert, moment, mutation, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
-from app.management.environments.domain import live_environments
+from app.management.common.views import View, copy_of, view_of
+from app.management.keys.domain import IssuedKey, NewKey, add_key
 from app.models import Environment, Project, Source, SourceKey, SourceType, TimestampPolicy
 from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX
 
 
 class SourceStatus(StrEnum):
-    """Whether a source's keys can send events."""
-
     ENABLED = "enabled"
     DISABLED = "disabled"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFacts(Facts):
-    """A source as its readers see it."""
-
+class SourceView(View):
     project_id: str
     environment_id: str
     name: str
@@ -47,8 +46,13 @@ class SourceFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CreatedSource(SourceView):
+    key: IssuedKey | None = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NewSource:
-    """What it takes to create one; it is born enabled."""
+    """What can be chosen for one; it begins enabled."""
 
     name: str
     type: SourceType
@@ -56,18 +60,6 @@ class NewSource:
     timestamp_policy: TimestampPolicy = TimestampPolicy.MARK
     timestamp_ahead_seconds_max: int = AHEAD_SECONDS_MAX
     timestamp_behind_seconds_max: int = BEHIND_SECONDS_MAX
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceChange:
-    """What can be changed of one; its status changes by enabling and disabling."""
-
-    name: str | Absent = ABSENT
-    type: SourceType | Absent = ABSENT
-    description: str | Absent = ABSENT
-    timestamp_policy: TimestampPolicy | Absent = ABSENT
-    timestamp_ahead_seconds_max: int | Absent = ABSENT
-    timestamp_behind_seconds_max: int | Absent = ABSENT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,34 +73,34 @@ class SourceFilter:
     archived: bool = False
 
 
-def sources_within(operator: Operator) -> Select[Any]:
-    """Sources with live parents, archived ones among them; each with the public ids of its parents."""
-    return (
-        Source.within(operator.workspace_id)
-        .join(Environment, Environment.id == Source.environment_id)
-        .join(Project, Project.id == Source.project_id)
-        .where(Environment.archived_at.is_(None), Project.archived_at.is_(None))
-        .where(operator.reaches(Project.id))
-        .add_columns(Project.public_id, Environment.public_id)
-    )
+def create_source(
+    database: Database,
+    credentials: Credentials,
+    operator: Operator,
+    environment_id: str,
+    new: NewSource,
+    new_key: NewKey | None,
+) -> CreatedSource:
+    """A new source in an environment, with its first key if `new_key` is given.
 
+    Raises Conflict if the name is taken, and what issue_key() raises.
+    """
 
-def live_sources(operator: Operator) -> Select[Any]:
-    """Sources that are not archived, nor anything above them; each with the public ids of its parents."""
-    return sources_within(operator).where(Source.archived_at.is_(None))
+    def require_environment(session: Session) -> None:
+        find(session, live_environments(operator), environment_id)
+
+    minted = None if new_key is None else mint_for(database, credentials, operator, "sk", require_environment)
+    with mutation(database, operator) as session:
+        environment, project_id = find_parent(session, operator, live_environments(operator), environment_id)
+        source = add_source(session, operator, environment, new)
+        key = add_key(session, minted, operator, source, new_key) if minted and new_key else None
+        return copy_of(CreatedSource, view_of_source(source, project_id, environment_id), key=key)
 
 
 def add_source(
-    session: Session,
-    operator: Operator,
-    environment: Environment,
-    new: NewSource,
-    public_id: str | None = None,
+    session: Session, operator: Operator, environment: Environment, new: NewSource, public_id: str | None = None
 ) -> Source:
-    """A new source in an environment, as a part of something larger, which may choose the public id.
-
-    Raises Conflict if the name is taken.
-    """
+    """As create_source(), within a transaction of the caller, who may choose the public id."""
     source = Source(
         public_id=public_id or new_public_id("src"),
         workspace_id=operator.workspace_id,
@@ -116,116 +108,91 @@ def add_source(
         environment_id=environment.id,
         **asdict(new),
     )
-    shown = {"environment_id": environment.public_id} | asdict(new)
-    insert(session, operator, source, "source.create", shown)
+    insert(session, operator, source, "source.create", {"environment_id": environment.public_id} | asdict(new))
     return source
 
 
-def list_sources(database: Database, operator: Operator, only: SourceFilter, request: PageRequest) -> Page[SourceFacts]:
-    """The workspace's sources, as far as the filter lets them through."""
-    workspace_id = operator.workspace_id
-    listing = Listing(Source, workspace_id, f"sources {asdict(only)}", _filtered(operator, only), facts_of)
+def list_sources(database: Database, operator: Operator, only: SourceFilter, request: PageRequest) -> Page[SourceView]:
+    listing = Listing(f"sources {asdict(only)}", _filtered(operator, only), view_of_source)
     with database.transaction(operator.workspace_id) as session:
-        return listing.page(session, request)
+        return listing.page(session, operator.workspace_id, request)
 
 
 def list_sources_of_environment(
     database: Database, operator: Operator, environment_id: str, request: PageRequest
-) -> Page[SourceFacts]:
-    """An environment's sources."""
-    workspace_id = operator.workspace_id
+) -> Page[SourceView]:
+    query = _filtered(operator, SourceFilter(environment_id=environment_id))
+    listing = Listing(f"sources of {environment_id}", query, view_of_source)
     with database.transaction(operator.workspace_id) as session:
-        find(session, live_environments(operator), Environment, environment_id)
-        query = _filtered(operator, SourceFilter(environment_id=environment_id))
-        return Listing(Source, workspace_id, f"sources of {environment_id}", query, facts_of).page(session, request)
+        find(session, live_environments(operator), environment_id)
+        return listing.page(session, operator.workspace_id, request)
 
 
-def read_source(database: Database, operator: Operator, source_id: str) -> SourceFacts:
-    """One source."""
+def read_source(database: Database, operator: Operator, source_id: str) -> SourceView:
     with database.transaction(operator.workspace_id) as session:
-        return facts_of(*find(session, live_sources(operator), Source, source_id))
+        return view_of_source(*find(session, live_sources(operator), source_id))
 
 
-def change_source(database: Database, operator: Operator, target: Target, change: SourceChange) -> SourceFacts:
+def change_source(database: Database, operator: Operator, target: Target, change: Change) -> SourceView:
     """Change what `change` mentions. Raises Conflict if the new name is taken."""
-    with changing(database, operator) as session:
-        source, *parents = find_to_change(session, operator, live_sources(operator), Source, target)
-        update(session, operator, source, "source.update", mentioned(change))
-        return facts_of(source, *parents)
+    with mutation(database, operator) as session:
+        source, *parents = find_to_change(session, operator, live_sources(operator), target)
+        update(session, operator, source, "source.update", change.values)
+        return view_of_source(source, *parents)
 
 
-def enable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
+def enable_source(database: Database, operator: Operator, target: Target) -> SourceView:
     """Let the source's keys send events; does nothing to an enabled one."""
-    with changing(database, operator) as session:
-        source, *parents = find_to_change(session, operator, live_sources(operator), Source, target)
+    with mutation(database, operator) as session:
+        source, *parents = find_to_change(session, operator, live_sources(operator), target)
         update(session, operator, source, "source.enable", {"disabled_at": None})
-        return facts_of(source, *parents)
+        return view_of_source(source, *parents)
 
 
-def disable_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
+def disable_source(database: Database, operator: Operator, target: Target) -> SourceView:
     """After this has returned, none of the source's keys stores; does nothing to a disabled one."""
-    with changing(database, operator) as session:
-        source, *parents = find_to_withhold(session, operator, live_sources(operator), Source, target)
-        update(
-            session,
-            operator,
-            source,
-            "source.disable",
-            {"disabled_at": source.disabled_at or moment(session)},
-        )
-        return facts_of(source, *parents)
+    with mutation(database, operator) as session:
+        source, *parents = find_behind_barrier(session, operator, live_sources(operator), target)
+        values = {"disabled_at": source.disabled_at or moment(session)}
+        update(session, operator, source, "source.disable", values)
+        return view_of_source(source, *parents)
 
 
 def archive_source(database: Database, operator: Operator, target: Target) -> None:
-    """Take the source out of use: after this has returned, none of its keys stores."""
-    with changing(database, operator) as session:
-        source, *_ = find_to_withhold(session, operator, live_sources(operator), Source, target)
-        update(session, operator, source, "source.archive", {"archived_at": moment(session)})
+    """Take a source out of use: after this has returned, none of its keys stores."""
+    archive(database, operator, live_sources(operator), target, "source.archive")
 
 
-def restore_source(database: Database, operator: Operator, target: Target) -> SourceFacts:
+def restore_source(database: Database, operator: Operator, target: Target) -> SourceView:
     """Take an archived source with live parents back into use, without a key; does nothing to a live one.
 
     Raises Conflict if its name is taken.
     """
-    with changing(database, operator) as session:
-        source, *parents = find_to_change(session, operator, sources_within(operator), Source, target)
-        if source.archived_at is not None:
-            revoke_keys_below(session, operator, SourceKey.source_id == source.id)
-        update(session, operator, source, "source.restore", {"archived_at": None})
-        return facts_of(source, *parents)
+    within = sources_within(operator)
+    row = restore(database, operator, within, target, "source.restore", lambda it: SourceKey.source_id == it.id)
+    return view_of_source(*row)
 
 
 def _filtered(operator: Operator, only: SourceFilter) -> Select[Any]:
-    is_archived = Source.archived_at.is_not(None)
-    query = sources_within(operator).where(is_archived if only.archived else ~is_archived)
-    if only.project_id is not None:
-        query = query.where(Project.public_id == only.project_id)
-    if only.environment_id is not None:
-        query = query.where(Environment.public_id == only.environment_id)
-    if only.type is not None:
-        query = query.where(Source.type == only.type)
-    if only.status is not None:
-        is_disabled = only.status is SourceStatus.DISABLED
-        query = query.where(Source.disabled_at.is_not(None) if is_disabled else Source.disabled_at.is_(None))
-    return query
+    is_archived, is_disabled = Source.archived_at.is_not(None), Source.disabled_at.is_not(None)
+    query = sources_within(operator).where(
+        is_archived if only.archived else ~is_archived,
+        equal_if_given(Project.public_id, only.project_id),
+        equal_if_given(Environment.public_id, only.environment_id),
+        equal_if_given(Source.type, only.type),
+    )
+    if only.status is None:
+        return query
+    return query.where(is_disabled if only.status is SourceStatus.DISABLED else ~is_disabled)
 
 
-def facts_of(source: Source, project_id: str, environment_id: str) -> SourceFacts:
-    """A source and the public ids of its parents, as its readers see it."""
-    return SourceFacts(
-        id=source.public_id,
+def view_of_source(source: Source, project_id: str, environment_id: str) -> SourceView:
+    return view_of(
+        SourceView,
+        source,
         project_id=project_id,
         environment_id=environment_id,
-        name=source.name,
         type=SourceType(source.type),
-        description=source.description,
         timestamp_policy=TimestampPolicy(source.timestamp_policy),
-        timestamp_ahead_seconds_max=source.timestamp_ahead_seconds_max,
-        timestamp_behind_seconds_max=source.timestamp_behind_seconds_max,
         status=SourceStatus.DISABLED if source.disabled_at else SourceStatus.ENABLED,
-        last_event_at=source.last_event_at,
-        archived_at=source.archived_at,
-        created_at=source.created_at,
-        updated_at=source.updated_at,
     )

@@ -1,1 +1,1 @@
-"""Management tokens: issue, change, revoke."""
+"""Management tokens: issue, list, revoke."""

@@ -1,26 +1,26 @@
-"""Management tokens: the credentials of operators. None can issue a token that may do more than itself."""
+"""Management tokens: the credentials of operators. None can issue a token with more rights than its own."""
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, func, or_
+from sqlalchemy import Select, func
 from sqlalchemy.orm import Session
 
 from app.credentials.verification import Credentials, Minted
 from app.database.advisory_locks import share_parents
 from app.database.engine import Database
 from app.errors import Fault, InsufficientScope, SchemaValidationFailed
-from app.management.common.etags import Facts, Target
-from app.management.common.idempotency import changing
+from app.management.common.etags import Target
+from app.management.common.hierarchy import live_projects, projects_within
 from app.management.common.lifetimes import CredentialState, expires_within, is_in, state_at
 from app.management.common.lookup import find, find_to_change
 from app.management.common.minting import mint_for
-from app.management.common.mutations import insert, moment, update
+from app.management.common.mutations import insert, moment, mutation, update
 from app.management.common.operators import Operator, Role
 from app.management.common.paging import Listing, Page, PageRequest
-from app.management.common.token_validity import hold_standing_to_revoke
-from app.management.projects.domain import live_projects
+from app.management.common.token_validity import hold_validity_to_revoke
+from app.management.common.views import View, view_of
 from app.models import ManagementToken, Project
 
 _SAY_WHICH: Final = (
@@ -29,7 +29,7 @@ _SAY_WHICH: Final = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenFacts(Facts):
+class TokenView(View):
     """A token as its readers see it: never its secret."""
 
     label: str
@@ -43,16 +43,14 @@ class TokenFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IssuedToken(TokenFacts):
-    """A token in the one moment in which its plain text is known."""
+class IssuedToken(TokenView):
+    """A token with its plain text, which is known when it is issued and never again."""
 
     token: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewToken:
-    """What can be chosen for one."""
-
     role: Role
     label: str = ""
     project_ids: tuple[str, ...] | None = None
@@ -70,7 +68,7 @@ class TokenFilter:
 def visible_tokens(operator: Operator) -> Select[Any]:
     """The workspace's tokens; for a caller with some projects those that reach none but these.
 
-    Each with the moment of asking, by which its state is judged.
+    Each with the moment of the query, by which its state is judged.
     """
     tokens = ManagementToken.within(operator.workspace_id).add_columns(func.now())
     if operator.project_rows is None:
@@ -79,7 +77,7 @@ def visible_tokens(operator: Operator) -> Select[Any]:
 
 
 def issue_token(database: Database, credentials: Credentials, operator: Operator, new: NewToken) -> IssuedToken:
-    """A new token; the answer carries its plain text, and nobody can ask for it again.
+    """A new token; the result alone carries its plain text.
 
     Raises InsufficientScope for a token that could do more than the caller's, and SchemaValidationFailed for projects
     that the caller does not see.
@@ -90,12 +88,12 @@ def issue_token(database: Database, credentials: Credentials, operator: Operator
     if operator.expires_at is not None and (new.expires_at is None or new.expires_at > operator.expires_at):
         raise InsufficientScope("A token cannot outlive the one that issues it: give it an earlier expires_at.")
     minted = mint_for(database, credentials, operator, "mt")
-    with changing(database, operator) as session:
+    with mutation(database, operator) as session:
         return add_token(session, minted, operator, new)
 
 
 def add_token(session: Session, minted: Minted, operator: Operator, new: NewToken) -> IssuedToken:
-    """As issue_token(), as a part of something larger, for an operator who may issue it."""
+    """As issue_token(), within a transaction of the caller, for an operator who may issue it."""
     row = ManagementToken(
         public_id=f"tok_{minted.key_id}",
         workspace_id=operator.workspace_id,
@@ -106,50 +104,43 @@ def add_token(session: Session, minted: Minted, operator: Operator, new: NewToke
         secret_hash=minted.secret_hash,
         secret_digest=minted.secret_digest,
     )
-    shown = {
-        "label": new.label,
-        "role": new.role,
-        "project_ids": None if new.project_ids is None else list(new.project_ids),
-        "expires_at": new.expires_at,
-    }
-    insert(session, operator, row, "management_token.issue", shown)
-    return IssuedToken(**_columns(row, row.created_at), project_ids=new.project_ids, token=minted.text)
+    insert(session, operator, row, "management_token.issue", asdict(new))
+    state = _state(row, row.created_at)
+    return view_of(IssuedToken, row, role=new.role, state=state, project_ids=new.project_ids, token=minted.text)
 
 
-def list_tokens(database: Database, operator: Operator, only: TokenFilter, request: PageRequest) -> Page[TokenFacts]:
-    """The workspace's tokens, as far as the caller sees them and the filter lets them through."""
+def list_tokens(database: Database, operator: Operator, only: TokenFilter, request: PageRequest) -> Page[TokenView]:
+    """The workspace's tokens that the caller sees and that pass the filter."""
     with database.transaction(operator.workspace_id) as session:
         names = _project_ids(session, operator)
         query = _filtered(operator, only)
 
-        def show(row: ManagementToken, asked_at: datetime) -> TokenFacts:
-            return _facts(row, asked_at, names)
+        def view(row: ManagementToken, asked_at: datetime) -> TokenView:
+            return _view(row, asked_at, names)
 
-        listing = Listing(ManagementToken, operator.workspace_id, f"tokens {asdict(only)}", query, show)
-        return listing.page(session, request)
+        return Listing(f"tokens {asdict(only)}", query, view).page(session, operator.workspace_id, request)
 
 
-def read_token(database: Database, operator: Operator, token_id: str) -> TokenFacts:
-    """One token."""
+def read_token(database: Database, operator: Operator, token_id: str) -> TokenView:
     with database.transaction(operator.workspace_id) as session:
-        row, asked_at = find(session, visible_tokens(operator), ManagementToken, token_id)
-        return _facts(row, asked_at, _project_ids(session, operator))
+        row, asked_at = find(session, visible_tokens(operator), token_id)
+        return _view(row, asked_at, _project_ids(session, operator))
 
 
-def revoke_token(database: Database, operator: Operator, target: Target) -> TokenFacts:
-    """End a token: after this has returned, it opens nothing; does nothing to a revoked one.
+def revoke_token(database: Database, operator: Operator, target: Target) -> TokenView:
+    """End a token: after this has returned, it is refused; does nothing to a revoked one.
 
     Raises InsufficientScope for a token with a higher role than the caller's.
     """
-    with changing(database, operator) as session:
-        # Before its lock is asked for, for a stranger's token has one as well.
-        find(session, visible_tokens(operator), ManagementToken, target.public_id)
-        hold_standing_to_revoke(session, operator, target.public_id)
-        row, asked_at = find_to_change(session, operator, visible_tokens(operator), ManagementToken, target)
+    with mutation(database, operator) as session:
+        # Before its lock is taken: a token of another workspace has one as well.
+        find(session, visible_tokens(operator), target.public_id)
+        hold_validity_to_revoke(session, operator, target.public_id)
+        row, asked_at = find_to_change(session, operator, visible_tokens(operator), target)
         operator.require(Role(row.role))
         values = {"revoked_at": row.revoked_at or moment(session)}
         update(session, operator, row, "management_token.revoke", values)
-        return _facts(row, asked_at, _project_ids(session, operator))
+        return _view(row, asked_at, _project_ids(session, operator))
 
 
 def _filtered(operator: Operator, only: TokenFilter) -> Select[Any]:
@@ -165,7 +156,7 @@ def _project_rows(session: Session, operator: Operator, public_ids: tuple[str, .
     if public_ids is None:
         return None
     share_parents(session, operator.workspace_id)
-    wanted = live_projects(operator).where(or_(*(Project.public_id == public_id for public_id in public_ids)))
+    wanted = live_projects(operator).where(Project.public_id.in_(public_ids))
     rows = {project.public_id: project.id for project in session.scalars(wanted)}
     faults = [
         Fault(f"/project_ids/{n}", "There is no such project.")
@@ -179,25 +170,14 @@ def _project_rows(session: Session, operator: Operator, public_ids: tuple[str, .
 
 def _project_ids(session: Session, operator: Operator) -> dict[int, str]:
     """The public ids of the workspace's projects by row, archived ones included: a token may outlive its projects."""
-    projects = Project.within(operator.workspace_id).where(operator.reaches(Project.id))
-    columns = projects.with_only_columns(Project.id, Project.public_id)
+    columns = projects_within(operator).with_only_columns(Project.id, Project.public_id)
     return {row.id: row.public_id for row in session.execute(columns)}
 
 
-def _facts(row: ManagementToken, asked_at: datetime, project_ids: dict[int, str]) -> TokenFacts:
+def _view(row: ManagementToken, asked_at: datetime, project_ids: dict[int, str]) -> TokenView:
     limited_to = None if row.project_ids is None else tuple(project_ids[project] for project in row.project_ids)
-    return TokenFacts(**_columns(row, asked_at), project_ids=limited_to)
+    return view_of(TokenView, row, role=Role(row.role), state=_state(row, asked_at), project_ids=limited_to)
 
 
-def _columns(row: ManagementToken, asked_at: datetime) -> dict[str, Any]:
-    return {
-        "id": row.public_id,
-        "label": row.label,
-        "role": Role(row.role),
-        "state": state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at),
-        "expires_at": row.expires_at,
-        "revoked_at": row.revoked_at,
-        "last_used_at": row.last_used_at,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
-    }
+def _state(row: ManagementToken, asked_at: datetime) -> CredentialState:
+    return state_at(asked_at, expires_at=row.expires_at, revoked_at=row.revoked_at)

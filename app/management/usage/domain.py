@@ -1,7 +1,7 @@
-"""How much was used: counts per hour or day, by key, source or project.
+"""Counts of events per hour or day, by key, source or project.
 
-Counted are the hours that the worker has folded and, in the same statement and so in the same snapshot, what still lies
-in the outbox: the numbers are exact at any moment, however far behind the worker is.
+One statement, and so one snapshot, counts the hours that the worker has folded and the rows that are still in the
+outbox: the numbers are exact at any moment, however far behind the worker is.
 """
 
 from collections import Counter
@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, Subquery, case, func, null, select, union_all
+from sqlalchemy import Row, Select, Subquery, case, func, null, select, union_all
 from sqlalchemy.orm import Session
 
 from app.database.engine import Database
 from app.errors import Fault, NotFound, SchemaValidationFailed
+from app.management.common.hierarchy import projects_within
 from app.management.common.lookup import find
 from app.management.common.operators import Operator
 from app.models import Project, Source, SourceKey, UsageHour, UsageOutbox
@@ -30,7 +31,7 @@ _ACCEPTED: Final = ("stored", "duplicate", "replayed")
 
 
 class Interval(StrEnum):
-    """What is counted together; of UTC."""
+    """What is counted together; hours and days of UTC."""
 
     HOUR = "hour"
     DAY = "day"
@@ -41,7 +42,7 @@ class Interval(StrEnum):
 
     @property
     def usual_range(self) -> timedelta:
-        """How far back an answer goes if nobody says."""
+        """How far back a response goes by default."""
         return timedelta(days=30) if self is Interval.DAY else timedelta(hours=24)
 
     def start_of(self, moment: datetime) -> datetime:
@@ -51,7 +52,7 @@ class Interval(StrEnum):
 
 
 class Grouping(StrEnum):
-    """Whose counts are told apart."""
+    """What counts are grouped by."""
 
     KEY = "key"
     SOURCE = "source"
@@ -59,14 +60,22 @@ class Grouping(StrEnum):
     NONE = "none"
 
 
+# The column of the usage tables that holds the inner id, the model, and the model's column with that of its project.
+_GROUPS: Final[dict[Grouping, tuple[str, type[WithinWorkspace], Any]]] = {
+    Grouping.KEY: ("source_key_id", SourceKey, SourceKey.project_id),
+    Grouping.SOURCE: ("source_id", Source, Source.project_id),
+    Grouping.PROJECT: ("project_id", Project, Project.id),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsageQuery:
-    """Which counts an answer shows; None for an id shows those of all."""
+    """Which counts a response has; None for an id: those of all."""
 
     begin: datetime
     """The start of an interval."""
     end: datetime
-    """The start of the first interval that is not shown any more."""
+    """Exclusive: the start of an interval."""
     interval: Interval
     group_by: Grouping = Grouping.NONE
     project_id: str | None = None
@@ -76,8 +85,6 @@ class UsageQuery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """How many events."""
-
     stored: int
     duplicate: int
     replayed: int
@@ -89,7 +96,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountsOfInterval(Counts):
-    """How many of one interval, of whom the answer tells apart."""
+    """The counts of one interval and one group."""
 
     start: datetime
     group: Mapping[str, str]
@@ -98,7 +105,7 @@ class CountsOfInterval(Counts):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """An answer: the counts that are not zero, by start and then by id, and their sums."""
+    """The counts that are not zero, by start and then by id, and their sums."""
 
     begin: datetime
     end: datetime
@@ -109,7 +116,7 @@ class Usage:
 
 
 def aligned(begin: datetime | None, end: datetime, interval: Interval) -> tuple[datetime, datetime]:
-    """The whole intervals that hold everything from `begin` to `end`; a `begin` that is None is chosen.
+    """The whole intervals from `begin` to `end`; a `begin` of None is `end` less the interval's usual range.
 
     Raises SchemaValidationFailed if they are not in order.
     """
@@ -123,8 +130,8 @@ def aligned(begin: datetime | None, end: datetime, interval: Interval) -> tuple[
 def read_usage(database: Database, operator: Operator, query: UsageQuery) -> Usage:
     """The counts that `query` asks for.
 
-    Raises SchemaValidationFailed if there are more than COUNTS_MAX, and NotFound for an id that is not in reach;
-    archived and revoked is no hindrance.
+    Raises SchemaValidationFailed if there are more than COUNTS_MAX, and NotFound for an id beyond the caller's reach.
+    Archived and revoked objects are counted too.
     """
     with database.transaction(operator.workspace_id) as session:
         rows = session.execute(_counted(operator, query, _only(session, operator, query))).all()
@@ -143,40 +150,35 @@ def read_usage(database: Database, operator: Operator, query: UsageQuery) -> Usa
 
 def _only(session: Session, operator: Operator, query: UsageQuery) -> dict[str, int]:
     """The rows of the objects that the query names, by the column of the usage tables that holds them."""
-    named: tuple[tuple[str, type[WithinWorkspace], Any, str | None], ...] = (
-        ("project_id", Project, Project.id, query.project_id),
-        ("source_id", Source, Source.project_id, query.source_id),
-        ("source_key_id", SourceKey, SourceKey.project_id, query.key_id),
-    )
     rows = {}
-    for column, model, project_row, public_id in named:
-        if public_id is not None:
-            within = model.within(operator.workspace_id).where(operator.reaches(project_row))
-            try:
-                (found,) = find(session, within, model, public_id)
-            except NotFound:
-                parameter = column.replace("source_key", "key")
-                raise NotFound(faults=(Fault(f"/{parameter}", "There is nothing with this id."),)) from None
-            rows[column] = found.id
+    for grouping, (column, model, project_row) in _GROUPS.items():
+        public_id = getattr(query, f"{grouping}_id")
+        if public_id is None:
+            continue
+        within = model.within(operator.workspace_id).where(operator.reaches(project_row))
+        try:
+            (found,) = find(session, within, public_id)
+        except NotFound:
+            raise NotFound(faults=(Fault(f"/{grouping}_id", "There is nothing with this id."),)) from None
+        rows[column] = found.id
     return rows
 
 
 def _counted(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> Select[Any]:
-    """One row per interval and group, with its events by outcome; one more than may be, if there are too many."""
+    """One row per interval and group, with its events by outcome; COUNTS_MAX + 1 rows if there are too many."""
     used = _used(operator, query, only)
     start = func.date_trunc(query.interval.value, used.c.hour, "UTC").label("start")
-    row = _GROUPS[query.group_by][0]
-    group: ColumnElement[Any] = null() if row is None else used.c[row]
+    groups = [] if query.group_by is Grouping.NONE else [used.c[_GROUPS[query.group_by][0]]]
     stored_bytes = case((used.c.outcome == "stored", used.c.payload_bytes), else_=0)
     by_outcome = (
         select(
             start,
-            group.label("row"),
+            (groups[0] if groups else null()).label("row"),
             used.c.outcome,
             func.sum(used.c.events).label("events"),
             func.sum(stored_bytes).label("payload_bytes"),
         )
-        .group_by(start, *([] if row is None else [group]), used.c.outcome)
+        .group_by(start, *groups, used.c.outcome)
         .subquery()
     )
     counted = (
@@ -195,17 +197,17 @@ def _counted(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> 
 
 def _named(operator: Operator, group_by: Grouping, counted: Subquery) -> Select[Any]:
     """With the public ids of the groups instead of their rows."""
-    model = _GROUPS[group_by][1]
     numbers = (counted.c.start, counted.c.events, counted.c.payload_bytes)
-    if model is None:
+    if group_by is Grouping.NONE:
         return select(*numbers, null().label("public_id"))
+    model = _GROUPS[group_by][1]
     names = model.within(operator.workspace_id).with_only_columns(model.id, model.public_id).subquery()
     return select(*numbers, names.c.public_id).join_from(counted, names, names.c.id == counted.c.row)
 
 
 def _used(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> Subquery:
-    """What was folded, by ix_usage_hours_hour or the primary key, and what was not yet: one statement, one snapshot."""
-    within = Project.within(operator.workspace_id).where(operator.reaches(Project.id)).with_only_columns(Project.id)
+    """The folded hours, by ix_usage_hours_hour or the primary key, and the rows of the outbox."""
+    within = projects_within(operator).with_only_columns(Project.id)
 
     def of(table: Any, moment: Any, hour: Any) -> Select[Any]:
         columns = (table.project_id, table.source_id, table.source_key_id, hour.label("hour"))
@@ -220,14 +222,6 @@ def _used(operator: Operator, query: UsageQuery, only: Mapping[str, int]) -> Sub
     return union_all(
         of(UsageHour, UsageHour.hour, UsageHour.hour), of(UsageOutbox, UsageOutbox.received_at, outbox_hour)
     ).subquery()
-
-
-_GROUPS: Final[dict[Grouping, tuple[str | None, type[WithinWorkspace] | None]]] = {
-    Grouping.KEY: ("source_key_id", SourceKey),
-    Grouping.SOURCE: ("source_id", Source),
-    Grouping.PROJECT: ("project_id", Project),
-    Grouping.NONE: (None, None),
-}
 
 
 def _of_interval(row: Row[Any], query: UsageQuery) -> CountsOfInterval:

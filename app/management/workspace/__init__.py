@@ -1,1 +1,1 @@
-"""The workspace itself: made by the operator, shown and changed over the API."""
+"""The workspace itself: created by the operator's shell, shown and changed over the API."""

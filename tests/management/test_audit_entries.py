@@ -1,4 +1,4 @@
-"""The trail: every change, by whom and in which request; never a secret, and nothing that did not happen."""
+"""Audit entries: every change, its actor and request; never a secret, and nothing that did not happen."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.support.operating import Desk
 from tests.support.people import Tenant, rows
 
 
-def _trail(context: Context, workspace_row: int) -> list[Any]:
+def _entries(context: Context, workspace_row: int) -> list[Any]:
     statement = (
         "SELECT actor, action, object_id, after, request_id FROM audit_entries WHERE workspace_id = :id ORDER BY id"
     )
@@ -33,9 +33,9 @@ def test_a_whole_life_is_written_down_in_order(desk: Desk, context: Context, ali
     desk.patch(f"/v1/projects/{project}", {"description": "Closed"})
     desk.delete(f"/v1/projects/{project}")
 
-    trail = _trail(context, alice.workspace_row)
+    entries = _entries(context, alice.workspace_row)
 
-    assert [(each.action, each.object_id) for each in trail if each.action != "environment.create"] == [
+    assert [(each.action, each.object_id) for each in entries if each.action != "environment.create"] == [
         ("project.create", project),
         ("source.create", source),
         ("source_key.issue", key),
@@ -50,9 +50,9 @@ def test_a_whole_life_is_written_down_in_order(desk: Desk, context: Context, ali
         ("project.update", project),
         ("project.archive", project),
     ]
-    assert sum(each.action == "environment.create" for each in trail) == 3
-    assert {each.actor for each in trail} == {alice.token_id}
-    after = {each.action: each.after for each in trail}
+    assert sum(each.action == "environment.create" for each in entries) == 3
+    assert {each.actor for each in entries} == {alice.token_id}
+    after = {each.action: each.after for each in entries}
     assert after["project.create"] == {"name": "Shop", "description": ""}
     assert after["source_key.update"] == {"label": "two", "expires_at": "2099-01-31T10:00:00Z"}
     assert after["source.update"] == {"type": "worker"}
@@ -62,14 +62,14 @@ def test_a_whole_life_is_written_down_in_order(desk: Desk, context: Context, ali
 def test_an_entry_names_the_request_that_made_it(desk: Desk, context: Context, alice: Tenant) -> None:
     desk.call("PATCH", f"/v1/keys/{alice.key_id}", {"label": "x"}, headers={"X-Request-ID": "ticket-4711"})
 
-    assert [each.request_id for each in _trail(context, alice.workspace_row)] == ["ticket-4711"]
+    assert [each.request_id for each in _entries(context, alice.workspace_row)] == ["ticket-4711"]
 
 
-def test_colleagues_are_told_apart(desk: Desk, bob: Desk, context: Context, alice: Tenant) -> None:
+def test_the_actor_is_the_token_of_each_operator(desk: Desk, bob: Desk, context: Context, alice: Tenant) -> None:
     desk.patch(f"/v1/keys/{alice.key_id}", {"label": "mine"})
     bob.patch(f"/v1/keys/{alice.key_id}", {"label": "his"})
 
-    issued, mine, his = _trail(context, alice.workspace_row)
+    issued, mine, his = _entries(context, alice.workspace_row)
 
     assert issued.action == "management_token.issue"
     assert mine.actor == alice.token_id
@@ -84,14 +84,14 @@ def test_what_was_refused_or_changed_nothing_leaves_no_entry(desk: Desk, context
     desk.post(f"/v1/sources/{alice.source_id}/enable")
     desk.get("/v1/projects")
 
-    assert _trail(context, alice.workspace_row) == []
+    assert _entries(context, alice.workspace_row) == []
 
 
 def test_repeating_a_revocation_leaves_one_entry(desk: Desk, context: Context, alice: Tenant) -> None:
     for _ in range(3):
         desk.post(f"/v1/keys/{alice.key_id}/revoke")
 
-    assert [each.action for each in _trail(context, alice.workspace_row)] == ["source_key.revoke"]
+    assert [each.action for each in _entries(context, alice.workspace_row)] == ["source_key.revoke"]
 
 
 def test_what_the_shell_does_is_written_down_as_the_shells(context: Context) -> None:
@@ -101,14 +101,14 @@ def test_what_the_shell_does_is_written_down_as_the_shells(context: Context) -> 
         set_workspace_status(context.database, workspace.id, status)
 
     row = rows(context, "SELECT id FROM workspaces WHERE public_id = :id", id=workspace.id)[0].id
-    trail = _trail(context, row)
+    entries = _entries(context, row)
 
     everything = {"role": "owner", "project_ids": None, "expires_at": None}
-    assert [(each.action, each.object_id, each.after) for each in trail] == [
+    assert [(each.action, each.object_id, each.after) for each in entries] == [
         ("workspace.create", workspace.id, {"name": "Alice's"}),
         ("management_token.issue", token.id, {"label": "first"} | everything),
         ("management_token.issue", other.id, {"label": "second"} | everything),
         ("workspace.suspend", workspace.id, {"status": "suspended"}),
         ("workspace.resume", workspace.id, {"status": "active"}),
     ]
-    assert {(each.actor, each.request_id) for each in trail} == {(SHELL, None)}
+    assert {(each.actor, each.request_id) for each in entries} == {(SHELL, None)}

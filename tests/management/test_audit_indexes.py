@@ -1,4 +1,4 @@
-"""Every way of asking the trail looks at about as many entries as it shows: as the app's role, below its policies."""
+"""Every query of the audit log reads about as many entries as it shows: as the app's role, below its policies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ def _past(app: Flask, tenant_with_a_past: Tenant) -> Desk:
 
 @contextmanager
 def _asked(context: Context) -> Iterator[list[tuple[str, Any]]]:
-    """The statements on the trail, with their parameters, and what was set for them."""
+    """The statements on the audit log, with their parameters, and what was set for them."""
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:

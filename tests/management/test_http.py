@@ -1,4 +1,4 @@
-"""The small manners of HTTP: links, HEAD, OPTIONS, 405, addresses that are nearly right, and Location."""
+"""Conventions of HTTP: links, HEAD, OPTIONS, 405, addresses that are nearly right, and Location."""
 
 import re
 from typing import Any

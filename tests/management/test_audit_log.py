@@ -1,4 +1,4 @@
-"""/v1/audit: the trail as its readers see it, page by page and as a whole."""
+"""/v1/audit: the audit log in pages and as an export."""
 
 import json
 from collections import deque
@@ -15,7 +15,7 @@ from flask import Flask
 from sqlalchemy import text
 from werkzeug.routing import Rule
 
-from app.audit.entries import Author, Change, record
+from app.audit.entries import Author, Mutation, record
 from app.config import Settings
 from app.context import Context
 from app.errors import InvalidManagementToken
@@ -31,7 +31,7 @@ from app.management.workspace.domain import (
 )
 from app.models import WorkspaceStatus
 from tests.support.live import LiveServer
-from tests.support.operating import MOMENT, NOBODYS_ID, Desk, desk_with
+from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, desk_with
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import pointers_of
 from tests.support.waiting import wait_until
@@ -104,7 +104,7 @@ class TestEntry:
         assert desk.get(f"{PATH}/{entry['id']}").json == entry
         assert _exported(desk) == [entry]
 
-    @pytest.mark.parametrize("entry_id", [f"aud_{NOBODYS_ID}", "1", "0", "x" * 1_000, "%00"])
+    @pytest.mark.parametrize("entry_id", [f"aud_{UNKNOWN_ID}", "1", "0", "x" * 1_000, "%00"])
     def test_any_other_id_is_not_found(self, desk: Desk, entry_id: str) -> None:
         assert desk.get(f"{PATH}/{entry_id}").status_code == 404
 
@@ -122,7 +122,7 @@ class TestEntry:
     ) -> None:
         author = Author(workspace_id=alice.workspace_row, actor="cli")
         first, second = (
-            Change(action="test.change", object_id=name, project_row=None, after={}) for name in ("first", "second")
+            Mutation(action="test.change", object_id=name, project_row=None, after={}) for name in ("first", "second")
         )
         with context.database.transaction(alice.workspace_row) as began_first:
             began_first.execute(text("SELECT now()"))
@@ -251,8 +251,8 @@ class TestEveryChange:
 
 
 class TestFilter:
-    @pytest.fixture(name="trail")
-    def _trail(self, desk: Desk, bob: Desk, alice: Tenant) -> list[str]:
+    @pytest.fixture(name="actions")
+    def _actions_made(self, desk: Desk, bob: Desk, alice: Tenant) -> list[str]:
         """The actions, newest first, after the token that Bob was issued."""
         desk.patch(f"/v1/keys/{alice.key_id}", {"label": "a"})
         desk.patch(f"/v1/sources/{alice.source_id}", {"description": "b"})
@@ -265,34 +265,34 @@ class TestFilter:
         assert listed == [each["action"] for each in reversed(_exported(desk, **query))]
         return listed
 
-    def test_none_is_all_newest_first(self, desk: Desk, trail: list[str]) -> None:
-        assert self._actions(desk) == trail
+    def test_none_is_all_newest_first(self, desk: Desk, actions: list[str]) -> None:
+        assert self._actions(desk) == actions
 
-    def test_by_object(self, desk: Desk, alice: Tenant, trail: list[str]) -> None:
+    def test_by_object(self, desk: Desk, alice: Tenant, actions: list[str]) -> None:
         assert self._actions(desk, object_id=alice.key_id) == ["source_key.revoke", "source_key.update"]
         assert self._actions(desk, object_id="src_demo") == []
 
-    def test_by_actor(self, desk: Desk, alice: Tenant, trail: list[str]) -> None:
-        assert self._actions(desk, actor=alice.token_id) == trail[1:]
+    def test_by_actor(self, desk: Desk, alice: Tenant, actions: list[str]) -> None:
+        assert self._actions(desk, actor=alice.token_id) == actions[1:]
         assert self._actions(desk, actor="cli") == []
 
-    def test_by_whole_action_or_by_kind_of_object(self, desk: Desk, trail: list[str]) -> None:
+    def test_by_whole_action_or_by_kind_of_object(self, desk: Desk, actions: list[str]) -> None:
         assert self._actions(desk, action="source_key.revoke") == ["source_key.revoke"]
         assert self._actions(desk, action="source_key.*") == ["source_key.revoke", "source_key.update"]
         assert self._actions(desk, action="source.*") == ["source.update"]
         # The underscore is no wildcard of LIKE's.
         assert self._actions(desk, action="sourc_.*") == []
 
-    def test_by_time_from_is_within_and_to_is_not(self, desk: Desk, trail: list[str]) -> None:
+    def test_by_time_from_is_within_and_to_is_not(self, desk: Desk, actions: list[str]) -> None:
         moments = [each["created_at"] for each in desk.all_of(PATH)]
 
-        assert self._actions(desk, **{"from": moments[2]}) == trail[:3]
-        assert self._actions(desk, to=moments[2]) == trail[3:]
-        assert self._actions(desk, **{"from": moments[2], "to": moments[0]}) == trail[1:3]
+        assert self._actions(desk, **{"from": moments[2]}) == actions[:3]
+        assert self._actions(desk, to=moments[2]) == actions[3:]
+        assert self._actions(desk, **{"from": moments[2], "to": moments[0]}) == actions[1:3]
         shifted = datetime.fromisoformat(moments[2]).astimezone().isoformat()
-        assert self._actions(desk, **{"from": shifted}) == trail[:3]
+        assert self._actions(desk, **{"from": shifted}) == actions[:3]
 
-    def test_all_at_once(self, desk: Desk, alice: Tenant, trail: list[str]) -> None:
+    def test_all_at_once(self, desk: Desk, alice: Tenant, actions: list[str]) -> None:
         soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         query = {"object_id": alice.key_id, "actor": alice.token_id, "action": "source_key.*", "to": soon}
 
@@ -327,7 +327,7 @@ class TestFilter:
     def test_an_export_has_no_pages(self, desk: Desk) -> None:
         assert pointers_of(desk.get(EXPORT, limit=5, cursor="x")) == {"/limit", "/cursor"}
 
-    def test_a_cursor_belongs_to_its_filter(self, desk: Desk, trail: list[str]) -> None:
+    def test_a_cursor_belongs_to_its_filter(self, desk: Desk, actions: list[str]) -> None:
         cursor = (desk.get(PATH, limit=1).json or {})["next_cursor"]
 
         assert desk.get(PATH, cursor=cursor).status_code == 200
@@ -412,7 +412,7 @@ class TestExport:
 
         assert [len(chunk) for chunk in found] == chunks
 
-    def test_it_ends_though_somebody_writes_faster_than_it_reads(self, context: Context, alice: Tenant) -> None:
+    def test_it_ends_though_a_writer_is_faster_than_it_reads(self, context: Context, alice: Tenant) -> None:
         _fill(context, alice, 10)
         read = 0
         for chunk in islice(
