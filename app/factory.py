@@ -17,7 +17,7 @@ from app.database.engine import Database
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
 from app.ingest.fast_path import FastPath
-from app.ingest.refusals import Refusals
+from app.ingest.refusals import FLUSH_SECONDS, Refusals
 from app.ingest.services import EXTENSION as INGEST
 from app.ingest.services import IngestServices
 from app.monitoring import metrics_route
@@ -39,8 +39,13 @@ _WAIT_SECONDS: Final = 1.0
 _BATCHES_WAITING_PER_WORKSPACE: Final = 64
 
 
-def create_app(settings: Settings, *, credentials: Credentials | None = None) -> Flask:
-    """The WSGI application for `settings`; opens no connection yet. `credentials` is for tests (cheap argon2)."""
+def create_app(
+    settings: Settings, *, credentials: Credentials | None = None, refusal_flush_seconds: float | None = FLUSH_SECONDS
+) -> Flask:
+    """The WSGI application for `settings`; opens no connection yet. `credentials` may have a cheaper argon2.
+
+    With `refusal_flush_seconds` None, refusals are written when Refusals.flush is called.
+    """
     logs.configure(settings.log_level)
     app = Flask("lariba", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_bytes_max
@@ -62,7 +67,7 @@ def create_app(settings: Settings, *, credentials: Credentials | None = None) ->
     )
     sampling = Sampling(settings.log_accepted_one_in)
     lines = RequestLines(sampling)
-    app.extensions[INGEST] = services = _ingest_services(app.extensions[EXTENSION], lines)
+    app.extensions[INGEST] = services = _ingest_services(app.extensions[EXTENSION], lines, refusal_flush_seconds)
     app.wsgi_app = FastPath(app.wsgi_app, services, lines)  # type: ignore[method-assign, arg-type]
     request_log.register(app, settings.trusted_proxies, sampling)
     app.before_request(_keep_to_http)
@@ -90,7 +95,7 @@ def _keep_to_http() -> None:
         raise MethodNotAllowed(sorted(request.url_rule.methods or ()))
 
 
-def _ingest_services(context: Context, lines: RequestLines) -> IngestServices:
+def _ingest_services(context: Context, lines: RequestLines, refusal_flush_seconds: float | None) -> IngestServices:
     return IngestServices(
         settings=context.settings,
         database=context.database,
@@ -100,7 +105,7 @@ def _ingest_services(context: Context, lines: RequestLines) -> IngestServices:
         batch_slots=_batch_slots(context.settings.batches_at_once_max),
         body_reads=context.body_reads,
         origins=Origins(context.database),
-        refusals=Refusals(context.database),
+        refusals=Refusals(context.database, flush_seconds=refusal_flush_seconds),
     )
 
 
@@ -117,7 +122,7 @@ def _batch_slots(at_once: int) -> ConcurrencyLimit:
 
 def _every_tick(lines: RequestLines) -> None:
     lines.flush()
-    metrics.fold()
+    metrics.flush()
 
 
 def _management(settings: Settings, database: Database, redis_sync: RedisSync | None) -> ManagementContext:

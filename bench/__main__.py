@@ -1,7 +1,7 @@
-"""`make bench`: how fast the product is here, next to what this machine's Flask and PostgreSQL can do at all.
+"""`make bench`: how fast the product is on this machine, beside what its Flask and PostgreSQL can do.
 
 Starts the product as `make run` does (embedded PostgreSQL with fsync on, two web processes, Celery) in a temporary
-folder on a free port, sends with wrk from the same machine, and prints ratios first: they mean the same on any machine.
+folder on a free port, sends with wrk from the same machine, and prints ratios first, which hold on any machine.
 Each run is audited: stored rows = 2xx answers, but for at most one request per connection that was under way when wrk
 hung up, and nothing twice. The exit status is 1 if that does not hold; a missed target does not change it.
 
@@ -50,7 +50,7 @@ def main() -> int:
         print("\n".join(f"{run.name:14}{run.title}" for run in runs))
         return 0
     wrk.check()
-    # The product is to be stopped in order, whoever asks.
+    # SIGTERM stops the product in order too.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="lariba-bench-", dir=arguments.folder) as folder:
@@ -85,7 +85,7 @@ def bench(arguments: argparse.Namespace, runs: list[Run], folder: Path) -> int:
 
 
 def carry_out(work: Bench, runs: list[Run], repeats: int) -> tuple[dict[str, Result], list[Skipped]]:
-    """All runs, then all of them again: what changes slowly on the machine then meets all alike."""
+    """All runs, then all of them again, so that slow changes of the machine affect all alike."""
     found: dict[str, list[Result]] = {}
     skipped: dict[str, Skipped] = {}
     total = len(runs) * repeats
@@ -105,7 +105,7 @@ def carry_out(work: Bench, runs: list[Run], repeats: int) -> tuple[dict[str, Res
 
 
 def chosen(runs: list[Run], only: list[str] | None) -> list[Run]:
-    """The runs that were asked for, and those that they cannot do without."""
+    """The requested runs, and those that they need."""
     wanted = {run.name for run in runs if (run.name in only if only else run.is_on)}
     for run in reversed(runs):
         if run.name in wanted:
@@ -153,7 +153,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    # As `make run` does: the shell's settings of another PostgreSQL are not to lead this one astray.
+    # As `make run` does: settings of another PostgreSQL in the shell must not affect this one.
     for variable in [name for name in os.environ if name.startswith(("PG", "LARIBA_"))]:
         del os.environ[variable]
     sys.exit(main())

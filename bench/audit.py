@@ -13,7 +13,7 @@ BACKLOG_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows in the tables of the ingest road."""
+    """Rows in the tables of the ingest path."""
 
     events: int
     event_ledger: int
@@ -84,7 +84,7 @@ class Expected:
     answered: int
     """Events in answers of 2xx that stand for something new."""
     unanswered_max: int
-    """Events that may have been stored though nobody read the answer: what was in flight when wrk hung up."""
+    """Events that may have been stored without their answer being read: what was in flight when wrk hung up."""
     with_records: bool = True
     """Whether each has an idempotency record."""
 

@@ -119,9 +119,9 @@ _queries: dict[tuple[Table, int], bytes] = {}
 def _values_query(table: Table, rows: int) -> bytes:
     if (table, rows) not in _queries:
         width = len(table.columns)
-        places = (f"({', '.join(f'${row * width + n}' for n in range(1, width + 1))})" for row in range(rows))
+        placeholders = (f"({', '.join(f'${row * width + n}' for n in range(1, width + 1))})" for row in range(rows))
         columns = ", ".join(column.name for column in table.columns)
-        _queries[table, rows] = f"INSERT INTO {table.name} ({columns}) VALUES {', '.join(places)}".encode()
+        _queries[table, rows] = f"INSERT INTO {table.name} ({columns}) VALUES {', '.join(placeholders)}".encode()
     return _queries[table, rows]
 
 

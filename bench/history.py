@@ -66,7 +66,7 @@ def fill(database_url: str, folder: Path, source_id: str, events: int, progress:
 
 
 def fill_expired(database_url: str, records: int) -> None:
-    """Leave `records` expired idempotency records of nobody to the purge."""
+    """Leave `records` expired idempotency records without a source to the purge."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(_EXPIRED, [RECEIPT, records])
 

@@ -1,4 +1,4 @@
-"""CPU and memory by kind of process, what others took of the machine meanwhile, and which machine it is."""
+"""CPU and memory by kind of process, the share of other processes, and a description of the machine."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ import psycopg
 
 from bench import wrk
 
-# Above this share of the machine, somebody else's work has moved the figure.
+# Above this share of the machine, other processes have affected the figure.
 NOISY_PERCENT = 8.0
 _IDLE_PERCENT = 8.0
 _SAMPLE_SECONDS = 0.5
@@ -134,7 +134,7 @@ def describe(folder: Path, database_url: str) -> dict[str, str]:
 
 
 def _cpu_of(process: psutil.Process) -> float:
-    # A family's dead members live on in the times of whoever has waited for them.
+    # The times of dead processes are in the children's times of the process that has waited for them.
     with contextlib.suppress(psutil.NoSuchProcess):
         times = process.cpu_times()
         return float(times.user + times.system + times.children_user + times.children_system)
@@ -164,7 +164,7 @@ def _file_system(folder: Path) -> str:
 
 
 def _flush_microseconds(folder: Path) -> float:
-    """What a commit waits for at the least."""
+    """The least time of a commit."""
     path = folder / "flush"
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     flush = getattr(os, "fdatasync", os.fsync)

@@ -61,7 +61,7 @@ class Bench:
         had_backlog = self._auditor.backlog() > BACKLOG_MAX
         with machine.Meter(self.product.roots()) as meter:
             answers = self.send_unaudited(traffic, seconds)
-        self.settle_account(traffic, answers)
+        self.check_counts(traffic, answers)
         if not answers.accepted:
             raise CannotRunError(f"of {answers.requests:,} requests none was accepted")
         result = of_answers(traffic, answers, meter.use)
@@ -74,12 +74,12 @@ class Bench:
             rounds.append(self.send_unaudited(traffic, _WARM_SECONDS))
             if len(rounds) > 1 and rounds[-1].accepted < _STEADY * rounds[-2].accepted:
                 break
-        self.settle_account(traffic, *rounds, quiet_seconds=_QUIET_SECONDS_WARM)
+        self.check_counts(traffic, *rounds, quiet_seconds=_QUIET_SECONDS_WARM)
 
     def send(self, traffic: Traffic, seconds: float) -> wrk.Answers:
         """Send, wait until the product has put everything away, and audit."""
         answers = self.send_unaudited(traffic, seconds)
-        self.settle_account(traffic, answers)
+        self.check_counts(traffic, answers)
         return answers
 
     def send_unaudited(self, traffic: Traffic, seconds: float) -> wrk.Answers:
@@ -96,7 +96,7 @@ class Bench:
 
     def audit(self, title: str, expected: Expected, quiet_seconds: float = _QUIET_SECONDS) -> None:
         """Hold what was added since the last time against what was answered."""
-        self._settle(quiet_seconds)
+        self._wait_until_idle(quiet_seconds)
         counts = self._auditor.count()
         found = complaints(counts - self._counts, expected)
         self.problems += [f"{title}: {problem}" for problem in found]
@@ -121,8 +121,8 @@ class Bench:
         return self._files[who]
 
     def recount(self) -> None:
-        """Take what is stored now for given: somebody has filled the tables on purpose."""
-        self._settle(_QUIET_SECONDS)
+        """Take the stored rows as given: a run has filled the tables on purpose."""
+        self._wait_until_idle(_QUIET_SECONDS)
         self._counts = self._auditor.count()
 
     def wait_for_the_purge(self, records: int) -> None:
@@ -142,10 +142,10 @@ class Bench:
     def close(self) -> None:
         self._auditor.close()
 
-    def settle_account(self, traffic: Traffic, *rounds: wrk.Answers, quiet_seconds: float = _QUIET_SECONDS) -> None:
+    def check_counts(self, traffic: Traffic, *rounds: wrk.Answers, quiet_seconds: float = _QUIET_SECONDS) -> None:
         """Audit what some rounds of `traffic` have brought."""
         if traffic.may_store is None:
-            # Whoever was not answered may have been stored: one request a connection, and what came too late.
+            # Requests without an answer may have been stored: one a connection, and those that came too late.
             unanswered = sum(traffic.connections + answers.timeouts + answers.broken for answers in rounds)
             accepted = sum(answers.accepted for answers in rounds)
             new, more = (number * traffic.events_per_request for number in (accepted, unanswered))
@@ -155,7 +155,7 @@ class Bench:
         self.answered += expected.answered
         self.audit(traffic.title, expected, quiet_seconds)
 
-    def _settle(self, seconds: float) -> None:
+    def _wait_until_idle(self, seconds: float) -> None:
         """Until the worker has folded the outbox and the machine is idle, or patience ends."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self._auditor.backlog() > BACKLOG_MAX:
@@ -170,5 +170,5 @@ class Bench:
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal how far it is; the tables alone go to standard output."""
+    """Print progress to standard error; standard output gets the tables alone."""
     print(text, end="", file=sys.stderr, flush=True)

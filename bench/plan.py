@@ -198,7 +198,7 @@ def _first_use(bench: Bench, _: Measured) -> Result:
     bench.warm_up(SINGLE)
     with machine.Meter(bench.product.roots()) as meter:
         answers = bench.send_unaudited(once, longest)
-    bench.settle_account(once, answers)
+    bench.check_counts(once, answers)
     if not answers.round_seconds:
         raise CannotRunError(f"the keys were not all used within {longest:.0f} s")
     result = of_answers(once, answers, meter.use)

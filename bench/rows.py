@@ -1,4 +1,4 @@
-"""The rows that one stored event writes, for whoever writes them without the product. Columns come from the catalog."""
+"""The rows of one stored event, for measurements without the product. Columns come from the catalog."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the road, as it is today."""
+    """A table of the ingest path, as it is today."""
 
     name: str
     columns: tuple[Column, ...]
@@ -58,7 +58,7 @@ class Owner:
 
 
 def read_tables(connection: psycopg.Connection[Any]) -> list[Table]:
-    """The tables of the road that exist, with the columns that have no default."""
+    """The existing tables of the ingest path, with the columns that have no default."""
     query = """
         SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
         WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped

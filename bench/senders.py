@@ -1,4 +1,4 @@
-"""Makes the sources and keys that a load is sent by, through the product's own functions."""
+"""Makes the sources and keys of a load, through the product's own functions."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -23,9 +23,9 @@ _NO_LIMIT = 10_000_000
 
 
 class OneSecret(Credentials):
-    """Mints keys that have one secret in common, so that making 10,000 takes one argon2 run instead of 200 s.
+    """Mints keys with one common secret, so that 10,000 keys take one argon2 run instead of 200 s.
 
-    Nothing gets easier for the product: each key is another text with another row and another digest.
+    The product has the same work: each key is another text with another row and another digest.
     """
 
     _model: Minted | None = None
@@ -52,7 +52,7 @@ def make_senders(product: Installation, folder: Path, *, sources: int, keys: int
     try:
         for share in _shares(sources, workspaces):
             with database.transaction(TenantScope.ALL, deadline_seconds=300) as session:
-                issued = _fill_workspace(session, credentials, [1 + next(further_keys) for _ in range(share)])
+                issued = fill_workspace(session, credentials, [1 + next(further_keys) for _ in range(share)])
             for source_id, plain_texts in issued:
                 first.append(f"{plain_texts[0]} {source_id}")
                 further += [f"{key} {source_id}" for key in plain_texts[1:]]
@@ -70,7 +70,7 @@ def demo_sender(product: Installation, folder: Path) -> Path:
 
 
 def lift_limits(product: Installation) -> None:
-    """No rate limit is to be met by a workspace, nor by the demo's key, which sends alone; the others keep theirs.
+    """Lift the rate limits of workspaces and of the demo's key, which sends alone; other keys keep theirs.
 
     Processes learn of it within seconds, while they are warmed up.
     """
@@ -85,7 +85,7 @@ def lift_limits(product: Installation) -> None:
             connection.execute(update, [_NO_LIMIT, product.variables["LARIBA_SOURCE_ID"]])
 
 
-def _fill_workspace(session: Session, credentials: Credentials, keys: list[int]) -> list[tuple[str, list[str]]]:
+def fill_workspace(session: Session, credentials: Credentials, keys: list[int]) -> list[tuple[str, list[str]]]:
     """A workspace with a source for each of `keys`, each with so many keys: (public id, plain texts)."""
     workspace, operator = add_workspace(session, "Bench")
     project, _ = add_project(session, operator, NewProject(name="Bench"))

@@ -22,7 +22,7 @@ from bench.senders import demo_sender
 
 _HERE: Final = Path(__file__).resolve().parents[1]
 _WARM_SECONDS = 2
-# What a turn has left to fold and to flush is not the next one's.
+# Folding and flushing after a turn must not slow down the next one.
 _REST_SECONDS = 1.0
 _TRAFFIC: Final = {each.name: each for each in (SINGLE, replace(REPLAYS, run="turns"), batches(100), batches(1_000))}
 

@@ -1,7 +1,7 @@
-"""Ends with status 0 if maintenance goes on, else with 1 and a line that says what is known: `python -m deploy.canary`.
+"""`python -m deploy.canary`: exits with 0 if the canary ran lately, else with 1 and a line that says what is wrong.
 
-The canary is a task without work. That it ran says that beat rings, the broker carries and a worker works: all that
-a ping of the worker does not say. It takes half a second of CPU, so twice a minute is often enough.
+The canary is a task without work. A run proves that beat sends, the broker carries and a worker consumes, which a ping
+of the worker does not. The check takes half a second of CPU, so twice a minute is often enough.
 """
 
 import os
@@ -15,14 +15,14 @@ from app.config import Settings, SettingsError
 from app.database.engine import Database, TenantScope
 from app.errors import StorageUnavailable
 
-# It is due every ten seconds. While all places of a worker are taken it waits, and a run is killed after 75 seconds;
-# those that may take longer take one place together (app/maintenance/schedule.py).
+# It is due every ten seconds. It waits while all processes of a worker are busy. A run is killed after 75 seconds; the
+# tasks that may take longer share a lock, so they occupy one process (app/maintenance/schedule.py).
 AGE_SECONDS_MAX: Final = 90.0
 _AGE: Final = text("SELECT extract(epoch FROM now() - succeeded_at) FROM maintenance_tasks WHERE name = 'canary'")
 
 
 def complaint(settings: Settings) -> str | None:
-    """What is wrong, in one line; None if the canary ran a moment ago."""
+    """What is wrong, in one line; None if the canary ran lately."""
     database = Database(settings.database_url, pool_size=1, application_name="lariba-canary")
     try:
         with database.transaction(TenantScope.ALL, deadline_seconds=5) as session:

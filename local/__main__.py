@@ -1,4 +1,4 @@
-"""`make run`: from an empty folder to a running product, step by step; each failure is one clear line."""
+"""`make run`: from an empty folder to a running product; each failure is one line."""
 
 import contextlib
 import os
@@ -71,7 +71,7 @@ def read_port(text: str) -> int:
 
 def check_port_is_free(port: int) -> None:
     with socket.socket() as probe:
-        # As the web server does: connections of an earlier run that linger in TIME_WAIT keep nobody out.
+        # As the web server does: connections of an earlier run in TIME_WAIT do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -107,12 +107,12 @@ def start_product(supervisor: Supervisor, programs: Product, port: int) -> None:
     web = programs.web(port)
     supervisor.start(web)
     supervisor.wait_for(lambda: product.is_ready(port), web)
-    # Afterwards: two of them on two cores would have the person wait for both.
+    # After the web server is ready: on two cores, starting both at once would delay it.
     supervisor.start(programs.worker())
 
 
 def count_events(postgres: EmbeddedPostgres) -> int:
-    """As the superuser, whom row level security does not bind; at most COUNTED_MAX and one more."""
+    """As the superuser, whom row level security does not bind; at most COUNTED_MAX + 1."""
     with psycopg.connect(postgres.superuser_url, dbname=DATABASE) as connection:
         return int(connection.execute(_COUNT, [COUNTED_MAX + 1]).fetchall()[0][0])
 
@@ -123,8 +123,8 @@ def _failed(reason: str) -> int:
 
 
 if __name__ == "__main__":
-    # The user's shell is neither to lead libpq astray (PGPORT, PGOPTIONS …), in this process or in a child, nor to
-    # mix settings of its own into the run's.
+    # Variables of the user's shell must neither redirect libpq (PGPORT, PGOPTIONS …), here or in a child, nor add
+    # settings to the run's.
     for variable in [name for name in os.environ if name.startswith(("PG", PREFIX))]:
         del os.environ[variable]
     sys.exit(main())

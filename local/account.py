@@ -1,4 +1,4 @@
-"""Who may run PostgreSQL: the caller, or for root (as whom it refuses to run) a system user of its own.
+"""The user that runs PostgreSQL: the caller, or for root, as whom it refuses to run, a dedicated system user.
 
 Never changes the permissions of anything.
 """
@@ -19,7 +19,7 @@ _USE_ANOTHER_USER = "PostgreSQL does not run as root: start as an ordinary user"
 
 
 def database_account() -> Account | None:
-    """None means: as the caller. As root on Linux the dedicated system user, created when it is missing."""
+    """None: the caller. As root on Linux the dedicated system user, created if it is missing."""
     if os.geteuid() != 0:
         return None
     if sys.platform != "linux":
@@ -53,7 +53,7 @@ def _created_account() -> Account:
         return _known_account() is not None
 
     try:
-        # Of two first runs at once the second finds the user database locked, and a moment later the account.
+        # Of two concurrent first runs the second finds the user database locked, and a moment later the account.
         wait_until(is_there, _LOCKED_SECONDS)
     except FileNotFoundError:
         raise EmbeddedError(f"{_USE_ANOTHER_USER} (useradd, which would make one, is missing)") from None

@@ -1,4 +1,4 @@
-"""The demo workspace, with which the example of the public API page works to the letter. Safe to repeat."""
+"""The demo workspace, for which the example of the public API page works unchanged. Safe to repeat."""
 
 import time
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ from app.models import Environment, ManagementToken, Source, SourceKey, SourceTy
 SOURCE_ID: Final = "src_demo"
 _ENVIRONMENT: Final = "production"
 _LABEL: Final = "demo"
-_PATIENCE_SECONDS: Final = 10.0
-# Begins in no workspace, since it finds out which one is the demo's: a public id is unique in the installation.
+_DEADLINE_SECONDS: Final = 10.0
+# Not within a workspace, because it finds the demo's: a public id is unique in the installation.
 _WORKSPACE = text("SELECT workspace_id FROM sources WHERE public_id = :public_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoCredentials:
-    """What it takes to send to the demo workspace and to manage it."""
+    """The credentials to send to the demo workspace and to manage it."""
 
     source_id: str
     source_key: str = field(repr=False)
@@ -41,11 +41,13 @@ class DemoCredentials:
 
 
 def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials:
-    """The demo's credentials: those of an earlier run (`known`, from demo.env) as far as they still open something.
+    """The demo's credentials: those of an earlier run (`known`, from demo.env) as far as they are valid.
 
-    1. Create the workspace, its project and its source, if the source is not there. 2. Keep or issue the source key.
-    3. Keep or issue the token. What an operator has disabled, renamed or archived stays so. A key or token that is
-    issued takes the place of what an earlier run has issued and nobody can know any more: that is revoked.
+    1. Create the workspace, its project and its source, if the source is missing.
+    2. Keep the source key, or revoke those of earlier runs and issue a new one.
+    3. Keep or issue the token, in the same way.
+
+    What an operator has disabled, renamed or archived stays so.
     """
     database = Database(settings.database_url, pool_size=2, application_name="lariba-demo")
     credentials = Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max)
@@ -81,7 +83,7 @@ def _create_source(session: Session) -> Source:
 
 def _opens_source(key: str, source: Source, credentials: Credentials, database: Database) -> bool:
     try:
-        identity = ingest.authenticate(key, credentials, database, time.monotonic() + _PATIENCE_SECONDS)
+        identity = ingest.authenticate(key, credentials, database, time.monotonic() + _DEADLINE_SECONDS)
     except InvalidSourceKey:
         return False
     live = SourceKey.within(source.workspace_id).where(

@@ -1,4 +1,4 @@
-"""demo.env: where a person, a shell and a script find the run's addresses and demo credentials."""
+"""demo.env: the addresses and demo credentials of the run, for people, shells and scripts."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from local.var_dir import write_private
 
 
 def read(path: Path) -> dict[str, str]:
-    """What an earlier run wrote; empty when there was none, or when somebody has spoilt the file."""
+    """The values of an earlier run; empty if the file is missing or cannot be read."""
     try:
         lines = [line.partition("=") for line in path.read_text().splitlines() if not line.startswith("#")]
         return {name: "".join(shlex.split(value)) for name, equals, value in lines if equals}
@@ -18,7 +18,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:
-    """KEY=VALUE lines that `. demo.env` in a shell reads alike."""
+    """KEY=VALUE lines that a shell (`. demo.env`) reads to the same values."""
     write_private(path, "".join(f"{name}={_quoted(value)}\n" for name, value in values.items()))
 
 

@@ -1,9 +1,9 @@
-"""The two ways an embedded run ends before its time."""
+"""Why a local run ends early."""
 
 
 class EmbeddedError(Exception):
-    """Something a person can put right; the message is one line that says what."""
+    """A person can correct it; the message is one line that says how."""
 
 
 class StopRequestedError(Exception):
-    """Ctrl-C, SIGTERM or SIGHUP arrived: not a failure, everything is to be stopped in order."""
+    """Ctrl-C, SIGTERM or SIGHUP arrived: everything is stopped in order, and the run succeeds."""

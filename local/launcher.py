@@ -1,6 +1,6 @@
-"""Starts programs that cannot outlive this process: each in a session of its own, known to the guard.
+"""Starts programs that cannot outlive this process: each in a session of its own, reported to the guard.
 
-Knows nothing about what the programs are, and restarts none of them (the guard apart).
+It restarts none of them but the guard.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from local import guard
 from local.errors import EmbeddedError
 from local.program import Program
 
-# The program itself tells the guard its process group, before its first instruction: a supervisor killed
-# between fork and its own next line would otherwise leave a child that nobody knows. The guard's pipe travels
-# as standard input, so that `exec` closes it; a preexec_fn would do as well, but is unsafe beside threads.
-_ANNOUNCE_AND_BECOME = 'echo "+$$ $0" >&0; exec "$@" </dev/null'
+# The child itself reports its process group to the guard before it executes the program: a supervisor that is killed
+# right after the fork would otherwise leave a child unknown to the guard. The guard's pipe is the child's standard
+# input, so that the redirection closes it; a preexec_fn is unsafe beside threads.
+_REPORT_AND_EXEC = 'echo "+$$ $0" >&0; exec "$@" </dev/null'
 _RUN_SECONDS = 300.0
 _GUARD_SECONDS = 60.0
 
 
 class Launcher:
     def __init__(self, *, inherited: tuple[int, ...] = ()) -> None:
-        """`inherited` are descriptors that the guard and all programs hold open for as long as they live (a lock)."""
+        """`inherited` are descriptors that the guard and all programs keep open (a lock)."""
         self._inherited = inherited
         self._stop_signals: dict[int, signal.Signals] = {}
         self._start_guard()
@@ -38,7 +38,7 @@ class Launcher:
         log = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             process = Popen(
-                ["/bin/sh", "-c", _ANNOUNCE_AND_BECOME, str(int(stop_signal)), *program.command],
+                ["/bin/sh", "-c", _REPORT_AND_EXEC, str(int(stop_signal)), *program.command],
                 stdin=self._pipe,
                 stdout=log,
                 stderr=STDOUT,
@@ -64,13 +64,13 @@ class Launcher:
         self.conclude(program, process)
 
     def conclude(self, program: Program, process: Popen[bytes]) -> None:
-        """Clear up after a program that was to run to its end, and refuse any end but a success."""
+        """Clear up after a program that has run to its end. Raises EmbeddedError if it has failed."""
         self.clear(program, process)
         if process.returncode:
             raise EmbeddedError(f"{program.name} {describe_end(process)}: {_last_line(program.log)}")
 
     def stop(self, program: Program, process: Popen[bytes], *, is_urgent: Callable[[], bool] = lambda: False) -> None:
-        """Ask as the program wants to be asked, then kill its group; `is_urgent` cuts the asking short."""
+        """Send the program's stop signals, then kill its group; `is_urgent` skips the waiting."""
         for stop_signal, seconds in program.stop_signals:
             if process.poll() is not None or is_urgent():
                 break
@@ -79,32 +79,32 @@ class Launcher:
         self.clear(program, process)
 
     def clear(self, program: Program, process: Popen[bytes]) -> None:
-        """Leave nothing of the program: a dead leader's workers would hold its port, its queue or its files."""
+        """Kill what is left of the program: a dead leader's workers would keep its port, its queue or its files."""
         guard.signal_group(process.pid, signal.SIGKILL)
         process.wait()
         guard.kill_group(process.pid)
         program.end_strays()
         self._stop_signals.pop(process.pid, None)
-        self._tell(f"-{process.pid}\n")
+        self._send(f"-{process.pid}\n")
 
     def keep_guard(self) -> None:
-        """Replace a guard that somebody killed, and tell the new one everything the old one knew."""
+        """Replace a guard that was killed; the new one gets all groups."""
         if self._guard.poll() is None:
             return
         os.close(self._pipe)
         self._start_guard()
 
     def close(self) -> None:
-        """Let the guard go; it ends whatever was launched and never stopped."""
+        """Close the guard's pipe; it ends every program that was not stopped."""
         os.close(self._pipe)
         self._guard.wait(_GUARD_SECONDS)
 
     def _start_guard(self) -> None:
         reader, self._pipe = os.pipe()
-        # Before it is there, and as many as a pipe holds: this process may be killed at any moment from then on.
+        # Before the guard starts, as this process may be killed at any moment after; a pipe holds that many lines.
         for group, stop_signal in self._stop_signals.items():
-            self._tell(f"+{group} {int(stop_signal)}\n")
-        # The script comes by standard input: a `pkill -f` aimed at the supervisor's name misses the guard.
+            self._send(f"+{group} {int(stop_signal)}\n")
+        # The script comes by standard input, so that `pkill -f` with the supervisor's name does not match the guard.
         with Path(guard.__file__).open("rb") as script:
             self._guard = Popen(
                 [sys.executable, "-I", "-S", "-", guard.NAME, str(reader)],
@@ -117,8 +117,8 @@ class Launcher:
             )
         os.close(reader)
 
-    def _tell(self, line: str) -> None:
-        # A guard that is gone is replaced, and told all, by the next keep_guard().
+    def _send(self, line: str) -> None:
+        # The next keep_guard() replaces a dead guard, and sends it all groups.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._pipe, line.encode())
 

@@ -1,7 +1,7 @@
-"""Finds and ends what a run has left whose supervisor and guard were both killed.
+"""Finds and ends the programs of a run whose supervisor and guard were both killed.
 
-Every program of a run, and whatever it starts, holds one file of the run open. The kernel knows who does; a process
-number that was written down could belong to another program by now.
+Every program of a run, and each of its children, holds one file of the run open, which the kernel can tell. A recorded
+pid could belong to another program by now.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ from signal import SIGTERM
 
 from local import guard
 
-# A parent's children are its own to end; those that outlive it come next.
+# A parent ends its children; those that outlive it are ended in the next generation.
 _GENERATIONS_MAX = 3
 
 
 def holders(file: Path) -> dict[int, int]:
-    """The processes that hold `file` open, but for this one, each with its group. Needs Linux's /proc."""
+    """The other processes that hold `file` open, each with its group. Needs Linux's /proc."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         if int(process.name) != os.getpid() and _holds(process, file):
@@ -27,12 +27,12 @@ def holders(file: Path) -> dict[int, int]:
 
 
 def has_guard(pids: Iterable[int]) -> bool:
-    """Whether there is a guard among them, who ends the others."""
+    """Whether a guard is among them, which ends the others."""
     return any(guard.NAME in _words(pid) for pid in pids)
 
 
 def end(file: Path) -> None:
-    """End those that hold `file` open, the youngest first: the product, then its broker, then its database."""
+    """End the processes that hold `file` open, the youngest first: the product, the broker, the database."""
     for _ in range(_GENERATIONS_MAX):
         left = holders(file)
         for pid, group in sorted(left.items(), reverse=True):
@@ -41,7 +41,7 @@ def end(file: Path) -> None:
 
 
 def _holds(process: Path, file: Path) -> bool:
-    # Others' processes do not show us their files, and any process may be gone by now.
+    # The files of other users' processes are hidden, and any process may be gone by now.
     with contextlib.suppress(OSError):
         for descriptor in (process / "fd").iterdir():
             with contextlib.suppress(OSError):

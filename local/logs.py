@@ -1,4 +1,4 @@
-"""Keeps the log files of a run that nobody looks after from filling the disk."""
+"""Bounds the log files of a run."""
 
 import contextlib
 import itertools
@@ -10,15 +10,15 @@ OLDER_MAX = 3
 
 
 def keep_short(log: Path, bytes_max: int = BYTES_MAX) -> None:
-    """Move a long log's content aside (`.1`, and what was there to `.2` …); its writer need not know.
+    """Rotate a log that is too long: to `.1`, the former `.1` to `.2` and so on.
 
-    The file is appended to by a running program, so it is copied and emptied, not renamed: the lines written
-    between the two steps are lost, which a developer's log can bear.
+    A running program appends to the file, so it is copied and truncated instead of renamed. Lines written between the
+    two steps are lost, which is acceptable for a developer's log.
     """
     if not log.exists() or log.stat().st_size <= bytes_max:
         return
     older = [log.with_name(f"{log.name}.{number}") for number in range(1, OLDER_MAX + 1)]
-    # A full disk must not end the run: the log is what can be spared.
+    # A full disk must not end the run, so the log is given up.
     with contextlib.suppress(OSError):
         for newer, target in reversed(list(itertools.pairwise(older))):
             if newer.exists():

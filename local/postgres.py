@@ -1,7 +1,7 @@
-"""The embedded PostgreSQL: one data folder, a Unix socket and nothing else to reach it by.
+"""The embedded PostgreSQL: one data folder, reached by a Unix socket only.
 
-Whoever can enter the socket's folder is trusted, so that folder is closed to everybody else. Durability is
-the product's promise: fsync stays on unless a test says otherwise.
+It trusts every client that can open the socket, so the socket's folder is private. Durability is the product's promise:
+fsync is on unless a test turns it off.
 """
 
 import contextlib
@@ -29,24 +29,24 @@ from local.wheels import POSTGRES_MAJOR, postgres_binaries
 SUPERUSER = "postgres"
 _SOCKET_NAME = ".s.PGSQL.5432"
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
-# Trusting whoever comes by the socket is bearable only while nobody else can open it.
+# Clients of the socket are trusted, so no other user may open it.
 _OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "listen_addresses": "",
         "unix_socket_permissions": "0700",
         "timezone": "UTC",
         "log_timezone": "UTC",
-        # Four processes that a small server does not miss: three that read ahead for others, one for subscriptions.
+        # Four processes less: three for read-ahead, one for subscriptions.
         "io_method": "sync",
         "max_logical_replication_workers": "0",
     }
 )
 _STRAY_SECONDS = 5.0
 
-# As root, the server's account may be unable to walk to the data folder (below /root, below a private
-# temporary folder), and nobody's folder is opened for it. So root enters the folder before the account is
-# changed, every child inherits that, and this magic link leads there without a walk through the parents.
-_WHERE_IT_STANDS = "/proc/self/cwd"
+# The server's account may be unable to traverse the parents of the data folder (/root, a private temporary folder), and
+# their modes are not changed. So root enters the folder before it changes the account, every child inherits the working
+# directory, and this link resolves to it without the parents.
+_WORKING_DIRECTORY = "/proc/self/cwd"
 
 
 class EmbeddedPostgres(EmbeddedServer):
@@ -75,7 +75,7 @@ class EmbeddedPostgres(EmbeddedServer):
     def prepare(self, run: Runner) -> None:
         self._account = database_account()
         self._binaries = postgres_binaries(self._account)
-        # Root may find an empty folder of its own, which is replaced; a database in it must be the account's.
+        # Root may own an empty folder, which is replaced; a database in it must belong to the account.
         self._check_owner(os.geteuid(), *([self._account.uid] if self._account else []))
         if not (self.directory / "PG_VERSION").exists():
             self._create_cluster(run)
@@ -86,20 +86,20 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def program(self) -> Program:
         self._find_socket()
-        # "." is the data folder, where the server stands: no character of its path needs quoting.
+        # "." is the data folder, the server's working directory: no character of its path needs quoting.
         socket = "." if self._socket_directory == self.directory else str(self._socket_directory)
         options = {**_OPTIONS, **self._options}
         settings = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
         command = ("postgres", "-D", self._data_argument(self.directory), "-k", socket, *settings)
         return replace(
             self._program(self.name, command, self.directory),
-            # Fast shutdown ends the sessions; immediate shutdown gives up the checkpoint too.
+            # Fast shutdown ends the sessions; immediate shutdown skips the checkpoint too.
             stop_signals=((Signals.SIGINT, 20.0), (Signals.SIGQUIT, 5.0)),
             end_strays=self._end_strays,
         )
 
     def url(self, user: str, database: str) -> str:
-        """A libpq URL, in which SQLAlchemy finds the same socket ('+' would be read as a space there)."""
+        """A URL that libpq and SQLAlchemy read to the same socket (SQLAlchemy would read '+' as a space)."""
         host = quote(os.fsencode(self._socket_directory), safe="/")
         return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?host={host}"
 
@@ -124,7 +124,7 @@ class EmbeddedPostgres(EmbeddedServer):
         self._socket_directory = socket_directory(self.directory, _SOCKET_NAME, self._account)
 
     def _create_cluster(self, run: Runner) -> None:
-        """Make it in a draft folder, renamed when complete: a run cut short leaves no half database."""
+        """Create it in a draft folder and rename that: an interrupted run leaves no partial database."""
         draft = self.directory.with_name(f".{self.directory.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         make_private_folder(draft)
@@ -139,7 +139,7 @@ class EmbeddedPostgres(EmbeddedServer):
             "--encoding=UTF8",
             "--no-locale",
         ]
-        # The order of text must not depend on what the machine has installed.
+        # The collation must not depend on the locales of the machine.
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--auth-local=trust", "--auth-host=reject"]
         if self._options.get("fsync") == "off":
@@ -161,17 +161,17 @@ class EmbeddedPostgres(EmbeddedServer):
             raise EmbeddedError(f"{self.directory} was made by PostgreSQL {version}, this is {POSTGRES_MAJOR}")
 
     def _disown_foreign_pid(self) -> None:
-        """After a power cut the number in postmaster.pid may have been given out again, to no PostgreSQL.
+        """After a power cut, the pid in postmaster.pid may belong to another program, and PostgreSQL would not start.
 
-        PostgreSQL would refuse to start. It takes its own parent's number, ours, for a stale one, and then
-        still proves by the shared memory named in the file that nobody works here; without it, it could not.
+        It takes the pid of its parent, which is this process, for stale, and then still proves by the shared memory
+        that the file names that no server uses the folder. So the pid is replaced, and the rest of the file kept.
         """
         pid = self._recorded_pid()
         if pid and Path(f"/proc/{pid}").exists() and not self._works_here(pid):
             lock_file = self.directory / "postmaster.pid"
             _, _, rest = lock_file.read_text().partition("\n")
             lock_file.write_text(f"{os.getpid()}\n{rest}")
-            # It guards the socket only, names the same number, and is looked at before the shared memory.
+            # It protects the socket only, has the same pid, and is checked before the shared memory.
             (self._socket_directory / f"{_SOCKET_NAME}.lock").unlink(missing_ok=True)
 
     def _recorded_pid(self) -> int | None:
@@ -180,10 +180,10 @@ class EmbeddedPostgres(EmbeddedServer):
         return None
 
     def _end_strays(self) -> None:
-        """Kill the backends of a killed server that are too busy to notice.
+        """Kill the backends of a killed server that have not noticed it yet.
 
-        Each is in a session of its own and looks for its server only when it waits next. Until then the memory
-        that it shares would keep the next server out.
+        Each is in a session of its own and checks for its server when it waits next. Until then its shared memory would
+        keep the next server from starting.
         """
         strays = [pid for pid in _processes_named("postgres") if self._works_here(pid)]
         for pid in strays:
@@ -192,13 +192,13 @@ class EmbeddedPostgres(EmbeddedServer):
         wait_until(lambda: not any(self._works_here(pid) for pid in strays), _STRAY_SECONDS)
 
     def _works_here(self, pid: int) -> bool:
-        # The server stands in its data folder. Without /proc (macOS) PostgreSQL's own check has to do.
+        # The data folder is the server's working directory. Without /proc (macOS) PostgreSQL's own check must suffice.
         with contextlib.suppress(OSError):
             return Path(f"/proc/{pid}/cwd").samefile(self.directory)
         return False
 
     def _data_argument(self, directory: Path) -> str:
-        return _WHERE_IT_STANDS if self._account else str(directory)
+        return _WORKING_DIRECTORY if self._account else str(directory)
 
     def _program(self, name: str, command: tuple[str, ...], directory: Path) -> Program:
         return Program(
@@ -212,7 +212,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
 
 def _processes_named(name: str) -> list[int]:
-    """From Linux's /proc; elsewhere none."""
+    """From Linux's /proc; empty elsewhere."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

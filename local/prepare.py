@@ -1,6 +1,6 @@
-"""Makes a run's roles, tables and demo, and writes demo.env: a program of its own, which takes its memory along.
+"""Creates the roles, tables and demo of a run, and writes demo.env.
 
-What it imports would otherwise stay with the supervisor for as long as the run lasts: 40 MB.
+It is a program of its own, because its imports would keep 40 MB in the supervisor for the whole run.
 """
 
 import os
@@ -32,7 +32,7 @@ def main(superuser_url: str, path: Path) -> int:
 
 
 def prepare(superuser_url: str, path: Path, variables: Mapping[str, str]) -> None:
-    """Write `variables` and the demo's credentials to `path`, when the database is ready for them."""
+    """Prepare the database, and write `variables` and the demo's credentials to `path`."""
     create_roles_and_database(superuser_url)
     settings = Settings.from_environment(variables)
     migrate(settings)

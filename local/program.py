@@ -1,6 +1,6 @@
-"""A program of the embedded run as a value: what to execute, where, as whom, and how it is asked to stop.
+"""A program of the local run as a value: what to execute, where, as which user, and how to stop it.
 
-Servers describe programs, the launcher executes them, the supervisor watches them. Starts nothing itself.
+Servers describe programs, the launcher executes them, the supervisor watches them.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ _TAIL_BYTES = 16_384
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """The system user that a program runs as when the caller is root."""
+    """The system user of a program if the caller is root."""
 
     name: str
     uid: int
@@ -25,18 +25,18 @@ class Program:
     name: str
     command: tuple[str, ...]
     directory: Path
-    """Entered before the account is changed, so the account need not be able to reach it."""
+    """Entered before the user is changed, so the account need not be able to traverse its parents."""
     log: Path
     environment: Mapping[str, str]
     account: Account | None = None
     stop_signals: tuple[tuple[Signals, float], ...] = ((SIGTERM, 10.0),)
-    """Sent one after the other, each with the seconds it is given; SIGKILL to the whole group comes last."""
+    """Sent in order, each with the seconds to wait; SIGKILL to the whole group follows."""
 
     end_strays: Callable[[], None] = lambda: None
     """Called when the leader and its group are dead, for processes that had left the group."""
 
     def last_words(self, lines: int = 10) -> str:
-        """The end of the program's log, for a person who has just been told that it died."""
+        """The end of the program's log, for the message about its death."""
         if not self.log.exists():
             return "  | (somebody removed it)"
         with self.log.open("rb") as log:
@@ -46,4 +46,4 @@ class Program:
 
 
 Runner = Callable[[Program], None]
-"""Runs a program to its end; raises EmbeddedError when that end is not a success."""
+"""Runs a program to its end; raises EmbeddedError if it fails."""

@@ -1,6 +1,6 @@
 """The embedded Redis (or Valkey, its twin): Celery's broker, behind a Unix socket in a private folder.
 
-What is queued is appended to a file and survives a restart; out of memory it refuses, it never forgets.
+Queued messages are appended to a file and survive a restart. Out of memory it refuses writes and evicts nothing.
 """
 
 import os
@@ -34,7 +34,7 @@ class EmbeddedRedis(EmbeddedServer):
 
     def program(self) -> Program:
         self._find_socket()
-        # Relative to the folder where it stands: no character of the path needs quoting.
+        # Relative to its working directory: no character of the path needs quoting.
         socket = _SOCKET_NAME if self._socket.parent == self.directory else str(self._socket)
         arguments = ["--port", "0", "--unixsocket", socket, "--unixsocketperm", "600", "--save", ""]
         arguments += ["--appendonly", "yes", "--maxmemory-policy", "noeviction"]

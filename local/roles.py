@@ -1,4 +1,4 @@
-"""The roles and the database that the product expects of whoever runs its PostgreSQL; safe to repeat."""
+"""The roles and the database that the product needs in its PostgreSQL; safe to repeat."""
 
 import psycopg
 from psycopg import Connection, sql
@@ -9,7 +9,7 @@ APP_ROLE = "lariba_app"
 
 
 def create_roles_and_database(superuser_url: str) -> None:
-    """`superuser_url` is the superuser's way to a database that is there."""
+    """`superuser_url` is a URL of the superuser to an existing database."""
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         for role in (OWNER_ROLE, APP_ROLE):
             _ensure_role(connection, role)
@@ -21,7 +21,7 @@ def create_roles_and_database(superuser_url: str) -> None:
 def _ensure_role(connection: Connection, role: str) -> None:
     known = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = %s", [role]).fetchone()
     verb = sql.SQL("ALTER" if known else "CREATE")
-    # Said in full and at every start: row level security means nothing to a superuser or with BYPASSRLS.
+    # In full and at every start: row level security does not bind a superuser or a role with BYPASSRLS.
     attributes = sql.SQL("LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS")
     connection.execute(sql.SQL("{} ROLE {} {}").format(verb, sql.Identifier(role), attributes))
 

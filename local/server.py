@@ -1,6 +1,6 @@
-"""What the embedded PostgreSQL and Redis have in common, and how a test runs one of them on its own.
+"""What the embedded PostgreSQL and Redis have in common, and how to run one of them alone, as tests do.
 
-The supervisor of `make run` uses the description alone (prepare, program, is_ready) and starts it itself.
+The supervisor of `make run` uses prepare, program and is_ready, and starts the program itself.
 """
 
 import os
@@ -19,7 +19,7 @@ from local.program import Program, Runner
 
 _READY_SECONDS = 60.0
 _IMMEDIATE_SECONDS = 10.0
-# After kill -9 the dead server's helpers may hold its shared memory for some milliseconds more.
+# After kill -9 the helpers of the dead server may keep its shared memory for some milliseconds.
 _START_ATTEMPTS = 5
 _PAUSE_SECONDS = 0.2
 
@@ -34,7 +34,7 @@ class _Running:
 
 
 class EmbeddedServer(ABC):
-    """`with EmbeddedPostgres(folder) as server:` runs it; the data stay, and no death of ours orphans it."""
+    """`with EmbeddedPostgres(folder) as server:` runs it; the data stay. It cannot outlive this process."""
 
     name: str
     immediate_signal = Signals.SIGKILL
@@ -47,7 +47,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def prepare(self, run: Runner) -> None:
-        """Make the folder ready; safe to repeat. `run` executes a program to its end."""
+        """Prepare the folder; safe to repeat. `run` executes a program to its end."""
 
     @abstractmethod
     def program(self) -> Program: ...
@@ -57,7 +57,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def tidy(self) -> None:
-        """Remove what a stopped server needs no more."""
+        """Remove what a stopped server leaves outside its folder."""
 
     @property
     def pid(self) -> int:
@@ -105,7 +105,7 @@ class EmbeddedServer(ABC):
         self.tidy()
 
     def kill(self) -> None:
-        """As a crash would end it: without a word. start() comes back from it."""
+        """End it as a crash would. start() recovers from it."""
         if self._running is not None:
             self._running.process.kill()
             self._running.process.wait()
@@ -124,7 +124,7 @@ class EmbeddedServer(ABC):
 
 
 def make_private_folder(directory: Path) -> None:
-    """A folder that only its owner can enter; one that exists keeps the permissions that somebody gave it."""
+    """A folder that only its owner can enter; an existing one keeps its mode."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise EmbeddedError(f"{directory} is not writable for this user")

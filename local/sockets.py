@@ -1,6 +1,6 @@
-"""Where a server's Unix socket lies: in the server's own folder, or in a short private one instead.
+"""The folder of a server's Unix socket: the server's own, or a private one with a short path.
 
-Trusts nothing that it finds in the system's temporary directory, and widens no folder's permissions.
+It trusts nothing that it finds in the system's temporary directory, and widens no folder's mode.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ _PATH_BYTES_MAX = 103
 
 
 def is_usable(path: Path) -> bool:
-    """Whether every client can be told this socket path: short, and without what libpq splits lists at."""
+    """Whether every client can use this socket path: short, and without the separators of libpq's lists."""
     text = str(path)
     return len(os.fsencode(path)) <= _PATH_BYTES_MAX and text.isprintable() and not set(text) & set(',"')
 
 
 def socket_directory(home: Path, socket_name: str, account: Account | None = None) -> Path:
-    """`home` itself where possible; else a folder of the system's temporary directory that only we can enter.
+    """`home` if its path is usable; else a private folder in the system's temporary directory.
 
-    The second one's name is a digest of `home`, so it is the same at every start.
+    The name of that folder is a digest of `home`, so it is the same at every start.
     """
     if is_usable(home / socket_name):
         return home
@@ -42,12 +42,12 @@ def socket_directory(home: Path, socket_name: str, account: Account | None = Non
 
 
 def may_be_entered(directory: Path) -> bool:
-    """Whether a stranger (as the dedicated account is) can walk to and through `directory`."""
+    """Whether every user, such as the dedicated account, can traverse `directory` and its parents."""
     return all(step.stat().st_mode & stat.S_IXOTH for step in (directory.resolve(), *directory.resolve().parents))
 
 
 def remove_if_spare(directory: Path, home: Path) -> None:
-    """After a stop, leave nothing in the system's temporary directory, nor the socket of a killed server."""
+    """After a stop, remove a folder that socket_directory() has made."""
     if directory != home:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -55,8 +55,8 @@ def remove_if_spare(directory: Path, home: Path) -> None:
 def _make_private(directory: Path, account: Account | None) -> None:
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
-    # Anybody may create names in the temporary directory: one that was there before is trusted only when it
-    # is a real folder, ours, and closed to everybody else.
+    # Every user may create names in the temporary directory. An existing one is trusted only if it is a real folder,
+    # belongs to this user or the account, and is private.
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise EmbeddedError(f"{directory} is not a folder: remove it, the socket must lie there")

@@ -1,6 +1,6 @@
-"""Watches the programs of the embedded run: restarts one that died, stops all of them in reverse order.
+"""Watches the programs of the local run: restarts one that died, stops all of them in reverse order.
 
-Knows nothing of PostgreSQL, Redis or the product; what outlives its own death is the guard's business.
+If the supervisor itself is killed, the guard ends its programs.
 """
 
 import signal
@@ -18,11 +18,11 @@ from local.launcher import Launcher, describe_end
 from local.logs import keep_short
 from local.program import Program
 
-# A program that dies more often than this is not having an accident.
+# A program that dies more often than this is broken.
 _DEATHS_MAX = 5
 _DEATHS_SECONDS = 60.0
 _RUN_SECONDS = 300.0
-# Fast enough for a person at Ctrl-C, and a hundredth of a percent of a core.
+# Fast enough for Ctrl-C, at a hundredth of a percent of a core.
 _TICK_SECONDS = 0.1
 
 
@@ -35,7 +35,7 @@ class _Child:
 
 
 class Supervisor:
-    """`with Supervisor(...) as supervisor:` stops everything it started when the block is left, however."""
+    """`with Supervisor(...) as supervisor:` stops every program at the end of the block, also after an exception."""
 
     def __init__(self, *, inherited: tuple[int, ...] = (), first_pause_seconds: float = 1.0) -> None:
         self._first_pause_seconds = first_pause_seconds
@@ -47,9 +47,9 @@ class Supervisor:
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Under nohup SIGHUP is ignored and stays so: the run is meant to outlive its terminal.
+            # Under nohup SIGHUP is ignored and stays so: the run shall outlive its terminal.
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                self._handlers[number] = signal.signal(number, self._note_signal)
+                self._handlers[number] = signal.signal(number, self._count_signal)
         return self
 
     def __exit__(
@@ -65,11 +65,11 @@ class Supervisor:
             signal.signal(number, handler)
 
     def start(self, program: Program) -> None:
-        self._heed_signals()
+        self._raise_if_signalled()
         self._children.append(_Child(program, self._launcher.launch(program)))
 
     def run(self, program: Program) -> None:
-        """Run a program to its end, which must be a success."""
+        """Run a program to its end. Raises EmbeddedError if it fails."""
         process = self._launcher.launch(program)
         try:
             self.wait_for(lambda: process.poll() is not None, program, _RUN_SECONDS)
@@ -79,10 +79,10 @@ class Supervisor:
         self._launcher.conclude(program, process)
 
     def wait_for(self, condition: Callable[[], bool], program: Program, seconds: float = 60.0) -> None:
-        """Wait until `condition`, which `program` is to bring about, holds; meanwhile nothing may die."""
+        """Wait until `program` makes `condition` hold. Raises EmbeddedError if a program dies meanwhile."""
         deadline = time.monotonic() + seconds
         while True:
-            self._tend()
+            self._check()
             if condition():
                 return
             if time.monotonic() >= deadline:
@@ -90,14 +90,14 @@ class Supervisor:
             time.sleep(_TICK_SECONDS)
 
     def watch(self) -> NoReturn:
-        """Keep everything running until a signal asks to stop, or one program dies again and again."""
+        """Keep all programs running until a signal arrives or one program dies too often."""
         self._is_watching = True
         while True:
-            self._tend()
+            self._check()
             time.sleep(_TICK_SECONDS)
 
-    def _tend(self) -> None:
-        self._heed_signals()
+    def _check(self) -> None:
+        self._raise_if_signalled()
         self._launcher.keep_guard()
         for child in self._children:
             keep_short(child.program.log)
@@ -105,10 +105,10 @@ class Supervisor:
                 if time.monotonic() >= child.restart_at:
                     child.process = self._launcher.launch(child.program)
             elif child.process.poll() is not None:
-                self._bury(child, child.process)
+                self._handle_death(child, child.process)
 
-    def _bury(self, child: _Child, process: Popen[bytes]) -> None:
-        """Kill what is left of the dead program's group, say what happened, plan the restart or give up."""
+    def _handle_death(self, child: _Child, process: Popen[bytes]) -> None:
+        """Kill what is left of the dead program's group, and plan its restart or give up."""
         child.process = None
         self._launcher.clear(child.program, process)
         now = time.monotonic()
@@ -125,13 +125,13 @@ class Supervisor:
         child.restart_at = now + delay
         say(f"{end}, next start in {delay:g} s; {log}")
 
-    def _heed_signals(self) -> None:
+    def _raise_if_signalled(self) -> None:
         if self._signals_seen:
             raise StopRequestedError
 
     def _is_urgent(self) -> bool:
         return self._signals_seen > 1
 
-    def _note_signal(self, _number: int, _frame: FrameType | None) -> None:
-        # Only noted: raised from a handler, the stop could strike between a start and its being written down.
+    def _count_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # Only counted: an exception from a handler could come between the start of a program and its registration.
         self._signals_seen += 1

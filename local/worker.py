@@ -1,7 +1,7 @@
 """Celery's app for a laptop: its worker, started with `--pool threads`, has beat on one more thread.
 
-Worker, two children and beat would be four processes of 60 MB each. What they promise does not rest on processes: a run
-that is killed is taken up because of what PostgreSQL knows of it (app/maintenance/runs.py).
+Worker, two children and beat would be four processes of 60 MB each. Processes are no part of what they promise: a run
+that is killed is repeated because of what PostgreSQL knows of it (app/maintenance/scheduler.py).
 """
 
 import os
@@ -16,12 +16,12 @@ from celery.beat import Service
 from wsgi import celery
 
 _log = structlog.get_logger()
-# A thread that sleeps hears of its end no sooner.
+# A stop waits for at most this long.
 _LOOP_SECONDS = 1
 
 
 class _Beat(threading.Thread):
-    """Rings the bells until it is stopped. If it ends by itself, the process ends too, for the supervisor to see."""
+    """Sends ticks until it is stopped. If it fails, it ends the process, which the supervisor starts again."""
 
     def __init__(self, app: Any) -> None:
         super().__init__(name="beat", daemon=True)
@@ -31,7 +31,7 @@ class _Beat(threading.Thread):
     def run(self) -> None:
         try:
             self._service.start()
-        except Exception:  # noqa: BLE001 - whatever it is, it must be seen
+        except Exception:  # noqa: BLE001 - any error must be logged
             _log.exception("beat_failed")
         if not self._is_stopping:
             os.kill(os.getpid(), SIGTERM)

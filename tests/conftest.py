@@ -18,7 +18,6 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.migrate import migrate
 from app.factory import create_app
-from app.ingest.refusals import Refusals
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis
 from tests.support.databases import SECRET_KEY, close, fresh_database
@@ -57,18 +56,11 @@ def _credentials() -> Credentials:
     return Credentials((SECRET_KEY,), argon2_runs_max=8, hasher=cheapest)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _refusals_are_flushed_by_hand() -> Iterator[None]:
-    """Or a thread would write beside tests that look at the outbox, and reopen a database that a test has closed."""
-    Refusals.flushes_by_itself = False
-    yield
-    Refusals.flushes_by_itself = True
-
-
 @pytest.fixture(scope="session", name="app")
 def _app(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
     patient = replace(settings, database_pool_size=40, storage_deadline_seconds=_PATIENCE_SECONDS)
-    app = create_app(patient, credentials=credentials)
+    # Tests that look at the outbox flush by hand: a thread would write beside them.
+    app = create_app(patient, credentials=credentials, refusal_flush_seconds=None)
     yield app
     close(app.extensions[EXTENSION].database)
 

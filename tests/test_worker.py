@@ -1,4 +1,4 @@
-"""The Celery app's own rules: what beat goes by."""
+"""The schedule of beat."""
 
 import time
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from app.config import Settings
 from app.worker import create_celery
 
 
-def test_a_machine_whose_clock_is_set_back_rings_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beat_goes_on_when_the_clock_is_set_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     celery = create_celery(settings)
     entries = Scheduler(celery).schedule.values()
     monkeypatch.setattr(celery, "now", lambda: datetime(2000, 1, 1, tzinfo=UTC))

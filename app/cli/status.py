@@ -8,10 +8,10 @@ from flask.cli import with_appcontext
 from app.cli.failures import one_line_failures
 from app.context import current_context
 from app.errors import StorageUnavailable
-from app.monitoring import status as shown
+from app.monitoring import status_report
+from app.monitoring.health_issues import DATABASE_AWAY, health_issues_of
 from app.monitoring.shared_metrics import SharedMetrics
-from app.monitoring.troubles import DATABASE_AWAY, troubles_of
-from app.monitoring.upkeep import read_upkeep
+from app.monitoring.system_status import read_system_status
 
 
 @click.command
@@ -21,17 +21,17 @@ from app.monitoring.upkeep import read_upkeep
 def status(*, as_json: bool) -> None:
     """Show backlogs, partitions and tasks; ends with 1 if anything is wrong, which it names."""
     settings = current_context().settings
-    upkeep, troubles = None, [DATABASE_AWAY]
+    system, issues = None, [DATABASE_AWAY]
     with suppress(StorageUnavailable):
-        upkeep = read_upkeep(current_context().database)
-        troubles = list(troubles_of(upkeep, settings))
+        system = read_system_status(current_context().database)
+        issues = list(health_issues_of(system, settings))
     if as_json:
-        click.echo(shown.as_json(upkeep, troubles))
+        click.echo(status_report.as_json(system, issues))
     else:
-        if upkeep is not None:
+        if system is not None:
             processes = SharedMetrics(settings.metrics_dir).collect() if settings.metrics_dir else ()
-            click.echo(shown.as_tables(upkeep, settings, processes))
-        for trouble in troubles:
-            click.echo(f"{trouble.alert}: {trouble.message}", err=True)
-    if troubles:
+            click.echo(status_report.as_tables(system, settings, processes))
+        for issue in issues:
+            click.echo(f"{issue.alert}: {issue.message}", err=True)
+    if issues:
         click.get_current_context().exit(1)

@@ -57,7 +57,7 @@ _LINGER_SECONDS_PER_EVENT: Final = 0.000_125
 _LINGER_SECONDS_MAX: Final = 0.003
 _TICK_SECONDS: Final = 0.05
 # Of each group's statement: its events, its seconds, and how many the first event had waited before.
-_GROUPS: Final = metrics.Tally(metrics.count_groups)
+_GROUPS: Final = metrics.MetricBuffer(metrics.count_groups)
 
 
 class Committer:
@@ -218,7 +218,7 @@ class Committer:
                 self._contention.add(undecided.held)
         finally:
             came = group[0].deadline - self._settings.storage_deadline_seconds
-            _GROUPS.note((len(group), time.monotonic() - began, began - came))
+            _GROUPS.add((len(group), time.monotonic() - began, began - came))
         return None
 
     def _isolate(self, connection: DedicatedConnection, group: list[PendingWrite], error: psycopg.Error) -> None:

@@ -48,7 +48,7 @@ def _count(answers: list[tuple[str, float]]) -> None:
 
 
 # Of each answer: its outcome and its seconds.
-_ANSWERS: Final = metrics.Tally(_count)
+_ANSWERS: Final = metrics.MetricBuffer(_count)
 
 
 class PendingRequest(NamedTuple):
@@ -131,8 +131,8 @@ class FastPath:
         self, pending: PendingRequest, address: str, log_event: str, error_code: str, status: int
     ) -> None:
         seconds = time.perf_counter() - pending.began
-        _ANSWERS.note((error_code or metrics.OUTCOMES[log_event], seconds))
-        self._lines.note(
+        _ANSWERS.add((error_code or metrics.OUTCOMES[log_event], seconds))
+        self._lines.add(
             RequestLine(
                 level="warning" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "info",
                 event=log_event,

@@ -1,1 +1,1 @@
-"""What Celery does, as plain functions that tests and the CLI can call; tasks.py holds the doorbells."""
+"""The periodic tasks as plain functions, the schedule, and the Celery tasks that run them (celery_tasks.py)."""

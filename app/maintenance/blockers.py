@@ -1,7 +1,7 @@
-"""Who is in the way of upkeep, and how upkeep waits without standing in the way of ingest.
+"""Waits for other sessions without blocking ingest, and names the sessions that a task waits for.
 
-A lock that conflicts with ingest is asked for in short tries: behind a request for it all later ones wait, whatever
-they ask for. And what has to wait for old transactions waits outside of any lock, and says for whom.
+A lock that conflicts with ingest is requested in short tries, because every later request queues behind it. Waits for
+old transactions hold no lock.
 """
 
 import time
@@ -18,15 +18,15 @@ from app.database.owner import Connection
 Result = TypeVar("Result")
 
 LOCK_WAIT_MILLISECONDS: Final = 50
-"""How long ingest waits at the most behind one try; docs/maintenance.md promises it."""
+"""How long one try may block ingest; docs/maintenance.md promises it."""
 _TRIES: Final = 10
-# Five sixths of the time nobody waits. The task's next run goes on trying.
+# Ingest is not blocked for five sixths of the time. The task's next run tries again.
 _REST_SECONDS: Final = 0.25
-_LOOK_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
 _NAMED_MAX: Final = 5
 
-# The oldest first: it is what is waited for. A session that is there for a moment may have a lower pid.
-# PostgreSQL shows the age of a foreign transaction to members of pg_read_all_stats, and of its own role, only.
+# The oldest first: it ends last. PostgreSQL shows a role the age of its own transactions only, and of all transactions
+# if it is a member of pg_read_all_stats.
 _HOLDERS: Final = """
     SELECT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)
     FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -34,7 +34,7 @@ _HOLDERS: Final = """
         AND relation IN (SELECT to_regclass(name) FROM unnest({}) AS name)
     GROUP BY pid, application_name, xact_start ORDER BY xact_start NULLS LAST, pid
 """
-# Vacuums of the server's own (they have no user) never look at rows with old eyes.
+# Autovacuum (it has no user) never reads rows by an old snapshot.
 _OLDER_SNAPSHOTS: Final = """
     SELECT pid, application_name, date_trunc('second', clock_timestamp() - xact_start)
     FROM pg_stat_activity
@@ -45,12 +45,12 @@ _OLDER_SNAPSHOTS: Final = """
 
 
 class Blocker(NamedTuple):
-    """A session of PostgreSQL that something waits for."""
+    """A PostgreSQL session that a task waits for."""
 
     pid: int
     program: str
     age: timedelta | None
-    """Of its transaction; None if the owner may not know."""
+    """Of its transaction; None if the owner's role may not see it."""
 
     def __str__(self) -> str:
         age = "" if self.age is None else f", in a transaction for {self.age}"
@@ -58,9 +58,9 @@ class Blocker(NamedTuple):
 
 
 def in_short_tries(connection: Connection, tables: Sequence[str], step: Callable[[], Result]) -> Result:
-    """Do `step` in a transaction (or a savepoint of the one that is open) that waits for each lock for a moment only.
+    """Do `step` in a transaction, or a savepoint of the open one, that waits LOCK_WAIT_MILLISECONDS for each lock.
 
-    Raises LockNotAvailable, which names who held `tables` through all tries.
+    Raises LockNotAvailable after _TRIES, naming the sessions that held `tables` through all of them.
     """
     held: list[Blocker] | None = None
     tries = 0
@@ -79,33 +79,33 @@ def in_short_tries(connection: Connection, tables: Sequence[str], step: Callable
 
 
 def holders_in(session: Session, tables: Sequence[str]) -> list[Blocker]:
-    """Who holds a lock on one of `tables`, as the app's role sees it."""
+    """The sessions that hold a lock on one of `tables`, as the app's role sees them."""
     statement = text(_HOLDERS.format("CAST(:tables AS text[])"))
     return [Blocker(*row) for row in session.execute(statement, {"tables": list(tables)})]
 
 
 def current_transaction(connection: Connection) -> str:
-    """The xid of a transaction that has begun and ended with this call: what comes before it is older."""
+    """The xid of a transaction that begins and ends with this call: earlier transactions are older."""
     (transaction,) = connection.execute("SELECT pg_current_xact_id()::xid::text").fetchone() or ("",)
     return str(transaction)
 
 
 def older_snapshots(connection: Connection, transaction: str) -> list[Blocker]:
-    """Who may still look at the tables as they were before `transaction` (its xid)."""
+    """The sessions that may still read the tables as they were before `transaction` (its xid)."""
     return _blockers(connection, _OLDER_SNAPSHOTS, transaction)
 
 
 def wait_for_older_snapshots(connection: Connection, seconds: float) -> list[Blocker]:
-    """Wait until nobody looks at the tables as they were before this call; returns who still does after `seconds`."""
+    """Wait until no session reads the tables as they were before this call; returns those that do after `seconds`."""
     transaction = current_transaction(connection)
     give_up = time.monotonic() + seconds
     while (blockers := older_snapshots(connection, transaction)) and time.monotonic() < give_up:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return blockers
 
 
 def named(blockers: Iterable[Blocker]) -> str:
-    """For a log or an error."""
+    """The blockers as text, for a log or an error."""
     names = [str(each) for each in blockers]
     more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
     return ", ".join(names[:_NAMED_MAX]) + more if names else "many, each for a moment"

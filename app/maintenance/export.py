@@ -1,8 +1,8 @@
-"""Writes a day of events to a file before it is dropped, and proves that the file holds it.
+"""Exports a day of events to a file before the day is dropped, and verifies the file.
 
-A file is compressed NDJSON (zstd), one event a line, under its final name only when it is whole and on the disk. What
-it holds is told by a count and a checksum, which PostgreSQL reckons from the table and Python from the file, read again
-from its first byte to its last.
+A file is NDJSON compressed with zstd, one event a line. It gets its final name only when it is complete and flushed.
+Row count and checksum verify it: PostgreSQL computes them from the table, Python from the file, read from its first
+byte to its last.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ if sys.version_info >= (3, 14):  # pragma: no cover - the same module under its 
 else:
     from backports import zstd
 
-# A chunk is about a megabyte of events.
+# About a megabyte of events.
 _FETCH_ROWS: Final = 2_000
 _DRAFT_SECONDS_MAX: Final = 3_600
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
-# Public ids, for whoever reads it when this database is no more. A line's text is made by PostgreSQL, numbers of any
-# size in the payload included.
+# With public ids, so that a file can be read without this database. PostgreSQL makes the text of a line, so that a
+# number of any size in the payload stays exact.
 _LINES: Final = """
     SELECT jsonb_build_object('event_uid', event_uid, 'event_id', event_id, 'event_type', event_type,
         'severity', severity, 'occurred_at', occurred_at, 'received_at', received_at,
@@ -47,14 +47,14 @@ _LINES: Final = """
     LEFT JOIN sources ON sources.id = event.source_id
     LEFT JOIN source_keys ON source_keys.id = event.source_key_id
 """
-# The sum does not depend on the order of the lines, and no line can be missing, doubled or changed without moving it.
+# The sum does not depend on the order of lines, and changes with every missing, doubled or changed line.
 _CONTENT: Final = """
     SELECT count(*), coalesce(sum(('x' || left(md5(line), 16))::bit(64)::bigint), 0)::text FROM ({}) AS lines
 """
 
 
 class Content(NamedTuple):
-    """What a table, or a file, holds."""
+    """Row count and checksum of a table or a file."""
 
     rows: int
     checksum: str
@@ -62,23 +62,27 @@ class Content(NamedTuple):
 
 
 class ExportError(Exception):
-    """A file does not hold what was written into it; the message names it."""
+    """A file does not hold what was written to it; the message names the file."""
 
 
 def export_partition(connection: Connection, partition: Partition, folder: Path) -> Content:
-    """Write `partition` to `folder`, unless a file there holds just that already; returns what the file holds.
+    """Write `partition` to `folder`, unless a file there holds the same content; returns the content of the file.
 
-    Makes `events_YYYYMMDD.ndjson.zst` and, last, `events_YYYYMMDD.json`, which tells of it. A day that gets events
-    again after its first export gets a further file (`events_YYYYMMDD.2…`). Raises OSError and ExportError.
+    1. Restrict the folder to this user, and remove the drafts of killed runs.
+    2. Return if an earlier run has exported the same content.
+    3. Write `events_YYYYMMDD.ndjson.zst`, read it back and rename it.
+    4. Write its description, `events_YYYYMMDD.json`.
+
+    A day that gets events after its export gets a further file (`events_YYYYMMDD.2…`). Raises OSError and ExportError.
     """
-    _close_to_others(folder)
-    _sweep(folder, partition)
+    _restrict(folder)
+    _remove_drafts(folder, partition)
     held: Content | None = None
     for number in count(1):
         stem = partition.name if number == 1 else f"{partition.name}.{number}"
         if not (folder / f"{stem}.json").exists():
             break
-        # Of a run that was cut off before the drop, or of a day that came back.
+        # From a run that was cut off before the drop, or of a day that got events again.
         held = held or content_of(connection, partition)
         if _holds(folder, stem, held):
             return held
@@ -86,8 +90,8 @@ def export_partition(connection: Connection, partition: Partition, folder: Path)
 
 
 def _holds(folder: Path, stem: str, held: Content) -> bool:
-    told = json.loads((folder / f"{stem}.json").read_text())
-    if Content(*(told[name] for name in Content._fields)) != held:
+    description = json.loads((folder / f"{stem}.json").read_text())
+    if Content(*(description[name] for name in Content._fields)) != held:
         return False
     try:
         return read_export(folder / f"{stem}.ndjson.zst") == held
@@ -95,36 +99,35 @@ def _holds(folder: Path, stem: str, held: Content) -> bool:
         return False
 
 
-def _close_to_others(folder: Path) -> None:
-    """What lies in it is every workspace's events. A folder of another user's is that user's to close."""
+def _restrict(folder: Path) -> None:
+    """It holds the events of all workspaces. The mode of another user's folder is left to that user."""
     found = folder.stat()
     if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != _FOLDER_MODE:
         folder.chmod(_FOLDER_MODE)
 
 
-def _open_for_us(path: str, flags: int) -> int:
-    """Readable for our own user alone, whatever the umask."""
+def _open_private(path: str, flags: int) -> int:
+    """Readable for this user only, whatever the umask."""
     descriptor = os.open(path, flags, _FILE_MODE)
     os.fchmod(descriptor, _FILE_MODE)
     return descriptor
 
 
-def _sweep(folder: Path, partition: Partition) -> None:
-    """Remove the drafts of runs that were killed; a draft that is being written is younger."""
+def _remove_drafts(folder: Path, partition: Partition) -> None:
+    """Remove the drafts of killed runs; a draft that is being written is younger."""
     for draft in folder.glob(f".{partition.name}*.draft"):
         if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS_MAX:
             draft.unlink(missing_ok=True)
 
 
 def content_of(connection: Connection, partition: Partition) -> Content:
-    """What the table holds, by PostgreSQL's own reckoning."""
     lines = sql.SQL(_LINES).format(partition.table)
     row = connection.execute(sql.SQL(_CONTENT).format(lines)).fetchone()
     return Content(*row) if row else Content(0, "0")
 
 
 def read_export(file: Path) -> Content:
-    """What a file holds, reckoned from its bytes. Raises OSError, and ExportError if it is cut or changed."""
+    """The content of a file, computed from its bytes. Raises OSError, and ExportError if it is cut or damaged."""
     rows = total = 0
     try:
         with zstd.open(file, "rb") as lines:
@@ -141,9 +144,9 @@ def _write(connection: Connection, partition: Partition, folder: Path, stem: str
     draft = folder / f".{stem}.{uuid4().hex}.draft"
     rows = total = 0
     try:
-        with open(draft, "xb", opener=_open_for_us) as raw:
+        with open(draft, "xb", opener=_open_private) as raw:
             with zstd.open(raw, "wb") as compressed:
-                compressed.write(b"")  # or a day without events would be a file without even a beginning
+                compressed.write(b"")  # else a day without events gives an empty file, which is not valid zstd
                 for line in _lines_of(connection, partition):
                     compressed.write(line + b"\n")
                     rows, total = rows + 1, total + _digest(line)
@@ -155,7 +158,7 @@ def _write(connection: Connection, partition: Partition, folder: Path, stem: str
         draft.rename(file)
     finally:
         draft.unlink(missing_ok=True)
-    _write_note(folder / f"{stem}.json", partition, file, content)
+    _describe(folder / f"{stem}.json", partition, file, content)
     return content
 
 
@@ -167,7 +170,7 @@ def _lines_of(connection: Connection, partition: Partition) -> Iterator[bytes]:
             yield line.encode()
 
 
-def _write_note(note: Path, partition: Partition, file: Path, content: Content) -> None:
+def _describe(path: Path, partition: Partition, file: Path, content: Content) -> None:
     facts = {
         "file": file.name,
         "day": str(partition.day),
@@ -175,16 +178,16 @@ def _write_note(note: Path, partition: Partition, file: Path, content: Content) 
         "bytes": file.stat().st_size,
         "sha256": _sha256(file),
     }
-    draft = note.with_name(f".{note.name}.{uuid4().hex}.draft")
-    with open(draft, "x", opener=_open_for_us) as raw:
+    draft = path.with_name(f".{path.name}.{uuid4().hex}.draft")
+    with open(draft, "x", opener=_open_private) as raw:
         raw.write(json.dumps(facts, indent=2) + "\n")
     _flush(draft)
-    draft.rename(note)
-    _flush(note.parent)
+    draft.rename(path)
+    _flush(path.parent)
 
 
 def _flush(path: Path) -> None:
-    """To the disk: of a folder, the names in it."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,8 @@
-"""Marks the source keys and management tokens that have passed their expiry, each with its entry in the trail.
+"""Marks the source keys and management tokens that have expired, each with its audit entry.
 
-Nobody waits for it: whether a credential opens anything is judged when it is used or shown. The mark is what makes the
-entry come exactly once per expiry: it is the expiry itself and not the moment of marking, so it is the same whichever
-worker wrote it and however late, and it speaks of that expiry alone. Whoever moves an expiry into the future need not
-know of it for the next one to be marked again. When it was marked, the entry says.
+A late mark changes no answer: validity is judged when a credential is used or shown. The mark makes the audit entry
+come exactly once per expiry: its value is the expiry itself and not the moment of marking, so it is the same for every
+worker, and an expiry that is moved is marked again without any change elsewhere.
 """
 
 from datetime import datetime
@@ -13,16 +12,15 @@ from sqlalchemy import Row, text
 
 from app.audit.entries import WORKER, Author, Mutation, expiry, record_all
 from app.database.engine import Database, TenantScope
-from app.maintenance.runs import Clock, Done, in_batches, never
+from app.maintenance.task import StopCheck, TaskResult, in_batches, never
 
-# Short transactions: they hold the rows' locks for some milliseconds.
+# Short transactions: row locks are held for some milliseconds.
 _BATCH_ROWS: Final = 500
 
-# By ix_…_unmarked. Whatever moment a run is given, it marks nothing that PostgreSQL, which judges every use, does not
-# take for over. SKIP LOCKED: workers share the work, and what an operator is just changing is left for the next run, so
-# a run waits for nobody and can deadlock with nobody. A row is locked as it is then: what was revoked or prolonged a
-# moment ago is not due any more. `updated_at` stays where it is: no operator has changed anything, and no If-Match
-# should fail for it.
+# By ix_…_unmarked. least(): PostgreSQL's clock judges every use, so nothing is marked before that clock has reached its
+# expiry. SKIP LOCKED: workers share the work, and a row that an operator is changing is left for the next run, so a run
+# waits for no lock and cannot deadlock. FOR UPDATE rechecks the condition: a credential that was just revoked or
+# prolonged is not due. `updated_at` is unchanged, so that no If-Match fails.
 _MARK: Final = """
     WITH due AS (
         SELECT id, expired_at FROM {table}
@@ -34,7 +32,7 @@ _MARK: Final = """
     RETURNING credential.workspace_id, {project_row} AS project_row, credential.public_id,
         due.expired_at AS marked_before, credential.expired_at
 """
-# By the first word of the entry's action. A token belongs to the workspace as a whole, whatever projects it reaches.
+# By the object type of the audit action. A token belongs to the workspace and not to one project.
 _STATEMENTS: Final = {
     "source_key": text(_MARK.format(table="source_keys", project_row="credential.project_id")),
     "management_token": text(_MARK.format(table="management_tokens", project_row="NULL::bigint")),
@@ -42,9 +40,9 @@ _STATEMENTS: Final = {
 
 
 def mark_expired_keys(
-    database: Database, *, now: datetime, is_over: Clock = never, batch_rows: int = _BATCH_ROWS
-) -> Done:
-    """Mark the keys and tokens that have expired by `now`, each batch with its entries in one transaction."""
+    database: Database, *, now: datetime, is_over: StopCheck = never, batch_rows: int = _BATCH_ROWS
+) -> TaskResult:
+    """Mark the keys and tokens that have expired by `now`, each batch with its audit entries in one transaction."""
 
     def mark_batch() -> int:
         rows = 0

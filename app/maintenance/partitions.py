@@ -1,7 +1,6 @@
-"""The daily partitions of events: made ahead of time, found again, and filled with what came without one.
+"""The daily partitions of events: made ahead of time, and listed.
 
-A missing partition stops no event: the default partition catches it, and the day is made good while ingest goes on
-(default_partition.py).
+A missing partition refuses no event: the default partition takes it, and default_partition.py moves it.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -16,9 +15,9 @@ from app.errors import StorageUnavailable
 from app.maintenance.blockers import holders_in, named
 
 CLOSED_AFTER: Final = timedelta(hours=1)
-"""How long after its end a day may still get events: from a statement that was frozen before its commit."""
+"""How long after its end a day may still get events, from a statement that was suspended before its commit."""
 
-# What stands below `events`, save the default partition and what an operator has attached by hand.
+# The partitions of `events` without the default one and without what an operator has attached by hand.
 _ATTACHED: Final = """
     SELECT to_date(substr(relname, 8), 'YYYYMMDD') FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = 'events'::regclass AND relname ~ '^events_[0-9]{8}$' ORDER BY 1
@@ -32,7 +31,6 @@ class Partition(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its table."""
         return f"events_{self.day:%Y%m%d}"
 
     @property
@@ -41,12 +39,11 @@ class Partition(NamedTuple):
 
     @property
     def begin(self) -> datetime:
-        """Its first moment."""
         return datetime.combine(self.day, time.min, UTC)
 
     @property
     def end(self) -> datetime:
-        """The first moment that is not in it any more."""
+        """The first moment after it."""
         return self.begin + timedelta(days=1)
 
     @property
@@ -58,7 +55,7 @@ class Partition(NamedTuple):
 def make_event_partitions(database: Database, *, first_day: date, days: int) -> int:
     """Make the partitions of `days` days (UTC) from `first_day` on that do not exist yet; returns how many.
 
-    Raises LockNotAvailable, which names who holds the default partition, beside the errors of any transaction.
+    Raises LockNotAvailable, naming the sessions that hold the default partition, and the errors of any transaction.
     """
     statement, values = text("SELECT make_event_partitions(:first_day, :days)"), {"first_day": first_day, "days": days}
     try:
@@ -74,7 +71,7 @@ def make_event_partitions(database: Database, *, first_day: date, days: int) -> 
 
 
 def attached_partitions(connection: Connection) -> list[Partition]:
-    """The days that have a partition, the oldest first."""
+    """The days with a partition, the oldest first."""
     return [Partition(day) for (day,) in connection.execute(_ATTACHED).fetchall()]
 
 

@@ -1,6 +1,7 @@
-"""Purges what nobody needs any more: records of Idempotency-Keys, requests of the management API, old event ids.
+"""Purges expired idempotency records, expired management requests and old event ids.
 
-Nobody waits for it: expiry is judged when a record is read, and an event id protects at least as long as is promised.
+A late purge changes no answer: expiry is judged when a record is read, and an event id protects for the promised time
+at least.
 """
 
 from datetime import datetime, timedelta
@@ -9,11 +10,10 @@ from typing import Final
 from sqlalchemy import TextClause, text
 
 from app.database.engine import Database, TenantScope
-from app.maintenance.runs import Clock, Done, in_batches, never
+from app.maintenance.task import StopCheck, TaskResult, in_batches, never
 
-# Short transactions: the write-ahead log of many more deletes at once would keep the commits of ingest waiting for the
-# disk. Two fifths of the time are work, the rest is ingest's: with 5,000 at once and no rest, the p99 of ingest at half
-# its top rate rose from 19 to 149 ms; so it stays at 15 (docs/performance.md).
+# Short transactions: the write-ahead log of larger deletes would delay the commits of ingest. Two fifths of the time
+# are work. With 5,000 rows and no rest, the p99 of ingest at half its top rate rose from 19 to 149 ms; now it is 15.
 BATCH_ROWS: Final = 2_000
 RESTS: Final = 1.5
 
@@ -21,8 +21,8 @@ RESTS: Final = 1.5
 def _purge_of(table: str, column: str) -> TextClause:
     """Deletes the oldest rows, found by the index on `column`.
 
-    SKIP LOCKED: two purges share the work, and a record that a request is just overwriting is left alone. What is
-    locked stays where it is until it is deleted, so its place (ctid) says it all, and no key is looked up twice.
+    SKIP LOCKED: concurrent purges share the work, and a record that a request is overwriting is skipped. A locked row
+    does not move before it is deleted, so its ctid identifies it without a second index look-up.
     """
     return text(f"""
         DELETE FROM {table} WHERE ctid = ANY (ARRAY(
@@ -36,27 +36,27 @@ _EVENT_IDS: Final = _purge_of("event_ledger", "received_at")
 
 
 def purge_expired_records(
-    database: Database, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS
-) -> Done:
-    """Delete the idempotency records that expired before `now`."""
+    database: Database, *, now: datetime, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
+) -> TaskResult:
     return _purge(database, _RECORDS, now, batch_rows, is_over)
 
 
 def purge_expired_requests(
-    database: Database, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS
-) -> Done:
-    """Delete the requests of the management API that expired before `now`."""
+    database: Database, *, now: datetime, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
+) -> TaskResult:
     return _purge(database, _REQUESTS, now, batch_rows, is_over)
 
 
 def purge_old_event_ids(
-    database: Database, *, now: datetime, days: int, is_over: Clock = never, batch_rows: int = BATCH_ROWS
-) -> Done:
-    """Forget the event ids of events that were received more than `days` days before `now`: they can come again."""
+    database: Database, *, now: datetime, days: int, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
+) -> TaskResult:
+    """Delete the event ids of events received more than `days` days before `now`; these ids can be stored again."""
     return _purge(database, _EVENT_IDS, now - timedelta(days=days), batch_rows, is_over)
 
 
-def _purge(database: Database, statement: TextClause, until: datetime, batch_rows: int, is_over: Clock) -> Done:
+def _purge(
+    database: Database, statement: TextClause, until: datetime, batch_rows: int, is_over: StopCheck
+) -> TaskResult:
     def purge_batch() -> int:
         with database.transaction(TenantScope.ALL) as session:
             deleted: int = session.execute(statement, {"until": until, "rows": batch_rows}).rowcount  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Whether this process may work at all: what `/readyz` is to a web server. Knows nothing of the tasks.
+"""Whether this worker process can work: the database is there, the schema current, row security on.
 
-A worker starts while the database is away, and waits for it. So what was not looked at then is looked at when the first
-bell is heard. What is in the way is told once and not at each ring; the age of `canary` says how long it has lasted.
+A worker starts while the database is away, and waits for it: the check runs at the first tick. An obstacle is logged
+once and not at each tick; the age of the task `canary` shows how long it lasts.
 """
 
 import structlog
@@ -14,16 +14,16 @@ _log = structlog.get_logger()
 
 
 class Readiness:
-    """Of one process, which hears one bell at a time."""
+    """Of one process, which handles one tick at a time."""
 
     def __init__(self, database: Database, *, needs_row_security: bool) -> None:
         self._database = database
         self._needs_row_security = needs_row_security
         self._is_proven = False
-        self._told: str | None = None
+        self._logged: str | None = None
 
     def require(self) -> None:
-        """Raise StorageUnavailable, SchemaBehindError or RowSecurityMissingError; once in order, checks no more."""
+        """Raise StorageUnavailable, SchemaBehindError or RowSecurityMissingError; after a success checks no more."""
         if self._is_proven:
             return
         with self._database.transaction(TenantScope.NONE) as session:
@@ -34,16 +34,16 @@ class Readiness:
                 raise RowSecurityMissingError(missing)
         self._is_proven = True
 
-    def tell(self, obstacle: Exception | None) -> None:
-        """Log what has come into the way, or that it is gone, unless the log has said so already."""
-        said = _first_line(obstacle.__cause__ or obstacle) if obstacle else None
-        if said == self._told:
+    def report(self, obstacle: Exception | None) -> None:
+        """Log a new obstacle, or that it is gone; one that is logged already is not logged again."""
+        reason = _first_line(obstacle.__cause__ or obstacle) if obstacle else None
+        if reason == self._logged:
             return
-        self._told = said
-        if said is None:
+        self._logged = reason
+        if reason is None:
             _log.info("maintenance_resumed")
         else:
-            _log.error("maintenance_suspended", reason=said)
+            _log.error("maintenance_suspended", reason=reason)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Takes away what has been kept long enough: whole days by dropping their partitions, and single workspaces' events.
+"""Drops the partitions of old days, and deletes the old events of workspaces with a shorter retention.
 
-Days are whole days in UTC. With a retention of 7 days, what came in today and on the seven days before it is there.
-`now` is the earlier of two clocks (Shift.deletes_by). Both may be wrong, so a run takes a few days at the most.
+Days are whole days in UTC. With a retention of 7 days, the events of today and of the seven days before it are kept.
+`now` is the earlier of two clocks (TaskContext.deletes_by). Both may be wrong, so one run takes few days.
 """
 
 from datetime import date, datetime, timedelta
@@ -16,14 +16,15 @@ from app.maintenance.blockers import in_short_tries
 from app.maintenance.export import ExportError, content_of, export_partition
 from app.maintenance.partitions import Partition, attached_partitions
 from app.maintenance.purge import BATCH_ROWS, RESTS
-from app.maintenance.runs import Clock, Done, in_batches, never
+from app.maintenance.task import StopCheck, TaskResult, in_batches, never
 
 _log = structlog.get_logger()
 
 DAYS_MAX: Final = 7
-"""How many days one run takes from, the oldest. Runs come every hour, so a worker that was away for a month has caught
-up in five; and if all clocks have jumped by a year, a week is gone when somebody is alarmed, and not the year."""
-# Of workspaces whose own retention is over for a day. Few have one, and the primary key begins with the project.
+"""How many days one run takes from, the oldest first. Runs come every hour, so a worker that was away for a month
+catches up in five; and if all clocks jump by a year, a week is gone when the alert comes, and not the year."""
+# The projects of workspaces whose own retention is over for a day: few have one, and the primary key of events begins
+# with the project.
 _SHORT_LIVED: Final = """
     SELECT coalesce(array_agg(projects.id), '{}')
     FROM workspaces JOIN projects ON projects.workspace_id = workspaces.id
@@ -37,31 +38,35 @@ def first_kept_day(now: datetime, days: int) -> date:
 
 
 def drop_old_partitions(
-    owner: Owner, *, now: datetime, days: int | None, export_folder: Path | None = None, is_over: Clock = never
-) -> Done:
-    """Drop the days that a retention of `days` does not keep, the oldest DAYS_MAX of them; None keeps all.
+    owner: Owner, *, now: datetime, days: int | None, export_folder: Path | None = None, is_over: StopCheck = never
+) -> TaskResult:
+    """Drop the days that a retention of `days` does not keep, at most DAYS_MAX, the oldest first; None keeps all.
 
-    With a folder, each is exported into it before, and dropped only if the file was read again and holds what the table
-    holds at the moment of the drop. Raises OSError and ExportError: then the day stays, and is tried again.
+    For each day:
+    1. With a folder, export the day to a file and read the file back.
+    2. Lock the table against writes; readers go on.
+    3. Compare the table with the file.
+    4. Detach and drop the partition.
+
+    Raises OSError and ExportError: then the day stays, and the next run tries again.
     """
     dropped = 0
     if days is None:
-        return Done(0)
+        return TaskResult(0)
     with owner.locked() as connection:
         old = [each for each in attached_partitions(connection) if each.day < first_kept_day(now, days)]
         for partition in old[:DAYS_MAX]:
             if is_over():
-                return Done(dropped, has_more=True)
+                return TaskResult(dropped, has_more=True)
             dropped += _drop(connection, partition, export_folder)
-    return Done(dropped)
+    return TaskResult(dropped)
 
 
 def _drop(connection: Connection, partition: Partition, export_folder: Path | None) -> int:
-    """1, or 0 if somebody else has dropped it meanwhile."""
+    """1, or 0 if it has been dropped meanwhile."""
     try:
         exported = None if export_folder is None else export_partition(connection, partition, export_folder)
         with connection.transaction():
-            # Nothing comes or goes from here to the drop; readers go on.
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(partition.table))
             if exported is not None and content_of(connection, partition) != exported:
                 raise ExportError(f"{partition.name} is not what was exported: it has changed meanwhile")
@@ -73,15 +78,19 @@ def _drop(connection: Connection, partition: Partition, export_folder: Path | No
 
 
 def _detach_and_drop(connection: Connection, partition: Partition) -> None:
-    """Waits for all who read events, and those who want to read or write them wait behind it."""
+    """Waits for all readers of events, and later readers and writers wait behind it."""
     connection.execute(sql.SQL("ALTER TABLE events DETACH PARTITION {}").format(partition.table))
     connection.execute(sql.SQL("DROP TABLE {}").format(partition.table))
 
 
-def delete_expired_events(owner: Owner, *, now: datetime, is_over: Clock = never, batch_rows: int = BATCH_ROWS) -> Done:
-    """Delete the events of workspaces that keep theirs shorter than the installation does; returns how many.
+def delete_expired_events(
+    owner: Owner, *, now: datetime, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
+) -> TaskResult:
+    """Delete the events of workspaces whose own retention is shorter than the installation's; returns how many.
 
-    From DAYS_MAX days at the most, the oldest first.
+    For each day, the oldest first, until DAYS_MAX days have lost events:
+    1. Find the projects of the workspaces whose retention is over.
+    2. Delete their events in batches.
     """
     deleted = days = 0
     with owner.locked() as connection:
@@ -92,14 +101,16 @@ def delete_expired_events(owner: Owner, *, now: datetime, is_over: Clock = never
             deleted += done.rows
             days += done.rows > 0
             if done.has_more or days == DAYS_MAX:
-                return Done(deleted, has_more=done.has_more)
-    return Done(deleted)
+                return TaskResult(deleted, has_more=done.has_more)
+    return TaskResult(deleted)
 
 
-def _delete(connection: Connection, partition: Partition, projects: list[int], batch_rows: int, is_over: Clock) -> Done:
-    """In short transactions, by the primary key. Events never change, so a place (ctid) that was read holds."""
+def _delete(
+    connection: Connection, partition: Partition, projects: list[int], batch_rows: int, is_over: StopCheck
+) -> TaskResult:
+    """In short transactions, by the primary key. Events are never updated, so a ctid that was read stays valid."""
     if not projects:
-        return Done(0)
+        return TaskResult(0)
     statement = sql.SQL(
         "DELETE FROM {0} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {0} WHERE project_id = ANY (%s) LIMIT %s))"
     ).format(partition.table)
@@ -108,5 +119,4 @@ def _delete(connection: Connection, partition: Partition, projects: list[int], b
             lambda: connection.execute(statement, [projects, batch_rows]).rowcount, batch_rows, is_over, rests=RESTS
         )
     except errors.UndefinedTable:
-        # Dropped meanwhile, and all of it with it.
-        return Done(0)
+        return TaskResult(0)

@@ -1,10 +1,9 @@
-"""Gives each closed day of events the indexes that searching needs, and looks through it once for good.
+"""Builds the search indexes of each closed day of events, and freezes the day.
 
-While a day is open it has its primary key alone: each further index would be paid by every event. Built CONCURRENTLY,
-so that an event whose commit comes late need not wait for it. Such a build ends by waiting for every transaction that
-is older than it, whatever table that is about, and nobody waits behind it. So its waits have no short end: one that was
-given up would leave an index of no use, and an hour of building to do again. Instead it begins when none of the
-transactions of before is left.
+An open day has its primary key alone, because each further index costs every event. The build is CONCURRENTLY, so that
+a late commit does not wait for it. It ends by waiting for every older transaction, on any table, and blocks no session
+meanwhile. So its timeout is long: an abandoned build leaves an invalid index and an hour of work to repeat. Instead it
+does not begin before all older transactions have ended.
 """
 
 from datetime import datetime
@@ -16,7 +15,7 @@ from psycopg import errors, sql
 from app.database.owner import Connection, Owner
 from app.maintenance.blockers import current_transaction, named, older_snapshots, wait_for_older_snapshots
 from app.maintenance.partitions import Partition, attached_partitions, first_open_day
-from app.maintenance.runs import Clock, Done, never
+from app.maintenance.task import StopCheck, TaskResult, never
 
 _log = structlog.get_logger()
 
@@ -27,24 +26,36 @@ INDEXES: Final = {
     "event_id": "(project_id, event_id)",
     "payload": "USING gin (payload jsonb_path_ops)",
 }
-"""What they are called after, and what they hold. `source_key` answers what a leaked key has sent."""
+"""Name suffix and definition. `source_key` finds what a leaked key has sent."""
 
-# One that was cut off in the middle is there and of no use.
+# An interrupted build leaves an index that is not valid.
 _FOUND: Final = """
     SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
     WHERE indrelid = to_regclass(%s)
 """
-# Indexes are wanted, not urgent; but a run must end before Celery ends it (app/maintenance/schedule.py).
+# Indexes are not urgent, but a run must end before Celery ends it (app/maintenance/schedule.py).
 _BEGIN_WAIT_SECONDS: Final = 10.0
-_PATIENCE: Final = "SET lock_timeout = 0; SET statement_timeout = '25min'"
-_AS_BEFORE: Final = "RESET lock_timeout; RESET statement_timeout"
+_BUILD_SECONDS_MAX: Final = 1_500.0
+_TIMEOUTS: Final = sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}")
+_RESET_TIMEOUTS: Final = "RESET lock_timeout; RESET statement_timeout"
 
 
-def index_closed_partitions(owner: Owner, *, now: datetime, is_over: Clock = never) -> Done:
-    """Build what is missing, the newest day first: it is what people search. Returns how many indexes were built.
+def index_closed_partitions(
+    owner: Owner,
+    *,
+    now: datetime,
+    is_over: StopCheck = never,
+    begin_wait_seconds: float = _BEGIN_WAIT_SECONDS,
+    build_seconds_max: float = _BUILD_SECONDS_MAX,
+) -> TaskResult:
+    """Build the missing indexes of closed days, the newest day first; returns how many were built.
 
-    Stops between two indexes; one takes some seconds per million events. Raises LockNotAvailable, which names the
-    transactions that are too old to wait for.
+    For each missing index:
+    1. Wait until the transactions that are older have ended.
+    2. Drop what an interrupted build has left, and build the index: some seconds per million events.
+    Then vacuum and freeze the day.
+
+    Stops between two indexes. Raises LockNotAvailable, naming the transactions that are too old to wait for.
     """
     built = 0
     with owner.locked() as connection:
@@ -53,16 +64,17 @@ def index_closed_partitions(owner: Owner, *, now: datetime, is_over: Clock = nev
             missing = _missing(connection, partition)
             for name in missing:
                 if is_over():
-                    return Done(built, has_more=True)
-                _build(connection, partition, name)
+                    return TaskResult(built, has_more=True)
+                _wait_for_older_transactions(connection, index_name(partition, name), begin_wait_seconds)
+                _build(connection, partition, name, build_seconds_max)
                 built += 1
             if missing:
-                _look_through(connection, partition)
-    return Done(built)
+                _freeze(connection, partition)
+    return TaskResult(built)
 
 
 def index_name(partition: Partition, name: str) -> str:
-    """What an index is called on one partition."""
+    """The name of an index on one partition."""
     return f"ix_{partition.name}_{name}"
 
 
@@ -71,11 +83,14 @@ def _missing(connection: Connection, partition: Partition) -> list[str]:
     return [name for name in INDEXES if not found.get(index_name(partition, name))]
 
 
-def _build(connection: Connection, partition: Partition, name: str) -> None:
-    if blockers := wait_for_older_snapshots(connection, _BEGIN_WAIT_SECONDS):
-        raise errors.LockNotAvailable(f"{index_name(partition, name)} is not begun while {named(blockers)} is open")
+def _wait_for_older_transactions(connection: Connection, index: str, seconds: float) -> None:
+    if blockers := wait_for_older_snapshots(connection, seconds):
+        raise errors.LockNotAvailable(f"{index} is not begun while {named(blockers)} is open")
+
+
+def _build(connection: Connection, partition: Partition, name: str, seconds_max: float) -> None:
     index = sql.Identifier(index_name(partition, name))
-    connection.execute(_PATIENCE)
+    connection.execute(_TIMEOUTS.format(round(seconds_max * 1000)))
     began = current_transaction(connection)
     try:
         connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(index))
@@ -84,10 +99,10 @@ def _build(connection: Connection, partition: Partition, name: str) -> None:
     except errors.QueryCanceled as error:
         waited_for = named(older_snapshots(connection, began))
         raise errors.LockNotAvailable(f"{index_name(partition, name)} waited in vain for {waited_for}") from error
-    connection.execute(_AS_BEFORE)
+    connection.execute(_RESET_TIMEOUTS)
     _log.info("search_index_built", partition=partition.name, index=name)
 
 
-def _look_through(connection: Connection, partition: Partition) -> None:
-    """Nothing is written to it any more: frozen now, no vacuum has to come back to it when it is least wanted."""
+def _freeze(connection: Connection, partition: Partition) -> None:
+    """The day gets no more writes, so that after this no later vacuum has to scan it."""
     connection.execute(sql.SQL("VACUUM (FREEZE, ANALYZE) {}").format(partition.table))

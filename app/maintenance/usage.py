@@ -1,7 +1,7 @@
-"""Folds the usage outbox into hourly counts, and says of keys and sources when and from where they were used.
+"""Folds the usage outbox into hourly counts, and records when and from where keys and sources were used.
 
-A row leaves the outbox in the transaction that counts it, so it is counted exactly once, whatever is killed and however
-often or in parallel this runs. Refusals are counted too, and are no use of a key.
+A row leaves the outbox in the transaction that counts it, so it is counted exactly once, however many runs there are
+and whatever is killed. Refusals are counted too, but do not count as use of a key.
 """
 
 from datetime import timedelta
@@ -10,20 +10,19 @@ from typing import Final
 from sqlalchemy import text
 
 from app.database.engine import Database, TenantScope
-from app.maintenance.runs import Clock, Done, in_batches, never
+from app.maintenance.task import StopCheck, TaskResult, in_batches, never
 
 _BATCH_ROWS = 5_000
 _ADDRESSES_MAX = 10
-"""How many addresses are kept of a key."""
+"""How many addresses a key keeps."""
 REPEATABLE: Final = timedelta(minutes=2)
-"""For how long an attempt whose commit went unanswered may come again: what it has counted is known by its row in the
-outbox. A web process repeats it until its deadline (1.8 seconds), and PostgreSQL ends a statement after 30."""
+"""For how long an attempt with an unanswered commit may be repeated; until then its outbox row prevents a second count.
+A web process repeats it until its deadline (1.8 seconds), and PostgreSQL ends a statement after 30."""
 
-# Rows come sorted by key, so that two folds update counts in the same order and never deadlock. SKIP LOCKED lets them
-# share the outbox. LEAST and GREATEST keep the moments from ever moving the wrong way. A busy key's row is written once
-# per fold, not once per event. Its addresses are merged where they are set, so that a fold which had to wait for
-# another one merges into what that one has left: there PostgreSQL hands it the row as it is now. The addresses of one
-# outbox row have one moment, so no more of them are looked at than are kept.
+# Counts are updated in the order of keys, so that two folds never deadlock; SKIP LOCKED lets them share the outbox.
+# least and greatest keep moments from moving backwards. A busy key's row is written once per fold and not once per
+# event. Addresses are merged within SET, where a fold that waited for another one sees the row which that has left. The
+# addresses of one outbox row have one moment, so no more of them are read than a key keeps.
 _FOLD = text("""
 WITH next AS (
     SELECT project_id, usage_uid FROM usage_outbox
@@ -51,10 +50,10 @@ seen AS (
     SELECT source_key_id, jsonb_agg(jsonb_build_object('address', address, 'last_seen_at', at)) AS addresses
     FROM (
         SELECT source_key_id, address, max(received_at) AS at,
-            row_number() OVER (PARTITION BY source_key_id ORDER BY max(received_at) DESC, address) AS place
+            row_number() OVER (PARTITION BY source_key_id ORDER BY max(received_at) DESC, address) AS rank
         FROM accepted, unnest(addresses[1 : :addresses_max]) AS address GROUP BY 1, 2
     ) AS newest
-    WHERE place <= :addresses_max GROUP BY 1
+    WHERE rank <= :addresses_max GROUP BY 1
 ),
 key_used AS (
     UPDATE source_keys AS key SET
@@ -96,10 +95,10 @@ def fold_usage(
     database: Database,
     *,
     repeatable: timedelta = timedelta(0),
-    is_over: Clock = never,
+    is_over: StopCheck = never,
     batch_rows: int = _BATCH_ROWS,
-) -> Done:
-    """Fold what the outbox holds, but for the duplicates and replays of the last `repeatable`."""
+) -> TaskResult:
+    """Fold the outbox in batches, without the duplicates and replays of the last `repeatable`."""
     parameters = {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX, "repeatable": repeatable}
 
     def fold_batch() -> int:

@@ -1,4 +1,4 @@
-"""What operators and their monitoring see: /metrics, `flask status`, and the facts and bounds behind both.
+"""What operators and their monitoring see: /metrics, `flask status`, and the status and bounds behind both.
 
-What processes count is counted where it happens, with app/telemetry/metrics.py; here it is told.
+Processes count with app/telemetry/metrics.py; here the counts are exposed.
 """

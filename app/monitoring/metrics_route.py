@@ -1,18 +1,17 @@
-"""`GET /metrics`: what a monitoring system asks every few seconds."""
+"""`GET /metrics`: the page that a monitoring system reads every few seconds."""
 
 import hmac
-from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
 from flask_smorest import Blueprint
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
-from prometheus_client.metrics_core import Metric
 
 from app.context import EXTENSION, Context, current_context
 from app.errors import InvalidMetricsToken
 from app.monitoring.shared_metrics import SharedMetrics
-from app.monitoring.upkeep_metrics import UpkeepMetrics
+from app.monitoring.status_metrics import StatusMetrics
 from app.telemetry import metrics
 from app.web import openapi
 
@@ -20,7 +19,7 @@ METRICS: Final = "lariba.metrics"
 _PLAIN: Final = "text/plain"
 _OPENMETRICS: Final = "application/openmetrics-text"
 _EXAMPLE: Final = """\
-# HELP lariba_requests_total Answered requests, each once, whichever road it took.
+# HELP lariba_requests_total Answered requests, each once.
 # TYPE lariba_requests_total counter
 lariba_requests_total{method="POST",outcome="stored",route="/v1/events/ingest"} 2518894.0
 """
@@ -29,31 +28,13 @@ _CONTENT: Final[dict[str, Any]] = {"schema": {"type": "string"}, "example": _EXA
 blueprint = Blueprint("metrics", __name__, description="What monitoring asks")
 
 
-class Collector(Protocol):
-    """What prometheus_client makes a page of."""
-
-    def collect(self) -> Any:
-        """Metrics with their samples."""
-
-
-class Page:
-    """All metrics: those of the processes, then those of the database. Itself a collector."""
-
-    def __init__(self, processes: Collector, facts: Collector) -> None:
-        self._parts = (processes, facts)
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics of both."""
-        for part in self._parts:
-            yield from part.collect()
-
-
 def register(app: Flask) -> None:
-    """Lay out the page of `app`, whose Context must be there."""
+    """Set up the page of `app`, whose Context must be there: metrics of the processes, then of the system status."""
     context: Context = app.extensions[EXTENSION]
     folder = context.settings.metrics_dir
-    processes = SharedMetrics(folder) if folder else metrics.REGISTRY
-    app.extensions[METRICS] = Page(processes, UpkeepMetrics(context.database, context.settings))
+    app.extensions[METRICS] = page = CollectorRegistry()
+    page.register(SharedMetrics(folder) if folder else metrics.REGISTRY)
+    page.register(StatusMetrics(context.database, context.settings))
 
 
 @blueprint.route("/metrics", methods=["GET"])
@@ -63,7 +44,7 @@ def register(app: Flask) -> None:
     security=[{}, {"metricsToken": []}],
     responses={
         200: {
-            "description": "Prometheus' text format, or OpenMetrics for whoever accepts it",
+            "description": "Prometheus' text format, or OpenMetrics if the client accepts it",
             "headers": openapi.headers(),
             "content": {_PLAIN: _CONTENT, _OPENMETRICS: _CONTENT},
         },
@@ -71,19 +52,19 @@ def register(app: Flask) -> None:
     },
 )
 def metrics_page() -> Response:
-    """What the processes and the worker do, in numbers; open unless LARIBA_METRICS_TOKEN is set."""
+    """The metrics of the processes and the worker; without a token unless LARIBA_METRICS_TOKEN is set."""
     _require_token(request.headers.get("Authorization"), current_context().settings.metrics_token)
-    metrics.fold()
+    metrics.flush()
     try:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     except TypeError:
-        # The library's own of a version that is no number.
+        # The library raises it for a version that is no number.
         encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
     return Response(encode(current_app.extensions[METRICS]), content_type=content_type)
 
 
 def _require_token(header: str | None, token: str) -> None:
-    """Raise InvalidMetricsToken unless `header` bears the `token`, or there is none."""
+    """Raise InvalidMetricsToken unless `header` holds `token`, or `token` is empty."""
     if not token:
         return
     scheme, _, sent = (header or "").partition(" ")

@@ -1,8 +1,8 @@
-"""Values of prometheus_client in files whose room on the disk is reserved before it is mapped into memory.
+"""Values of prometheus_client in files whose disk space is reserved before they are mapped into memory.
 
-The library makes its files longer and maps what is not there yet. When the disk is full, the first write into such a
-page is answered with SIGBUS, which ends the process. A file that is reserved has its pages; where they cannot be had,
-the process counts no more and says so once. An event is stored all the same.
+The library extends its files sparsely and maps them. When the disk is full, the first write to such a page raises
+SIGBUS, which ends the process. Here the space is allocated first; where that fails, the process stops counting and logs
+it once. Events are stored all the same.
 """
 
 import errno
@@ -16,22 +16,22 @@ from prometheus_client.mmap_dict import MmapedDict
 
 _log = structlog.get_logger()
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# As the library begins a file; it doubles one that is full.
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The library's first size of a file; it doubles a full one.
 _FIRST_BYTES: Final = 1 << 16
-# What an entry takes beside its key: two numbers, its length, and padding.
+# An entry without its key: two numbers, its length, and padding.
 _ENTRY_BYTES: Final = 64
 
 _is_off = False
 
 
-def is_lack_of_room(error: OSError) -> bool:
-    """Whether `error` says that the disk, or this user's part of it, is full."""
-    return error.errno in _NO_ROOM
+def is_disk_full(error: OSError) -> bool:
+    """Whether the disk, or this user's quota of it, is full."""
+    return error.errno in _DISK_FULL
 
 
 def switch_off(error: OSError) -> None:
-    """Count no more in this process, and say why."""
+    """Stop counting in this process, and log the reason."""
     global _is_off  # noqa: PLW0603 - of the process, as the values are
     if not _is_off:
         _is_off = True
@@ -39,7 +39,7 @@ def switch_off(error: OSError) -> None:
 
 
 def value_class(number: Callable[[], int]) -> type:
-    """What stands in for prometheus_client.values.ValueClass in the process whose number `number()` tells."""
+    """The replacement of prometheus_client.values.ValueClass for the process whose slot is `number()`."""
     values.MmapedDict = _ReservedFile  # type: ignore[attr-defined]
 
     class Value(_Value):
@@ -49,7 +49,7 @@ def value_class(number: Callable[[], int]) -> type:
 
 
 class _Value:
-    """A number in a file; nothing at all once there was no room."""
+    """A number in a file; does nothing after the disk was full."""
 
     _multiprocess = True
     _map: Callable[..., Any]
@@ -61,17 +61,16 @@ class _Value:
             switch_off(error)
 
     def inc(self, amount: float) -> None:
-        if not _is_off:
-            try:
-                self._mapped.inc(amount)
-            except OSError as error:  # a forked child opens its own files at the first thing that it counts
-                switch_off(error)
+        self._write("inc", amount)
 
     def set(self, value: float, timestamp: float | None = None) -> None:
+        self._write("set", value, timestamp)
+
+    def _write(self, method: str, *arguments: float | None) -> None:
         if not _is_off:
             try:
-                self._mapped.set(value, timestamp)
-            except OSError as error:
+                getattr(self._mapped, method)(*arguments)
+            except OSError as error:  # a forked child opens its own files at its first count
                 switch_off(error)
 
     def get(self) -> float:
@@ -85,7 +84,7 @@ class _Value:
 
 
 class _ReservedFile(MmapedDict):
-    """The library's file; raises OSError where there is no room for what it is about to map."""
+    """The library's file; raises OSError if the disk has no space for what it is about to map."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's own
         if not read_mode:
@@ -99,13 +98,13 @@ class _ReservedFile(MmapedDict):
 
 
 def _reserve(path: str, size: int) -> None:
-    """Make the file `size` bytes long, if it is shorter, with room on the disk for each of them."""
+    """Extend the file to `size` bytes, if it is shorter, with disk space allocated for all of them."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         size = max(size, os.fstat(descriptor).st_size)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)
-        else:  # macOS: what is not reserved there can still fail
+        else:  # macOS cannot allocate; a write can still fail there
             os.truncate(descriptor, size)
     finally:
         os.close(descriptor)

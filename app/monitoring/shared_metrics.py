@@ -1,12 +1,10 @@
-"""What the processes of a machine count, kept in one folder, so that any of them can tell of all.
+"""Metrics that the processes of a machine share in one folder, so that each of them can expose the counts of all.
 
-prometheus_client keeps a process's values in files that bear the process's name. With its pid for a name there would be
-more of them with every process that was ever started, and whoever merged those of the dead might be killed half-way. So
-a process takes a place instead: the lowest number whose lock nobody holds. It goes on counting where the place's last
-holder stopped, so that counters never fall; there are as many files as there ever were processes at once; and a place
-is free the moment its holder ends, however it ends, because the kernel lets go of the lock.
+prometheus_client names the files of a process after its pid, so that every restart leaves files. Here a process takes a
+slot instead: the lowest number whose lock is free. It goes on counting where the slot's last holder stopped, so that
+counters never fall and files stay few. The kernel releases the lock however a process ends.
 
-A folder without room costs the counts and nothing else (app/monitoring/reserved.py).
+A folder on a full disk costs the counts and nothing else (app/monitoring/reserved.py).
 """
 
 import fcntl
@@ -20,83 +18,84 @@ from typing import Final
 from prometheus_client import values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from app.concurrency.fork import reset_after_fork
 from app.config import SettingsError, variable_of
 from app.monitoring import reserved
 
 _LIBRARY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-_TURN: Final = "turn"
+_MUTEX: Final = "mutex"
 
 
 def share(path: str, environ: MutableMapping[str, str]) -> None:
     """Keep the metrics of this process and its children in the folder `path`. Call it before the metrics are imported.
 
-    Without room there, it counts for itself alone. Raises SettingsError if the folder cannot be used.
+    On a full disk the process keeps its metrics to itself. Raises SettingsError if the folder cannot be used.
     """
-    # The library's files find the folder here and nowhere else.
+    # The library reads the folder here only.
     environ[_LIBRARY_VARIABLE] = path
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        values.ValueClass = reserved.value_class(_Place(Path(path)).number)
+        values.ValueClass = reserved.value_class(MetricsSlot(Path(path)).number)
     except OSError as error:
-        if reserved.is_lack_of_room(error):
+        if reserved.is_disk_full(error):
             reserved.switch_off(error)
             return
         raise SettingsError(f"{variable_of('metrics_dir')} cannot be used: {error.strerror}: {path}") from error
 
 
-class SharedMetrics:
-    """Reads what all processes that share a folder count, as a collector of prometheus_client does."""
+class SharedMetrics(Collector):
+    """The metrics of all processes that share a folder."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics of all processes that ever shared the folder; what is open or in use, of those that live."""
-        if not (self._path / _TURN).exists():
+        """Counters and histograms of all processes that ever shared the folder; gauges of those that live."""
+        if not (self._path / _MUTEX).exists():
             return ()
-        with _turn(self._path):
+        with _mutex(self._path):
             for lock in self._path.glob("*.lock"):
                 if (descriptor := _try_lock(lock)) is not None:
                     os.close(descriptor)
                     mark_process_dead(int(lock.stem), str(self._path))
-        # A process that has just begun a file has written nothing into it for a moment.
+        # A file that a process has just created is empty for a moment.
         files = [str(file) for file in self._path.glob("*.db") if _bytes_of(file)]
         merged: Iterable[Metric] = MultiProcessCollector.merge(files)
         return merged
 
 
-class _Place:
-    """This process's place in the folder; a forked child takes one of its own, at the first thing that it counts."""
+class MetricsSlot:
+    """This process's slot in the folder, taken at the first count; a forked child takes one of its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._held: tuple[int, int] | None = None
         self._parents: int | None = None
-        reset_after_fork(self, _Place._leave_to_parent)
+        reset_after_fork(self, MetricsSlot._reset)
 
     def number(self) -> int:
-        """Called at every value that is written."""
+        """The library calls this at every value that is written."""
         if self._held is None:
             self._held = self._take()
         return self._held[0]
 
     def _take(self) -> tuple[int, int]:
-        """The place's number, and the descriptor whose lock holds it."""
-        with _turn(self._path):
+        """The number of the slot, and the descriptor that holds its lock."""
+        with _mutex(self._path):
             for number in itertools.count():
-                # Never the parent's, even if that one has ended: this process still has its files open as it left them.
+                # Not the parent's, even if the parent has ended: this process has its files open in their old state.
                 if number == self._parents:
                     continue
                 if (descriptor := _try_lock(self._path / f"{number}.lock")) is not None:
-                    # Its last holder's connections and queues are not ours.
+                    # Remove the gauges of its last holder.
                     mark_process_dead(number, str(self._path))
                     return number, descriptor
         raise AssertionError  # pragma: no cover - there is no last number
 
-    def _leave_to_parent(self) -> None:
-        # The lock belongs to both as long as both have it open: a parent that ends would seem to live on.
+    def _reset(self) -> None:
+        # Parent and child share the lock while both have it open, and a parent that ends would seem to live on.
         if self._held is not None:
             self._parents, descriptor = self._held
             os.close(descriptor)
@@ -104,7 +103,7 @@ class _Place:
 
 
 def _try_lock(lock: Path) -> int | None:
-    """A descriptor that holds `lock` until it is closed, or None if another one does. For whoever has the turn."""
+    """A descriptor that holds `lock` until it is closed; None if another process holds it. Call it within _mutex."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,9 +114,9 @@ def _try_lock(lock: Path) -> int | None:
 
 
 @contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """One at a time takes or tries locks: who only looks whether a place is held would keep another one from it."""
-    descriptor = os.open(path / _TURN, os.O_RDWR | os.O_CREAT, 0o600)
+def _mutex(path: Path) -> Iterator[None]:
+    """One process at a time tries locks: a scrape holds each free one for a moment, and would hide it from a taker."""
+    descriptor = os.open(path / _MUTEX, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

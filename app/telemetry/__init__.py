@@ -1,1 +1,1 @@
-"""What the process tells about itself: structured logs, the access log, and the metrics that it counts."""
+"""Structured logs, the access log, and the metrics that a process counts."""

@@ -1,7 +1,7 @@
-"""Wide lines for a road on which structlog's machinery (80 µs a line) would be the dearest part.
+"""Access log of the fast path, on which structlog (80 µs a line) would cost more than any other step.
 
-The same fields in the same order to the same stream as request_log.py writes them, gathered and written many at a time.
-What is still gathered when a process is killed is lost; nothing else is.
+The lines have the fields, the order and the stream of request_log.py. They are buffered and written many at a time; a
+process that is killed loses the buffered ones.
 """
 
 import itertools
@@ -19,24 +19,23 @@ from app.identifiers import random_bytes
 from app.telemetry import metrics
 
 SLOW_MILLISECONDS = 500
-"""What took as long leaves its line in any case."""
-# Of so many keys it is known whose turn it is; then it begins anew.
+"""A request that took this long is always logged."""
+# Sampling counts this many keys; then it begins anew.
 _KEYS_MAX = 100_000
-# What a caller's own request id may look like; anything else could break a log line or a header. And no key or token,
-# for it stands in the log and in the audit trail as it is.
+# Other characters could break a log line or a header. No key or token: the id stands in the log and in the audit.
 _SANE_REQUEST_ID = re.compile(r"(?!.*lrb_(?:sk|mt)_)[A-Za-z0-9._:-]{1,128}")
-# Some seconds of the top rate. While standard error is not read, a write does not end; beyond this the oldest are lost.
-_GATHERED_MAX = 50_000
-# A pipe takes no more in one piece (PIPE_BUF on Linux), and two processes may share one.
-_PIECE_CHARACTERS_MAX = 4096
+# Some seconds of the top rate. While standard error is not read, a write blocks, and beyond this the oldest are lost.
+_LINES_MAX = 50_000
+# Larger writes to a pipe that processes share may be interleaved (PIPE_BUF on Linux).
+_WRITE_CHARACTERS_MAX = 4096
 _ROOT = logging.getLogger()
 _ENCODER = msgspec.json.Encoder()
 
 
 class RequestLine(msgspec.Struct, kw_only=True, gc=False):
-    """In the order in which request_log.py writes its fields, of level info; no field may hold a secret.
+    """A line of level info, with the fields in the order of request_log.py; no field may hold a secret.
 
-    A Struct is encoded in a seventh of the time that a dict takes, sorted.
+    msgspec encodes a Struct in a seventh of the time of a sorted dict.
     """
 
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
@@ -50,7 +49,7 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     remote_address: str
     request_id: str
     sampled_one_in: int | msgspec.UnsetType = msgspec.UNSET
-    """For how many requests it stands, if for more than one."""
+    """How many requests the line represents, if more than one."""
     status: int
 
 
@@ -62,35 +61,35 @@ def request_id_from(proposed: str | None) -> str:
 
 
 class Sampling:
-    """Which of a process's lines are written: all but those of accepted requests that went as they should."""
+    """Which lines a process writes: all but a share of those of accepted requests."""
 
     def __init__(self, one_in: int | None = 1) -> None:
-        """Of as many accepted requests of a key one leaves its line; None: none does."""
+        """Log one in `one_in` accepted requests of a key; None: none of them."""
         self._one_in = one_in
-        self._turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
+        self._counters: dict[str, Iterator[int]] = defaultdict(itertools.count)
 
     def stands_for(self, event: str, key: str, milliseconds: float) -> int:
-        """For how many requests this line stands; 0: it is left out."""
+        """How many requests this line represents; 0: it is not written."""
         if self._one_in == 1 or event not in metrics.OUTCOMES or milliseconds >= SLOW_MILLISECONDS:
             return 1
         if self._one_in is None:
             return 0
-        if len(self._turns) > _KEYS_MAX:
-            self._turns.clear()
-        # A key's first one is written: so that those of a key that seldom sends are seen at all.
-        return 0 if next(self._turns[key]) % self._one_in else self._one_in
+        if len(self._counters) > _KEYS_MAX:
+            self._counters.clear()
+        # The first request of a key is logged, so that keys that seldom send show up at all.
+        return 0 if next(self._counters[key]) % self._one_in else self._one_in
 
 
 class RequestLines:
-    """Gathers lines from any thread; `flush` writes them."""
+    """Buffers lines of any thread; `flush` writes them."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, *, lines_max: int = _LINES_MAX) -> None:
         self._sampling = sampling
-        self._lines: deque[RequestLine] = deque(maxlen=_GATHERED_MAX)
+        self._lines: deque[RequestLine] = deque(maxlen=lines_max)
         self._writing = threading.Lock()
 
-    def note(self, line: RequestLine) -> None:
-        """Gather the line, unless it is left out."""
+    def add(self, line: RequestLine) -> None:
+        """Buffer the line, unless sampling leaves it out."""
         if not _ROOT.isEnabledFor(logging.INFO):
             return
         if times := self._sampling.stands_for(line.event, line.key, line.milliseconds):
@@ -99,27 +98,26 @@ class RequestLines:
             self._lines.append(line)
 
     def flush(self) -> None:
-        """Write what is gathered, or give it up; returns at once if another thread is about it."""
+        """Write the buffered lines, or drop them if that fails; returns at once if another thread is writing."""
         if not self._lines or not self._writing.acquire(blocking=False):
             return
         try:
-            piece = ""
+            chunk = ""
             while self._lines:
                 line = _ENCODER.encode(self._lines.popleft()).decode() + "\n"
-                if len(piece) + len(line) > _PIECE_CHARACTERS_MAX:
-                    sys.stderr.write(piece)
-                    piece = ""
-                piece += line
-            sys.stderr.write(piece)
+                if len(chunk) + len(line) > _WRITE_CHARACTERS_MAX:
+                    sys.stderr.write(chunk)
+                    chunk = ""
+                chunk += line
+            sys.stderr.write(chunk)
             sys.stderr.flush()
         except OSError:
-            # The disk is full, or the reader is gone. Other lines are lost then too (logging), and if these were kept,
-            # they would fill the memory.
+            # The disk is full, or the reader is gone. Lines that are kept would fill the memory.
             self._lines.clear()
         finally:
             self._writing.release()
 
 
 def sampled(times: int) -> dict[str, int]:
-    """What a line says of itself that stands for `times` requests."""
+    """The field of a line that represents `times` requests."""
     return {"sampled_one_in": times} if times > 1 else {}

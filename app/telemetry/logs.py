@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, with keys, tokens and payloads blacked out."""
+"""Structured logs: one JSON object a line on standard error, with keys, tokens and payloads redacted."""
 
 import logging
 import re
@@ -8,15 +8,15 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-# Whatever looks like a credential, also inside a longer text, a traceback or another library's message. The key id
-# stays: it is public, and it is what an operator searches for.
+# A credential, also within a longer text, a traceback or a library's message. The key id stays: it is public, and
+# operators search for it.
 _CREDENTIAL = re.compile(r"(lrb_(?:sk|mt)_[0-9A-Za-z]{1,16})_[0-9A-Za-z]+")
-# PostgreSQL's DETAIL shows the row that it refuses, payload and all, up to the next part of the message.
+# PostgreSQL's DETAIL shows the refused row with its payload, up to the next part of the message.
 _REFUSED_ROW = re.compile(r"DETAIL:.*?(?=\n(?:HINT|CONTEXT|\[SQL|Traceback|The above|During)|\Z)", re.DOTALL)
 _PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]{0,100}):[^@/\s]+@")
 
-# Celery tells of each bell three times, and bells ring every few seconds for as long as the product runs. What a run
-# has done is told by a line of our own (app/maintenance/runs.py).
+# Celery logs each tick three times, every few seconds. Our own line says what a run has done
+# (app/maintenance/scheduler.py).
 _ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace")
 
 _FIRST = {"timestamp": 0, "level": 1, "event": 2}
@@ -45,7 +45,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Alembic tells at each look at the schema, readiness checks included, which dialect it speaks.
+    # Alembic logs its dialect at each look at the schema, readiness checks included.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for name in _ROUTINE:
         logging.getLogger(name).setLevel(logging.NOTSET if level == "DEBUG" else logging.WARNING)
@@ -61,12 +61,12 @@ def configure(level: str) -> None:
 
 
 def redact(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Black out credentials and passwords in every value, however deep."""
+    """Redact credentials and passwords in every value, however deep."""
     return {key: _redacted(value) for key, value in event.items()}
 
 
 def in_reading_order(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """When, how bad, what; then everything else by name, so that lines of one kind look alike."""
+    """Timestamp, level and event first, then all other fields by name."""
     return {name: event[name] for name in sorted(event, key=lambda name: (_FIRST.get(name, len(_FIRST)), name))}
 
 

@@ -1,7 +1,7 @@
-"""What a process counts, for whoever watches it: the registry, and every metric that is no fact of the database.
+"""The metrics that a process counts; those of the system status are in app/monitoring/status_metrics.py.
 
-docs/metrics.md has the same list for operators (a test compares them). Label values are words of ours (route templates,
-error codes, outcomes) and never a caller's: no tenant shows in them, and no caller can make them many.
+docs/metrics.md has the same list for operators (a test compares them). Label values are our own (route templates, error
+codes, outcomes) and never a caller's, so that they name no tenant and stay few.
 """
 
 import threading
@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter as CountOf
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -17,10 +18,10 @@ from app.concurrency.fork import reset_after_fork
 
 Item = TypeVar("Item")
 
-# A second series for every counter and histogram, which processes that share a folder do not have.
+# Processes that share a folder have no `_created` series, so none has.
 disable_created_metrics()
 
-# From a warm commit alone (1 ms) past the two seconds within which everything is answered.
+# From a commit alone (1 ms) to beyond the two seconds within which each request is answered.
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _EVENTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -31,125 +32,114 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "batch_accepted": "accepted",
     "batch_replayed": "replayed",
 }
-"""What became of an accepted request, by the name of its line in the log."""
+"""The outcome of an accepted request by its log event."""
 
 
 class BulkHistogram(Histogram):
-    """A histogram that takes many values for little more than the price of one."""
+    """A histogram that observes many values for little more than the cost of one."""
 
     def observe_all(self, values: Iterable[float]) -> None:
-        """As observe() of each, but each bucket and the sum are written once (0.3 µs a value instead of 4)."""
+        """As observe() of each value, but writes each bucket and the sum once (0.3 µs a value instead of 4)."""
         values = list(values)
         self._sum.inc(sum(values))
-        for place, times in CountOf(bisect_left(self._upper_bounds, value) for value in values).items():
-            self._buckets[place].inc(times)
+        for bucket, times in CountOf(bisect_left(self._upper_bounds, value) for value in values).items():
+            self._buckets[bucket].inc(times)
 
 
 REGISTRY: Final = CollectorRegistry()
 
-REQUESTS: Final = Counter(
+_counter = partial(Counter, registry=REGISTRY)
+_gauge = partial(Gauge, registry=REGISTRY)
+_histogram = partial(BulkHistogram, registry=REGISTRY)
+
+REQUESTS: Final = _counter(
     "lariba_requests_total",
-    "Answered requests, each once, whichever road it took.",
+    "Answered requests, each once.",
     ("method", "route", "outcome"),
-    registry=REGISTRY,
 )
-REQUEST_SECONDS: Final = BulkHistogram(
+REQUEST_SECONDS: Final = _histogram(
     "lariba_request_seconds",
     "From the request's arrival at the application to its answer.",
     ("method", "route"),
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
-BATCH_EVENTS: Final = Counter(
+BATCH_EVENTS: Final = _counter(
     "lariba_batch_events_total",
     "Events of batches by their verdict; replayed batches are counted as requests only.",
     ("verdict",),
-    registry=REGISTRY,
 )
-GROUP_EVENTS: Final = BulkHistogram(
+GROUP_EVENTS: Final = _histogram(
     "lariba_group_events",
     "Single events that went to PostgreSQL with one statement and one commit.",
     buckets=_EVENTS,
-    registry=REGISTRY,
 )
-COMMIT_SECONDS: Final = BulkHistogram(
+COMMIT_SECONDS: Final = _histogram(
     "lariba_commit_seconds",
     "A group's statement with its commit, failed ones too.",
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
-QUEUE_WAIT_SECONDS: Final = BulkHistogram(
+QUEUE_WAIT_SECONDS: Final = _histogram(
     "lariba_queue_wait_seconds",
     "How long the first event of a group had waited when its statement began.",
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
-QUEUE_EVENTS: Final = Gauge(
+QUEUE_EVENTS: Final = _gauge(
     "lariba_queue_events",
     "Single events that are waiting for their verdict.",
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-TIMESTAMPS_FAR: Final = Counter(
+TIMESTAMPS_FAR: Final = _counter(
     "lariba_timestamps_far_total",
     "Events stored with the mark of a timestamp that is far from their receipt; those refused bear their outcome.",
-    registry=REGISTRY,
 )
-GRANIAN_ADAPTERS: Final = Gauge(
+GRANIAN_ADAPTERS: Final = _gauge(
     "lariba_granian_adapters",
     "Web processes that answer through the adapter for granian (app/granian).",
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-KEY_LOOKUPS: Final = Counter(
+KEY_LOOKUPS: Final = _counter(
     "lariba_key_lookups_total",
     "Credentials by where they were found: memory, the database (one query), or nowhere, which costs argon2 as well.",
     ("found",),
-    registry=REGISTRY,
 )
-ARGON2_RUNS: Final = Counter(
+ARGON2_RUNS: Final = _counter(
     "lariba_argon2_runs_total",
     "Runs of argon2, about 20 ms of a core each: to prove a credential, to issue one, to renew its hash.",
     ("purpose",),
-    registry=REGISTRY,
 )
-LIMITS_SHARED: Final = Gauge(
+LIMITS_SHARED: Final = _gauge(
     "lariba_rate_limits_shared",
     "1 while all processes count rates together, 0 while one of them counts for itself; none where there is no Redis.",
     ("through",),
     multiprocess_mode="livemin",
-    registry=REGISTRY,
 )
-POOL_IN_USE: Final = Gauge(
+POOL_IN_USE: Final = _gauge(
     "lariba_pool_connections_in_use",
-    "Pooled connections to PostgreSQL that somebody works with.",
+    "Pooled connections to PostgreSQL in use.",
     ("program",),
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-POOL_MAX: Final = Gauge(
+POOL_MAX: Final = _gauge(
     "lariba_pool_connections_max",
     "How many there may be, in all processes that have connected.",
     ("program",),
     multiprocess_mode="livesum",
-    registry=REGISTRY,
 )
-POOL_TIMEOUTS: Final = Counter(
+POOL_TIMEOUTS: Final = _counter(
     "lariba_pool_timeouts_total",
     "Transactions that got no connection within a second, and so were refused with 503.",
     ("program",),
-    registry=REGISTRY,
 )
 
 
 def count_request(method: str, route: str, outcome: str, seconds: float) -> None:
-    """Count an answer; `route` is a template, or "unmatched"."""
+    """Count one answer; `route` is a template, or "unmatched"."""
     REQUESTS.labels(method, route, outcome).inc()
     REQUEST_SECONDS.labels(method, route).observe(seconds)
 
 
 def count_requests(method: str, route: str, answers: Iterable[tuple[str, float]]) -> None:
-    """Count many answers of one route: outcome and seconds of each."""
+    """Count many answers of one route, each with its outcome and seconds."""
     outcomes, seconds = zip(*answers, strict=True)
     for outcome, times in CountOf(outcomes).items():
         REQUESTS.labels(method, route, outcome).inc(times)
@@ -157,46 +147,46 @@ def count_requests(method: str, route: str, answers: Iterable[tuple[str, float]]
 
 
 def count_groups(groups: Iterable[tuple[int, float, float]]) -> None:
-    """Count groups: events, seconds of the statement, seconds that the first event had waited."""
+    """Count groups, each with its events, the seconds of its statement, and the wait of its first event in seconds."""
     events, commit_seconds, wait_seconds = zip(*groups, strict=True)
     GROUP_EVENTS.observe_all(events)
     COMMIT_SECONDS.observe_all(commit_seconds)
     QUEUE_WAIT_SECONDS.observe_all(wait_seconds)
 
 
-class Tally(Generic[Item]):
-    """Takes notes on a road on which counting at once (2 to 6 µs) would be dear: an append now, `fold` counts later.
+class MetricBuffer(Generic[Item]):
+    """Defers counting (2 to 6 µs an item) on a hot path: `add` is an append, `flush` hands all items to `count`.
 
-    For a module's own variable: a tally is never given up.
+    For a variable of a module: a buffer stays registered for as long as the process lives.
     """
 
     def __init__(self, count: Callable[[list[Item]], None]) -> None:
         self._items: deque[Item] = deque()
         self._count = count
-        self.note: Final = self._items.append
+        self.add: Final = self._items.append
         self._reset()
-        reset_after_fork(self, Tally._reset)
-        _TALLIES.append(self)
+        reset_after_fork(self, MetricBuffer._reset)
+        _BUFFERS.append(self)
 
     def _reset(self) -> None:
-        """A forked child counts its own: what its parent has noted, the parent counts."""
-        self._folding = threading.Lock()
+        """Drop the parent's items: the parent counts them."""
+        self._flushing = threading.Lock()
         self._items.clear()
 
-    def fold(self) -> None:
+    def flush(self) -> None:
         if not self._items:
             return
-        with self._folding:
-            # Nobody else takes any away now, so there are at least as many.
+        with self._flushing:
+            # Only the holder of the lock removes items, so at least as many are there.
             items = [self._items.popleft() for _ in range(len(self._items))]
             if items:
                 self._count(items)
 
 
-_TALLIES: Final[list[Tally[Any]]] = []
+_BUFFERS: Final[list[MetricBuffer[Any]]] = []
 
 
-def fold() -> None:
-    """Count what all tallies have noted: twenty times a second, before this process tells, and when it ends."""
-    for tally in _TALLIES:
-        tally.fold()
+def flush() -> None:
+    """Count what all buffers hold: twenty times a second, before each scrape, and when the process ends."""
+    for buffer in _BUFFERS:
+        buffer.flush()

@@ -17,8 +17,8 @@ from flask import Flask
 from granian.cli import cli as granian_command
 
 from app.config import Settings, variable_of
-from app.maintenance.runs import RUN_SECONDS
 from app.maintenance.schedule import TASKS
+from app.maintenance.task import RUN_SECONDS
 from app.worker import create_celery
 
 _CHECKOUT = Path(__file__).parent.parent.parent
@@ -209,7 +209,7 @@ def test_who_counts_shares_one_folder() -> None:
 def test_the_time_to_stop_is_longer_than_what_is_under_way_may_take(settings: Settings) -> None:
     """Of a run with a long step the step may be given up, and is taken again: it may take half an hour."""
     celery = create_celery(settings)
-    task_seconds = max(celery.tasks[task.bell].time_limit or 0 for task in TASKS if task.seconds == RUN_SECONDS)
+    task_seconds = max(celery.tasks[task.celery_name].time_limit or 0 for task in TASKS if task.seconds == RUN_SECONDS)
     for make in (_unit, _service):
         web = make("web")
         assert web.stop_seconds > int(web.command[web.command.index("--workers-kill-timeout") + 1])

@@ -57,10 +57,10 @@ def test_settings_md_lists_every_setting_with_its_default() -> None:
         assert documented[variable][0] == _FALLS_BACK.get(variable, default), variable
 
 
-def test_every_beat_entry_rings_a_task_that_exists_and_every_task_is_rung(settings: Settings) -> None:
+def test_every_beat_entry_names_a_task_that_exists_and_every_task_has_one(settings: Settings) -> None:
     registered = {name for name in create_celery(settings).tasks if not name.startswith("celery.")}
 
-    assert {entry["task"] for entry in BEAT_SCHEDULE.values()} == registered == {task.bell for task in TASKS}
+    assert {entry["task"] for entry in BEAT_SCHEDULE.values()} == registered == {task.celery_name for task in TASKS}
 
 
 def test_maintenance_md_lists_every_task_with_how_often_it_is_wanted() -> None:

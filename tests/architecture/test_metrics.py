@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app.monitoring import troubles, upkeep_metrics
-from app.monitoring.troubles import Trouble
+from app.monitoring import health_issues, status_metrics
+from app.monitoring.health_issues import HealthIssue
 from app.telemetry import metrics
 
 _CHECKOUT = Path(__file__).parent.parent.parent
@@ -24,7 +24,7 @@ def _known() -> dict[str, str]:
         f"{family.name}_total" if family.type == "counter" else family.name: family.documentation
         for family in metrics.REGISTRY.collect()
     }
-    return counted | upkeep_metrics.described()
+    return counted | status_metrics.described()
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -88,20 +88,20 @@ def test_status_and_the_rules_have_the_same_bounds() -> None:
 
     assert {alert: bounds[alert] and bounds[alert][0] for alert in _alerts_of_status()} == {  # type: ignore[index]
         "LaribaDatabaseAway": "== 0",
-        "LaribaClockSkewed": f"> {troubles.CLOCK_SKEW_SECONDS_MAX}",
+        "LaribaClockSkewed": f"> {health_issues.CLOCK_SKEW_SECONDS_MAX}",
         "LaribaTaskOverdue": "== 1",
-        "LaribaTaskFailing": f"> {troubles.FAILURES_IN_A_ROW_MAX}",
-        "LaribaUsageOutboxLags": f"> {troubles.OUTBOX_LAG_SECONDS_MAX}",
-        "LaribaExpiredRecordsPileUp": f"> {troubles.EXPIRED_LAG_SECONDS_MAX}",
+        "LaribaTaskFailing": f"> {health_issues.FAILURES_IN_A_ROW_MAX}",
+        "LaribaUsageOutboxLags": f"> {health_issues.OUTBOX_LAG_SECONDS_MAX}",
+        "LaribaExpiredRecordsPileUp": f"> {health_issues.EXPIRED_LAG_SECONDS_MAX}",
         "LaribaEventsInDefaultPartition": "> 0",
-        "LaribaPartitionsRunOut": f"< {troubles.PARTITIONS_AHEAD_SECONDS_MIN}",
-        "LaribaRetentionBehind": f"> {troubles.RETENTION_SLACK_SECONDS}",
+        "LaribaPartitionsRunOut": f"< {health_issues.PARTITIONS_AHEAD_SECONDS_MIN}",
+        "LaribaRetentionBehind": f"> {health_issues.RETENTION_SLACK_SECONDS}",
     }
 
 
 def _alerts_of_status() -> set[str]:
-    source = Path(troubles.__file__).read_text()
-    assert Trouble.__doc__
+    source = Path(health_issues.__file__).read_text()
+    assert HealthIssue.__doc__
     return set(re.findall(r'"(Lariba\w+)"', source))
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,14 +80,27 @@ def test_only_the_entry_points_import_the_roof() -> None:
     assert guilty == set()
 
 
-def test_nobody_but_itself_imports_the_embedded_servers() -> None:
+_OUTSIDE = {"local", "tests", "bench", "contract"}
+_MAY_NOT_IMPORT = {"app": _OUTSIDE, "local": {"tests", "bench", "contract"}, "bench": {"tests", "contract"}}
+
+
+@pytest.mark.parametrize("package", sorted(_MAY_NOT_IMPORT))
+def test_neither_product_nor_local_run_nor_benchmarks_import_what_is_above_them(package: str) -> None:
     guilty = {
-        name
-        for name, targets in _GRAPH.items()
-        if any(target.split(".")[0] == "local" for target in targets) and name.split(".")[0] != "local"
+        f"{path.relative_to(_CHECKOUT)} imports {target}"
+        for path in (_CHECKOUT / package).rglob("*.py")
+        for target in _imports(ast.parse(path.read_text()))
+        if target.split(".")[0] in _MAY_NOT_IMPORT[package]
     }
 
     assert guilty == set()
+
+
+def test_the_wheel_holds_the_product_alone() -> None:
+    """The local run, the benchmarks and the tests are for a checkout."""
+    find = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+
+    assert find == {"include": ["app*"]}
 
 
 def test_only_routes_and_the_framework_files_know_flask() -> None:

@@ -22,7 +22,7 @@ _MAY_SEE_ALL = {
     "app.management.keys.queries": "the same: its report on the keys of all workspaces",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",
-    "app.monitoring.upkeep": "the state of the installation is of no workspace",
+    "app.monitoring.system_status": "the state of the installation is of no workspace",
     "local.demo": "makes the demo workspace, as the operator's shell would",
 }
 

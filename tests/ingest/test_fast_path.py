@@ -17,7 +17,7 @@ from app.ingest.fast_path import FastPath
 from app.ingest.pending_write import WriteResult
 from app.ingest.services import EXTENSION as INGEST
 from app.ingest.storage import Verdict
-from app.telemetry.metrics import REGISTRY, fold
+from app.telemetry.metrics import REGISTRY, flush
 from tests.ingest.test_policies import limit
 from tests.support.people import Tenant, events_of, execute
 from tests.support.sending import PATH, error_of, event_for, send
@@ -67,7 +67,7 @@ def test_a_crash_before_the_request_is_taken_leaves_it_to_flask(
     assert len(events_of(context, alice)) == 2
 
 
-@pytest.mark.parametrize("step", ["fast_path._ANSWERS.note", "event.uuid7"])
+@pytest.mark.parametrize("step", ["fast_path._ANSWERS.add", "event.uuid7"])
 def test_an_answer_on_an_event_loop_is_given_once_whatever_crashes(
     app: Flask, fast_path: FastPath, context: Context, alice: Tenant, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +76,7 @@ def test_an_answer_on_an_event_loop_is_given_once_whatever_crashes(
 
     status, headers, body = _answer_on_a_loop(app, fast_path, alice)
 
-    stored = step == "fast_path._ANSWERS.note"
+    stored = step == "fast_path._ANSWERS.add"
     assert status == (201 if stored else 500)
     assert body.get("status") == ("stored" if stored else None)
     assert headers["X-Request-ID"] == "mine"
@@ -208,7 +208,7 @@ def _counted(outcome: str) -> float:
 
 def _counted_in_all() -> dict[str, float]:
     """Requests to the ingest route by outcome."""
-    fold()
+    flush()
     return {
         sample.labels["outcome"]: sample.value
         for metric in REGISTRY.collect()

@@ -18,12 +18,10 @@ from werkzeug.test import TestResponse
 from app.config import Settings
 from app.context import Context
 from app.credentials.verification import Identity
-from app.database.engine import Database, TenantScope
+from app.database.engine import Database
 from app.errors import BadRequest, OutcomeUnknown, RateLimitExceeded, StorageUnavailable
-from app.ingest import refusals as refusals_module
 from app.ingest.refusals import Refusals
 from app.ingest.services import EXTENSION as INGEST
-from app.maintenance.usage import fold_usage
 from tests.ingest.test_batch import send_batch
 from tests.support.live import LiveServer, live_server
 from tests.support.lossy_commits import LossyCommits
@@ -64,7 +62,7 @@ def _counted_by_the_app(app: Flask, context: Context, alice: Tenant) -> Callable
 @pytest.fixture(name="refusals")
 def _refusals(context: Context) -> Refusals:
     """A process's own that is flushed when the test says so."""
-    return Refusals(context.database)
+    return Refusals(context.database, flush_seconds=None)
 
 
 class TestWhatIsCounted:
@@ -272,61 +270,22 @@ class TestFlush:
 
         assert _counted(context, alice) == {"bad_request": 2}
 
-    @pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "before", "after"], ["before", "before"]])
-    @pytest.mark.parametrize("is_folded", [True, False])
-    def test_a_flush_whose_answer_was_lost_is_neither_lost_nor_made_twice(
-        self,
-        refusals: Refusals,
-        context: Context,
-        alice: Tenant,
-        monkeypatch: pytest.MonkeyPatch,
-        plan: list[str],
-        is_folded: bool,  # noqa: FBT001
+    @pytest.mark.parametrize("fate", ["after", "before"])
+    def test_a_flush_whose_answer_was_lost_is_not_made_again(
+        self, refusals: Refusals, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch, fate: str
     ) -> None:
-        """`after`: it was committed; `before`: it was not. The worker may have folded it meanwhile."""
+        """`after`: it was committed; `before`: it was not, and its counts are lost, as a killed process's are."""
+        refusals.count_events(_identity(alice), {"of_the_lost_flush": 1})
+        LossyCommits(monkeypatch, fate)
+        for _ in range(3):
+            refusals.flush()
         refusals.count(_identity(alice), BadRequest())
-        commits = LossyCommits(monkeypatch, *plan)
-        for n in range(12):
-            refusals.flush()
-            if n == 6:
-                refusals.count(_identity(alice), BadRequest())
-            if is_folded and not commits.plan:
-                fold_usage(context.database)
-
-        assert commits.plan == []
-        assert _counted(context, alice) == {"bad_request": 2}
-
-    def test_a_flush_that_is_still_being_committed_is_waited_for(
-        self, refusals: Refusals, context: Context, alice: Tenant
-    ) -> None:
-        with context.database.transaction(TenantScope.ALL) as running:
-            transaction = running.connection().exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
-            refusals.count(_identity(alice), BadRequest())
-            counts = refusals._counts.copy()  # noqa: SLF001 - what a flush would have taken along
-            refusals._counts.clear()  # noqa: SLF001
-            refusals._unanswered = refusals_module._Flush(transaction, counts)  # noqa: SLF001
-            refusals.flush()
-            assert _counted(context, alice) == {}
-            running.rollback()
         refusals.flush()
 
-        assert _counted(context, alice) == {"bad_request": 1}
+        assert _counted(context, alice) == {"bad_request": 1} | ({"of_the_lost_flush": 1} if fate == "after" else {})
 
-    def test_a_transaction_that_a_crashed_server_has_forgotten_is_made_again(
-        self, refusals: Refusals, context: Context, alice: Tenant
-    ) -> None:
-        refusals.count(_identity(alice), BadRequest())
-        counts = refusals._counts.copy()  # noqa: SLF001
-        refusals._counts.clear()  # noqa: SLF001
-        refusals._unanswered = refusals_module._Flush("99999999999", counts)  # noqa: SLF001
-        refusals.flush()
-
-        assert _counted(context, alice) == {"bad_request": 1}
-
-    def test_memory_is_bounded_and_what_is_too_much_is_said(
-        self, refusals: Refusals, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(refusals_module, "_COUNTS_MAX", 2)
+    def test_memory_is_bounded_and_what_is_too_much_is_said(self, context: Context, alice: Tenant) -> None:
+        refusals = Refusals(context.database, flush_seconds=None, counts_max=2)
         with capture_logs() as said:
             refusals.count_events(_identity(alice), {"a": 1, "b": 2, "c": 3})
             refusals.count_events(_identity(alice), {"a": 1})
@@ -339,7 +298,6 @@ class TestFlush:
 class TestProcess:
     def test_a_process_flushes_by_itself(self, context: Context, alice: Tenant) -> None:
         refusals = Refusals(context.database)
-        refusals.flushes_by_itself = True
         for _ in range(2):
             refusals.count(_identity(alice), BadRequest())
 

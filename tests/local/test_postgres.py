@@ -212,7 +212,7 @@ def test_it_does_not_outlive_a_killed_owner(tmp_path: Path) -> None:
         wait_until(owner.nothing_is_left, 60)
 
 
-def test_its_own_log_tells_why_it_does_not_start(tmp_path: Path) -> None:
+def test_its_own_log_says_why_it_does_not_start(tmp_path: Path) -> None:
     with (
         pytest.raises(EmbeddedError, match="unrecognized configuration parameter"),
         EmbeddedPostgres(tmp_path / "postgres", options={**QUICK, "no_such_setting": "1"}),

@@ -25,7 +25,7 @@ def test_a_short_folder_holds_its_own_socket() -> None:
 
 
 @pytest.mark.parametrize("home", [DEEP, Path("/a,b"), Path('/a"b'), Path("/a\nb"), Path(os.fsdecode(b"/a\xff"))])
-def test_a_path_that_no_client_can_be_told_gets_a_private_folder(spare: Path, home: Path) -> None:
+def test_a_path_that_no_client_can_use_gets_a_private_folder(spare: Path, home: Path) -> None:
     directory = socket_directory(home, "a.sock")
 
     assert directory.parent == spare.parent
@@ -47,7 +47,7 @@ def test_a_servers_own_folder_is_never_removed(short_folder: Path) -> None:
     assert short_folder.exists()
 
 
-def test_a_folder_of_somebody_else_is_refused(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_refused(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spare.mkdir(mode=0o700)
     somebody_else = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: somebody_else)

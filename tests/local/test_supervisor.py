@@ -107,7 +107,7 @@ def test_sigkill_of_the_supervisor_leaves_no_process_and_no_grandchild(supervise
         wait_until(running.nothing_is_left)
 
 
-def test_a_killed_guard_is_replaced_and_told_what_the_old_one_knew(supervise: Supervise) -> None:
+def test_a_killed_guard_is_replaced_and_gets_the_groups_of_the_old_one(supervise: Supervise) -> None:
     with supervise(two=HAS_A_WORKER) as running:
         running.member("601")
         running.crash("lariba-guard")

@@ -15,7 +15,7 @@ STRANGER = Account(name="stranger", uid=os.geteuid(), gid=os.getegid())
 
 @pytest.fixture(name="closed_wheel")
 def _closed_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The wheel, installed where nobody but its owner may go."""
+    """The wheel, installed in a folder that only its owner may enter."""
     package = postgres_binaries().parents[1]
     site = tmp_path / "site"
     site.mkdir(mode=0o700)

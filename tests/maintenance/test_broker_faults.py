@@ -1,6 +1,6 @@
 """The broker stops, dies, forgets or freezes under a worker at work and a beat: both go on by themselves.
 
-On the embedded Redis, whatever TEST_BROKER_URL says: nobody else's broker is stopped.
+On the embedded Redis, whatever TEST_BROKER_URL says: no other broker is stopped.
 """
 
 import shutil
@@ -40,7 +40,7 @@ _RUNS = """
 
 @dataclass(frozen=True, slots=True)
 class _Canary:
-    """Its runs say that beat rings, the broker carries and a worker consumes."""
+    """Its runs prove that beat sends, the broker carries and a worker consumes."""
 
     root: Root
     worker: subprocess.Popen[bytes]
@@ -53,7 +53,7 @@ class _Canary:
         return int(found[0]), int(found[1])
 
     def is_wanted(self) -> None:
-        """As if an hour had passed: a run is due at the next ring."""
+        """As if an hour had passed: a run is due at the next tick."""
         self.root.execute(_LATER)
 
     def sings(self) -> None:
@@ -123,14 +123,14 @@ def _forget(broker: EmbeddedRedis) -> None:
 
 
 def _hang_up(broker: EmbeddedRedis) -> None:
-    """What a failover or a proxy does: all connections end, and there is somebody to connect to at once."""
+    """What a failover or a proxy does: all connections end, and new ones are accepted at once."""
     with redis.Redis.from_url(broker.url) as client:
         for kind in ("normal", "pubsub"):
             client.client_kill_filter(_type=kind, skipme=True)
 
 
 def _freeze(broker: EmbeddedRedis) -> None:
-    """Long enough for both to run into it: somebody else waits for three answers in vain."""
+    """Long enough for both to meet it: another client waits for three answers in vain."""
     process = psutil.Process(broker.pid)
     process.suspend()
     try:
@@ -175,7 +175,7 @@ def test_a_worker_that_answers_and_consumes_nothing_is_found_out_by_the_canary(
     canary.sings()
 
 
-def test_worker_and_beat_end_when_they_are_told_to_while_the_broker_is_away(
+def test_worker_and_beat_end_at_a_signal_while_the_broker_is_away(
     server_url: str, checkout: Path, tmp_path: Path
 ) -> None:
     with EmbeddedRedis(tmp_path / "data") as broker, fresh_database(server_url) as fresh:

@@ -8,10 +8,11 @@ import pytest
 from celery import Celery
 
 from app.database.clock import SKEW_MAX, Clocks, ClockSkewError
-from app.maintenance import tasks
+from app.maintenance import celery_tasks
 from app.maintenance.retention import DAYS_MAX, delete_expired_events, drop_old_partitions, first_kept_day
-from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
+from app.maintenance.scheduler import run_if_due
+from app.maintenance.task import TaskContext, TaskResult
 from tests.support.installation import Installation, noon
 from tests.support.people import Tenant, execute, rows
 
@@ -39,8 +40,8 @@ def _alice(installation: Installation) -> Tenant:
     return alice
 
 
-def _shift(installation: Installation, now: datetime, own_now: datetime) -> Shift:
-    return replace(installation.shift(now), own_now=own_now)
+def _task_context(installation: Installation, now: datetime, own_now: datetime) -> TaskContext:
+    return replace(installation.task_context(now), own_now=own_now)
 
 
 def _ages(installation: Installation) -> list[int]:
@@ -55,7 +56,7 @@ class TestWorkerWhoseClockIsOff:
         self, installation: Installation, caplog: pytest.LogCaptureFixture, skew: timedelta
     ) -> None:
         for task in TASKS:
-            run_if_due(task, _shift(installation, _NOW, _NOW + skew))
+            run_if_due(task, _task_context(installation, _NOW, _NOW + skew))
 
         assert [installation.stored_on(_TODAY - timedelta(days=age)) for age in range(20)] == [1] * 20
         state = {row.name: row for row in rows(installation.context, "SELECT * FROM maintenance_tasks")}
@@ -70,43 +71,43 @@ class TestWorkerWhoseClockIsOff:
         """A minute after midnight by one, a minute before it by the other: the day before is not over."""
         midnight, minute = _NOW + timedelta(hours=12), timedelta(minutes=1)
         for now, own_now in ((midnight + minute, midnight - minute), (midnight - minute, midnight + minute)):
-            shift = _shift(installation, now, own_now)
-            drop_old_partitions(installation.owner, now=shift.deletes_by(), days=18)
+            task_context = _task_context(installation, now, own_now)
+            drop_old_partitions(installation.owner, now=task_context.deletes_by(), days=18)
 
         assert _ages(installation) == list(range(19))
 
 
-def test_a_bell_asks_both_clocks(installation: Installation, alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is due, and what is kept, is told by PostgreSQL's; that nothing is deleted, by the worker's."""
+def test_a_tick_reads_both_clocks(installation: Installation, alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL's says what is due and what is kept; the worker's can only stop a deletion."""
     celery, moments = Celery("tried"), iter((_NOW, _NOW + timedelta(minutes=1)))
-    tasks.register(celery, installation.database, replace(installation.settings, retention_days=5))
+    celery_tasks.register(celery, installation.database, replace(installation.settings, retention_days=5))
 
-    def ring(skew: timedelta) -> None:
-        monkeypatch.setattr(tasks, "read_clocks", lambda _: Clocks(now := next(moments), now + skew))
+    def tick(skew: timedelta) -> None:
+        monkeypatch.setattr(celery_tasks, "read_clocks", lambda _: Clocks(now := next(moments), now + skew))
         celery.tasks["maintenance.drop_old_partitions"]()
 
-    ring(timedelta(days=366))
+    tick(timedelta(days=366))
     (failed,) = rows(installation.context, "SELECT * FROM maintenance_tasks")
     assert (failed.started_at, failed.failures) == (_NOW, 1)
     assert len(_ages(installation)) == 20
-    ring(timedelta())
+    tick(timedelta())
     assert len(_ages(installation)) == 20 - DAYS_MAX
 
 
 @pytest.mark.usefixtures("alice")
 class TestAllClocksAreWrong:
-    """By a year. Nobody can tell; but little is gone before somebody notices."""
+    """By a year. It cannot be detected, but little is deleted before the alert comes."""
 
     _WRONG = _NOW + timedelta(days=366)
 
     def test_a_run_drops_a_few_days_only_the_oldest_first(self, installation: Installation) -> None:
-        assert drop_old_partitions(installation.owner, now=self._WRONG, days=7) == Done(DAYS_MAX)
+        assert drop_old_partitions(installation.owner, now=self._WRONG, days=7) == TaskResult(DAYS_MAX)
         assert _ages(installation) == list(range(20 - DAYS_MAX))
 
     def test_a_run_takes_a_workspaces_events_from_a_few_days_only(self, installation: Installation) -> None:
         taken = [delete_expired_events(installation.owner, now=self._WRONG) for _ in range(4)]
 
-        assert taken == [Done(DAYS_MAX), Done(DAYS_MAX), Done(20 - 2 * DAYS_MAX), Done(0)]
+        assert taken == [TaskResult(DAYS_MAX), TaskResult(DAYS_MAX), TaskResult(20 - 2 * DAYS_MAX), TaskResult(0)]
 
 
 @pytest.mark.parametrize("days", [0, -1, -400])

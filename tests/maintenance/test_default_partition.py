@@ -13,8 +13,8 @@ from flask import Flask
 
 from app.ingest.table_locks import waits_for_table
 from app.maintenance import default_partition
-from app.maintenance.default_partition import settle_stranded_events
-from app.maintenance.runs import Done
+from app.maintenance.default_partition import _Move, move_default_partition_rows
+from app.maintenance.task import TaskResult
 from tests.support.installation import Installation, noon
 from tests.support.waiting import wait_until
 
@@ -25,8 +25,8 @@ _ROWS = "SELECT * FROM events ORDER BY event_uid"
 pytestmark = pytest.mark.wiring
 
 
-@pytest.fixture(name="stranded")
-def _stranded(installation: Installation) -> Installation:
+@pytest.fixture(name="full")
+def _full(installation: Installation) -> Installation:
     """Ten events of four days without partitions."""
     alice = installation.tenant()
     for age in range(4):
@@ -35,12 +35,12 @@ def _stranded(installation: Installation) -> Installation:
     return installation
 
 
-def _settled(installation: Installation) -> list[date]:
+def _moved(installation: Installation) -> list[date]:
     return [day for day in installation.days() if day.year == _DAY.year]
 
 
-def _between_copies_and_change(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> None:
-    """Have `step` done once nobody looks back any more."""
+def _between_copies_and_swap(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> None:
+    """Do `step` when no older snapshot is left."""
 
     def look(*_: Any) -> list[Any]:
         step()
@@ -49,19 +49,19 @@ def _between_copies_and_change(monkeypatch: pytest.MonkeyPatch, step: Callable[[
     monkeypatch.setattr(default_partition, "wait_for_older_snapshots", look)
 
 
-def test_each_of_its_days_gets_a_partition_and_nothing_stays(stranded: Installation) -> None:
-    before = stranded.sql(_ROWS)
+def test_each_of_its_days_gets_a_partition_and_nothing_stays(full: Installation) -> None:
+    before = full.sql(_ROWS)
 
-    assert settle_stranded_events(stranded.owner) == Done(10)
+    assert move_default_partition_rows(full.owner) == TaskResult(10)
 
-    assert stranded.sql(_ROWS) == before
-    assert _settled(stranded) == [_DAY - timedelta(days=age) for age in (3, 2, 1, 0)]
-    assert [stranded.stored_on(_DAY - timedelta(days=age)) for age in range(4)] == [1, 2, 3, 4]
-    assert stranded.sql("SELECT count(*) FROM events_default") == [(0,)]
-    assert stranded.sql("SELECT relname FROM pg_class WHERE relname ~ '(next|former)$'") == []
+    assert full.sql(_ROWS) == before
+    assert _moved(full) == [_DAY - timedelta(days=age) for age in (3, 2, 1, 0)]
+    assert [full.stored_on(_DAY - timedelta(days=age)) for age in range(4)] == [1, 2, 3, 4]
+    assert full.sql("SELECT count(*) FROM events_default") == [(0,)]
+    assert full.sql("SELECT relname FROM pg_class WHERE relname ~ '(next|former)$'") == []
 
 
-def test_what_it_leaves_is_like_any_other_partition(stranded: Installation) -> None:
+def test_what_it_leaves_is_like_any_other_partition(full: Installation) -> None:
     looks = (
         "SELECT (SELECT array_agg(conname::text || pg_get_constraintdef(oid) ORDER BY pg_get_constraintdef(oid))"
         "        FROM pg_constraint WHERE conrelid = to_regclass(%(name)s)),"
@@ -71,37 +71,37 @@ def test_what_it_leaves_is_like_any_other_partition(stranded: Installation) -> N
     )
 
     def look(name: str) -> str:
-        with stranded.owner.connection() as connection:
+        with full.owner.connection() as connection:
             return str(connection.execute(looks, {"name": name}).fetchone()).replace(name, "it")
 
     default = look("events_default")
-    settle_stranded_events(stranded.owner)
-    stranded.make_days(_DAY + timedelta(days=1), 1)
+    move_default_partition_rows(full.owner)
+    full.make_days(_DAY + timedelta(days=1), 1)
 
     assert look("events_20310330") == look("events_20310331")
     assert look("events_default").replace("it_next_pkey", "it_pkey") == default
 
 
-def test_a_second_run_finds_nothing_and_a_third_what_came_meanwhile(stranded: Installation) -> None:
-    settle_stranded_events(stranded.owner)
-    assert settle_stranded_events(stranded.owner) == Done(0)
+def test_a_second_run_finds_nothing_and_a_third_what_came_meanwhile(full: Installation) -> None:
+    move_default_partition_rows(full.owner)
+    assert move_default_partition_rows(full.owner) == TaskResult(0)
 
-    stranded.store(stranded.tenant(), noon(_DAY + timedelta(days=1)), count=3)
-    assert settle_stranded_events(stranded.owner) == Done(3)
-    assert stranded.sql("SELECT count(*) FROM events_default") == [(0,)]
+    full.store(full.tenant(), noon(_DAY + timedelta(days=1)), count=3)
+    assert move_default_partition_rows(full.owner) == TaskResult(3)
+    assert full.sql("SELECT count(*) FROM events_default") == [(0,)]
 
 
-def test_what_is_copied_has_the_policies_of_events_before_it_is_a_partition(stranded: Installation) -> None:
+def test_copied_rows_have_row_security_before_their_table_is_a_partition(full: Installation) -> None:
     """A role that is given all tables to come, as roles for reports are, reads no other workspace in it."""
-    settle_stranded_events(stranded.owner, batch_rows=1, is_over=lambda: True)
-    policies = (
+    move_default_partition_rows(full.owner, batch_rows=1, is_over=lambda: True)
+    row_security = (
         "SELECT relrowsecurity, (SELECT array_agg((polname, polroles, pg_get_expr(polqual, polrelid))::text ORDER BY 1)"
         " FROM pg_policy WHERE polrelid = pg_class.oid) FROM pg_class WHERE oid = %s::text::regclass"
     )
 
-    (found,) = stranded.sql(policies, f"events_{_DAY - timedelta(days=3):%Y%m%d}_next")
-    assert [found] == stranded.sql(policies, "events")
-    assert found[0]
+    (policies,) = full.sql(row_security, f"events_{_DAY - timedelta(days=3):%Y%m%d}_next")
+    assert [policies] == full.sql(row_security, "events")
+    assert policies[0]
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
@@ -114,18 +114,18 @@ def test_a_day_is_a_day_in_utc(installation: Installation, zone: str) -> None:
 
     installation.store(alice, datetime(2031, 3, 29, tzinfo=UTC))
 
-    settle_stranded_events(installation.owner)
-    assert _settled(installation) == [date(2031, 3, 28), date(2031, 3, 29)]
-    assert [installation.stored_on(day) for day in _settled(installation)] == [2, 1]
+    move_default_partition_rows(installation.owner)
+    assert _moved(installation) == [date(2031, 3, 28), date(2031, 3, 29)]
+    assert [installation.stored_on(day) for day in _moved(installation)] == [2, 1]
 
 
 def test_events_of_one_moment_are_copied_in_batches_too(installation: Installation) -> None:
     """As many as an import of another system brings."""
     installation.store(installation.tenant(), noon(_DAY), count=7)
 
-    first = settle_stranded_events(installation.owner, batch_rows=3, is_over=lambda: True)
-    assert first == Done(3, has_more=True)
-    assert settle_stranded_events(installation.owner, batch_rows=3) == Done(4)
+    first = move_default_partition_rows(installation.owner, batch_rows=3, is_over=lambda: True)
+    assert first == TaskResult(3, has_more=True)
+    assert move_default_partition_rows(installation.owner, batch_rows=3) == TaskResult(4)
     assert installation.stored_on(_DAY) == 7
 
 
@@ -137,49 +137,53 @@ def test_no_slice_is_looked_for_in_the_whole_table(installation: Installation) -
     before = installation.sql(read)
     looks = iter([False] * 9)
 
-    done = settle_stranded_events(installation.owner, batch_rows=50, rests=0, is_over=lambda: next(looks, None) is None)
-    assert done == Done(500, has_more=True)
+    done = move_default_partition_rows(
+        installation.owner, batch_rows=50, rests=0, is_over=lambda: next(looks, None) is None
+    )
+    assert done == TaskResult(500, has_more=True)
     assert installation.sql(read) == before
 
 
 class TestTakingUp:
-    def test_a_run_whose_time_is_over_goes_on_where_it_was(self, stranded: Installation) -> None:
-        before = stranded.sql(_ROWS)
+    def test_a_run_whose_time_is_over_goes_on_where_it_was(self, full: Installation) -> None:
+        before = full.sql(_ROWS)
 
-        assert settle_stranded_events(stranded.owner, batch_rows=1, is_over=lambda: True) == Done(1, has_more=True)
-        assert stranded.sql(_ROWS) == before
-        assert settle_stranded_events(stranded.owner) == Done(9)
-        assert stranded.sql(_ROWS) == before
+        assert move_default_partition_rows(full.owner, batch_rows=1, is_over=lambda: True) == TaskResult(
+            1, has_more=True
+        )
+        assert full.sql(_ROWS) == before
+        assert move_default_partition_rows(full.owner) == TaskResult(9)
+        assert full.sql(_ROWS) == before
 
-    def test_an_upgrade_that_came_in_between_changes_nothing(self, stranded: Installation) -> None:
+    def test_an_upgrade_that_came_in_between_changes_nothing(self, full: Installation) -> None:
         """A table that is being filled is none of those that a migration knows."""
-        settle_stranded_events(stranded.owner, batch_rows=1, is_over=lambda: True)
-        stranded.sql("ALTER TABLE events ADD COLUMN another text")
+        move_default_partition_rows(full.owner, batch_rows=1, is_over=lambda: True)
+        full.sql("ALTER TABLE events ADD COLUMN another text")
 
-        assert settle_stranded_events(stranded.owner) == Done(10)
-        assert stranded.sql("SELECT count(*) FROM events WHERE another IS NULL") == [(10,)]
+        assert move_default_partition_rows(full.owner) == TaskResult(10)
+        assert full.sql("SELECT count(*) FROM events WHERE another IS NULL") == [(10,)]
 
     def test_one_that_was_cut_off_after_the_change_loses_nothing(
-        self, stranded: Installation, monkeypatch: pytest.MonkeyPatch
+        self, full: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The former default partition may hold what came too late for the copies."""
         late = noon(_DAY - timedelta(days=3)) - timedelta(hours=1)
-        _between_copies_and_change(monkeypatch, lambda: stranded.sql(_EVENT, late))
+        _between_copies_and_swap(monkeypatch, lambda: full.sql(_EVENT, late))
         with monkeypatch.context() as patch:
-            patch.setattr(default_partition, "_copy", _once_for_each_day(4))
+            patch.setattr(_Move, "copy", _copy_once_for_each_day(4))
             with pytest.raises(InterruptedError):
-                settle_stranded_events(stranded.owner)
-        assert stranded.sql("SELECT count(*) FROM events") == [(10,)]
+                move_default_partition_rows(full.owner)
+        assert full.sql("SELECT count(*) FROM events") == [(10,)]
 
-        assert settle_stranded_events(stranded.owner) == Done(1)
-        assert stranded.stored_on(late.date()) == 5
-        assert stranded.sql("SELECT to_regclass('events_default_former')") == [(None,)]
+        assert move_default_partition_rows(full.owner) == TaskResult(1)
+        assert full.stored_on(late.date()) == 5
+        assert full.sql("SELECT to_regclass('events_default_former')") == [(None,)]
 
 
-def _once_for_each_day(days: int) -> Callable[..., bool]:
+def _copy_once_for_each_day(days: int) -> Callable[..., bool]:
     """The copying, which dies when it comes to what is after the days."""
     left = iter(range(days))
-    copy = default_partition._copy  # noqa: SLF001
+    copy = _Move.copy
 
     def copy_or_die(*arguments: Any) -> bool:
         if next(left, None) is None:
@@ -193,103 +197,101 @@ class TestReaders:
     """Whenever they began, and whenever they look."""
 
     def test_one_from_before_the_copies_sees_all_and_keeps_the_change_back(
-        self, app: Flask, stranded: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, app: Flask, full: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(default_partition, "_SNAPSHOTS_WAIT_SECONDS", 0)
-        url = stranded.settings.admin_database_url
+        url = full.settings.admin_database_url
         with psycopg.connect(url, application_name="nightly-report") as reader:
             reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             assert reader.execute("SELECT count(*) FROM event_ledger").fetchone() == (0,)
-            assert settle_stranded_events(stranded.owner) == Done(10, has_more=True)
+            assert move_default_partition_rows(full.owner, snapshot_wait_seconds=0) == TaskResult(10, has_more=True)
             # It began before; it looks now.
             seen = reader.execute("SELECT count(*) FROM events").fetchone()
             pid = reader.info.backend_pid
-        assert (seen, stranded.sql("SELECT count(*) FROM events")) == ((10,), [(10,)])
+        assert (seen, full.sql("SELECT count(*) FROM events")) == ((10,), [(10,)])
         lines: list[Any] = [record.msg for record in caplog.records if "blockers" in record.msg]
         # What else is under way for a moment stands behind it.
         assert [line["blockers"].split(",")[0] for line in lines] == [f"pid {pid} (nightly-report"]
 
-        assert settle_stranded_events(stranded.owner) == Done(0)
-        assert (stranded.sql("SELECT count(*) FROM events"), len(_settled(stranded))) == ([(10,)], 4)
+        assert move_default_partition_rows(full.owner) == TaskResult(0)
+        assert (full.sql("SELECT count(*) FROM events"), len(_moved(full))) == ([(10,)], 4)
 
     def test_one_from_after_the_copies_sees_all_after_the_change(
-        self, stranded: Installation, monkeypatch: pytest.MonkeyPatch
+        self, full: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with psycopg.connect(stranded.settings.admin_database_url) as reader:
+        with psycopg.connect(full.settings.admin_database_url) as reader:
             reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            _between_copies_and_change(monkeypatch, lambda: reader.execute("SELECT 1"))
-            settle_stranded_events(stranded.owner)
+            _between_copies_and_swap(monkeypatch, lambda: reader.execute("SELECT 1"))
+            move_default_partition_rows(full.owner)
             assert reader.execute("SELECT count(*) FROM events").fetchone() == (10,)
 
     def test_the_oldest_is_named_first_whatever_its_pid(
-        self, app: Flask, stranded: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, app: Flask, full: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(default_partition, "_SNAPSHOTS_WAIT_SECONDS", 0)
-        url = stranded.settings.admin_database_url
+        url = full.settings.admin_database_url
         with psycopg.connect(url) as one, psycopg.connect(url) as other:
             by_pid = sorted((one, other), key=lambda reader: reader.info.backend_pid)
             for reader in reversed(by_pid):
                 reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 reader.execute("SELECT count(*) FROM event_ledger")
-            assert settle_stranded_events(stranded.owner).has_more
+            assert move_default_partition_rows(full.owner, snapshot_wait_seconds=0).has_more
             pids = [reader.info.backend_pid for reader in reversed(by_pid)]
 
         (blockers,) = [record.msg["blockers"] for record in caplog.records if "blockers" in record.msg]  # type: ignore[index]
         assert [int(pid) for pid in re.findall(r"pid (\d+)", blockers) if int(pid) in pids] == pids
 
     def test_one_who_holds_the_table_is_named_and_keeps_nothing_from_being_taken_up(
-        self, stranded: Installation, monkeypatch: pytest.MonkeyPatch
+        self, full: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with psycopg.connect(stranded.settings.admin_database_url, application_name="nightly-report") as reader:
-            _between_copies_and_change(monkeypatch, lambda: reader.execute("SELECT count(*) FROM events"))
+        with psycopg.connect(full.settings.admin_database_url, application_name="nightly-report") as reader:
+            _between_copies_and_swap(monkeypatch, lambda: reader.execute("SELECT count(*) FROM events"))
             with pytest.raises(
                 psycopg.errors.LockNotAvailable, match=rf"events.*pid {reader.info.backend_pid} \(night"
             ):
-                settle_stranded_events(stranded.owner)
+                move_default_partition_rows(full.owner)
             monkeypatch.undo()
-        assert (stranded.sql("SELECT count(*) FROM events"), _settled(stranded)) == ([(10,)], [])
+        assert (full.sql("SELECT count(*) FROM events"), _moved(full)) == ([(10,)], [])
 
-        assert settle_stranded_events(stranded.owner) == Done(0)
-        assert (stranded.sql("SELECT count(*) FROM events"), len(_settled(stranded))) == ([(10,)], 4)
+        assert move_default_partition_rows(full.owner) == TaskResult(0)
+        assert (full.sql("SELECT count(*) FROM events"), len(_moved(full))) == ([(10,)], 4)
 
 
 class TestIngest:
     """As long as today has no partition, it writes into the default one."""
 
-    def test_an_event_that_comes_between_copies_and_change_is_taken_along(
-        self, stranded: Installation, monkeypatch: pytest.MonkeyPatch
+    def test_an_event_that_comes_between_copies_and_swap_is_taken_along(
+        self, full: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         moments = [noon(_DAY) + timedelta(hours=1), noon(_DAY) - timedelta(seconds=1), noon(_DAY + timedelta(days=1))]
 
         def store() -> None:
             for moment in moments:
-                stranded.sql(_EVENT, moment)
+                full.sql(_EVENT, moment)
 
-        _between_copies_and_change(monkeypatch, store)
-        settle_stranded_events(stranded.owner)
+        _between_copies_and_swap(monkeypatch, store)
+        move_default_partition_rows(full.owner)
 
-        assert stranded.sql("SELECT count(*) FROM events") == [(13,)]
+        assert full.sql("SELECT count(*) FROM events") == [(13,)]
         # A day that began meanwhile has no table yet.
-        assert stranded.sql("SELECT received_at FROM events_default") == [(moments[2],)]
+        assert full.sql("SELECT received_at FROM events_default") == [(moments[2],)]
 
-    def test_it_goes_on_all_the_while_and_loses_nothing(self, stranded: Installation) -> None:
+    def test_it_goes_on_all_the_while_and_loses_nothing(self, full: Installation) -> None:
         """It waits a second for a table, and here never that long."""
-        url = stranded.settings.admin_database_url
+        url = full.settings.admin_database_url
         with ThreadPoolExecutor(2) as pool, closing(psycopg.connect(url, autocommit=True)) as writer:
             writer.execute("SET lock_timeout = '1s'")
             stored: list[int] = []
 
-            def store_until_it_is_settled() -> None:
-                while len(_settled(stranded)) < 4:
+            def store_until_it_is_empty() -> None:
+                while len(_moved(full)) < 4:
                     writer.execute(_EVENT, [noon(_DAY) + timedelta(milliseconds=len(stored))])
                     stored.append(1)
 
-            storing = pool.submit(store_until_it_is_settled)
+            storing = pool.submit(store_until_it_is_empty)
             wait_until(lambda: stored)
-            settle_stranded_events(stranded.owner)
+            move_default_partition_rows(full.owner)
             storing.result()
-        assert stranded.sql("SELECT count(*) FROM events") == [(10 + len(stored),)]
-        assert stranded.stored_on(_DAY) == 1 + len(stored)
+        assert full.sql("SELECT count(*) FROM events") == [(10 + len(stored),)]
+        assert full.stored_on(_DAY) == 1 + len(stored)
 
 
 @pytest.mark.parametrize("is_in_use", [True, False])

@@ -1,4 +1,4 @@
-"""Marking what has expired: once per expiry, with its entry, taken back with the expiry, and asked by nobody."""
+"""Marking expired credentials: once per expiry, with its audit entry, removed when the expiry moves."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from app.database.engine import TenantScope
 from app.errors import OutcomeUnknown
 from app.maintenance import key_life
 from app.maintenance.key_life import mark_expired_keys
-from app.maintenance.runs import Done
+from app.maintenance.task import TaskResult
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
 from app.management.common.mutations import Change
@@ -44,7 +44,7 @@ def _nothing_of_other_tests_is_due(context: Context) -> None:
     _run(context, now=datetime(2200, 1, 1, tzinfo=UTC))
 
 
-def _run(context: Context, now: datetime = _NOON, **bound: Any) -> Done:
+def _run(context: Context, now: datetime = _NOON, **bound: Any) -> TaskResult:
     return mark_expired_keys(context.database, now=now, **bound)
 
 
@@ -68,7 +68,7 @@ def _key(context: Context, tenant: Tenant) -> Row[Any]:
 
 
 def _expiries(context: Context, object_id: str) -> list[tuple[Any, ...]]:
-    """What the trail tells of them: (before, after), the oldest first."""
+    """Their audit entries: (before, after), the oldest first."""
     statement = "SELECT before, after FROM audit_entries WHERE object_id = :id AND action LIKE '%.expire' ORDER BY id"
     return [(row.before["expired_at"], row.after["expired_at"]) for row in rows(context, statement, id=object_id)]
 
@@ -76,7 +76,7 @@ def _expiries(context: Context, object_id: str) -> list[tuple[Any, ...]]:
 def test_a_key_past_its_expiry_is_marked_with_it_and_has_an_entry(context: Context, desk: Desk, alice: Tenant) -> None:
     _end_key(context, alice)
 
-    assert _run(context) == Done(rows=1)
+    assert _run(context) == TaskResult(rows=1)
 
     assert _key(context, alice).expired_at == _ELEVEN
     (entry,) = desk.all_of("/v1/audit", actor="worker")
@@ -98,7 +98,7 @@ def test_so_has_a_token_which_belongs_to_the_workspace_as_a_whole(
     limited = desk.made("/v1/tokens", {"role": "auditor", "project_ids": [alice.project_id]})["id"]
     _end_token(context, limited)
 
-    assert _run(context) == Done(rows=1)
+    assert _run(context) == TaskResult(rows=1)
 
     assert _expiries(context, limited) == [(None, "2024-02-29T11:00:00Z")]
     (entry,) = desk.all_of("/v1/audit", actor="worker")
@@ -111,7 +111,7 @@ def test_entries_stand_in_their_own_workspace(app: Flask, context: Context, alic
     for tenant in (alice, charlie):
         _end_key(context, tenant)
 
-    assert _run(context) == Done(rows=2)
+    assert _run(context) == TaskResult(rows=2)
 
     for tenant in (alice, charlie):
         (entry,) = desk_of(app, tenant).all_of("/v1/audit", action="source_key.*")
@@ -125,7 +125,7 @@ def test_what_goes_on_or_is_revoked_is_not_marked(context: Context, alice: Tenan
     _end_token(context, charlie.token_id)
     execute(context, "UPDATE management_tokens SET revoked_at = now() WHERE public_id = :id", id=charlie.token_id)
 
-    assert _run(context) == Done(rows=0)
+    assert _run(context) == TaskResult(rows=0)
 
     assert _key(context, alice).expired_at is _key(context, charlie).expired_at is None
 
@@ -134,7 +134,7 @@ def test_the_moment_of_the_expiry_is_past_it(context: Context, alice: Tenant) ->
     """As where events are written."""
     _end_key(context, alice, _NOON)
 
-    assert _run(context) == Done(rows=1)
+    assert _run(context) == TaskResult(rows=1)
 
 
 class TestOnce:
@@ -164,7 +164,7 @@ class TestOnce:
             _run(context)
 
         assert len(_expiries(context, alice.key_id)) == marked
-        assert _run(context) == Done(rows=1 - marked)
+        assert _run(context) == TaskResult(rows=1 - marked)
         assert len(_expiries(context, alice.key_id)) == 1
 
     def test_a_mark_without_its_entry_is_none(
@@ -181,7 +181,7 @@ class TestOnce:
         monkeypatch.undo()
 
         assert _key(context, alice).expired_at is None
-        assert _run(context) == Done(rows=1)
+        assert _run(context) == TaskResult(rows=1)
 
 
 class TestBounds:
@@ -192,7 +192,7 @@ class TestBounds:
         _more_keys(context, alice, 5)
         _end_token(context, alice.token_id)
 
-        assert _run(context, batch_rows=batch_rows) == Done(rows=6)
+        assert _run(context, batch_rows=batch_rows) == TaskResult(rows=6)
 
     def test_it_ends_with_its_shift_and_says_that_there_is_more(self, context: Context, alice: Tenant) -> None:
         keys = _more_keys(context, alice, 5)
@@ -200,10 +200,10 @@ class TestBounds:
 
         done = mark_expired_keys(context.database, now=_NOON, is_over=lambda: True, batch_rows=2)
 
-        assert done == Done(rows=2, has_more=True)
+        assert done == TaskResult(rows=2, has_more=True)
         # Those that have waited the longest come first.
         assert [len(_expiries(context, key)) for key in keys] == [1, 1, 0, 0, 0]
-        assert _run(context, batch_rows=2) == Done(rows=4)
+        assert _run(context, batch_rows=2) == TaskResult(rows=4)
 
     def test_it_looks_at_what_may_be_due_and_at_nothing_else(self, context: Context) -> None:
         """By the partial indexes, also under row level security."""
@@ -283,14 +283,14 @@ class TestMovedExpiry:
         _end_key(context, alice)
         _run(context)
         desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": expires_at})
-        assert _run(context) == Done(rows=0)
+        assert _run(context) == TaskResult(rows=0)
 
         _end_key(context, alice, _NOON)
 
-        assert _run(context) == Done(rows=1)
+        assert _run(context) == TaskResult(rows=1)
         assert _expiries(context, alice.key_id) == [(None, "2024-02-29T11:00:00Z"), (None, "2024-02-29T12:00:00Z")]
 
-    def test_also_if_whoever_moved_it_knew_nothing_of_marks(self, context: Context, alice: Tenant) -> None:
+    def test_also_if_the_code_that_moved_it_knew_nothing_of_marks(self, context: Context, alice: Tenant) -> None:
         """Code of the release before, while a deploy runs."""
         _end_key(context, alice)
         _run(context)
@@ -310,9 +310,9 @@ class TestMovedExpiry:
         desk.post(f"/v1/keys/{alice.key_id}/revoke")
 
         assert _key(context, alice).expired_at == _ELEVEN
-        assert _run(context) == Done(rows=0)
+        assert _run(context) == TaskResult(rows=0)
 
-    def test_whoever_is_first_a_key_that_was_prolonged_is_not_marked(
+    def test_whichever_is_first_a_key_that_was_prolonged_is_not_marked(
         self, context: Context, desk: Desk, alice: Tenant
     ) -> None:
         for _ in range(10):
@@ -325,9 +325,9 @@ class TestMovedExpiry:
             at_once(calls)
 
             assert _key(context, alice).expired_at is None
-        assert _run(context) == Done(rows=0)
+        assert _run(context) == TaskResult(rows=0)
 
-    def test_a_key_that_an_operator_is_just_changing_is_left_alone_and_waited_for_by_nobody(
+    def test_a_key_that_an_operator_is_just_changing_is_skipped_without_a_wait(
         self, context: Context, alice: Tenant
     ) -> None:
         _end_key(context, alice)
@@ -335,9 +335,9 @@ class TestMovedExpiry:
             session.connection().exec_driver_sql(
                 "UPDATE source_keys SET revoked_at = now() WHERE id = %s", (alice.key_row,)
             )
-            assert _run(context) == Done(rows=0)
+            assert _run(context) == TaskResult(rows=0)
 
-        assert _run(context) == Done(rows=0)
+        assert _run(context) == TaskResult(rows=0)
         assert _expiries(context, alice.key_id) == []
 
 
@@ -355,7 +355,7 @@ def test_nothing_that_is_answered_depends_on_the_mark(context: Context, desk: De
 
     before = answered()
 
-    assert _run(context) == Done(rows=2)
+    assert _run(context) == TaskResult(rows=2)
 
     assert answered() == before
     assert [shown["state"] for shown, _ in before[:2]] == ["expired", "expired"]

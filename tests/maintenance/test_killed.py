@@ -1,4 +1,4 @@
-"""Each task done by four at once; killed at random points, then rung by two beats for two workers: exact each time.
+"""Each task done by four at once; killed at random points, with ticks from two beats for two workers: exact each time.
 
 Which tasks there are, app/maintenance/schedule.py says; what each has to do here, tests/support/maintenance_work.py.
 """
@@ -23,11 +23,11 @@ from app.config import Settings
 from app.database.engine import Database
 from app.database.migrate import migrate
 from app.database.owner import Owner
-from app.maintenance.runs import Shift, Task
 from app.maintenance.schedule import TASKS
+from app.maintenance.task import Task, TaskContext
 from app.worker import create_celery
 from tests.support import holding
-from tests.support.celery_processes import QUEUE, beat, ring_until, worker
+from tests.support.celery_processes import QUEUE, beat, tick_until, worker
 from tests.support.databases import close, fresh_database
 from tests.support.holding import Root
 from tests.support.maintenance_work import WORK, Work
@@ -45,7 +45,7 @@ _LATER = """
 _STATES = """
     SELECT *, started_at > coalesce(greatest(succeeded_at, failed_at), '-infinity') AS is_open FROM maintenance_tasks
 """
-_TURNS = """
+_LOCKS = """
     SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE locktype = 'advisory' AND datname = current_database()
 """
@@ -100,16 +100,16 @@ def _work_of(task: Task) -> Work:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_what_four_do_at_once_without_a_turn_is_done_once(arena: _Arena, task: Task) -> None:
-    """As after the loss of the connection that holds the turn."""
+def test_what_four_do_at_once_without_a_lock_is_done_once(arena: _Arena, task: Task) -> None:
+    """As after the loss of the connection that holds the lock."""
     work = _work_of(task)
     work.lay_out(arena.root)
     database = Database(arena.settings.database_url, pool_size=_AT_ONCE)
     owner = Owner(arena.settings.admin_database_url)
-    shift = Shift(database=database, owner=owner, settings=arena.settings, now=datetime.now(UTC))
+    task_context = TaskContext(database=database, owner=owner, settings=arena.settings, now=datetime.now(UTC))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(lambda _: task.work(shift), range(_AT_ONCE)))
+        list(pool.map(lambda _: task.work(task_context), range(_AT_ONCE)))
     close(database)
 
     assert work.left(arena.root) == 0
@@ -142,18 +142,18 @@ def test_whatever_is_killed_and_however_many_ring_the_state_is_exact(arena: _Are
 
     for task in TASKS:
         _work_of(task).check(arena.root)
-        _check_what_is_told(arena, task, began[0], before[task.name])
-    assert arena.root.execute(_TURNS).fetchall() == []
+        _check_what_is_recorded(arena, task, began[0], before[task.name])
+    assert arena.root.execute(_LOCKS).fetchall() == []
 
 
-def test_a_bell_whose_process_is_killed_is_heard_again(arena: _Arena, checkout: Path) -> None:
-    """Without another ring: beat's next one may be ten seconds away."""
+def test_a_tick_whose_process_is_killed_is_redelivered(arena: _Arena, checkout: Path) -> None:
+    """Without another tick: beat's next one may be ten seconds away."""
     canary = next(task for task in TASKS if task.name == "canary")
     arena.celery.control.purge()
     with worker(arena.settings, checkout):
         with holding.holding(arena.root):
             arena.root.execute(_LATER, (canary.name,))
-            arena.celery.send_task(canary.bell, queue=QUEUE)
+            arena.celery.send_task(canary.celery_name, queue=QUEUE)
             first = wait_until(lambda: arena.running(canary))
             os.kill(wait_until(lambda: _runner(arena, canary, set())), SIGKILL)
             holding.end_orphans(arena.root)
@@ -185,20 +185,20 @@ def _kill_again_and_again(arena: _Arena, task: Task) -> None:
 def _runner(arena: _Arena, task: Task, dead: set[int]) -> int:
     """The pid of the process that runs the task; 0 as long as another one is just finding that it is not due."""
     (active,) = (arena.celery.control.inspect(timeout=5, limit=1).active() or {"": []}).values()
-    pids = {each["worker_pid"] for each in active if each["name"] == task.bell} - dead
+    pids = {each["worker_pid"] for each in active if each["name"] == task.celery_name} - dead
     return pids.pop() if len(pids) == 1 else 0
 
 
 def _cut_off(arena: _Arena, task: Task, kill: Callable[[], None]) -> None:
-    """Ring until a run has come to a random point of what is left to do, and kill it there."""
+    """Send ticks until a run has come to a random point of what is left to do, and kill it there."""
     work = _work_of(task)
     point = arena.chance.randint(0, work.left(arena.root))
     arena.root.execute(_LATER, (task.name,))
-    ring_until(arena.celery, [task.bell], lambda: arena.running(task) and work.left(arena.root) <= point)
+    tick_until(arena.celery, [task.celery_name], lambda: arena.running(task) and work.left(arena.root) <= point)
     arena.cut_off[task.name].append(arena.running(task))
     kill()
     holding.end_orphans(arena.root)
-    wait_until(lambda: not arena.root.execute(_TURNS).fetchall())
+    wait_until(lambda: not arena.root.execute(_LOCKS).fetchall())
     arena.celery.control.purge()
 
 
@@ -207,7 +207,7 @@ def _is_done(arena: _Arena, task: Task) -> bool:
     return not state.is_open and state.succeeded_at is not None and _work_of(task).left(arena.root) == 0
 
 
-def _check_what_is_told(arena: _Arena, task: Task, began: datetime, before: int) -> None:
+def _check_what_is_recorded(arena: _Arena, task: Task, began: datetime, before: int) -> None:
     """The cut-off runs are failures and no others are; good runs came no more often than they are wanted.
 
     `before` of them have come before it `began`: the other test of this file has one.

@@ -11,8 +11,8 @@ from app.database.engine import TenantScope
 from app.identifiers import uuid7
 from app.ingest.envelope import Attempt, read_envelope
 from app.ingest.storage import Outcome, store
-from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
+from app.maintenance.task import TaskContext
 from app.wire.exact_json import read_object
 from tests.support.database_clock import make_clock_settable, set_clock
 from tests.support.installation import Installation, noon
@@ -36,17 +36,17 @@ class _Month:
     alice: Tenant
     charlie: Tenant
 
-    def shift(self, now: datetime) -> Shift:
-        shift = self.installation.shift(now)
+    def task_context(self, now: datetime) -> TaskContext:
+        task_context = self.installation.task_context(now)
         settings = replace(
-            shift.settings, retention_days=_RETENTION, event_id_days=_EVENT_ID_DAYS, partitions_ahead_days=_AHEAD
+            task_context.settings, retention_days=_RETENTION, event_id_days=_EVENT_ID_DAYS, partitions_ahead_days=_AHEAD
         )
-        return replace(shift, settings=settings)
+        return replace(task_context, settings=settings)
 
     def work(self, now: datetime) -> None:
         """Two hours of all tasks, as a run drops few days; and PostgreSQL's own vacuum, which comes when it likes."""
         for task in (*TASKS, *TASKS):
-            task.work(self.shift(now))
+            task.work(self.task_context(now))
         for table in _VACUUMED:
             self.installation.sql(f"VACUUM {table}")
 

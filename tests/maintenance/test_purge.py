@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from app.context import Context
 from app.database.engine import TenantScope
 from app.maintenance.purge import purge_expired_records, purge_expired_requests, purge_old_event_ids
-from app.maintenance.runs import Done
+from app.maintenance.task import TaskResult
 from tests.support.operating import desk_of
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import event_for, send
@@ -58,8 +58,8 @@ def test_a_purge_stops_when_its_time_is_over_and_the_next_one_goes_on(
     _expired(client, context, alice, list("abcde"))
 
     first = purge_expired_records(context.database, now=_NOW, batch_rows=2, is_over=lambda: True)
-    assert first == Done(rows=2, has_more=True)
-    assert purge_expired_records(context.database, now=_NOW, batch_rows=2) == Done(rows=3)
+    assert first == TaskResult(rows=2, has_more=True)
+    assert purge_expired_records(context.database, now=_NOW, batch_rows=2) == TaskResult(rows=3)
     assert _keys(context, alice) == set()
 
 
@@ -71,9 +71,9 @@ def test_a_purge_rests_longer_than_it_works_between_two_batches(
     rests: list[float] = []
     # Each look at this clock is two seconds after the one before.
     clock = SimpleNamespace(monotonic=count(step=2).__next__, sleep=rests.append)
-    monkeypatch.setattr("app.maintenance.runs.time", clock)
+    monkeypatch.setattr("app.maintenance.task.time", clock)
 
-    assert purge_expired_records(context.database, now=_NOW, batch_rows=2) == Done(rows=3)
+    assert purge_expired_records(context.database, now=_NOW, batch_rows=2) == TaskResult(rows=3)
     assert rests == [3.0]
 
 
@@ -116,7 +116,7 @@ def test_expired_requests_of_the_management_api_leave_and_live_ones_stay(
         id=alice.workspace_row,
     )
 
-    assert purge_expired_requests(context.database, now=_NOW, batch_rows=1) == Done(rows=1)
+    assert purge_expired_requests(context.database, now=_NOW, batch_rows=1) == TaskResult(rows=1)
 
     left = rows(
         context, "SELECT idempotency_key FROM management_requests WHERE workspace_id = :id", id=alice.workspace_row

@@ -19,7 +19,7 @@ from app.maintenance.blockers import LOCK_WAIT_MILLISECONDS, in_short_tries
 from app.maintenance.export import Content, ExportError, export_partition, read_export
 from app.maintenance.partitions import Partition
 from app.maintenance.retention import delete_expired_events, drop_old_partitions, first_kept_day
-from app.maintenance.runs import Done
+from app.maintenance.task import TaskResult
 from tests.support.installation import Installation, noon
 from tests.support.people import execute
 from tests.support.servers import OUR_LOCKS
@@ -56,7 +56,7 @@ def _ages(installation: Installation) -> list[int]:
 
 class TestDroppingDays:
     def test_today_and_the_days_of_the_retention_stay(self, ten_days: Installation) -> None:
-        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == Done(2)
+        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == TaskResult(2)
 
         assert _ages(ten_days) == list(range(8))
         assert [ten_days.stored_on(_day(age)) for age in (6, 7, 8, 9)] == [2, 2, 0, 0]
@@ -73,16 +73,18 @@ class TestDroppingDays:
         assert _ages(ten_days) == [0]
 
     def test_without_a_retention_all_is_kept(self, ten_days: Installation) -> None:
-        assert drop_old_partitions(ten_days.owner, now=_NOW, days=None) == Done(0)
+        assert drop_old_partitions(ten_days.owner, now=_NOW, days=None) == TaskResult(0)
         assert len(_ages(ten_days)) == 10
 
     def test_a_second_run_finds_nothing_to_do(self, ten_days: Installation) -> None:
         drop_old_partitions(ten_days.owner, now=_NOW, days=7)
 
-        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == Done(0)
+        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == TaskResult(0)
 
     def test_a_run_whose_time_is_over_says_that_there_is_more(self, ten_days: Installation) -> None:
-        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7, is_over=lambda: True) == Done(0, has_more=True)
+        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7, is_over=lambda: True) == TaskResult(
+            0, has_more=True
+        )
 
     def test_a_table_that_an_operator_has_hung_in_is_left_alone(self, ten_days: Installation) -> None:
         ten_days.sql("CREATE TABLE of_before (LIKE events INCLUDING CONSTRAINTS)")
@@ -91,14 +93,14 @@ class TestDroppingDays:
         drop_old_partitions(ten_days.owner, now=_NOW, days=7)
         assert ten_days.sql("SELECT to_regclass('of_before') IS NOT NULL") == [(True,)]
 
-    def test_whoever_reads_for_long_makes_it_wait_for_another_run_and_is_named(self, ten_days: Installation) -> None:
+    def test_a_long_reader_makes_it_wait_for_another_run_and_is_named(self, ten_days: Installation) -> None:
         with psycopg.connect(ten_days.settings.admin_database_url, application_name="nightly-report") as reader:
             reader.execute("SELECT count(*) FROM events")
             with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {reader.info.backend_pid} \(nightly-rep"):
                 drop_old_partitions(ten_days.owner, now=_NOW, days=7)
         assert len(_ages(ten_days)) == 10
 
-        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == Done(2)
+        assert drop_old_partitions(ten_days.owner, now=_NOW, days=7) == TaskResult(2)
 
     def test_a_reader_who_ends_meanwhile_is_waited_for(self, ten_days: Installation) -> None:
         with ThreadPoolExecutor(1) as pool, psycopg.connect(ten_days.settings.admin_database_url) as reader:
@@ -106,10 +108,10 @@ class TestDroppingDays:
             dropping = pool.submit(drop_old_partitions, ten_days.owner, now=_NOW, days=7)
             wait_until(lambda: ten_days.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
             reader.rollback()
-            assert dropping.result() == Done(2)
+            assert dropping.result() == TaskResult(2)
 
     def test_no_event_waits_behind_it_for_longer_than_a_try_takes(self, ten_days: Installation) -> None:
-        """Whatever the owner's connections are otherwise told to wait, and for as long as it tries."""
+        """Whatever lock_timeout the owner's connections have, and for all tries."""
         patient = Owner(ten_days.settings.admin_database_url)
         options = patient._arguments["options"]  # noqa: SLF001
         patient._arguments["options"] = options.replace("lock_timeout=2s", "lock_timeout=60s")  # noqa: SLF001
@@ -138,7 +140,7 @@ class TestDroppingDays:
         assert shown == (f"{LOCK_WAIT_MILLISECONDS}ms",)
         assert f"{LOCK_WAIT_MILLISECONDS} ms" in (checkout / "docs" / "maintenance.md").read_text()
 
-    def test_a_role_that_does_not_own_the_tables_is_told_what_to_set(self, ten_days: Installation) -> None:
+    def test_a_role_that_does_not_own_the_tables_fails_with_what_to_set(self, ten_days: Installation) -> None:
         with pytest.raises(NotTheOwnerError, match="LARIBA_ADMIN_DATABASE_URL"):
             drop_old_partitions(Owner(ten_days.settings.database_url), now=_NOW, days=7)
 
@@ -179,7 +181,7 @@ class TestExport:
         assert _ages(ten_days) == list(range(10))
 
     @pytest.mark.parametrize("umask", [0o000, 0o777 & ~0o700, 0o777 & ~0o500])
-    def test_nobody_else_can_read_it_whatever_the_umask(
+    def test_no_other_user_can_read_it_whatever_the_umask(
         self, ten_days: Installation, tmp_path: Path, umask: int
     ) -> None:
         folder = tmp_path / "exports"
@@ -204,7 +206,7 @@ class TestExport:
     def test_a_file_that_does_not_hold_what_was_written_keeps_the_day(
         self, ten_days: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
     ) -> None:
-        """As a disk would that loses or turns bits between the writing and the reading."""
+        """As a disk that loses or flips bits between the writing and the reading."""
 
         def read_damaged(file: Path) -> Content:
             file.write_bytes(damage(file.read_bytes()))
@@ -227,7 +229,7 @@ class TestExport:
 
         assert list(tmp_path.iterdir()) == []
 
-    def test_nobody_writes_to_a_day_between_its_last_reckoning_and_its_drop(
+    def test_no_writer_comes_between_the_last_check_of_a_day_and_its_drop(
         self, ten_days: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         late = "INSERT INTO events SELECT 1, %s, gen_random_uuid(), 1, 1, 1, 1, 'e', 'a', 'info', now(), '{}'"
@@ -306,7 +308,7 @@ class TestWorkspacesWithARetentionOfTheirOwn:
                 installation.store(tenant, noon(_day(age)), count=3)
         execute(installation.context, "UPDATE workspaces SET retention_days = 2 WHERE id = :id", id=alice.workspace_row)
 
-        assert delete_expired_events(installation.owner, now=_NOW, batch_rows=2) == Done(9)
+        assert delete_expired_events(installation.owner, now=_NOW, batch_rows=2) == TaskResult(9)
 
         counted = installation.sql("SELECT workspace_id, count(*), min(received_at) FROM events GROUP BY 1 ORDER BY 1")
         assert counted == [(alice.workspace_row, 9, noon(_day(2))), (charlie.workspace_row, 18, noon(_day(5)))]
@@ -318,8 +320,8 @@ class TestWorkspacesWithARetentionOfTheirOwn:
         execute(installation.context, "UPDATE workspaces SET retention_days = 2 WHERE id = :id", id=alice.workspace_row)
 
         first = delete_expired_events(installation.owner, now=_NOW, batch_rows=2, is_over=lambda: True)
-        assert first == Done(2, has_more=True)
-        assert delete_expired_events(installation.owner, now=_NOW, batch_rows=2) == Done(3)
+        assert first == TaskResult(2, has_more=True)
+        assert delete_expired_events(installation.owner, now=_NOW, batch_rows=2) == TaskResult(3)
 
 
 def test_the_oldest_day_that_is_kept_does_not_depend_on_the_hour() -> None:

@@ -1,4 +1,4 @@
-"""Search indexes: on each closed day, on no open one, whole, and at nobody's expense."""
+"""Search indexes: on each closed day, on no open one, complete, and without a wait for any session."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +12,8 @@ from sqlalchemy import text
 from app.maintenance import search_indexes
 from app.maintenance.blockers import Blocker, wait_for_older_snapshots
 from app.maintenance.partitions import Partition
-from app.maintenance.runs import Done
 from app.maintenance.search_indexes import INDEXES, index_closed_partitions, index_name
+from app.maintenance.task import TaskResult
 from tests.support.installation import Installation, noon
 from tests.support.servers import OUR_LOCKS
 from tests.support.waiting import wait_until
@@ -40,7 +40,7 @@ def _indexed(installation: Installation) -> set[str]:
 
 
 def test_yesterday_gets_them_and_today_does_not(two_days: Installation) -> None:
-    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(len(INDEXES))
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == TaskResult(len(INDEXES))
 
     assert _indexed(two_days) == {index_name(_YESTERDAY, name) for name in INDEXES}
 
@@ -48,22 +48,22 @@ def test_yesterday_gets_them_and_today_does_not(two_days: Installation) -> None:
 def test_a_day_is_closed_an_hour_after_its_end(two_days: Installation) -> None:
     midnight = datetime(2031, 3, 30, tzinfo=UTC)
 
-    assert index_closed_partitions(two_days.owner, now=midnight + timedelta(minutes=59)) == Done(0)
-    assert index_closed_partitions(two_days.owner, now=midnight + timedelta(minutes=61)) == Done(len(INDEXES))
+    assert index_closed_partitions(two_days.owner, now=midnight + timedelta(minutes=59)) == TaskResult(0)
+    assert index_closed_partitions(two_days.owner, now=midnight + timedelta(minutes=61)) == TaskResult(len(INDEXES))
 
 
 def test_a_second_run_builds_nothing(two_days: Installation) -> None:
     index_closed_partitions(two_days.owner, now=noon(_TODAY))
 
-    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(0)
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == TaskResult(0)
 
 
 def test_it_stops_between_two_of_them_and_goes_on(two_days: Installation) -> None:
     looks = iter([False, False, True])
 
     first = index_closed_partitions(two_days.owner, now=noon(_TODAY), is_over=lambda: next(looks))
-    assert first == Done(2, has_more=True)
-    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(len(INDEXES) - 2)
+    assert first == TaskResult(2, has_more=True)
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == TaskResult(len(INDEXES) - 2)
 
 
 def test_one_that_was_cut_off_is_built_anew(two_days: Installation) -> None:
@@ -75,7 +75,7 @@ def test_one_that_was_cut_off_is_built_anew(two_days: Installation) -> None:
         two_days.sql(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {_YESTERDAY.name} (source_id)")
     assert name not in _indexed(two_days)
 
-    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == Done(1)
+    assert index_closed_partitions(two_days.owner, now=noon(_TODAY)) == TaskResult(1)
     assert name in _indexed(two_days)
 
 
@@ -105,13 +105,13 @@ def test_a_build_that_waits_for_one_writer_makes_no_other_wait(
     arguments = two_days.owner._arguments  # noqa: SLF001
     monkeypatch.setitem(arguments, "options", arguments["options"].replace("lock_timeout=2s", "lock_timeout=1ms"))
     with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as writer:
-        _begin_after_the_look_for_older_ones(monkeypatch, writer, late, [noon(_YESTERDAY.day)])
+        _begin_after_the_check_for_older_ones(monkeypatch, writer, late, [noon(_YESTERDAY.day)])
         building = pool.submit(index_closed_partitions, two_days.owner, now=noon(_TODAY))
         wait_until(lambda: two_days.sql(f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
         with psycopg.connect(url, options="-c lock_timeout=100ms") as other:
             other.execute(late, [noon(_YESTERDAY.day)])
         writer.commit()
-        assert building.result() == Done(len(INDEXES))
+        assert building.result() == TaskResult(len(INDEXES))
     assert two_days.stored_on(_YESTERDAY.day) == 22
 
 
@@ -126,13 +126,9 @@ class TestOldTransactions:
             reader.execute("SELECT 1")
             yield reader
 
-    def test_nothing_is_begun_that_would_wait_for_one(
-        self, two_days: Installation, old: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(search_indexes, "_BEGIN_WAIT_SECONDS", 0)
-
+    def test_nothing_is_begun_that_would_wait_for_one(self, two_days: Installation, old: psycopg.Connection) -> None:
         with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {old.info.backend_pid} \(nightly-report"):
-            index_closed_partitions(two_days.owner, now=noon(_TODAY))
+            index_closed_partitions(two_days.owner, now=noon(_TODAY), begin_wait_seconds=0)
 
         assert two_days.sql("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
         assert _indexed(two_days) == set()
@@ -143,20 +139,19 @@ class TestOldTransactions:
             looks = "SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%backend_xmin%'"
             wait_until(lambda: two_days.sql(looks))
             old.rollback()
-            assert building.result() == Done(len(INDEXES))
+            assert building.result() == TaskResult(len(INDEXES))
 
     def test_one_that_came_later_and_stays_for_too_long_is_named(
         self, two_days: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(search_indexes, "_PATIENCE", "SET lock_timeout = 0; SET statement_timeout = '300ms'")
         with psycopg.connect(two_days.settings.database_url, application_name="nightly-report") as reader:
             reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            _begin_after_the_look_for_older_ones(monkeypatch, reader, "SELECT count(*) FROM projects")
+            _begin_after_the_check_for_older_ones(monkeypatch, reader, "SELECT count(*) FROM projects")
             with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"pid {reader.info.backend_pid} \(nightly-"):
-                index_closed_partitions(two_days.owner, now=noon(_TODAY))
+                index_closed_partitions(two_days.owner, now=noon(_TODAY), build_seconds_max=0.3)
 
 
-def _begin_after_the_look_for_older_ones(
+def _begin_after_the_check_for_older_ones(
     monkeypatch: pytest.MonkeyPatch, connection: psycopg.Connection, statement: str, *parameters: list[Any]
 ) -> None:
     """Open a transaction on `connection` in the moment in which the first build begins."""

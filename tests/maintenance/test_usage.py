@@ -12,8 +12,8 @@ from sqlalchemy import Row, text
 from app.context import Context
 from app.database.engine import TenantScope
 from app.database.owner import Owner
-from app.maintenance.runs import Shift
 from app.maintenance.schedule import TASKS
+from app.maintenance.task import TaskContext
 from app.maintenance.usage import fold_usage
 from tests.support.operating import desk_of
 from tests.support.people import Tenant, events_of, execute, rows
@@ -99,7 +99,7 @@ def test_the_worker_leaves_what_may_still_be_repeated(client: FlaskClient, conte
     (task,) = (task for task in TASKS if task.name == "fold_usage")
 
     task.work(
-        Shift(
+        TaskContext(
             database=context.database,
             owner=Owner(context.settings.admin_database_url),
             settings=context.settings,

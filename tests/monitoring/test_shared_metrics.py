@@ -1,4 +1,4 @@
-"""Processes that share a folder: any of them tells of all, also of those that are gone, and the folder stays small."""
+"""Processes that share a folder: each shows all, also those that are gone, and the folder stays small."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ _POOL_SIZE = 3
 
 @pytest.fixture(name="shared")
 def _shared(settings: Settings, tmp_path: Path) -> Settings:
-    """With a folder that nobody has made yet."""
+    """With a folder that does not exist yet."""
     return replace(settings, metrics_dir=str(tmp_path / "made" / "metrics"), database_pool_size=_POOL_SIZE)
 
 
@@ -71,7 +71,7 @@ def _connected_processes(server: LiveServer) -> float:
     return count_of(_scrape(server), "lariba_pool_connections_max", **_POOL) / _POOL_SIZE
 
 
-# A process that may make no file longer than some bytes, counts in as many series as it is told, and says how it went.
+# A process with a limit on the size of its files counts in as many series as its argument says, and prints the result.
 _CRAMPED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
@@ -142,18 +142,18 @@ def test_a_process_takes_the_place_of_one_that_is_gone_with_its_counts_and_witho
         assert set(tmp_path.iterdir()) == files
 
 
-def test_of_a_folder_that_nobody_has_made_there_is_nothing_to_tell(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_has_no_metrics(tmp_path: Path) -> None:
     assert _told(tmp_path / "metrics") == (0, 0)
 
 
-def test_each_of_two_processes_tells_of_both_and_a_killed_one_is_still_counted(
+def test_each_of_two_processes_shows_both_and_a_killed_one_is_still_counted(
     shared: Settings, checkout: Path, alice: Tenant
 ) -> None:
     with live_server(shared, checkout, workers=2) as server:
         wait_until(lambda: _connected_processes(server) == 2)
         for _ in range(60):
             _send(server, alice)
-        # Answers of the door are counted within a twentieth of a second.
+        # Answers of the fast path are counted within a twentieth of a second.
         wait_until(lambda: _stored(server) == 60)
         assert _says_the_same_at_each_of(server, 20, 60)
         files = set(Path(shared.metrics_dir).iterdir())

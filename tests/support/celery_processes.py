@@ -18,8 +18,8 @@ from tests.support.live import environment_of
 from tests.support.waiting import wait_until
 
 QUEUE = "maintenance"
-_RING_SECONDS = 1.0
-_FAST = "tests.support.fast_bells"
+_TICK_SECONDS = 1.0
+_FAST = "tests.support.fast_ticks"
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def worker(settings: Settings, checkout: Path, *, processes: int = 1) -> Iterato
 
 @contextmanager
 def beat(settings: Settings, checkout: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Rings each bell four times a second."""
+    """Sends each tick four times a second."""
     with _running(_FAST, settings, checkout, "beat", "--pidfile=") as process:
         yield process
 
@@ -44,16 +44,16 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def ring_until(celery: Celery, bells: list[str], condition: Callable[[], object]) -> None:
-    """Ring as beat does, again and again: a task that ran a moment ago is not due yet."""
-    rung_at = -inf
+def tick_until(celery: Celery, names: list[str], condition: Callable[[], object]) -> None:
+    """Send ticks as beat does: a task that ran a moment ago is not due yet."""
+    sent_at = -inf
 
     def is_done() -> object:
-        nonlocal rung_at
-        if time.monotonic() > rung_at + _RING_SECONDS:
-            for bell in bells:
-                celery.send_task(bell, queue=QUEUE)
-            rung_at = time.monotonic()
+        nonlocal sent_at
+        if time.monotonic() > sent_at + _TICK_SECONDS:
+            for name in names:
+                celery.send_task(name, queue=QUEUE)
+            sent_at = time.monotonic()
         return condition()
 
     wait_until(is_done, 60)

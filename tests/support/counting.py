@@ -11,7 +11,7 @@ Counts = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def counts_of_this_process() -> Counts:
-    metrics.fold()
+    metrics.flush()
     return {
         _key(sample.name, sample.labels): sample.value for it in metrics.REGISTRY.collect() for sample in it.samples
     }

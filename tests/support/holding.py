@@ -1,4 +1,4 @@
-"""Holds the runs of tasks where their work is done and not yet noted, for as long as a test likes (ten seconds)."""
+"""Holds the runs of tasks where their work is done and not yet recorded, for as long as a test likes (ten seconds)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,7 +8,7 @@ from app.config import Settings
 from app.context import Context
 from app.database.engine import Database
 from app.database.owner import Owner
-from app.maintenance.runs import Shift
+from app.maintenance.task import TaskContext
 from tests.support.people import Tenant, execute, make_tenant, rows
 
 
@@ -31,8 +31,8 @@ class Installation:
         """A new workspace with one of everything."""
         return make_tenant(self.context)
 
-    def shift(self, now: datetime) -> Shift:
-        return Shift(database=self.database, owner=self.owner, settings=self.settings, now=now)
+    def task_context(self, now: datetime) -> TaskContext:
+        return TaskContext(database=self.database, owner=self.owner, settings=self.settings, now=now)
 
     def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run as the owner, to whom a partition can be named."""

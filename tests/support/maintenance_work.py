@@ -130,7 +130,7 @@ _PARTITION = "to_char(" + _DAY + ", '\"events_\"YYYYMMDD')"
 _EVENTS_A_DAY = 2_000
 
 
-def _lay_out_day(root: Root, age: int, *projects: int, stranded: bool = False) -> None:
+def _lay_out_day(root: Root, age: int, *projects: int, in_default: bool = False) -> None:
     """A day of the past with so many events of each project, in a partition of its own or in the default one."""
     (name,) = root.execute("SELECT " + _PARTITION.format(age=age)).fetchone() or ("",)
     root.execute(f"DROP TABLE IF EXISTS {name}, {name}_next")
@@ -138,7 +138,7 @@ def _lay_out_day(root: Root, age: int, *projects: int, stranded: bool = False) -
     root.execute(
         f"DELETE FROM events_default WHERE received_at >= {begin} AND received_at < {begin} + interval '1 day'"
     )
-    if not stranded:
+    if not in_default:
         root.execute(f"SELECT make_event_partitions({_DAY.format(age=age)}, 1)")
     for project in projects:
         root.execute(
@@ -161,7 +161,7 @@ def _attached(root: Root, ages: range) -> int:
     return _count(root, f"{attached} IN ({names})")
 
 
-def _stranded() -> Work:
+def _default_partition_rows() -> Work:
     """Three closed days whose events lie in the default partition."""
     ages = range(20, 23)
 
@@ -171,13 +171,13 @@ def _stranded() -> Work:
 
     def lay_out(root: Root) -> None:
         for age in ages:
-            _lay_out_day(root, age, 7, stranded=True)
+            _lay_out_day(root, age, 7, in_default=True)
 
     def left(root: Root) -> int:
         """Events without a copy, and one step more until the copies are what is read."""
-        stranded = _count(root, "SELECT count(*) FROM events_default WHERE project_id = 7")
+        rows = _count(root, "SELECT count(*) FROM events_default WHERE project_id = 7")
         is_former_there = _count(root, "SELECT count(to_regclass('events_default_former'))")
-        return max(stranded - copied(root), 0) + min(stranded, 1) + is_former_there
+        return max(rows - copied(root), 0) + min(rows, 1) + is_former_there
 
     def check(root: Root) -> None:
         assert [_events_of(root, age, 7) for age in ages] == [_EVENTS_A_DAY] * 3
@@ -271,10 +271,10 @@ def _expired_keys() -> Work:
         )
 
     def check(root: Root) -> None:
-        told = root.execute(
+        entries = root.execute(
             "SELECT object_id FROM audit_entries WHERE workspace_id = 6 AND action = 'source_key.expire' ORDER BY 1"
         ).fetchall()
-        assert told == sorted((f"key_old{n}",) for n in range(1, keys + 1))
+        assert entries == sorted((f"key_old{n}",) for n in range(1, keys + 1))
 
     left = "SELECT count(*) FROM source_keys WHERE workspace_id = 6 AND expired_at IS NULL AND expires_at <= now()"
     return Work(lay_out=lay_out, left=lambda root: _count(root, left), check=check)
@@ -298,7 +298,7 @@ WORK = {
     "make_event_partitions": _partitions(),
     "mark_expired_keys": _expired_keys(),
     "purge_event_ids": _event_ids(),
-    "settle_stranded_events": _stranded(),
+    "settle_stranded_events": _default_partition_rows(),
     "delete_expired_events": _short_lived(),
     "drop_old_partitions": _old_days(),
     "index_closed_partitions": _closed_days(),

@@ -1,4 +1,4 @@
-"""Programs that a test starts as a person would, and a look at whether anything of them is left."""
+"""Programs that a test starts as a person would, and a check that nothing of them is left."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ class Running:
         return found
 
     def crash(self, word: str) -> None:
-        """Kill that member, and wait for the one that takes its place."""
+        """Kill that member, and wait for its replacement."""
         first = self.member(word)
         first.kill()
         wait_until(lambda: self.member(word).pid != first.pid, 60)
@@ -45,7 +45,7 @@ class Running:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Neither gone nor a zombie: those wait for process 1, which is not ours to blame."""
+    """Neither gone nor a zombie: zombies wait for process 1, which the product does not control."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Run as a program by the supervisor's tests: supervises what its arguments describe until told to stop."""
+"""Run as a program by the supervisor's tests: supervises what its arguments describe until it gets a signal."""
 
 import json
 import os

@@ -114,16 +114,16 @@ def test_with_none_of_them_a_refusal_still_leaves_its_line(
     assert [line["event"] for line in written(1)] == ["event_refused"]
 
 
-def test_lines_that_nobody_takes_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_that_cannot_be_written_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk neither stops what is done beside them, nor fills the memory."""
     logging.getLogger().setLevel(logging.INFO)
     lines = RequestLines(Sampling())
     for n in range(100):
-        lines.note(_line(f"lost-{n}"))
+        lines.add(_line(f"lost-{n}"))
     with monkeypatch.context() as machine:
         machine.setattr(sys, "stderr", _FullDisk())
         lines.flush()
-    lines.note(_line("written"))
+    lines.add(_line("written"))
     found = StringIO()
     monkeypatch.setattr(sys, "stderr", found)
     lines.flush()
@@ -133,10 +133,9 @@ def test_lines_that_nobody_takes_are_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 def test_while_they_cannot_be_written_only_the_newest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     logging.getLogger().setLevel(logging.INFO)
-    monkeypatch.setattr(access_log, "_GATHERED_MAX", 3)
-    lines = RequestLines(Sampling())
+    lines = RequestLines(Sampling(), lines_max=3)
     for n in range(5):
-        lines.note(_line(f"req-{n}"))
+        lines.add(_line(f"req-{n}"))
     found = StringIO()
     monkeypatch.setattr(sys, "stderr", found)
     lines.flush()
@@ -163,7 +162,7 @@ def _line(request_id: str) -> RequestLine:
 
 
 @pytest.mark.parametrize("name", ["celery.beat", "celery.worker.strategy", "celery.app.trace"])
-def test_what_celery_tells_of_each_bell_is_for_debugging(name: str) -> None:
+def test_what_celery_logs_of_each_tick_is_for_debugging(name: str) -> None:
     logs.configure("INFO")
     assert not logging.getLogger(name).isEnabledFor(logging.INFO)
     assert logging.getLogger(name).isEnabledFor(logging.WARNING)

@@ -119,15 +119,15 @@ def test_a_credential_sent_as_the_request_id_stands_nowhere(
         return written.count('"event_accepted"') == len(carriers)
 
     wait_until(is_written)
-    trail = rows(context, "SELECT request_id FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row)
+    audit = rows(context, "SELECT request_id FROM audit_entries WHERE workspace_id = :id", id=alice.workspace_row)
 
     assert {each.status_code for each in answers} == {201}
     for answer in answers:
         assert answer.headers["X-Request-ID"].startswith("req_")
     for secret in (alice.key.rsplit("_", 1)[1], alice.token.rsplit("_", 1)[1]):
         assert secret not in written
-        assert secret not in str(trail)
-    assert trail
+        assert secret not in str(audit)
+    assert audit
 
 
 def test_each_request_leaves_one_wide_line(

@@ -1,4 +1,4 @@
-"""What a process counts: every answer once, under our own words, and what the road to it cost."""
+"""What a process counts: every answer once, with labels of our own, and the times of the ingest path."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -203,36 +203,36 @@ def test_many_values_at_once_are_counted_as_one_by_one() -> None:
     assert [it.samples for it in at_once.collect()] == [it.samples for it in one_by_one.collect()]
 
 
-def test_what_is_noted_is_handed_on_once() -> None:
-    handed_on: list[str] = []
-    tally = metrics.Tally[str](handed_on.extend)
+def test_what_is_buffered_is_counted_once() -> None:
+    counted: list[str] = []
+    buffer = metrics.MetricBuffer[str](counted.extend)
 
-    tally.note("a")
-    tally.note("b")
-    tally.fold()
-    tally.fold()
+    buffer.add("a")
+    buffer.add("b")
+    buffer.flush()
+    buffer.flush()
 
-    assert handed_on == ["a", "b"]
+    assert counted == ["a", "b"]
 
 
-def test_a_forked_child_does_not_count_what_its_parent_has_noted() -> None:
-    handed_on: list[str] = []
-    tally = metrics.Tally[str](handed_on.extend)
-    tally.note("of the parent")
+def test_a_forked_child_does_not_count_what_its_parent_has_buffered() -> None:
+    counted: list[str] = []
+    buffer = metrics.MetricBuffer[str](counted.extend)
+    buffer.add("of the parent")
 
-    def count_in_child(told: "multiprocessing.queues.SimpleQueue[list[str]]") -> None:
-        # The parent may have been quick to fold.
-        handed_on.clear()
-        tally.note("of the child")
-        tally.fold()
-        told.put(handed_on)
+    def count_in_child(results: "multiprocessing.queues.SimpleQueue[list[str]]") -> None:
+        # The parent may have been quick to flush.
+        counted.clear()
+        buffer.add("of the child")
+        buffer.flush()
+        results.put(counted)
 
     fork = multiprocessing.get_context("fork")
-    told = fork.SimpleQueue()
-    child = fork.Process(target=count_in_child, args=(told,))
+    results = fork.SimpleQueue()
+    child = fork.Process(target=count_in_child, args=(results,))
     child.start()
 
-    assert told.get() == ["of the child"]
+    assert results.get() == ["of the child"]
     child.join()
 
 

@@ -1,4 +1,4 @@
-"""The doorbells: each runs its task of the schedule, if it is due."""
+"""The Celery tasks: each runs its task of the schedule if it is due."""
 
 import time
 from collections.abc import Callable
@@ -15,40 +15,42 @@ from app.database.owner import Owner
 from app.database.row_security import RowSecurityMissingError
 from app.errors import StorageUnavailable
 from app.maintenance.readiness import Readiness
-from app.maintenance.runs import Shift, Task, run_if_due
 from app.maintenance.schedule import TASKS
+from app.maintenance.scheduler import run_if_due
+from app.maintenance.task import Task, TaskContext
 
-# A run comes to an end by itself. One that does not is asked to, and then killed.
+# After its own limit a run gets this long until Celery interrupts it, and until Celery kills it.
 _SOFT_SECONDS: Final = 20
 _HARD_SECONDS: Final = 35
-# What is in the way of all tasks alike. The next ring tries again.
+# What stops all tasks alike. The next tick tries again.
 _OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, RowSecurityMissingError, SQLAlchemyError)
 
 
 def register(celery: Celery, database: Database, settings: Settings) -> None:
-    """Hang a bell for each task on `celery`."""
     owner = Owner(settings.admin_database_url)
     readiness = Readiness(database, needs_row_security=settings.allow_rls_bypass == "off")
 
-    def work(task: Task) -> None:
+    def run(task: Task) -> None:
         ends_at = time.monotonic() + task.seconds
         try:
             readiness.require()
             now, own_now = read_clocks(database)
-            shift = Shift(database=database, owner=owner, settings=settings, now=now, own_now=own_now, ends_at=ends_at)
-            run_if_due(task, shift)
+            context = TaskContext(
+                database=database, owner=owner, settings=settings, now=now, own_now=own_now, ends_at=ends_at
+            )
+            run_if_due(task, context)
         except _OBSTACLES as error:
-            readiness.tell(error)
+            readiness.report(error)
         else:
-            readiness.tell(None)
+            readiness.report(None)
 
     for task in TASKS:
-        _hang(celery, task, work)
+        _register(celery, task, run)
 
 
-def _hang(celery: Celery, task: Task, work: Callable[[Task], None]) -> None:
+def _register(celery: Celery, task: Task, run: Callable[[Task], None]) -> None:
     soft, hard = task.seconds + _SOFT_SECONDS, task.seconds + _HARD_SECONDS
 
-    @celery.task(name=task.bell, shared=False, soft_time_limit=soft, time_limit=hard)
-    def ring() -> None:
-        work(task)
+    @celery.task(name=task.celery_name, shared=False, soft_time_limit=soft, time_limit=hard)
+    def tick() -> None:
+        run(task)

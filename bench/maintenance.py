@@ -1,7 +1,7 @@
-"""`python -m bench.upkeep`: how fast the worker clears away what ingest makes; one worker, nothing else running.
+"""`python -m bench.maintenance`: the throughput of the maintenance tasks; one worker, nothing else running.
 
-Starts a PostgreSQL of its own (embedded, fsync on) in a temporary folder. ROWS=1000000 chooses how much there is to do;
-a figure is rows per second, so that it can be held against events per second of `make bench`.
+Starts an embedded PostgreSQL (fsync on) in a temporary folder. ROWS=1000000 sets the number of rows. Figures are rows
+per second, comparable with the events per second of `make bench`.
 """
 
 import os
@@ -17,23 +17,21 @@ import psycopg
 
 from app.config import Settings
 from app.database.engine import Database
-from app.database.migrate import migrate
 from app.database.owner import Owner
 from app.maintenance.export import read_export
 from app.maintenance.purge import purge_expired_records, purge_old_event_ids
 from app.maintenance.retention import drop_old_partitions
-from app.maintenance.runs import Done
 from app.maintenance.search_indexes import index_closed_partitions
+from app.maintenance.task import TaskResult
 from app.maintenance.usage import fold_usage
+from bench.databases import migrated_database
 from bench.rows import PAYLOAD, RECEIPT
-from local.postgres import EmbeddedPostgres
-from tests.support.databases import fresh_database
 
 _KEYS = 500
 _NOW = datetime.now(UTC).replace(microsecond=0)
 _THEN = _NOW - timedelta(days=100)
 
-# Ids are random, as clients' are, and rows lie in the order in which they came.
+# Ids are random, as clients' are, and rows lie in the order of their arrival.
 _OUTBOX_BY_MANY = """
     INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,
         payload_bytes, received_at, addresses)
@@ -66,21 +64,21 @@ class Bench:
     rows: int
 
     def fill(self, statement: str) -> None:
-        """Make the rows, and let PostgreSQL write them away, as it has for what is hours old."""
+        """Insert the rows and vacuum, so that they lie as rows that are hours old do."""
         values = {"rows": self.rows, "keys": _KEYS, "now": _NOW, "then": _THEN, "receipt": RECEIPT, "payload": PAYLOAD}
         with psycopg.connect(self.settings.admin_database_url, autocommit=True) as connection:
             connection.execute(statement, values)
             connection.execute("VACUUM ANALYZE")
 
-    def rate(self, work: Callable[[], Done], rows: int | None = None) -> float:
-        """Rows per second, or as many as `rows` says that it stands for."""
+    def rate(self, work: Callable[[], TaskResult], rows: int | None = None) -> float:
+        """Rows per second; `rows` replaces the count of a result that counts something else."""
         begin = time.perf_counter()
         done = work()
         return (rows or done.rows) / (time.perf_counter() - begin)
 
 
 def rates(bench: Bench, folder: Path) -> Iterator[tuple[str, float]]:
-    """What, and how many rows of it per second."""
+    """Each measurement with its rows per second."""
     bench.fill(_OUTBOX_BY_MANY)
     yield f"fold outbox rows of {_KEYS} keys", bench.rate(lambda: fold_usage(bench.database))
     bench.fill(_RECORDS)
@@ -103,8 +101,7 @@ def rates(bench: Bench, folder: Path) -> Iterator[tuple[str, float]]:
 @contextmanager
 def prepared(folder: Path, rows: int) -> Iterator[Bench]:
     """A migrated database on a server of its own."""
-    with EmbeddedPostgres(folder / "pg") as server, fresh_database(server.url("postgres", "postgres")) as settings:
-        migrate(settings)
+    with migrated_database(folder) as settings:
         database = Database(settings.database_url, pool_size=1)
         yield Bench(settings, database, Owner(settings.admin_database_url), rows)
         database.engine.dispose()

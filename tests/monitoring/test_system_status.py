@@ -1,7 +1,7 @@
-"""What PostgreSQL knows of the upkeep of an installation, when that is a trouble, and how an operator is told."""
+"""What PostgreSQL knows of the state of an installation, when that is a health issue, and how an operator sees it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,20 +11,22 @@ import psycopg
 import pytest
 from click.testing import Result
 from flask import Flask
+from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
+from app.database.clock import Clocks, read_clocks_in
 from app.database.engine import conninfo_of
 from app.database.migrate import migrate
 from app.database.owner import Owner
 from app.factory import create_app
-from app.maintenance.runs import Done, Shift, run_if_due
 from app.maintenance.schedule import TASKS
+from app.maintenance.scheduler import run_if_due
+from app.maintenance.task import TaskContext, TaskResult
 from app.maintenance.usage import fold_usage
-from app.monitoring import upkeep
-from app.monitoring.troubles import troubles_of
-from app.monitoring.upkeep import Upkeep, read_upkeep
+from app.monitoring.health_issues import health_issues_of
+from app.monitoring.system_status import SystemStatus, read_system_status
 from tests.support.databases import close, copied_database, fresh_database
 from tests.support.live import live_server
 from tests.support.people import Tenant, execute, make_tenant
@@ -55,9 +57,9 @@ def _context(app: Flask) -> Context:
     """Of an installation in which every task has just run."""
     context: Context = app.extensions[EXTENSION]
     for task in TASKS:
-        ready = replace(task, work=lambda _: Done(rows=3))
-        # A turn that several share is free again when PostgreSQL has seen that the connection before is closed.
-        wait_until(lambda ready=ready: run_if_due(ready, _shift(context)))  # type: ignore[misc]
+        ready = replace(task, work=lambda _: TaskResult(rows=3))
+        # A lock that several share is free when PostgreSQL has noticed that the connection before is closed.
+        wait_until(lambda ready=ready: run_if_due(ready, _task_context(context)))  # type: ignore[misc]
     return context
 
 
@@ -76,18 +78,28 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _shift(context: Context) -> Shift:
+def _task_context(context: Context) -> TaskContext:
     owner = Owner(context.settings.admin_database_url)
-    return Shift(database=context.database, owner=owner, settings=context.settings, now=_now())
+    return TaskContext(database=context.database, owner=owner, settings=context.settings, now=_now())
 
 
-def _read(context: Context, *, in_future: timedelta = timedelta()) -> Upkeep:
-    return read_upkeep(context.database, ahead=in_future)
+def _read(context: Context, *, in_future: timedelta = timedelta()) -> SystemStatus:
+    return read_system_status(context.database, read_clocks=_clocks(future=in_future))
+
+
+def _clocks(*, future: timedelta = timedelta(), skew: timedelta = timedelta()) -> Callable[[Session], Clocks]:
+    """PostgreSQL's clock ahead by `future`, the machine's ahead of that by `skew`."""
+
+    def read(session: Session) -> Clocks:
+        clocks = read_clocks_in(session)
+        return Clocks(clocks.database + future, clocks.own + future + skew)
+
+    return read
 
 
 def _alerts(context: Context, *, in_future: timedelta = timedelta(), **settings: Any) -> set[str]:
     changed = replace(context.settings, **settings)
-    return {trouble.alert for trouble in troubles_of(_read(context, in_future=in_future), changed)}
+    return {issue.alert for issue in health_issues_of(_read(context, in_future=in_future), changed)}
 
 
 def _partition_of(day: datetime) -> str:
@@ -104,10 +116,10 @@ def _insert_event(context: Context, received_at: datetime) -> None:
     )
 
 
-def test_of_an_installation_that_is_well_there_is_nothing_to_tell(context: Context) -> None:
+def test_an_installation_that_is_well_has_no_health_issue(context: Context) -> None:
     read = _read(context)
 
-    assert list(troubles_of(read, context.settings)) == []
+    assert list(health_issues_of(read, context.settings)) == []
     assert (read.partitions, read.default_partition_rows, read.detached_partitions) == (8, 0, 0)
     assert 7 * _DAY <= timedelta(seconds=read.partitions_ahead_seconds) <= 8 * _DAY
     assert {task.name: (task.runs, task.rows_done, task.is_overdue) for task in read.tasks} == {
@@ -138,17 +150,14 @@ class TestOutbox:
 
         assert (_read(context).outbox_rows, _read(context).outbox_lag_seconds) == (1, 0)
 
-    def test_counting_has_an_end(
-        self, app: Flask, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_counting_has_an_end(self, app: Flask, context: Context, alice: Tenant) -> None:
         for _ in range(3):
             send(app.test_client(), alice)
-        monkeypatch.setattr(upkeep, "ROWS_MAX", 2)
 
-        assert _read(context).outbox_rows == 2
+        assert read_system_status(context.database, rows_max=2).outbox_rows == 2
 
 
-def test_records_past_their_time_are_told_and_only_those(app: Flask, context: Context, alice: Tenant) -> None:
+def test_expired_records_are_counted_and_only_those(app: Flask, context: Context, alice: Tenant) -> None:
     send(app.test_client(), alice, idempotency_key="k")
 
     assert _read(context, in_future=timedelta(hours=23)).expired_rows == 0
@@ -160,13 +169,13 @@ def test_records_past_their_time_are_told_and_only_those(app: Flask, context: Co
 
 class TestPartitions:
     @pytest.mark.parametrize("days", [-400, 400], ids=["long ago", "far ahead"])
-    def test_an_event_of_a_day_without_one_is_told(self, context: Context, days: int) -> None:
+    def test_an_event_of_a_day_without_one_is_an_issue(self, context: Context, days: int) -> None:
         _insert_event(context, _now() + days * _DAY)
 
         assert _read(context).default_partition_rows == 1
         assert _alerts(context) == {"LaribaEventsInDefaultPartition"}
 
-    def test_an_event_of_a_day_in_a_gap_is_told_and_one_of_any_other_day_is_not(
+    def test_an_event_of_a_day_in_a_gap_is_counted_and_one_of_any_other_day_is_not(
         self, context: Context, owner: psycopg.Connection[Any]
     ) -> None:
         owner.execute(f"DROP TABLE {_partition_of(_now() + 5 * _DAY)}")
@@ -190,12 +199,12 @@ class TestPartitions:
         assert _DAY <= timedelta(seconds=_read(context).partitions_ahead_seconds) <= 2 * _DAY
         assert _alerts(context) == {"LaribaPartitionsRunOut"}
 
-    def test_one_that_is_older_than_the_policy_is_told_after_two_days(self, context: Context) -> None:
+    def test_one_that_is_older_than_the_policy_is_an_issue_after_two_days(self, context: Context) -> None:
         assert "LaribaRetentionBehind" not in _alerts(context, in_future=2 * _DAY, retention_days=1)
         assert "LaribaRetentionBehind" in _alerts(context, in_future=4 * _DAY, retention_days=1)
         assert "LaribaRetentionBehind" not in _alerts(context, in_future=4 * _DAY, retention_days=None)
 
-    def test_a_detached_one_is_told(self, context: Context, owner: psycopg.Connection[Any]) -> None:
+    def test_a_detached_one_is_counted(self, context: Context, owner: psycopg.Connection[Any]) -> None:
         owner.execute(f"ALTER TABLE events DETACH PARTITION {_partition_of(_now() + 6 * _DAY)}")
 
         assert (_read(context).partitions, _read(context).detached_partitions) == (7, 1)
@@ -203,32 +212,32 @@ class TestPartitions:
 
 class TestClock:
     @pytest.mark.parametrize("seconds", [-90_000, -61, 61, 34_560_000])
-    def test_a_machine_whose_clock_is_off_is_told(self, context: Context, seconds: int) -> None:
-        read = read_upkeep(context.database, own_clock=lambda: _now() + timedelta(seconds=seconds))
+    def test_a_machine_whose_clock_is_off_is_an_issue(self, context: Context, seconds: int) -> None:
+        read = read_system_status(context.database, read_clocks=_clocks(skew=timedelta(seconds=seconds)))
 
         assert abs(read.clock_skew_seconds - seconds) < 1
-        assert [trouble.alert for trouble in troubles_of(read, context.settings)] == ["LaribaClockSkewed"]
+        assert [issue.alert for issue in health_issues_of(read, context.settings)] == ["LaribaClockSkewed"]
 
     def test_what_is_read_does_not_depend_on_it(self, context: Context) -> None:
-        read = read_upkeep(context.database, own_clock=lambda: _now() + 400 * _DAY)
+        read = read_system_status(context.database, read_clocks=_clocks(skew=400 * _DAY))
 
         assert not any(task.is_overdue for task in read.tasks)
         assert 7 * _DAY <= timedelta(seconds=read.partitions_ahead_seconds) <= 8 * _DAY
 
 
 class TestTasks:
-    def test_one_that_fails_again_and_again_is_told_with_its_error(self, context: Context) -> None:
-        def fail(_: Shift) -> Done:
+    def test_one_that_fails_again_and_again_is_an_issue_with_its_error(self, context: Context) -> None:
+        def fail(_: TaskContext) -> TaskResult:
             raise ValueError("the disk is full")
 
         task = replace(TASKS[0], work=fail)
         for minutes in range(1, 4):
-            shift = replace(_shift(context), now=_now() + timedelta(minutes=minutes))
-            run_if_due(task, shift)
+            task_context = replace(_task_context(context), now=_now() + timedelta(minutes=minutes))
+            run_if_due(task, task_context)
 
-        (told,) = troubles_of(_read(context), context.settings)
-        assert told.alert == "LaribaTaskFailing"
-        assert told.message == "canary failed 3 times in a row: ValueError: the disk is full"
+        (issue,) = health_issues_of(_read(context), context.settings)
+        assert issue.alert == "LaribaTaskFailing"
+        assert issue.message == "canary failed 3 times in a row: ValueError: the disk is full"
 
     def test_one_is_overdue_after_three_intervals_and_five_minutes_at_least(self, context: Context) -> None:
         def overdue(**future: int) -> set[str]:
@@ -244,8 +253,8 @@ class TestTasks:
     def test_one_that_never_ran_is_overdue(self, context: Context) -> None:
         execute(context, "UPDATE maintenance_tasks SET succeeded_at = NULL WHERE name = 'canary'")
 
-        (told,) = troubles_of(_read(context), context.settings)
-        assert told.message == "canary has not succeeded ever"
+        (issue,) = health_issues_of(_read(context), context.settings)
+        assert issue.message == "canary has not succeeded ever"
 
 
 def test_what_is_read_is_of_all_workspaces(app: Flask, context: Context) -> None:
@@ -256,7 +265,9 @@ def test_what_is_read_is_of_all_workspaces(app: Flask, context: Context) -> None
 
 
 class TestStatus:
-    def test_of_an_installation_that_is_well_it_shows_tables_and_ends_well(self, app: Flask, context: Context) -> None:
+    def test_of_an_installation_that_is_well_it_shows_tables_and_exits_with_0(
+        self, app: Flask, context: Context
+    ) -> None:
         result = _status(app)
 
         assert (result.exit_code, result.stderr) == (0, "")
@@ -265,7 +276,7 @@ class TestStatus:
         assert {line[0] for line in lines if line} >= {task.name for task in TASKS}
         assert f"wanted: {context.settings.partitions_ahead_days}" in result.stdout
 
-    def test_each_trouble_is_named_and_the_end_is_not_well(
+    def test_each_issue_is_named_and_the_exit_status_is_1(
         self, app: Flask, context: Context, owner: psycopg.Connection[Any]
     ) -> None:
         _insert_event(context, _now() - 400 * _DAY)
@@ -286,11 +297,11 @@ class TestStatus:
 
         result = _status(app, "--json")
 
-        told = json.loads(result.stdout)
+        document = json.loads(result.stdout)
         assert result.exit_code == 1
-        assert [trouble["alert"] for trouble in told["troubles"]] == ["LaribaEventsInDefaultPartition"]
-        assert told["upkeep"]["default_partition_rows"] == 1
-        assert datetime.fromisoformat(told["upkeep"]["tasks"][0]["succeeded_at"]).tzinfo is not None
+        assert [issue["alert"] for issue in document["troubles"]] == ["LaribaEventsInDefaultPartition"]
+        assert document["upkeep"]["default_partition_rows"] == 1
+        assert datetime.fromisoformat(document["upkeep"]["tasks"][0]["succeeded_at"]).tzinfo is not None
 
     @pytest.mark.parametrize("options", [(), ("--json",)])
     def test_a_database_that_is_away_is_one_line(

@@ -1,57 +1,55 @@
-"""What `flask --app wsgi status` shows: the state of the installation for a person, or as JSON for a script."""
+"""The output of `flask --app wsgi status`: tables for a person, or JSON for a script."""
 
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
 from app.config import Settings
-from app.monitoring.troubles import Trouble
-from app.monitoring.upkeep import ROWS_MAX, TaskUpkeep, Upkeep
+from app.monitoring.health_issues import HealthIssue
+from app.monitoring.system_status import ROWS_MAX, SystemStatus, TaskStatus
 
 _Row = tuple[str, ...]
 
 
-def as_json(upkeep: Upkeep | None, troubles: Sequence[Trouble]) -> str:
-    """One JSON object: `troubles`, and `upkeep` or null; times as RFC 3339."""
-    facts = {
-        "troubles": [trouble._asdict() for trouble in troubles],
-        "upkeep": dataclasses.asdict(upkeep) if upkeep else None,
+def as_json(system: SystemStatus | None, issues: Sequence[HealthIssue]) -> str:
+    """One JSON object: `troubles` (health issues), and `upkeep` (system status) or null; times as RFC 3339."""
+    document = {
+        "troubles": [issue._asdict() for issue in issues],
+        "upkeep": dataclasses.asdict(system) if system else None,
     }
-    return json.dumps(facts, default=_moment)
+    return json.dumps(document, default=_moment)
 
 
-def as_tables(upkeep: Upkeep, settings: Settings, processes: Iterable[Metric]) -> str:
-    """The upkeep, its tasks, and what the processes of this machine have counted if they share a folder."""
-    tables = [_aligned(_rows_of_upkeep(upkeep, settings)), _aligned(_rows_of_tasks(upkeep))]
+def as_tables(system: SystemStatus, settings: Settings, processes: Iterable[Metric]) -> str:
+    """The status, its tasks, and what the processes of this machine have counted if they share a folder."""
+    tables = [_aligned(_rows_of_status(system, settings)), _aligned(_rows_of_tasks(system))]
     counted = [("process metric", "labels", "value"), *sorted(_rows_of(processes))]
     return "\n\n".join([*tables, *([_aligned(counted)] if len(counted) > 1 else [])])
 
 
-def _rows_of_upkeep(upkeep: Upkeep, settings: Settings) -> Iterator[_Row]:
-    yield "upkeep", _moment(upkeep.read_at), f"this machine's clock: {upkeep.clock_skew_seconds:+.1f} s"
-    yield "usage outbox", _rows(upkeep.outbox_rows), f"the oldest waits for {upkeep.outbox_lag_seconds:.0f} s"
-    expired = f"the oldest has been for {upkeep.expired_lag_seconds:.0f} s"
-    yield "expired records", _rows(upkeep.expired_rows), expired
-    yield "default partition", _rows(upkeep.default_partition_rows), ""
-    oldest, newest = (f"{day:%Y-%m-%d}" if day else "none" for day in _span(upkeep))
-    yield "partitions", f"{upkeep.partitions}", f"{oldest} to {newest}; {upkeep.detached_partitions} detached"
-    days = upkeep.partitions_ahead_seconds / 86_400
+def _rows_of_status(system: SystemStatus, settings: Settings) -> Iterator[_Row]:
+    yield "upkeep", _moment(system.read_at), f"this machine's clock: {system.clock_skew_seconds:+.1f} s"
+    yield "usage outbox", _rows(system.outbox_rows), f"the oldest waits for {system.outbox_lag_seconds:.0f} s"
+    expired = f"the oldest has been for {system.expired_lag_seconds:.0f} s"
+    yield "expired records", _rows(system.expired_rows), expired
+    yield "default partition", _rows(system.default_partition_rows), ""
+    oldest, newest = (
+        f"{day:%Y-%m-%d}" if day else "none" for day in (system.oldest_partition_at, system.newest_partition_at)
+    )
+    yield "partitions", f"{system.partitions}", f"{oldest} to {newest}; {system.detached_partitions} detached"
+    days = system.partitions_ahead_seconds / 86_400
     yield "partitions ahead", f"{days:.1f} days", f"wanted: {settings.partitions_ahead_days}"
     kept = "for ever" if settings.retention_days is None else f"{settings.retention_days} days"
     yield "retention", kept, ""
 
 
-def _span(upkeep: Upkeep) -> tuple[datetime | None, datetime | None]:
-    return upkeep.oldest_partition_at, upkeep.newest_partition_at
-
-
-def _rows_of_tasks(upkeep: Upkeep) -> Iterator[_Row]:
+def _rows_of_tasks(system: SystemStatus) -> Iterator[_Row]:
     yield "task", "every", "last success", "in a row", "failures", "runs", "rows", "last run"
-    for task in upkeep.tasks:
+    for task in system.tasks:
         yield (
             task.name,
             f"{task.every_seconds:.0f} s",
@@ -64,13 +62,13 @@ def _rows_of_tasks(upkeep: Upkeep) -> Iterator[_Row]:
         )
 
 
-def _success(task: TaskUpkeep) -> str:
+def _success(task: TaskStatus) -> str:
     moment = _moment(task.succeeded_at) if task.succeeded_at else "never"
     return f"{moment} (overdue)" if task.is_overdue else moment
 
 
 def _rows_of(processes: Iterable[Metric]) -> Iterator[_Row]:
-    """The samples but for the buckets, which are for machines."""
+    """The samples without those of buckets."""
     for metric in processes:
         for sample in metric.samples:
             if not sample.name.endswith("_bucket"):
