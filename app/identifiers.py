@@ -1,6 +1,7 @@
-"""Makes the ids of the house: public ids of managed things, and time-ordered ids of events. Knows no database."""
+"""Makes ids: public ids of resources, time-ordered ids of events, ids of requests. Knows no database."""
 
 import os
+import re
 import secrets
 import string
 import time
@@ -11,12 +12,15 @@ from uuid import UUID
 from app.concurrency.fork import reset_after_fork
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+# A client's own request id must break no log line and no header, and must hold no key or token: it stands in the log
+# and in the audit log as it is.
+_REQUEST_ID: Final = re.compile(r"(?!.*lrb_(?:sk|mt)_)[A-Za-z0-9._:-]{1,128}")
 # 16 base62 characters are 95 random bits: ids of strangers cannot be guessed, collisions do not happen.
 _RANDOM_CHARACTERS = 16
 
 
-# A call of the system's generator lets the interpreter go, and whoever waits for it goes first: under load, twice for
-# each event. So it is asked for many at once.
+# A call of the system's generator releases the interpreter to another thread: under load, twice for each event. So one
+# call supplies many ids.
 _SUPPLY_BYTES: Final = 4_096
 _PIECE_BYTES: Final = 16
 _supply: deque[bytes] = deque()
@@ -56,3 +60,10 @@ def uuid7() -> UUID:
     value = (milliseconds << 80) | random
     value &= ~((0xF << 76) | (0x3 << 62))
     return UUID(int=value | (0x7 << 76) | (0x2 << 62))
+
+
+def request_id_from(proposed: str | None) -> str:
+    """The client's X-Request-ID if it can be logged, else ours."""
+    if proposed and _REQUEST_ID.fullmatch(proposed):
+        return proposed
+    return f"req_{random_bytes().hex()}"

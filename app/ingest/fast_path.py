@@ -19,12 +19,13 @@ from msgspec import UNSET
 
 from app.credentials.verification import Identity
 from app.errors import BadRequest, BodyTimeout, InternalError, Refusal
+from app.identifiers import request_id_from
 from app.ingest.acceptance import Client, accept
 from app.ingest.event import IncomingEvent
 from app.ingest.services import IngestServices
 from app.ingest.waits import BlockingWaits, Waits, run_blocking
 from app.telemetry import metrics
-from app.telemetry.access_log import RequestLine, RequestLines, request_id_from
+from app.telemetry.access_log import RequestLine, RequestLines
 from app.web.problems import Headers, cause_of, render
 from app.wire.body_reads import ENDED_EARLY, discard_rest, patience
 from app.wire.client_address import client_address

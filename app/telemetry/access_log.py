@@ -6,7 +6,6 @@ process that is killed loses the buffered ones.
 
 import itertools
 import logging
-import re
 import sys
 import threading
 from collections import defaultdict, deque
@@ -15,15 +14,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from app.identifiers import random_bytes
 from app.telemetry import metrics
 
 SLOW_MILLISECONDS = 500
 """A request that took this long is always logged."""
 # Sampling counts this many keys; then it begins anew.
 _KEYS_MAX = 100_000
-# Other characters could break a log line or a header. No key or token: the id stands in the log and in the audit.
-_SANE_REQUEST_ID = re.compile(r"(?!.*lrb_(?:sk|mt)_)[A-Za-z0-9._:-]{1,128}")
 # Some seconds of the top rate. While standard error is not read, a write blocks, and beyond this the oldest are lost.
 _LINES_MAX = 50_000
 # Larger writes to a pipe that processes share may be interleaved (PIPE_BUF on Linux).
@@ -51,13 +47,6 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     sampled_one_in: int | msgspec.UnsetType = msgspec.UNSET
     """How many requests the line represents, if more than one."""
     status: int
-
-
-def request_id_from(proposed: str | None) -> str:
-    """The caller's X-Request-ID if it is sane, else ours."""
-    if proposed and _SANE_REQUEST_ID.fullmatch(proposed):
-        return proposed
-    return f"req_{random_bytes().hex()}"
 
 
 class Sampling:

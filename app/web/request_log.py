@@ -10,8 +10,9 @@ from typing import Any, Final
 import structlog
 from flask import Flask, Response, g, request
 
+from app.identifiers import request_id_from
 from app.telemetry import metrics
-from app.telemetry.access_log import Sampling, request_id_from, sampled
+from app.telemetry.access_log import Sampling, sampled
 from app.wire.client_address import client_address
 
 _log = structlog.get_logger()
