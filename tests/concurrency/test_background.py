@@ -11,15 +11,15 @@ from tests.support.waiting import wait_until
 
 
 class _Owner:
-    def __init__(self, name: str = "tried", *, pause_seconds: float = 0.001, error: Exception | None = None) -> None:
+    def __init__(self, name: str = "tried", *, pause_seconds: float = 0.001, failures: int = 0) -> None:
         self.steps = 0
-        self._error = error
+        self._failures = failures
         self.background = Background(self.step, name=name, pause_seconds=pause_seconds, pause_seconds_min=0.001)
 
     def step(self) -> None:
         self.steps += 1
-        if self._error is not None:
-            raise self._error
+        if self.steps <= self._failures:
+            raise ValueError
 
 
 def _threads(name: str) -> list[threading.Thread]:
@@ -39,7 +39,7 @@ def test_it_is_started_once_and_ends_with_its_owner() -> None:
 
 def test_a_step_that_fails_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "_PAUSE_AFTER_FAILURE_SECONDS", 0.001)
-    owner = _Owner(error=ValueError("of the step"))
+    owner = _Owner(failures=2)
     owner.background.start()
 
     wait_until(lambda: owner.steps >= 3)
