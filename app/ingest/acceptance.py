@@ -9,15 +9,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
+from msgspec import Struct
 from sqlalchemy import text
 
 from app import errors
 from app.credentials.verification import Identity
-from app.errors import RateLimitExceeded, Refusal
+from app.errors import RateLimitExceeded, Refusal, StorageUnavailable
 from app.ingest.authentication import authenticate
 from app.ingest.envelope import Receipt
 from app.ingest.services import IngestServices
@@ -25,20 +25,17 @@ from app.ingest.waits import Waits
 from app.rate_limits import Allowance, events_worth
 
 Decoded = TypeVar("Decoded")
-Result = TypeVar("Result")
 
+_NO_SLOT: Final = nullcontext()
+_NOT_ABOUT_CONTENT: Final = (RateLimitExceeded, StorageUnavailable)
 _IS_LIVE: Final = text(
     "SELECT revoked_at IS NULL AND (expires_at <= now() OR expires_at = expired_at) IS NOT TRUE"
     " FROM source_keys WHERE public_id = :public_id"
 )
 
 
-def _ignore(_identity: Identity, _deadline: float) -> None:
-    """Nothing depends on the key having been found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
+# What is made for every event is a Struct: made in a third of the time that a frozen dataclass takes.
+class Client(Struct, frozen=True, gc=False):
     """Who sends: the credential that is shown, and where it is shown from."""
 
     key: str | None
@@ -48,13 +45,13 @@ class Client:
     """Of the web page, see policies.origin_of."""
     identity: Identity | None = None
     """Whose key it is, if that was found in memory already."""
-    on_authenticated: Callable[[Identity, float], None] = field(default=_ignore)
+    on_authenticated: Callable[[Identity, float], None] | None = None
     """Called once the key is proven, whatever becomes of the request, with the moment (time.monotonic() seconds) until
     which it may wait. May raise StorageUnavailable.
     """
 
 
-class Accepted(NamedTuple):
+class Accepted(Struct, frozen=True, gc=False):
     """A request whose events are committed."""
 
     receipt: Receipt
@@ -84,12 +81,12 @@ class Incoming(ABC, Generic[Decoded]):
         self._services = services
 
     @abstractmethod
-    async def read_body(self) -> bytes:
+    def read_body(self) -> Awaitable[bytes]:
         """Validate the head of the request, and read its body. Raises a Refusal."""
 
     def slot(self, identity: Identity) -> AbstractContextManager[None]:  # noqa: ARG002 - a batch's is its workspace's
         """What must be held while it is decoded and stored."""
-        return nullcontext()
+        return _NO_SLOT
 
     @abstractmethod
     async def decode(self, body: bytes) -> tuple[Decoded, int]:
@@ -102,60 +99,57 @@ class Incoming(ABC, Generic[Decoded]):
 
 async def accept(incoming: Incoming[Decoded], services: IngestServices) -> Accepted:
     """Store what `incoming` holds, once. Raises a Refusal: nothing was stored, but for OutcomeUnknown."""
-    identity = await _authenticate(incoming, services)
+    identity = incoming.client.identity or await _authenticate(incoming, services)
+    admit = services.rate_limiter.admit
+    is_decoded = False
     try:
-        return await _accept(incoming, identity, services)
+        # A client without allowance is refused before its body is read. A large body counts as several events before it
+        # is decoded, because decoding is what it costs.
+        consumed = incoming.EVENTS_BEFORE_BODY
+        allowance = admit(identity, consumed)
+        body = await incoming.read_body()
+        if (worth := events_worth(len(body))) > consumed:
+            allowance, consumed = admit(identity, worth, consumed=consumed), worth
+        # Not earlier: a slow sender must not hold a slot.
+        with incoming.slot(identity):
+            decoded, events = await incoming.decode(body)
+            is_decoded = True
+            if events > consumed:
+                allowance = admit(identity, events, consumed=consumed)
+            # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent.
+            receipt, log_event = await incoming.store(identity, decoded)
     except Refusal as refusal:
+        if not is_decoded and not isinstance(refusal, _NOT_ABOUT_CONTENT):
+            refusal = await _refusal_unless_revoked(refusal, incoming, identity, services)
         services.refusals.count(identity, refusal)
-        raise
+        raise refusal from refusal.__cause__
+    return Accepted(receipt, log_event, allowance)
+
+
+async def _refusal_unless_revoked(
+    refusal: Refusal, incoming: Incoming[Decoded], identity: Identity, services: IngestServices
+) -> Refusal:
+    """`refusal`; but a revoked key learns that it is revoked, and not what is wrong with its event."""
+    try:
+        await incoming.waits.run(partial(_require_live, identity, services))
+    except Refusal as other:
+        return other
+    return refusal
 
 
 async def _authenticate(incoming: Incoming[Decoded], services: IngestServices) -> Identity:
     client = incoming.client
-    if client.identity is not None:
-        return client.identity
     deadline = time.monotonic() + services.settings.storage_deadline_seconds
     identity = await incoming.waits.run(
         partial(authenticate, client.key, services.credentials, services.database, deadline)
     )
-    client.on_authenticated(identity, deadline)
+    if client.on_authenticated is not None:
+        client.on_authenticated(identity, deadline)
     return identity
 
 
-async def _accept(incoming: Incoming[Decoded], identity: Identity, services: IngestServices) -> Accepted:
-    admit = services.rate_limiter.admit
-    # A client without allowance is refused before its body is read. A large body counts as several events before it is
-    # decoded, because decoding is what it costs.
-    consumed = incoming.EVENTS_BEFORE_BODY
-    allowance = admit(identity, consumed)
-    body = await _unless_revoked(incoming.read_body(), incoming, identity, services)
-    if (worth := events_worth(len(body))) > consumed:
-        allowance, consumed = admit(identity, worth, consumed=consumed), worth
-    # Not earlier: a slow sender must not hold a slot.
-    with incoming.slot(identity):
-        decoded, events = await _unless_revoked(incoming.decode(body), incoming, identity, services)
-        if events > consumed:
-            allowance = admit(identity, events, consumed=consumed)
-        # With a deadline of its own: a producer with a slow line has not waited for PostgreSQL while it sent its body.
-        receipt, log_event = await incoming.store(identity, decoded)
-    return Accepted(receipt, log_event, allowance)
-
-
-async def _unless_revoked(
-    step: Awaitable[Result], incoming: Incoming[Decoded], identity: Identity, services: IngestServices
-) -> Result:
-    """The step's result. A revoked key learns that it is revoked, and not what is wrong with its event."""
-    try:
-        return await step
-    except RateLimitExceeded:
-        raise
-    except Refusal:
-        await incoming.waits.run(partial(_require_live, identity, services))
-        raise
-
-
 def _require_live(identity: Identity, services: IngestServices) -> None:
-    """Raises InvalidSourceKey if the key is revoked or has expired."""
+    """Raises InvalidSourceKey if the key is revoked or has expired, and StorageUnavailable."""
     deadline_seconds = services.settings.storage_deadline_seconds
     with services.database.transaction(identity.workspace_id, deadline_seconds=deadline_seconds) as session:
         if not session.execute(_IS_LIVE, {"public_id": identity.public_id}).scalar_one_or_none():

@@ -1,5 +1,6 @@
 """A single event on the ingest path: how it is decoded, stored and refused."""
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import ClassVar
 
@@ -21,10 +22,10 @@ class IncomingEvent(Incoming[Attempt]):
 
     _idempotency_key: str | None = None
 
-    async def read_body(self) -> bytes:
+    def read_body(self) -> Awaitable[bytes]:
         """Check the Idempotency-Key, and read the body."""
         self._idempotency_key = read_idempotency_key(self._idempotency_header)
-        return await self.waits.body()
+        return self.waits.body()
 
     async def decode(self, body: bytes) -> tuple[Attempt, int]:
         """The attempt to store the event in `body`."""

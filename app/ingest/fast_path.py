@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from app.credentials.verification import Identity
 from app.errors import BadRequest, BodyTimeout, InternalError, Refusal
@@ -52,7 +52,7 @@ def _count(answers: list[tuple[str, float]]) -> None:
 _ANSWERS: Final = metrics.MetricBuffer(_count)
 
 
-class PendingRequest(NamedTuple):
+class PendingRequest(Struct, frozen=True, gc=False):
     """A common request, as far as its head tells: its body is not read yet."""
 
     environ: Environ

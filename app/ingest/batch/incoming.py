@@ -1,6 +1,6 @@
 """A batch on the ingest path: how it is decoded, stored and answered."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
@@ -36,11 +36,11 @@ class IncomingBatch(Incoming[BatchAttempt]):
         super().__init__(client, idempotency_header, waits, services)
         self._read_head = read_head
 
-    async def read_body(self) -> bytes:
+    def read_body(self) -> Awaitable[bytes]:
         """Check the Idempotency-Key, the query and the media type, and read the body."""
         self._idempotency_key = read_idempotency_key(self._idempotency_header)
         self._is_atomic, self._media_type = self._read_head()
-        return await self.waits.body()
+        return self.waits.body()
 
     def slot(self, identity: Identity) -> AbstractContextManager[None]:
         """One of the batches that this process works on. Raises StorageUnavailable."""
