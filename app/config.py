@@ -2,7 +2,7 @@
 
 A setting's environment variable is `LARIBA_` and its field name in capitals; docs/settings.md has the same table
 (a test compares them). With `_FILE` behind it, the variable names a file that holds the value: what systemd and
-containers hand secrets over in. Nobody else reads the environment.
+containers hand secrets over in. No other module reads the environment.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Settings:
     database_url: str = field(repr=False)
     """The app's role. `postgresql://user@host/database`; PostgreSQL 15 or newer."""
     admin_database_url: str = field(repr=False)
-    """The role that owns the tables: migrations, backup, audits, and the worker's upkeep of partitions.
+    """The role that owns the tables: migrations, backup, audits, and the worker's maintenance of partitions.
 
     Falls back to `database_url`.
     """
@@ -91,7 +91,7 @@ class Settings:
     metrics_token: str = field(default="", repr=False)
     """What `/metrics` asks for as a bearer token; empty: it is open."""
     trusted_proxies: tuple[str, ...] = ()
-    """Whose X-Forwarded-For is believed, as networks: the addresses of one's own proxies and of nobody else."""
+    """Whose X-Forwarded-For is believed, as networks: the addresses of one's own proxies and no others."""
 
     source_key_events_per_second: int | None = 20_000
     """What one key may send; more than two web processes carry on two cores, so that only a runaway meets it."""

@@ -73,7 +73,7 @@ def _read(text: bytes, bytes_max: int) -> Envelope | Refusal:
         return read_common_envelope(text) or read_envelope(read_object(text, NOT_AN_EVENT))
     except Refusal as refusal:
         # A copy that was never raised: an exception keeps the frames it passed alive, and with them all values of its
-        # event; and half a MiB of text has room for a hundred thousand faults.
+        # event; and half a MiB of text can hold a hundred thousand faults.
         return type(refusal)(refusal.message, faults=refusal.faults[:FAULTS_PER_EVENT_MAX])
 
 
