@@ -22,7 +22,7 @@ from app.identifiers import random_text
 from app.management.keys.queries import Staleness, report_keys
 from tests.support.databases import close, fresh_database
 from tests.support.live import environment_of, free_port
-from tests.support.operating import desk_of
+from tests.support.operating import api_of
 from tests.support.people import Tenant, execute, issue_key, rows, source_of
 from tests.support.sending import error_of, send
 
@@ -236,7 +236,7 @@ class TestKeyReport:
     def test_a_person_gets_a_table_of_all_workspaces(
         self, app: Flask, shell: Shell, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
-        desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": "the till at the back door"})
+        api_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": "the till at the back door"})
         execute(context, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
         execute(context, "UPDATE source_keys SET expires_at = '2024-02-29T12:00Z' WHERE id = :id", id=charlie.key_row)
 
@@ -259,7 +259,7 @@ class TestKeyReport:
         assert theirs.split()[-2:] == ["2024-02-29", "expired"]
 
     def test_a_key_that_was_rotated_does_not_end_too_soon(self, app: Flask, shell: Shell, alice: Tenant) -> None:
-        successor = desk_of(app, alice).made(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": 0})["id"]
+        successor = api_of(app, alice).made(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": 0})["id"]
 
         lines = _said(shell("key", "report", "--expires-within-days", "30", "--json"))
 
@@ -270,7 +270,7 @@ class TestKeyReport:
         self, app: Flask, shell: Shell, context: Context, alice: Tenant
     ) -> None:
         label = "the till at the back door"
-        desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": label})
+        api_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": label})
         execute(context, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
 
         lines = [json.loads(line) for line in _said(shell("key", "report", "--json")).splitlines()]
@@ -329,11 +329,11 @@ class TestKeyReport:
     def test_a_key_that_is_revoked_or_archived_from_above_is_not_stale(
         self, app: Flask, shell: Shell, context: Context, alice: Tenant, tenant: Callable[[], Tenant]
     ) -> None:
-        desk_of(app, alice).post(f"/v1/keys/{alice.key_id}/revoke")
+        api_of(app, alice).post(f"/v1/keys/{alice.key_id}/revoke")
         gone = [alice]
         for path in ("sources/{0.source_id}", "environments/{0.environment_id}", "projects/{0.project_id}"):
             gone.append(tenant())
-            assert desk_of(app, gone[-1]).delete(f"/v1/{path.format(gone[-1])}").status_code == 204
+            assert api_of(app, gone[-1]).delete(f"/v1/{path.format(gone[-1])}").status_code == 204
         for each in gone:
             self._age(context, each, 100)
             self._end(context, each, 1)
