@@ -131,12 +131,12 @@ class TestWorkspaceLimit:
         assert limit("--default") == f"{alice.workspace_id} may send what the default says\n"
         assert [row.keys_limit for row in _limits(context, alice)] == [None]
 
-        trail = rows(
+        entries = rows(
             context,
             "SELECT action, after FROM audit_entries WHERE object_id = :id ORDER BY id",
             id=alice.workspace_id,
         )
-        assert trail == [
+        assert entries == [
             ("workspace.limit", {"events_per_second": 500}),
             ("workspace.limit", {"events_per_second": None}),
         ]
@@ -200,8 +200,8 @@ class TestRevoke:
 
         assert client.get("/v1/workspace", headers=alice.bearer).status_code == 401
         assert _said(shell("token", "revoke", alice.token_id)) == f"{alice.token_id} is revoked\n"
-        trail = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.token_id)
-        assert trail == [("cli", "management_token.revoke")]
+        entries = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.token_id)
+        assert entries == [("cli", "management_token.revoke")]
 
     def test_it_ends_a_key_of_any_workspace(
         self, shell: Shell, client: FlaskClient, context: Context, alice: Tenant
@@ -209,8 +209,8 @@ class TestRevoke:
         assert _said(shell("key", "revoke", alice.key_id)) == f"{alice.key_id} is revoked\n"
 
         assert send(client, alice).status_code == 401
-        trail = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.key_id)
-        assert trail == [("cli", "source_key.revoke")]
+        entries = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.key_id)
+        assert entries == [("cli", "source_key.revoke")]
 
     def test_it_says_how_an_id_is_found_in_what_has_leaked(self, shell: Shell, alice: Tenant) -> None:
         for wrong in (alice.key, "key_nobody", "\0", ""):

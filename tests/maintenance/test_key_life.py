@@ -196,7 +196,7 @@ class TestBounds:
 
         assert _run(context, batch_rows=batch_rows) == TaskResult(rows=6)
 
-    def test_it_ends_with_its_shift_and_says_that_there_is_more(self, context: Context, alice: Tenant) -> None:
+    def test_it_ends_with_its_time_and_says_that_there_is_more(self, context: Context, alice: Tenant) -> None:
         keys = _more_keys(context, alice, 5)
         _end_token(context, alice.token_id)
 

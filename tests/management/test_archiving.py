@@ -50,9 +50,9 @@ def test_what_is_restored_ends_no_key_that_lies_elsewhere(
     api: ApiClient, stranger: ApiClient, alice: Tenant, charlie: Tenant, path_of: Callable[[Tenant], str]
 ) -> None:
     elsewhere = api.made("/v1/projects", {"name": "elsewhere"})["id"]
-    lane = api.all_of(f"/v1/projects/{elsewhere}/environments")[0]["id"]
+    environment = api.all_of(f"/v1/projects/{elsewhere}/environments")[0]["id"]
     new = {"name": "other", "type": "erp", "key": {}}
-    key_id = api.made(f"/v1/environments/{lane}/sources", new)["key"]["id"]
+    key_id = api.made(f"/v1/environments/{environment}/sources", new)["key"]["id"]
     api.delete(path_of(alice))
 
     assert api.post(f"{path_of(alice)}/restore").status_code == 200

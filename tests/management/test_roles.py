@@ -121,8 +121,8 @@ class TestSomeProjects:
         return api_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
 
     def test_may_do_all_of_its_role_within_it(self, limited: ApiClient, alice: Tenant) -> None:
-        lane = limited.made(f"/v1/projects/{alice.project_id}/environments", {"name": "qa"})["id"]
-        source = limited.made(f"/v1/environments/{lane}/sources", {"name": "x", "type": "erp"})["id"]
+        environment = limited.made(f"/v1/projects/{alice.project_id}/environments", {"name": "qa"})["id"]
+        source = limited.made(f"/v1/environments/{environment}/sources", {"name": "x", "type": "erp"})["id"]
         limited.made(f"/v1/sources/{source}/keys", {})
         assert limited.patch(f"/v1/projects/{alice.project_id}", {"name": "mine"}).status_code == 200
         assert limited.delete(f"/v1/projects/{alice.project_id}").status_code == 204

@@ -17,7 +17,7 @@ def _answers(client: FlaskClient, tenant: Tenant, text: object) -> dict[str, tup
         "an event": send(client, tenant, event_for(tenant, timestamp=text)),
         "an expiry": api.post(f"/v1/sources/{tenant.source_id}/keys", {"expires_at": text}),
         "a token's expiry": api.post("/v1/tokens", {"label": "t", "role": "auditor", "expires_at": text}),
-        "the trail": api.call("GET", "/v1/audit", query_string={"from": text}),
+        "the audit log": api.call("GET", "/v1/audit", query_string={"from": text}),
         "usage": api.call("GET", "/v1/usage", query_string={"to": text, "interval": "day"}),
     }
     return {
@@ -60,7 +60,7 @@ def test_what_one_refuses_all_refuse_for_the_same_reason(
 
 
 @pytest.mark.parametrize("number", [4_102_444_800, 4_102_444_800.5, 1e300, 0])
-def test_a_number_is_told_that_a_text_is_wanted(client: FlaskClient, alice: Tenant, number: float) -> None:
+def test_the_message_for_a_number_asks_for_a_text(client: FlaskClient, alice: Tenant, number: float) -> None:
     answers = _answers(client, alice, number)
 
     assert "Send a text such as" in answers["an event"][1]
