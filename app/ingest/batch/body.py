@@ -1,6 +1,6 @@
 """Reads the body of a batch, `{"events": [...]}` or one event a line (NDJSON), each event as a single one is read.
 
-What is wrong with one event is that event's matter; what is wrong with the body is everybody's.
+What is wrong with one event rejects that event; what is wrong with the body refuses the batch.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ NDJSON: Final = "application/x-ndjson"
 EVENTS_MAX: Final = 1000
 FAULTS_PER_EVENT_MAX: Final = 10
 
-# A line with anything on it, from its first character on; blank lines are passed over without a trace.
+# A line with anything on it, from its first character on; blank lines are skipped.
 _LINE: Final = re.compile(rb"[^ \t\r\n][^\n]*")
 # One element more than a batch may have, and msgspec passes over the rest: a list of a million digits, which fits into
 # 5 MiB, costs no more than one of a thousand events. As a list[Raw] it would take 150 MiB before it could be counted.
