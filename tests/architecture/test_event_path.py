@@ -61,14 +61,20 @@ class _Protocol:
 
 
 class _Calls:
-    """By file of app/, the other files of app/ that it calls, on every thread that begins after this."""
+    """By file of app/, the other files of app/ that it calls, on this thread and on the committer's.
+
+    Other threads have work of their own, which no event waits for.
+    """
 
     def __init__(self) -> None:
         self.of: dict[str, set[str]] = defaultdict(set)
+        self._own = threading.get_ident()
 
     def note(self, frame: FrameType, event: str, _: object) -> None:
         file = _file_of(frame)
         if event != "call" or file is None:
+            return
+        if threading.get_ident() != self._own and threading.current_thread().name != "committer":
             return
         self.of[file] |= set()
         caller = None if frame.f_back is None else _file_of(frame.f_back)
