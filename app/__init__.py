@@ -1,1 +1,1 @@
-"""Lariba: events in, exactly once. Start reading at factory.py (the roof) or ingest/ (the road of an event)."""
+"""Lariba: events in, exactly once. Start reading at factory.py (the entry point) or ingest/ (the path of an event)."""

@@ -2,7 +2,7 @@
 
 A setting's environment variable is `LARIBA_` and its field name in capitals; docs/settings.md has the same table
 (a test compares them). With `_FILE` behind it, the variable names a file that holds the value: what systemd and
-containers hand secrets over in. Nobody else reads the environment.
+containers hand secrets over in. No other module reads the environment.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Settings:
     database_url: str = field(repr=False)
     """The app's role. `postgresql://user@host/database`; PostgreSQL 15 or newer."""
     admin_database_url: str = field(repr=False)
-    """The role that owns the tables: migrations, backup, audits, and the worker's upkeep of partitions.
+    """The role that owns the tables: migrations, backup, audits, and the worker's maintenance of partitions.
 
     Falls back to `database_url`.
     """
@@ -87,14 +87,14 @@ class Settings:
     export_dir: str = ""
     """Where the worker writes a day of events before it drops it; empty: it is dropped without."""
     metrics_dir: str = ""
-    """Where all processes of a machine keep what they count, so that any of them can tell of all."""
+    """Where all processes of a machine keep what they count, so that any of them can report all."""
     metrics_token: str = field(default="", repr=False)
     """What `/metrics` asks for as a bearer token; empty: it is open."""
     trusted_proxies: tuple[str, ...] = ()
-    """Whose X-Forwarded-For is believed, as networks: the addresses of one's own proxies and of nobody else."""
+    """Whose X-Forwarded-For is believed, as networks: the addresses of one's own proxies and no others."""
 
     source_key_events_per_second: int | None = 20_000
-    """What one key may send; more than two web processes carry on two cores, so that only a runaway meets it."""
+    """What one key may send; more than two web processes carry on two cores, so only a runaway program reaches it."""
     workspace_events_per_second: int | None = 100_000
     """What all keys of a workspace may send together."""
     management_token_requests_per_second: int | None = 50
@@ -140,11 +140,11 @@ class Settings:
             raise SettingsError(f"{variable_of('log_level')} must be one of {', '.join(_LOG_LEVELS)}")
 
     def _check_proxies(self) -> None:
-        for place, text in enumerate(self.trusted_proxies, start=1):
+        for number, text in enumerate(self.trusted_proxies, start=1):
             try:
                 read_network(text)
             except ValueError as error:
-                raise SettingsError(f"{variable_of('trusted_proxies')}, network {place}: {error}") from None
+                raise SettingsError(f"{variable_of('trusted_proxies')}, network {number}: {error}") from None
 
 
 def variable_of(setting_name: str) -> str:

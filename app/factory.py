@@ -1,4 +1,4 @@
-"""The roof: puts the web application together. Imported by wsgi.py and tests only."""
+"""Puts the web application together. Imported by wsgi.py and tests only."""
 
 from functools import partial
 from typing import Final
@@ -29,13 +29,13 @@ from app.web.request_body import discard_unread
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from app.wire.http_rules import is_misspelt, refusal_of
 
-# A request of the management API takes some milliseconds of a connection; whoever has none after a second, or comes
-# when so many of its workspace wait, is better told to come back.
+# A request of the management API takes some milliseconds of a connection. One that has none after a second, or arrives
+# while so many of its workspace wait, is refused.
 _WAITING_PER_WORKSPACE: Final = 32
 # Of one token. Few, or a thief with some tokens makes a long queue before the owner who revokes them.
 _WAITING_URGENT: Final = 4
 _WAIT_SECONDS: Final = 1.0
-# A batch that waits for its turn keeps a thread of the server.
+# A waiting batch keeps a thread of the server.
 _BATCHES_WAITING_PER_WORKSPACE: Final = 64
 
 

@@ -35,7 +35,7 @@ def random_bytes() -> bytes:
     except IndexError:
         fresh = os.urandom(_SUPPLY_BYTES)
         _supply.extend(
-            fresh[place : place + _PIECE_BYTES] for place in range(_PIECE_BYTES, _SUPPLY_BYTES, _PIECE_BYTES)
+            fresh[begin : begin + _PIECE_BYTES] for begin in range(_PIECE_BYTES, _SUPPLY_BYTES, _PIECE_BYTES)
         )
         return fresh[:_PIECE_BYTES]
 

@@ -20,7 +20,7 @@ from bench.victim import Tenant
 
 _HELD = 200
 _STALLED = 300
-_STRANDED = 3_000_000
+_DEFAULT_PARTITION_ROWS = 3_000_000
 # As app/database/advisory_locks.py numbers a workspace's barrier.
 _BARRIER_SPACE = 0x6C72_0000_0000_0000
 
@@ -81,7 +81,7 @@ def deep_payloads(attack: Attack) -> str:
     def step() -> str:
         return " ".join(str(attack.tenant.send("/v1/events/ingest", body)) for body in bodies)
 
-    return _told(attack.in_threads(8, step))
+    return _counts(attack.in_threads(8, step))
 
 
 def held_workspace(attack: Attack) -> str:
@@ -90,7 +90,7 @@ def held_workspace(attack: Attack) -> str:
         query = "SELECT workspace_id FROM sources WHERE public_id = %s"
         ((workspace_id,),) = connection.execute(query, [attack.tenant.source_id]).fetchall()
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_BARRIER_SPACE | workspace_id])
-        return _told(attack.in_threads(_HELD, attack.send_single))
+        return _counts(attack.in_threads(_HELD, attack.send_single))
 
 
 def held_keys(attack: Attack) -> str:
@@ -107,7 +107,7 @@ def held_keys(attack: Attack) -> str:
         connection.execute(claim, [_HELD, attack.tenant.source_id])
         outcomes = attack.in_threads(_HELD, lambda: attack.send_single(idempotency_key=f"held-{next(numbers) % _HELD}"))
         connection.rollback()
-    return _told(outcomes)
+    return _counts(outcomes)
 
 
 def keys_come_and_go(attack: Attack) -> str:
@@ -123,7 +123,7 @@ def keys_come_and_go(attack: Attack) -> str:
         sending = threading.Thread(target=attack.in_threads, args=(100, attack.send_single))
         sending.start()
         stack.callback(sending.join)
-        return _told(attack.in_threads(100, manage))
+        return _counts(attack.in_threads(100, manage))
 
 
 def revoke_under_issuing(attack: Attack) -> str:
@@ -156,7 +156,7 @@ def revoke_under_issuing(attack: Attack) -> str:
 def many_key_issues(attack: Attack) -> str:
     """64 key issues at once, again and again: an argon2 run each."""
     path = f"/v1/sources/{attack.tenant.source_id}/keys"
-    return _told(attack.in_threads(64, lambda: str(attack.tenant.manage("POST", path, {"label": "loop"})[0])))
+    return _counts(attack.in_threads(64, lambda: str(attack.tenant.manage("POST", path, {"label": "loop"})[0])))
 
 
 def numbers_in_gzip(attack: Attack) -> str:
@@ -167,7 +167,7 @@ def numbers_in_gzip(attack: Attack) -> str:
     text = json.dumps({"events": events}, separators=(",", ":")).replace("[1,", "[1e1,").replace(",1", ",1e1")
     body = gzip.compress(text.encode())
     headers = {"Content-Encoding": "gzip"}
-    return _told(attack.in_threads(4, lambda: str(attack.tenant.send("/v1/events/ingest/batch", body, headers))))
+    return _counts(attack.in_threads(4, lambda: str(attack.tenant.send("/v1/events/ingest/batch", body, headers))))
 
 
 def stalled_management_bodies(attack: Attack) -> str:
@@ -202,13 +202,13 @@ def full_default_partition(attack: Attack) -> str:
             generate_series(1, %s) WHERE sources.public_id = %s
     """
     with psycopg.connect(attack.admin_database_url, autocommit=True) as connection:
-        connection.execute(fill, [_STRANDED, attack.tenant.source_id])
+        connection.execute(fill, [_DEFAULT_PARTITION_ROWS, attack.tenant.source_id])
         connection.execute("DELETE FROM maintenance_tasks WHERE name LIKE '%stranded%' OR name LIKE '%default%'")
-        left = _STRANDED
+        left = _DEFAULT_PARTITION_ROWS
         while left and not attack.is_over:
             attack.over.wait(2)
             ((left,),) = connection.execute("SELECT count(*) FROM events_default").fetchall()
-    return f"{left:,} of {_STRANDED:,} left there"
+    return f"{left:,} of {_DEFAULT_PARTITION_ROWS:,} left there"
 
 
 ATTACKS: dict[str, Callable[[Attack], str]] = {
@@ -256,5 +256,5 @@ def _has_answer(connection: socket.socket) -> bool:
         return False
 
 
-def _told(outcomes: Counter[str]) -> str:
+def _counts(outcomes: Counter[str]) -> str:
     return ", ".join(f"{times} x {outcome}" for outcome, times in outcomes.most_common(4))

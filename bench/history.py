@@ -45,13 +45,13 @@ _EXPIRED = """
     FROM generate_series(1, %s) AS n"""
 
 
-class NoRoomError(Exception):
+class NoDiskSpaceError(Exception):
     """The disk would not hold it; the message says what is missing."""
 
 
 def fill(database_url: str, folder: Path, source_id: str, events: int, progress: Callable[[int], None]) -> None:
     """Store `events` events of one source, evenly over the last days, each with its ledger row and its record."""
-    _check_room(folder, events)
+    _check_disk_space(folder, events)
     with psycopg.connect(database_url, autocommit=True) as connection:
         owner = read_owner(connection, source_id)
         connection.execute("SELECT make_event_partitions((now() AT TIME ZONE 'UTC')::date - %s, %s)", [_DAYS, _DAYS])
@@ -71,10 +71,12 @@ def fill_expired(database_url: str, records: int) -> None:
         connection.execute(_EXPIRED, [RECEIPT, records])
 
 
-def _check_room(folder: Path, events: int) -> None:
+def _check_disk_space(folder: Path, events: int) -> None:
     free, needed = shutil.disk_usage(folder).free, events * _BYTES_PER_EVENT
     if free < needed:
-        raise NoRoomError(f"{needed / 2**30:.0f} GiB of disk are needed, {free / 2**30:.0f} are free: see --folder")
+        raise NoDiskSpaceError(
+            f"{needed / 2**30:.0f} GiB of disk are needed, {free / 2**30:.0f} are free: see --folder"
+        )
 
 
 def _query(connection: "psycopg.Connection[tuple[object, ...]]", owner: Owner) -> sql.Composed:

@@ -77,7 +77,7 @@ class Bench:
         self.check_counts(traffic, *rounds, quiet_seconds=_QUIET_SECONDS_WARM)
 
     def send(self, traffic: Traffic, seconds: float) -> wrk.Answers:
-        """Send, wait until the product has put everything away, and audit."""
+        """Send, wait until the product is idle, and audit."""
         answers = self.send_unaudited(traffic, seconds)
         self.check_counts(traffic, answers)
         return answers
@@ -121,7 +121,7 @@ class Bench:
         return self._files[who]
 
     def recount(self) -> None:
-        """Take the stored rows as given: a run has filled the tables on purpose."""
+        """Count the stored rows as expected: a run has filled the tables on purpose."""
         self._wait_until_idle(_QUIET_SECONDS)
         self._counts = self._auditor.count()
 
@@ -136,7 +136,7 @@ class Bench:
         return self._auditor.expired()
 
     def forget_usage(self) -> None:
-        """Spare the worker the usage of events that went round the product."""
+        """Delete the usage of events that were not sent through the product, before the worker folds it."""
         self._auditor.forget_usage()
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Bench:
         self.audit(traffic.title, expected, quiet_seconds)
 
     def _wait_until_idle(self, seconds: float) -> None:
-        """Until the worker has folded the outbox and the machine is idle, or patience ends."""
+        """Until the worker has folded the outbox and the machine is idle, or the time is up."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self._auditor.backlog() > BACKLOG_MAX:
             time.sleep(0.2)

@@ -1,8 +1,8 @@
 """`python -m bench.neighbours`: what a greedy or unlucky tenant does to another one.
 
 Starts the product as `make run` does and makes a second workspace, the attacker's. Then, one attack after the other
-(bench/attacks.py), the demo workspace goes on sending (bench/victim.py), and what it met is printed: its worst waits,
-and what was not answered with a 2xx. `--checkout` runs the product of another checkout, to compare one with the other.
+(bench/attacks.py), the demo workspace goes on sending (bench/victim.py), and its worst waits are printed, and
+what was not answered with a 2xx. `--checkout` runs the product of another checkout, to compare one with the other.
 
     python -m bench.neighbours                                   all attacks, about five minutes
     python -m bench.neighbours --only held_workspace --seconds 5

@@ -222,7 +222,7 @@ def _stored(bench: Bench, events: int) -> Result:
     source_id = bench.product.variables["LARIBA_SOURCE_ID"]
     try:
         history.fill(bench.product.admin_database_url, bench.folder, source_id, events, progress)
-    except history.NoRoomError as error:
+    except history.NoDiskSpaceError as error:
         raise CannotRunError(str(error)) from error
     bench.recount()
     return bench.measure(replace(SINGLE, name="stored", title=title), bench.options.seconds)

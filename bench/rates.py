@@ -22,7 +22,7 @@ from local.redis import EmbeddedRedis
 
 _CALLS = 100_000
 _LIMIT = 10_000_000
-"""Never met."""
+"""Never reached."""
 
 
 def _keys(count: int) -> list[Identity]:

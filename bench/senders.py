@@ -72,7 +72,7 @@ def demo_sender(product: Installation, folder: Path) -> Path:
 def lift_limits(product: Installation) -> None:
     """Lift the rate limits of workspaces and of the demo's key, which sends alone; other keys keep theirs.
 
-    Processes learn of it within seconds, while they are warmed up.
+    Processes read the change within seconds, during the warm-up.
     """
     query = "SELECT attrelid::regclass::text FROM pg_attribute WHERE attname = 'events_per_second' AND attnum > 0"
     demo = "WHERE source_id = (SELECT id FROM sources WHERE public_id = %s)"

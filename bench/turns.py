@@ -1,9 +1,9 @@
 """`python -m bench.turns --before ../lariba-before`: this checkout against another one, in turns.
 
-Both products run all the while, and are sent to one after the other, a few seconds each: what the machine does
-otherwise meets both alike, which it does not in two runs of `make bench` (the same code differs by a sixth there). For
-each kind of traffic the median of the pairs' ratios is printed, with the lowest and the highest: of events per second,
-and of CPU per event of the web processes and of PostgreSQL together.
+Both products run all the while, and are sent to one after the other, a few seconds each: other load of the machine
+affects both alike, which it does not in two runs of `make bench` (the same code differs by a sixth there). For each
+kind of traffic the median of the pairs' ratios is printed, with the lowest and the highest: of events per second, and
+of CPU per event of the web processes and of PostgreSQL together.
 """
 
 import argparse

@@ -63,7 +63,7 @@ class Tenant:
 
 @dataclass(slots=True)
 class Suffered:
-    """What one kind of request met with."""
+    """The outcomes of one kind of request."""
 
     milliseconds: list[float] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)

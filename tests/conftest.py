@@ -26,7 +26,7 @@ from tests.support.people import Tenant, make_tenant
 
 # A machine with other work can stand still for the two seconds of the product; what is about its deadline has its own.
 _PATIENCE_SECONDS = 5.0
-# Room for several applications with pools of their own.
+# Enough for several applications with pools of their own.
 _OPTIONS = {"max_connections": "300"}
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from app.identifiers import random_bytes, uuid7
 
 
-def test_no_two_pieces_are_alike_whoever_takes_them() -> None:
+def test_no_two_pieces_are_alike_in_any_thread() -> None:
     with ThreadPoolExecutor(8) as threads:
         pieces = list(threads.map(lambda _: random_bytes(), range(20_000)))
 

@@ -24,7 +24,7 @@ _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 _LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '4s'")  # as in migrations/env.py
 _RELATIONS = text("SELECT relname FROM pg_class WHERE relnamespace = current_schema()::text::regnamespace")
 _MAY_USE_SCHEMA = text("SELECT has_schema_privilege(:role, current_schema(), 'USAGE')")
-# No program may DELETE events or change the audit trail; the worker purges and folds, the API changes control rows.
+# No program may DELETE events or change the audit log; the worker purges and folds, the API changes control rows.
 _GRANTS = {
     "SELECT, INSERT, UPDATE": (
         "workspaces",
@@ -83,7 +83,7 @@ def _locked(settings: Settings) -> Iterator[Engine]:
         # The lock belongs to the session; a transaction left open beside it would only hold back vacuum.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
             # Polled: a statement that waits holds a snapshot, for whose end CREATE INDEX CONCURRENTLY of the deploy
-            # before would wait in turn.
+            # before would wait as well.
             while not holder.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}).scalar_one():
                 time.sleep(_LOCK_PAUSE_SECONDS)
             yield engine

@@ -1,4 +1,4 @@
-"""Whose source key is it? Verified once per process; whether it is still valid is read in the statement that writes.
+"""Verifies source keys, once per process; whether a key is still valid is read in the statement that writes.
 
 Cost (bench/prices.py): a cached key 1.5 µs, a keyed digest and a look-up; another one a query; one whose row has no
 digest of it argon2 as well, about 20 ms. A process begins with the keys in its cache that were used last.

@@ -147,7 +147,7 @@ class Committer:
                 if len(group) > 1:
                     time.sleep(min(len(group) * _LINGER_SECONDS_PER_EVENT, _LINGER_SECONDS_MAX))
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
-                # No other thread would take its place. The group's attempts are resolved at their deadlines.
+                # No other thread would replace it. The group's attempts are resolved at their deadlines.
                 _log.exception("committer_crashed")
 
     def _gather(self) -> list[PendingWrite]:

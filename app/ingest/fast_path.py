@@ -68,7 +68,7 @@ class BodyWaits(Waits, Protocol):
     """The waits of a request whose body may be left unread."""
 
     async def discard_body(self) -> None:
-        """Read what is left of the body, in bounded time: else the client meets a closed connection, not the answer."""
+        """Read what is left of the body, in bounded time: else the client sees a closed connection, not the answer."""
 
 
 class FastPath:
@@ -101,7 +101,7 @@ class FastPath:
             if identity is None or (length := self._length_of_plain_json(environ)) is None:
                 return None
             return PendingRequest(environ, identity, length, request_id_from(environ.get("HTTP_X_REQUEST_ID")), began)
-        except Exception:  # noqa: BLE001 - Flask meets it too, and answers, logs and counts it
+        except Exception:  # noqa: BLE001 - Flask raises it again, and answers, logs and counts it
             return None
 
     async def answer(self, pending: PendingRequest, waits: BodyWaits) -> Answer:

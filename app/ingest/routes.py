@@ -36,7 +36,7 @@ blueprint = Blueprint("ingest", __name__, description="Send events (source key i
 
 @blueprint.before_request
 def answer_preflight() -> Response | None:
-    """What a browser asks before it lets a web page send; any other OPTIONS is Flask's matter."""
+    """What a browser asks before it lets a web page send; Flask answers any other OPTIONS."""
     origin = origin_of(request.headers.get("Origin"))
     if request.method != "OPTIONS" or origin is None or "Access-Control-Request-Method" not in request.headers:
         return None

@@ -93,7 +93,7 @@ def store(
     items: list[_Item] = []
     first = attempts[0][1].event_uid
     for identity, attempt in attempts:
-        # For good: in whatever company it is repeated, the row of its first group counts it once.
+        # For good: in whichever group it is repeated, the row of its first group counts it once.
         attempt.counted_under = attempt.counted_under or first
         caller = (identity, attempt.envelope.source_id, attempt.envelope.environment)
         items.append(_item(len(items), callers.setdefault(caller, len(callers)), attempt, first))

@@ -43,7 +43,8 @@ Named = Mapping[Outcome, Refusal]
 
 # A refusal is known already; a name in it is not worth a longer wait.
 _NAMING_SECONDS: Final = 1.0
-# By primary keys. The storage function judges source and environment before the place, so that is judged here.
+# By primary keys. The storage function judges source and environment before the client's origin, so this
+# statement judges the origin.
 _NAMES: Final = """
     SELECT source.public_id, environment.name,
         CASE WHEN project.archived_at IS NOT NULL THEN 'project'
@@ -91,7 +92,7 @@ def refusal_in(verdict: Verdict, named: Named) -> Refusal | None:
 
 
 def named_refusals(execute: Execute, identity: Identity, client: Client) -> Named:
-    """By outcome, the refusal that names things; none for a place that the key is not for.
+    """By outcome, the refusal that names things; none for a client origin that the key is not for.
 
     Raises what `execute` raises.
     """

@@ -1,4 +1,4 @@
-"""The audit trail: who changed what. The app's role can add entries, and neither change nor remove them."""
+"""The audit log: who changed what. The app's role can add entries, and neither change nor remove them."""
 
 from datetime import datetime
 from typing import Any

@@ -67,11 +67,11 @@ class JsonObject:
 
 
 def read_object(body: bytes, wanted: str = "Send an object.") -> JsonObject:
-    """Parse `body`, which must be one JSON object in UTF-8; `wanted` is what senders of something else are told.
+    """Parse `body`, which must be one JSON object in UTF-8; `wanted` ends the message to senders of anything else.
 
     Raises BadRequest with the position if it is not JSON, and SchemaValidationFailed if it nests too deep: no parser
     may go there. All else that JSON allows and we do not (a member twice, U+0000, lone surrogates, numbers beyond
-    measure) is reported as faults, so that all can be told at once.
+    measure) is reported as faults, all at once.
     """
     if nests_deeper(body, LEVELS_MAX):
         raise _too_deep(body, wanted)
@@ -141,7 +141,7 @@ def _too_deep(body: bytes, wanted: str) -> BadRequest | SchemaValidationFailed:
 
 
 def pointer_token(name: object) -> str:
-    """One step of a JSON pointer (RFC 6901 §3), shortened if somebody sends a novel."""
+    """One step of a JSON pointer (RFC 6901 §3), cut to 128 characters."""
     return str(name)[:128].replace("~", "~0").replace("/", "~1")
 
 
@@ -173,7 +173,7 @@ def _faults(text: str, values: dict[str, Any], *, is_readable: bool) -> tuple[Fa
     """What is wrong with `values`, read from `text`, whose numbers may be readable."""
     # A backslash that stands for itself begins no escape.
     if not is_readable or ("\\u" in text and _UNSTORABLE_ESCAPE.search(text.replace("\\\\", "__"))):
-        # Nobody reads more of them, and a body of 500 KB can hold tens of thousands.
+        # A body of 500 KB can hold tens of thousands: the first ones are enough to mend it.
         faults = tuple(islice(_all_faults(values), FAULTS_MAX))
         return faults or (Fault("", "A member that is given twice holds what cannot be stored."),)
     if _LONG_EXPONENT.search(text) and characters_written_out(text) > WRITTEN_OUT_MAX:

@@ -15,7 +15,7 @@ _SPACE: Final = re.compile(f"[{SPACES}]*")
 
 
 class JsonCursor:
-    """A place in a text. Each step raises json.JSONDecodeError where that is not JSON, or what the decoder raises."""
+    """A position in a text. Each step raises json.JSONDecodeError where it is not JSON, or what the decoder raises."""
 
     def __init__(self, text: str, decoder: json.JSONDecoder) -> None:
         self._text = text

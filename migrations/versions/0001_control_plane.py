@@ -1,4 +1,4 @@
-"""The control plane: workspaces, projects, environments, sources, keys, tokens, their requests and the audit trail.
+"""The control plane: workspaces, projects, environments, sources, keys, tokens, their requests and the audit log.
 
 Every text column has COLLATE "C", the order of bytes. A unique index relies on the order of its collation; that of a
 locale comes from the C library, whose upgrade can change it, and the index would then miss rows that it holds.

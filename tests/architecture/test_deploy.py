@@ -191,7 +191,7 @@ def test_every_secret_of_compose_is_made_by_make_secrets() -> None:
 
 
 @_EACH
-def test_every_folder_that_a_process_is_told_to_write_in_is_writable(process: _Process) -> None:
+def test_every_folder_that_a_process_writes_in_is_writable(process: _Process) -> None:
     folders = {value for variable, value in process.variables.items() if variable.endswith("_DIR")}
     if process.kind == "worker":
         folders.add("/var/lib/lariba/exports")

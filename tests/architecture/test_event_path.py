@@ -32,7 +32,7 @@ _STEPS_MAX = 12
 
 
 class _Scope:
-    """What granian tells of a request."""
+    """The scope that granian gives of a request."""
 
     method, http_version, scheme, query_string, authority = "POST", "1.1", "http", "", None
     path, server, client = PATH, "127.0.0.1:8000", "127.0.0.1:9"

@@ -1,9 +1,11 @@
-"""The plan of the house: who may import whom, who may commit, how large a room may be."""
+"""The structure of the code: which module may import which, which may commit, how large they may be."""
 
 import ast
+import io
 import re
+import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +13,17 @@ import pytest
 _CHECKOUT = Path(__file__).parent.parent.parent
 _FILES = sorted([*(_CHECKOUT / "app").rglob("*.py"), *(_CHECKOUT / "local").rglob("*.py"), _CHECKOUT / "wsgi.py"])
 
-# The roof: what only the entry points may import.
-_ROOF = {"app.factory", "app.api", "app.worker"}
-_MAY_IMPORT_ROOF = {"wsgi", *_ROOF}
+# What only entry points may import.
+_ENTRY_POINTS = {"app.factory", "app.api", "app.worker"}
+_MAY_IMPORT_ENTRY_POINTS = {"wsgi", *_ENTRY_POINTS}
 # The files that may know Flask: the framework's own, and the routes.
 _MAY_IMPORT_FLASK = re.compile(
     r"wsgi|app\.(factory|api|context)|app\.cli\..*|app\.web\..*"
     r"|app\.ingest\.routes|app\.management\.(.*\.)?(routes|schemas|blueprint|guard|openapi|operation|parsing|replay|responses)"
     r"|app\.monitoring\.metrics_route"
 )
-# The road of an event, top to bottom: each may import only those below it, and what lies below the road.
-_ROAD = [
+# The path of an event, top to bottom: each module may import only those below it, and what lies below the path.
+_INGEST_PATH = [
     *("fast_path", "routes", "event", "verdicts", "acceptance", "waits", "services", "authentication", "committer"),
     *("contention", "contention_round", "shares", "pending_write", "retries", "table_locks", "storage"),
     *("common_envelope", "envelope"),
@@ -74,8 +76,8 @@ def test_imports_make_no_circle() -> None:
         visit(name, ())
 
 
-def test_only_the_entry_points_import_the_roof() -> None:
-    guilty = {name for name, targets in _GRAPH.items() if targets & _ROOF} - _MAY_IMPORT_ROOF
+def test_only_entry_points_import_entry_points() -> None:
+    guilty = {name for name, targets in _GRAPH.items() if targets & _ENTRY_POINTS} - _MAY_IMPORT_ENTRY_POINTS
 
     assert guilty == set()
 
@@ -114,22 +116,22 @@ def test_only_routes_and_the_framework_files_know_flask() -> None:
     assert guilty == set()
 
 
-@pytest.mark.parametrize("room", sorted(_FORBIDDEN))
-def test_a_room_does_not_know_what_it_must_not_know(room: str) -> None:
+@pytest.mark.parametrize("package", sorted(_FORBIDDEN))
+def test_a_package_does_not_import_what_is_forbidden_to_it(package: str) -> None:
     guilty = {
         f"{name} imports {target}"
         for name, tree in _TREES.items()
-        if name == room or name.startswith(f"{room}.")
+        if name == package or name.startswith(f"{package}.")
         for target in _imports(tree)
-        if any(target == word or target.startswith(word.rstrip(".") + ".") for word in _FORBIDDEN[room])
+        if any(target == word or target.startswith(word.rstrip(".") + ".") for word in _FORBIDDEN[package])
     }
 
     assert guilty == set()
 
 
-def test_the_ingest_road_runs_downhill() -> None:
-    for height, file in enumerate(_ROAD):
-        above = {f"app.ingest.{higher}" for higher in _ROAD[:height]}
+def test_the_ingest_path_imports_downwards_only() -> None:
+    for height, file in enumerate(_INGEST_PATH):
+        above = {f"app.ingest.{higher}" for higher in _INGEST_PATH[:height]}
         assert not _GRAPH[f"app.ingest.{file}"] & above, file
 
 
@@ -184,8 +186,66 @@ def test_a_query_for_what_belongs_to_a_workspace_begins_inside_one() -> None:
     assert guilty == set()
 
 
-def test_every_room_says_what_it_is_for() -> None:
+def test_app_holds_no_loose_module_but_the_entry_points_and_what_all_may_import() -> None:
+    entry_points, shared = {"factory", "api", "worker"}, {"config", "errors", "context", "identifiers"}
+
+    assert {path.stem for path in (_CHECKOUT / "app").glob("*.py")} == entry_points | shared | {"__init__"}
+
+
+def test_every_module_has_a_docstring() -> None:
     assert [name for name, tree in _TREES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {path.parent for path in _FILES} - {_CHECKOUT}
+
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+# The vocabulary that this code once had of its own, for the ingest path, connections, contention, usage, ...
+_PRIVATE_WORDS = re.compile(
+    r"(?<![a-z])(bell|contested|desk|door|greet|ground ?floor|house|impatient|lane|nobody|road|roof|room|settle"
+    r"|somebody|stranded|submission|tallie|tally|told|trail|upkeep|wall|warm|whoever)(s|d|ed)?(?![a-z])"
+)
+_MAY_SAY = {
+    "app.errors": {"told", "whoever"},  # two messages that clients have always received
+    "app.monitoring.status_report": {"upkeep"},  # a member of the JSON that `flask status` prints
+}
+
+
+def _prose(source: str) -> Iterator[str]:
+    """The names and comments of a module, and the texts that stand as statements: its docstrings."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.NAME, tokenize.COMMENT):
+            yield token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+def _private_words_in(texts: Iterable[str]) -> set[str]:
+    """Also within names: `open_door` and `OpenDoor` hold `door`, `indoor` does not."""
+    words = (re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text).lower() for text in texts)
+    return {found[1] for text in words for found in _PRIVATE_WORDS.finditer(text)}
+
+
+def test_private_words_do_not_return() -> None:
+    """Names, comments and docstrings use the field's terms (docs/glossary.md)."""
+    scripts = {path: [path.read_text()] for path in (_CHECKOUT / "app").rglob("*.sql")}
+    modules = {path: _prose(path.read_text()) for path in [*_FILES, *(_CHECKOUT / "migrations").rglob("*.py")]}
+    found = {_name(path): _private_words_in([_name(path), *texts]) for path, texts in (scripts | modules).items()}
+
+    assert {name: words for name, words in found.items() if words} == _MAY_SAY
+
+
+@pytest.mark.parametrize("text", ["the roads", "_DOOR", "OpenDoor", "open_door", "# ground floor", "Nobody"])
+def test_a_private_word_is_found_in_any_form(text: str) -> None:
+    assert _private_words_in([text])
+
+
+@pytest.mark.parametrize("text", ["broad", "household", "environment", "a trailing comma", "warmth"])
+def test_a_word_that_only_looks_like_one_is_not(text: str) -> None:
+    assert not _private_words_in([text])
 
 
 def test_no_file_is_longer_than_300_lines_and_no_function_longer_than_50() -> None:

@@ -10,13 +10,13 @@ _TREES = {
     for path in [*(_CHECKOUT / "app").rglob("*.py"), *(_CHECKOUT / "local").rglob("*.py"), _CHECKOUT / "wsgi.py"]
 }
 
-# A name that ends in a dot stands for all modules of that room.
+# A name that ends in a dot stands for all modules of that package.
 _MAY_SEE_ALL = {
     "app.database.engine": "makes it",
-    "app.ingest.authentication": "finds out whose source key it is; nobody knows its workspace before",
+    "app.ingest.authentication": "finds out whose source key it is; its workspace is unknown before",
     "app.ingest.cors": "asks whether anybody's browser key is for an origin; a preflight has no key",
     "app.ingest.refusals": "writes the counts of all keys that a process has refused",
-    "app.management.common.authentication": "finds out whose management token it is; nobody knows its workspace before",
+    "app.management.common.authentication": "finds out whose management token it is; its workspace is unknown before",
     "app.management.workspace.domain": "the operator's shell, which stands above all workspaces",
     "app.cli.revocation": "the shell finds the workspace of a key or token that it revokes",
     "app.management.keys.queries": "the same: its report on the keys of all workspaces",

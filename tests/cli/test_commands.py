@@ -22,7 +22,7 @@ from app.identifiers import random_text
 from app.management.keys.queries import Staleness, report_keys
 from tests.support.databases import close, fresh_database
 from tests.support.live import environment_of, free_port
-from tests.support.operating import desk_of
+from tests.support.operating import api_of
 from tests.support.people import Tenant, execute, issue_key, rows, source_of
 from tests.support.sending import error_of, send
 
@@ -131,12 +131,12 @@ class TestWorkspaceLimit:
         assert limit("--default") == f"{alice.workspace_id} may send what the default says\n"
         assert [row.keys_limit for row in _limits(context, alice)] == [None]
 
-        trail = rows(
+        entries = rows(
             context,
             "SELECT action, after FROM audit_entries WHERE object_id = :id ORDER BY id",
             id=alice.workspace_id,
         )
-        assert trail == [
+        assert entries == [
             ("workspace.limit", {"events_per_second": 500}),
             ("workspace.limit", {"events_per_second": None}),
         ]
@@ -200,8 +200,8 @@ class TestRevoke:
 
         assert client.get("/v1/workspace", headers=alice.bearer).status_code == 401
         assert _said(shell("token", "revoke", alice.token_id)) == f"{alice.token_id} is revoked\n"
-        trail = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.token_id)
-        assert trail == [("cli", "management_token.revoke")]
+        entries = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.token_id)
+        assert entries == [("cli", "management_token.revoke")]
 
     def test_it_ends_a_key_of_any_workspace(
         self, shell: Shell, client: FlaskClient, context: Context, alice: Tenant
@@ -209,8 +209,8 @@ class TestRevoke:
         assert _said(shell("key", "revoke", alice.key_id)) == f"{alice.key_id} is revoked\n"
 
         assert send(client, alice).status_code == 401
-        trail = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.key_id)
-        assert trail == [("cli", "source_key.revoke")]
+        entries = rows(context, "SELECT actor, action FROM audit_entries WHERE object_id = :id", id=alice.key_id)
+        assert entries == [("cli", "source_key.revoke")]
 
     def test_it_says_how_an_id_is_found_in_what_has_leaked(self, shell: Shell, alice: Tenant) -> None:
         for wrong in (alice.key, "key_nobody", "\0", ""):
@@ -236,7 +236,7 @@ class TestKeyReport:
     def test_a_person_gets_a_table_of_all_workspaces(
         self, app: Flask, shell: Shell, context: Context, alice: Tenant, charlie: Tenant
     ) -> None:
-        desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": "the till at the back door"})
+        api_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": "the till at the back door"})
         execute(context, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
         execute(context, "UPDATE source_keys SET expires_at = '2024-02-29T12:00Z' WHERE id = :id", id=charlie.key_row)
 
@@ -259,7 +259,7 @@ class TestKeyReport:
         assert theirs.split()[-2:] == ["2024-02-29", "expired"]
 
     def test_a_key_that_was_rotated_does_not_end_too_soon(self, app: Flask, shell: Shell, alice: Tenant) -> None:
-        successor = desk_of(app, alice).made(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": 0})["id"]
+        successor = api_of(app, alice).made(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": 0})["id"]
 
         lines = _said(shell("key", "report", "--expires-within-days", "30", "--json"))
 
@@ -270,7 +270,7 @@ class TestKeyReport:
         self, app: Flask, shell: Shell, context: Context, alice: Tenant
     ) -> None:
         label = "the till at the back door"
-        desk_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": label})
+        api_of(app, alice).patch(f"/v1/keys/{alice.key_id}", {"label": label})
         execute(context, "UPDATE source_keys SET created_at = '2020-05-01T23:59Z' WHERE id = :id", id=alice.key_row)
 
         lines = [json.loads(line) for line in _said(shell("key", "report", "--json")).splitlines()]
@@ -329,11 +329,11 @@ class TestKeyReport:
     def test_a_key_that_is_revoked_or_archived_from_above_is_not_stale(
         self, app: Flask, shell: Shell, context: Context, alice: Tenant, tenant: Callable[[], Tenant]
     ) -> None:
-        desk_of(app, alice).post(f"/v1/keys/{alice.key_id}/revoke")
+        api_of(app, alice).post(f"/v1/keys/{alice.key_id}/revoke")
         gone = [alice]
         for path in ("sources/{0.source_id}", "environments/{0.environment_id}", "projects/{0.project_id}"):
             gone.append(tenant())
-            assert desk_of(app, gone[-1]).delete(f"/v1/{path.format(gone[-1])}").status_code == 204
+            assert api_of(app, gone[-1]).delete(f"/v1/{path.format(gone[-1])}").status_code == 204
         for each in gone:
             self._age(context, each, 100)
             self._end(context, each, 1)

@@ -16,7 +16,7 @@ from app.management.common.operators import Role
 from app.management.workspace.domain import create_workspace, issue_workspace_token
 from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
-from tests.support.operating import Desk, at_once, desk_of
+from tests.support.operating import ApiClient, api_of, at_once
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import error_of, send
 
@@ -42,19 +42,19 @@ def _own(own_app: Flask) -> Context:
     return context
 
 
-@pytest.fixture(name="desk")
-def _desk(own_app: Flask, alice: Tenant) -> Desk:
-    return desk_of(own_app, alice)
+@pytest.fixture(name="api")
+def _api(own_app: Flask, alice: Tenant) -> ApiClient:
+    return api_of(own_app, alice)
 
 
-Act = Callable[[Desk, Context, Tenant], object]
+Act = Callable[[ApiClient, Context, Tenant], object]
 _ISSUING: dict[str, Act] = {
-    "a key": lambda desk, _, alice: desk.made(f"/v1/sources/{alice.source_id}/keys", {}),
-    "a successor": lambda desk, _, alice: desk.made(f"/v1/keys/{alice.key_id}/rotate", {}),
-    "a source with its first key": lambda desk, _, alice: desk.made(
+    "a key": lambda api, _, alice: api.made(f"/v1/sources/{alice.source_id}/keys", {}),
+    "a successor": lambda api, _, alice: api.made(f"/v1/keys/{alice.key_id}/rotate", {}),
+    "a source with its first key": lambda api, _, alice: api.made(
         f"/v1/environments/{alice.environment_id}/sources", {"name": "new", "type": "backend", "key": {}}
     ),
-    "a token": lambda desk, *_: desk.made("/v1/tokens", {"role": "auditor"}),
+    "a token": lambda api, *_: api.made("/v1/tokens", {"role": "auditor"}),
     "a workspace": lambda _, own, __: create_workspace(own.database, own.credentials, "New"),
     "a token from the shell": lambda _, own, alice: issue_workspace_token(
         own.database, own.credentials, alice.workspace_id, "", Role.AUDITOR
@@ -73,20 +73,22 @@ class TestNoTransactionIsOpenWhileArgon2Runs:
         return seen
 
     @pytest.mark.parametrize("what", _ISSUING)
-    def test_to_issue(self, desk: Desk, own: Context, alice: Tenant, what: str, connections_in_use: list[int]) -> None:
-        _ISSUING[what](desk, own, alice)
+    def test_to_issue(
+        self, api: ApiClient, own: Context, alice: Tenant, what: str, connections_in_use: list[int]
+    ) -> None:
+        _ISSUING[what](api, own, alice)
 
         assert connections_in_use == [0]
 
     @pytest.mark.parametrize("table", ["source_keys", "management_tokens"])
     def test_to_verify_and_to_renew_a_hash(
-        self, desk: Desk, own: Context, alice: Tenant, table: str, connections_in_use: list[int]
+        self, api: ApiClient, own: Context, alice: Tenant, table: str, connections_in_use: list[int]
     ) -> None:
         stored = rows(own, f"SELECT secret_hash FROM {table} WHERE workspace_id = :id", id=alice.workspace_row)
         stale = _with_a_stale_hash(alice.key if table == "source_keys" else alice.token)
         execute(own, _STALE.format(table=table), hash=stale, id=alice.workspace_row)
 
-        assert (send(desk.client, alice) if table == "source_keys" else desk.get("/v1/projects")).status_code < 300
+        assert (send(api.client, alice) if table == "source_keys" else api.get("/v1/projects")).status_code < 300
         assert connections_in_use == [0, 0]
         renewed = rows(own, f"SELECT secret_hash FROM {table} WHERE workspace_id = :id", id=alice.workspace_row)
         assert renewed[0].secret_hash not in (stale, stored[0].secret_hash)
@@ -101,25 +103,25 @@ class TestWhatIsRefusedRunsNoArgon2:
             ("/v1/environments/env_nobody/sources", {"name": "n", "type": "backend", "key": {}}),
         ],
     )
-    def test_what_belongs_to_nothing(self, desk: Desk, hasher: CountingHasher, path: str, body: object) -> None:
-        assert desk.post(path, body).status_code == 404
+    def test_what_belongs_to_nothing(self, api: ApiClient, hasher: CountingHasher, path: str, body: object) -> None:
+        assert api.post(path, body).status_code == 404
         assert hasher.hashes == 0
 
-    def test_a_second_rotation(self, desk: Desk, hasher: CountingHasher, alice: Tenant) -> None:
-        desk.made(f"/v1/keys/{alice.key_id}/rotate", {})
+    def test_a_second_rotation(self, api: ApiClient, hasher: CountingHasher, alice: Tenant) -> None:
+        api.made(f"/v1/keys/{alice.key_id}/rotate", {})
 
-        assert desk.post(f"/v1/keys/{alice.key_id}/rotate", {}).status_code == 409
+        assert api.post(f"/v1/keys/{alice.key_id}/rotate", {}).status_code == 409
         assert hasher.hashes == 1
 
     @pytest.mark.parametrize("what", ["key", "successor", "source", "token"])
     def test_a_request_that_was_carried_out_before(
-        self, desk: Desk, hasher: CountingHasher, alice: Tenant, what: str
+        self, api: ApiClient, hasher: CountingHasher, alice: Tenant, what: str
     ) -> None:
         path, body = _paths(alice)[what]
-        first = desk.post(path, body, headers={"Idempotency-Key": "k"})
+        first = api.post(path, body, headers={"Idempotency-Key": "k"})
 
-        again = desk.post(path, body, headers={"Idempotency-Key": "k"})
-        other = desk.post(path, {**body, "more": 1}, headers={"Idempotency-Key": "k"})
+        again = api.post(path, body, headers={"Idempotency-Key": "k"})
+        other = api.post(path, {**body, "more": 1}, headers={"Idempotency-Key": "k"})
 
         assert first.status_code == 201
         assert error_of(again)["code"] == "credential_already_shown"
@@ -132,9 +134,9 @@ def test_one_request_sent_many_times_at_once_is_carried_out_once(
     own_app: Flask, own: Context, alice: Tenant, what: str
 ) -> None:
     path, body = _paths(alice)[what]
-    desks = [desk_of(own_app, alice) for _ in range(6)]
+    apis = [api_of(own_app, alice) for _ in range(6)]
 
-    answers = at_once([partial(desk.post, path, body, headers={"Idempotency-Key": "k"}) for desk in desks])
+    answers = at_once([partial(api.post, path, body, headers={"Idempotency-Key": "k"}) for api in apis])
 
     codes = sorted("" if answer.status_code == 201 else error_of(answer)["code"] for answer in answers)
     assert codes[0] == ""
@@ -146,11 +148,11 @@ def test_one_request_sent_many_times_at_once_is_carried_out_once(
 
 
 def test_neither_hash_nor_digest_is_shown_to_any_reader(
-    desk: Desk, own: Context, alice: Tenant, capfd: pytest.CaptureFixture[str]
+    api: ApiClient, own: Context, alice: Tenant, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shown = "".join(desk.post(path, body).text for path, body in _paths(alice).values())
-    shown += send(desk.client, alice).text
-    shown += "".join(desk.get(path).text for path in ("/v1/keys", "/v1/tokens", "/v1/sources", "/v1/audit"))
+    shown = "".join(api.post(path, body).text for path, body in _paths(alice).values())
+    shown += send(api.client, alice).text
+    shown += "".join(api.get(path).text for path in ("/v1/keys", "/v1/tokens", "/v1/sources", "/v1/audit"))
     audit = "SELECT entry::text FROM audit_entries AS entry WHERE workspace_id = :id"
     shown += "".join(row.entry for row in rows(own, audit, id=alice.workspace_row))
     shown += "".join(capfd.readouterr())

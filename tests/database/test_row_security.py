@@ -30,7 +30,7 @@ from app.maintenance.usage import fold_usage
 from app.models import Base
 from tests.support.databases import close
 from tests.support.live import environment_of
-from tests.support.operating import desk_of
+from tests.support.operating import api_of
 from tests.support.people import Tenant
 from tests.support.sending import send
 from tests.support.servers import database_url
@@ -53,7 +53,7 @@ def _full(app: Flask, context: Context, alice: Tenant, charlie: Tenant) -> tuple
     for tenant in (alice, charlie):
         assert send(client, tenant, idempotency_key="1").status_code == 201
         body, headers = {"name": f"of {tenant.workspace_id}"}, {"Idempotency-Key": "1"}
-        assert desk_of(app, tenant).post("/v1/projects", body, headers=headers).status_code == 201
+        assert api_of(app, tenant).post("/v1/projects", body, headers=headers).status_code == 201
     fold_usage(context.database)
     for tenant in (alice, charlie):
         assert send(client, tenant, idempotency_key="2").status_code == 201

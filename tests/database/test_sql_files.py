@@ -40,7 +40,7 @@ def _owner(settings: Settings) -> Iterator[psycopg.Connection]:
 
 
 def test_every_sql_file_is_what_the_migrated_database_has(owner: psycopg.Connection, checkout: Path) -> None:
-    """Whoever changes a file adds a migration with a frozen copy of it (docs/decisions/0022)."""
+    """A change of a file needs a migration with a frozen copy of it (docs/decisions/0022)."""
     migrated = _functions(owner)
     owner.execute("DROP FUNCTION " + ", ".join(migrated))
     made: dict[str, str] = {}

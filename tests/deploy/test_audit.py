@@ -110,7 +110,7 @@ def test_a_record_whose_event_is_gone_is_found(owner: psycopg.Connection[dict[st
     assert records["without_event"] == 1
 
 
-def test_days_that_retention_or_the_ledger_have_left_are_told_apart(
+def test_days_that_retention_or_the_ledger_have_left_are_distinguished(
     owner: psycopg.Connection[dict[str, Any]], checkout: Path
 ) -> None:
     """Yesterday's events are dropped; of the day before the ledger is."""

@@ -70,7 +70,7 @@ def test_a_web_server_without_a_broker_serves_like_any_other(production: Setting
 
 
 class _Script:
-    """What somebody does with a workspace of his own, from the outside."""
+    """What a user does with a workspace of his own, from the outside."""
 
     def __init__(self, server: LiveServer, settings: Settings, checkout: Path) -> None:
         self._server = server
@@ -90,8 +90,8 @@ class _Script:
         """A project, its production environment's source, and the source's key."""
         project = self.manage("POST", "/v1/projects", {"name": "shop"})
         environments = self.manage("GET", f"/v1/projects/{project['id']}/environments")["data"]
-        lane = next(each["id"] for each in environments if each["name"] == "production")
-        source = self.manage("POST", f"/v1/environments/{lane}/sources", {"name": "checkout", "type": "backend"})
+        environment = next(each["id"] for each in environments if each["name"] == "production")
+        source = self.manage("POST", f"/v1/environments/{environment}/sources", {"name": "checkout", "type": "backend"})
         return source, self.manage("POST", f"/v1/sources/{source['id']}/keys", {"label": "first"})
 
     def send(self, source: dict[str, Any], key: dict[str, Any]) -> Answer:

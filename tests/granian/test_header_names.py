@@ -69,7 +69,7 @@ def test_no_spelling_of_x_forwarded_for_opens_a_network(
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (403, "address_not_allowed")
 
 
-def test_a_proxy_that_names_nobody_does_not_lend_its_own_network(
+def test_a_proxy_that_names_no_client_does_not_lend_its_own_network(
     live: LiveServer, context: Context, alice: Tenant, body: bytes
 ) -> None:
     execute(

@@ -22,7 +22,7 @@ def _client(app: Flask, request: pytest.FixtureRequest) -> Iterator[FlaskClient]
 
 
 @pytest.fixture(name="connections")
-def _lanes(context: Context) -> Iterator[ScriptedConnections]:
+def _connections(context: Context) -> Iterator[ScriptedConnections]:
     """What a committer of the test's own speaks on."""
     connections = ScriptedConnections(context.database)
     yield connections

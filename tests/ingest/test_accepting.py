@@ -212,7 +212,7 @@ class TestRepeats:
         assert (replay.status_code, replay.data) == (200, duplicate.data)
         assert replay.headers["Idempotent-Replayed"] == "true"
 
-    def test_an_expired_record_counts_as_none_although_nobody_has_purged_it(
+    def test_an_expired_record_that_is_not_purged_yet_counts_as_none(
         self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         send(client, alice, idempotency_key="k")
@@ -250,7 +250,7 @@ class TestRepeats:
 def test_a_slow_upload_is_no_wait_for_the_database(
     client: FlaskClient, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A body that takes a minute to arrive: the clock of the road jumps while it is read."""
+    """A body that takes a minute to arrive: the clock of the ingest path jumps while it is read."""
     passed = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], sleep=time.sleep)
     monkeypatch.setattr("app.ingest.acceptance.time", clock)

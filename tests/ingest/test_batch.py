@@ -92,7 +92,7 @@ class TestTaking:
         )
         assert {"RateLimit", "RateLimit-Policy", "X-Request-ID"} <= set(response.headers.keys())
 
-    def test_a_rejected_event_is_told_what_a_single_one_would_be(self, client: FlaskClient, alice: Tenant) -> None:
+    def test_a_rejected_event_gets_the_error_of_a_single_one(self, client: FlaskClient, alice: Tenant) -> None:
         wrong = event_for(alice, event_id="e", severity="loud")
         single = error_of(send(client, alice, wrong))
 

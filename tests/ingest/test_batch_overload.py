@@ -72,7 +72,7 @@ def test_503_while_a_right_of_its_workspace_is_being_taken_away(
     assert _refused(response) == (503, "storage_unavailable")
 
 
-def test_429_for_a_batch_of_more_events_than_are_left_and_no_room_for_one_is_told_before_it_is_read(
+def test_429_for_a_batch_of_more_events_than_are_left_and_when_none_is_left_before_it_is_read(
     client: FlaskClient, context: Context, charlie: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()

@@ -100,11 +100,13 @@ def _of_verdict(verdict: dict[str, Any]) -> dict[str, Any]:
     return _essence(verdict if verdict["status"] != "rejected" else verdict | {"status": None, "event_id": None})
 
 
-def _essence(told: dict[str, Any]) -> dict[str, Any]:
+def _essence(verdict: dict[str, Any]) -> dict[str, Any]:
     """What does not differ by chance: neither ids of ours nor those of requests."""
     names = ("status", "code", "message", "retryable", "details")
-    event_id = told.get("event_id") or ""
-    return {name: told.get(name) for name in names} | {"event_id": None if event_id[:4] in ("", "evt_") else event_id}
+    event_id = verdict.get("event_id") or ""
+    return {name: verdict.get(name) for name in names} | {
+        "event_id": None if event_id[:4] in ("", "evt_") else event_id
+    }
 
 
 def _stored(context: Context, tenant: Tenant) -> list[tuple[Any, ...]]:

@@ -54,7 +54,7 @@ def test_an_expired_key_from_many_threads_is_used_anew_once(live: LiveServer, co
     assert len(events_of(context, alice)) == 2
 
 
-def test_of_many_batches_under_one_key_one_wins_and_the_others_are_told(
+def test_of_many_batches_under_one_key_one_wins_and_the_others_learn_it(
     live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     work = [_batch([event_for(alice, payload={"n": n})] * 5, "k") for n in range(_THREADS)]

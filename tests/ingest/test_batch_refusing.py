@@ -69,7 +69,7 @@ class Test400:
         assert re.search(rf"{position}\b", error_of(response)["message"])
 
     @pytest.mark.parametrize("form", ["a list", "lines"])
-    def test_another_form_than_it_announces_is_told_what_to_send(
+    def test_the_message_for_another_form_than_announced_names_what_to_send(
         self, client: FlaskClient, alice: Tenant, form: str
     ) -> None:
         events = [json.dumps(event_for(alice))] * 2
@@ -131,7 +131,9 @@ class Test401:
     def test_what_is_no_key_is_refused(self, client: FlaskClient, alice: Tenant, key: str) -> None:
         _expect_401(send_batch(client, alice, [event_for(alice)], headers={"X-API-Key": key}))
 
-    def test_a_management_token_is_told_what_belongs_here(self, client: FlaskClient, alice: Tenant) -> None:
+    def test_the_message_for_a_management_token_names_what_belongs_here(
+        self, client: FlaskClient, alice: Tenant
+    ) -> None:
         response = send_batch(client, alice, [event_for(alice)], headers={"X-API-Key": alice.token})
 
         _expect_401(response)
@@ -147,7 +149,7 @@ class Test401:
 
         _expect_401(send_batch(client, alice, body or [event_for(alice)], key))
 
-    def test_a_revoked_key_is_not_told_that_its_body_is_of_the_wrong_kind_or_too_large(
+    def test_a_revoked_key_does_not_learn_that_its_body_is_of_the_wrong_kind_or_too_large(
         self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
@@ -277,7 +279,9 @@ def _expect_401(response: TestResponse) -> None:
     assert response.headers["WWW-Authenticate"] == 'ApiKey realm="lariba"'
 
 
-def test_a_revoked_key_is_not_told_that_atomic_is_wrong(client: FlaskClient, context: Context, alice: Tenant) -> None:
+def test_a_revoked_key_does_not_learn_that_atomic_is_wrong(
+    client: FlaskClient, context: Context, alice: Tenant
+) -> None:
     execute(context, "UPDATE source_keys SET revoked_at = now() WHERE id = :id", id=alice.key_row)
 
     answer = client.post(f"{BATCH_PATH}?atomic=maybe", json={"events": [{}]}, headers={"X-API-Key": alice.key})

@@ -48,7 +48,7 @@ def _client(app: Flask) -> FlaskClient:
 
 class TestRejected:
     @pytest.mark.parametrize("form", ["application/json", NDJSON])
-    def test_each_wrong_event_is_told_what_a_single_request_is_and_its_neighbours_are_stored(
+    def test_each_wrong_event_gets_the_verdict_of_a_single_request_and_its_neighbours_are_stored(
         self, client: FlaskClient, context: Context, alice: Tenant, form: str
     ) -> None:
         wrong = [text.replace("SOURCE", alice.source_id) for text in _WRONG]
@@ -59,8 +59,10 @@ class TestRejected:
 
         verdicts = verdicts_of(send_batch(client, alice, events, content_type=form))
 
-        told = [{name: it.get(name) for name in ("code", "message", "retryable", "details")} for it in verdicts[::2]]
-        assert told == [{name: it.get(name) for name in ("code", "message", "retryable", "details")} for it in singles]
+        refused = [{name: it.get(name) for name in ("code", "message", "retryable", "details")} for it in verdicts[::2]]
+        assert refused == [
+            {name: it.get(name) for name in ("code", "message", "retryable", "details")} for it in singles
+        ]
         assert [verdict["status"] for verdict in verdicts[1::2]] == ["stored"] * len(wrong)
         assert len(events_of(context, alice)) == len(wrong)
 
@@ -73,7 +75,7 @@ class TestRejected:
         assert statuses_of(send_batch(client, alice, [large, event_for(alice)])) == ["payload_too_large", "stored"]
         assert len(events_of(context, alice)) == 1
 
-    def test_the_first_ten_faults_of_an_event_are_told(self, client: FlaskClient, alice: Tenant) -> None:
+    def test_the_first_ten_faults_of_an_event_are_reported(self, client: FlaskClient, alice: Tenant) -> None:
         (verdict,) = verdicts_of(send_batch(client, alice, [{f"x{n}": 1 for n in range(50)}]))
 
         assert len(verdict["details"]) == 10

@@ -219,7 +219,7 @@ def test_after_an_unanswered_commit_a_claim_in_the_way_is_no_other_request(  # n
     is_first_lost: bool,  # noqa: FBT001
     code: str,
 ) -> None:
-    """It may be our own, still being committed: then the outcome is unknown, not somebody else's."""
+    """It may be our own, still being committed: then the outcome is unknown, not another's."""
     send(client, alice, "caches the key")
     event = event_for(alice, event_id="e")
     run = DedicatedConnection.run

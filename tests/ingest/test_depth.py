@@ -70,7 +70,7 @@ def test_a_deep_member_beside_the_events_is_named(app: Flask, alice: Tenant, bod
     assert (response.status_code, pointers_of(response)) == (422, pointers)
 
 
-def test_what_is_wrong_behind_a_deep_event_is_told_with_its_place(app: Flask, alice: Tenant) -> None:
+def test_what_is_wrong_behind_a_deep_event_is_reported_with_its_position(app: Flask, alice: Tenant) -> None:
     body = body_of([_deep(alice, 500), "nul"], "application/json")
 
     response = send_batch(app.test_client(), alice, body)

@@ -36,7 +36,7 @@ _SENDERS = 16
 
 @dataclass
 class _Load:
-    """Producers as the docs tell them to be: each repeats an event, with its key, until it is answered with a 2xx."""
+    """Producers as the docs ask them to be: each repeats an event, with its key, until it is answered with a 2xx."""
 
     server: LiveServer
     tenant: Tenant
@@ -176,7 +176,7 @@ def test_sessions_killed_under_load(server: LiveServer, app: Flask, dana: Tenant
 def test_a_session_that_hangs_in_its_transaction_stops_only_who_needs_its_keys(
     server: LiveServer, app: Flask, dana: Tenant
 ) -> None:
-    """As a client under SIGSTOP leaves it. (One stopped inside PostgreSQL may hold a page that everybody needs.)"""
+    """As a client under SIGSTOP leaves it. (One stopped inside PostgreSQL may hold a page that all others need.)"""
     with (
         _load(server, dana) as load,
         psycopg.connect(_context(app).settings.database_url, options=_ALL_WORKSPACES) as hanging,

@@ -40,13 +40,13 @@ def test_all_that_wait_go_with_one_commit(
     connections.open.set()
     wait_until(lambda: len(decisions) == 40)
 
-    # The first may have gone ahead alone; it waited for nobody.
+    # The first may have gone ahead alone; it waited for no other.
     assert connections.groups <= 2
     assert {_outcome(decision) for decision in decisions} == {Outcome.STORED}
     assert len(events_of(context, alice)) == 40
 
 
-def test_an_idle_process_makes_a_single_event_wait_for_nobody(
+def test_an_idle_process_writes_a_single_event_at_once(
     committer: Committer, connections: ScriptedConnections, alice: Tenant
 ) -> None:
     committer.store(identity_of(alice), attempt_of(alice))
@@ -192,10 +192,10 @@ def test_an_attempt_that_waited_past_its_deadline_is_answered_then_and_never_sto
     assert "in-the-queue" not in {event.event_id for event in events_of(context, alice)}
 
 
-def test_a_tick_that_does_not_end_keeps_nobody_from_being_told_at_the_deadline(
+def test_a_tick_that_does_not_end_keeps_no_attempt_from_its_result_at_the_deadline(
     connections: ScriptedConnections, context: Context, alice: Tenant
 ) -> None:
-    """As one does not that writes lines which nobody reads."""
+    """Such as one that writes lines to a pipe without a reader."""
     ticks, reader = Semaphore(0), Event()
 
     def tick() -> None:
@@ -214,7 +214,7 @@ def test_a_tick_that_does_not_end_keeps_nobody_from_being_told_at_the_deadline(
         reader.set()
 
 
-def test_a_caller_that_cannot_be_told_keeps_nobody_else_from_being_told(
+def test_a_callback_that_fails_keeps_no_other_attempt_from_its_result(
     committer: Committer, connections: ScriptedConnections, alice: Tenant
 ) -> None:
     def fail(_: WriteResult) -> None:

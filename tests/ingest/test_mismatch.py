@@ -39,8 +39,8 @@ def test_so_does_the_verdict_of_a_batch(client: FlaskClient, alice: Tenant, quer
     answer = send_batch(client, alice, events, query=query).json
 
     assert answer is not None
-    told = answer["error"]["details"] if query else answer["verdicts"][1:]
-    for verdict, (_, code, own) in zip(told, wrong, strict=True):
+    faults = answer["error"]["details"] if query else answer["verdicts"][1:]
+    for verdict, (_, code, own) in zip(faults, wrong, strict=True):
         assert own in verdict["message"]
         assert code in str(verdict)
 

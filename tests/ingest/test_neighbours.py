@@ -79,7 +79,7 @@ _HOLD: dict[str, Callable[[Settings, Tenant, list[str]], AbstractContextManager[
 def test_held_attempts_of_one_workspace_delay_another_one_s_by_less_than_150_ms(
     context: Context, settings: Settings, alice: Tenant, charlie: Tenant, what: str, held: int
 ) -> None:
-    """Told twice: by what the committer waited for locks, which no busy machine changes, and by the clock.
+    """Measured twice: by what the committer waited for locks, which no busy machine changes, and by the clock.
 
     By the clock the best of three rounds counts, each with a committer that knows nothing yet.
     """
@@ -98,8 +98,8 @@ class _Neighbours:
     """One workspace whose attempts are held, and another one that goes on sending."""
 
     def __init__(self, context: Context, alice: Tenant, charlie: Tenant) -> None:
-        self._lanes = ScriptedConnections(context.database)
-        self._committer = new_committer(context, self._lanes, **_PATIENT)
+        self._connections = ScriptedConnections(context.database)
+        self._committer = new_committer(context, self._connections, **_PATIENT)
         self._alice, self._charlie = identity_of(alice), charlie
         self._sent = 0
         self._answers: list[WriteResult] = []
@@ -109,13 +109,13 @@ class _Neighbours:
         """Charlie's worst wait, in seconds: in one group with nearly all that are held, then beside the rest."""
         # A connection is opened and its statement planned before anything is held up.
         self._committer.store(identity_of(self._charlie), attempt_of(self._charlie))
-        self._lanes.exchanges.clear()
-        self._lanes.open.clear()
+        self._connections.exchanges.clear()
+        self._connections.open.clear()
         self._committer.submit(self._alice, held[0], self._answers.append)
-        wait_until(lambda: self._lanes.exchanges)
+        wait_until(lambda: self._connections.exchanges)
         for attempt in held[1:-_NEXT]:
             self._committer.submit(self._alice, attempt, self._answers.append)
-        waits = [self._store(before=self._lanes.open.set)]
+        waits = [self._store(before=self._connections.open.set)]
         for attempt in held[-_NEXT:]:
             self._committer.submit(self._alice, attempt, self._answers.append)
             waits.append(self._store())
@@ -131,7 +131,7 @@ class _Neighbours:
 
     def _store(self, before: Callable[[], object] = lambda: None) -> float:
         results: list[WriteResult] = []
-        first = max(0, len(self._lanes.exchanges) - 1)
+        first = max(0, len(self._connections.exchanges) - 1)
         began = time.monotonic()
         self._committer.submit(
             identity_of(self._charlie),
@@ -142,7 +142,9 @@ class _Neighbours:
         wait_until(lambda: len(results) == 2, pause_seconds=0.001)
         assert isinstance(results[0], Verdict)
         assert results[0].outcome is Outcome.STORED
-        given_up = [each for each in self._lanes.exchanges[first:] if each.thread == "committer" and each.has_waited]
+        given_up = [
+            each for each in self._connections.exchanges[first:] if each.thread == "committer" and each.has_waited
+        ]
         self._most_waited = max(self._most_waited, sum(each.lock_wait_seconds for each in given_up))
         return results[1]  # type: ignore[return-value]
 
@@ -236,7 +238,7 @@ def test_a_table_that_stays_locked_is_503_at_the_deadline(
 
 
 @pytest.mark.parametrize("payload", ["{}", '{"x": "' + "x" * 200_000 + '"}'], ids=["events", "bytes"])
-def test_a_workspace_that_fills_its_share_of_the_queue_leaves_room_for_others(
+def test_a_workspace_that_fills_its_share_of_the_queue_leaves_the_rest_to_others(
     context: Context, connections: ScriptedConnections, alice: Tenant, charlie: Tenant, payload: str
 ) -> None:
     committer = new_committer(context, connections, queue_events_max=300, **_PATIENT)
@@ -297,7 +299,7 @@ def test_workspaces_take_turns_in_a_group(
     assert order.index("charlie") < 256
 
 
-def test_a_workspace_that_fills_its_share_of_the_contention_queue_leaves_room_for_others(
+def test_a_workspace_that_fills_its_share_of_the_contention_queue_leaves_the_rest_to_others(
     settings: Settings, context: Context, connections: ScriptedConnections, alice: Tenant, charlie: Tenant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -23,7 +23,7 @@ _COMMITTER = ["committer", "committer-time", "committer-ticks"]
 
 
 class _Machine:
-    """Starts no thread of the names that it lacks room for; notes all that it was to start."""
+    """Starts no thread of the names that it cannot have; notes all that it was to start."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full_for: set[str] = set()

@@ -80,7 +80,7 @@ def test_a_stopped_database_means_503_and_service_resumes_with_the_first_request
     assert len(events_of(_context(app), dana)) == 2
 
 
-def test_a_key_that_nobody_has_proven_yet_gets_a_503_too(
+def test_a_key_that_is_not_verified_yet_gets_a_503_too(
     app: Flask, server: EmbeddedPostgres, dana: Tenant, credentials: Credentials
 ) -> None:
     server.stop()
@@ -135,10 +135,10 @@ def _hang_up(superuser: psycopg.Connection[Any]) -> None:
 
 @pytest.mark.parametrize("body", [None, "not json"])
 @pytest.mark.parametrize("is_cached", [False, True])
-def test_no_wait_on_the_road_is_longer_than_the_deadline(
+def test_no_wait_on_the_ingest_path_is_longer_than_the_deadline(
     app: Flask, credentials: Credentials, monkeypatch: pytest.MonkeyPatch, *, body: str | None, is_cached: bool
 ) -> None:
-    """Told by what each transaction is allowed, not by a clock."""
+    """Read from what each transaction is allowed, not from a clock."""
     tenant, other = make_tenant(_context(app)), make_tenant(_context(app))
     send(app.test_client(), tenant if is_cached else other)  # the first key of a process has its cache preloaded
     allowed: list[float] = []
@@ -147,7 +147,7 @@ def test_no_wait_on_the_road_is_longer_than_the_deadline(
     def watched(
         database: Database, reach: int | TenantScope, *, deadline_seconds: float = 3600.0
     ) -> AbstractContextManager[Session]:
-        if threading.current_thread().name != "rate-limits":  # that one is on no road, and reads when it likes
+        if threading.current_thread().name != "rate-limits":  # it is not on the ingest path
             allowed.append(deadline_seconds)
         return transaction(database, reach, deadline_seconds=deadline_seconds)
 

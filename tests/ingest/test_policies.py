@@ -92,7 +92,7 @@ class TestEventTypes:
 
         assert send(client, alice, event, idempotency_key="k").status_code == 201
 
-    def test_what_is_wrong_with_the_key_or_the_source_is_told_first(
+    def test_what_is_wrong_with_the_key_or_the_source_is_reported_first(
         self, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         limit(context, alice, allowed_event_types=["cart.*"], allowed_networks=["10.0.0.0/8"])
@@ -165,7 +165,7 @@ class TestNetworks:
         assert _code(response) == code
         assert response.status_code == (403 if code else 201)
 
-    def test_a_key_without_networks_is_taken_from_where_nobody_knows(self, client: FlaskClient, alice: Tenant) -> None:
+    def test_a_key_without_networks_is_taken_from_an_unknown_address(self, client: FlaskClient, alice: Tenant) -> None:
         client.environ_base["REMOTE_ADDR"] = ""
 
         assert send(client, alice).status_code == 201

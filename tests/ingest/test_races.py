@@ -46,7 +46,7 @@ def test_64_threads_with_one_event_id_and_no_key_store_one_event(
     assert len(events_of(context, alice)) == 1
 
 
-def test_of_many_contents_under_one_key_one_wins_and_the_others_are_told(
+def test_of_many_contents_under_one_key_one_wins_and_the_others_learn_it(
     live: LiveServer, context: Context, alice: Tenant
 ) -> None:
     bodies = [json.dumps(event_for(alice, payload={"n": n})).encode() for n in range(_THREADS)]

@@ -134,7 +134,7 @@ class TestWhatIsCounted:
 
         assert counted() == {}
 
-    def test_nothing_for_a_key_that_nobody_was_given(
+    def test_nothing_for_a_key_that_was_never_issued(
         self, client: FlaskClient, alice: Tenant, counted: Callable[[], dict[str, int]]
     ) -> None:
         for key in ("", "lrb_sk_x_y", alice.key[:-1] + ("A" if alice.key[-1] != "A" else "B"), alice.token):

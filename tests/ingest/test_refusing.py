@@ -55,7 +55,7 @@ class Test400:
         assert error["retryable"] is False
 
     @pytest.mark.parametrize(
-        ("body", "told"),
+        ("body", "named"),
         [
             (b"", "is empty"),
             (b" []", "is a list"),
@@ -67,12 +67,12 @@ class Test400:
             (b'{"event_type": "a"}\n{"event_type": "b"}', "Nothing may follow the object"),
         ],
     )
-    def test_what_is_another_thing_than_an_object_is_told_what_it_is_and_what_to_send(
-        self, client: FlaskClient, alice: Tenant, body: bytes, told: str
+    def test_the_message_for_anything_but_an_object_names_what_it_is_and_what_to_send(
+        self, client: FlaskClient, alice: Tenant, body: bytes, named: str
     ) -> None:
         message = error_of(send(client, alice, body))["message"]
 
-        assert told in message
+        assert named in message
         assert message.endswith(
             "An event is an object; several go to /v1/events/ingest/batch, as a list called events or as lines."
         )
@@ -85,7 +85,7 @@ class Test400:
         assert "byte order mark" in error_of(response)["message"]
 
     @pytest.mark.parametrize("opening", ["", '{"payload" ', '{"a": nul, "payload": '])
-    def test_what_is_wrong_before_a_hundred_thousand_brackets_is_told_first(
+    def test_what_is_wrong_before_a_hundred_thousand_brackets_is_reported_first(
         self, client: FlaskClient, alice: Tenant, opening: str
     ) -> None:
         response = send(client, alice, opening + "[" * 100_000)
@@ -143,7 +143,9 @@ class Test401:
     def test_a_key_minted_with_another_secret_is_refused(self, client: FlaskClient, alice: Tenant) -> None:
         _expect_401(send(client, alice, key=Credentials(("y" * 40,), argon2_runs_max=1).mint("sk")[1]))
 
-    def test_a_management_token_is_told_what_belongs_here(self, client: FlaskClient, alice: Tenant) -> None:
+    def test_the_message_for_a_management_token_names_what_belongs_here(
+        self, client: FlaskClient, alice: Tenant
+    ) -> None:
         response = send(client, alice, key=alice.token)
 
         _expect_401(response)
@@ -348,7 +350,7 @@ class Test422:
 
         assert (response.status_code, pointers_of(response)) == (422, {f"/{member}"})
 
-    def test_all_faults_are_told_at_once(self, client: FlaskClient, alice: Tenant) -> None:
+    def test_all_faults_are_reported_at_once(self, client: FlaskClient, alice: Tenant) -> None:
         response = send(client, alice, '{"severity": "x", "severity": "y", "oops": 1, "payload": {"a": "\\u0000"}}')
 
         assert pointers_of(response) == {"/severity", "/oops", "/event_type", "/source_id", "/payload/a"}

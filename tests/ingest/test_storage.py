@@ -67,7 +67,7 @@ def test_a_workspace_under_change_holds_up_no_other_workspace(context: Context, 
 
 
 @pytest.mark.parametrize("claim", [{"event_id": "e"}, {"key": "k"}])
-def test_whoever_loses_a_race_for_a_claim_is_told_how_it_ended_and_writes_nothing(
+def test_the_loser_of_a_race_for_a_claim_learns_how_it_ended_and_writes_nothing(
     context: Context, alice: Tenant, claim: dict[str, str]
 ) -> None:
     def lose() -> Outcome:

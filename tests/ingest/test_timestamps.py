@@ -40,7 +40,7 @@ def _counted() -> float:
 
 
 class TestMark:
-    """What a source does unless it is told otherwise."""
+    """What a source does by default."""
 
     @pytest.mark.parametrize("far", [*_FAR, 1.5, -30.1])
     def test_what_is_far_is_stored_as_it_is_with_a_mark_and_counted(

@@ -102,8 +102,8 @@ class TestOne:
         for write, _ in (waiting, tried, under_way, unanswered):
             write.expire()
 
-        told = [type(results[0]) for _, results in (waiting, tried, under_way, unanswered)]
-        assert told == [StorageUnavailable, StorageUnavailable, OutcomeUnknown, OutcomeUnknown]
+        seen = [type(results[0]) for _, results in (waiting, tried, under_way, unanswered)]
+        assert seen == [StorageUnavailable, StorageUnavailable, OutcomeUnknown, OutcomeUnknown]
 
     def test_at_its_deadline_it_is_unknown_also_if_its_try_ends_unanswered_in_this_moment(self, alice: Tenant) -> None:
         results: list[WriteResult] = []
@@ -170,7 +170,7 @@ _THEN: dict[str, Callable[[Run], list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("is_room", [True, False], ids=["", "and no place is free"])
+@pytest.mark.parametrize("is_place_free", [True, False], ids=["", "and no place is free"])
 @pytest.mark.parametrize("then", _THEN)
 def test_through_the_committer_no_way_out_says_that_nothing_was_stored(
     connections: ScriptedConnections,
@@ -178,9 +178,9 @@ def test_through_the_committer_no_way_out_says_that_nothing_was_stored(
     alice: Tenant,
     monkeypatch: pytest.MonkeyPatch,
     then: str,
-    is_room: bool,  # noqa: FBT001
+    is_place_free: bool,  # noqa: FBT001
 ) -> None:
-    if not is_room:
+    if not is_place_free:
         monkeypatch.setattr(contention, "_EVENTS_MAX", 0)
     connections.script = _commit_unanswered(connections, _THEN[then])
     committer = new_committer(context, connections, storage_deadline_seconds=0.5, idempotency_wait_seconds=0.2)

@@ -186,8 +186,8 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
 def test_a_database_of_another_user_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", options=QUICK):
         pass
-    somebody_else = (tmp_path / "postgres").stat().st_uid + 1
-    monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
+    other_user = (tmp_path / "postgres").stat().st_uid + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other_user)
 
     with pytest.raises(EmbeddedError, match="postgres belongs to "), EmbeddedPostgres(tmp_path / "postgres"):
         pass

@@ -49,8 +49,8 @@ def test_a_servers_own_folder_is_never_removed(short_folder: Path) -> None:
 
 def test_a_folder_of_another_user_is_refused(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spare.mkdir(mode=0o700)
-    somebody_else = os.geteuid() + 1
-    monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
+    other_user = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other_user)
 
     with pytest.raises(EmbeddedError, match=f"{spare} belongs to "):
         socket_directory(DEEP, "a.sock")

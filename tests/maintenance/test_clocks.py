@@ -1,4 +1,4 @@
-"""Upkeep goes by PostgreSQL's clock; what deletes asks the worker's too, and takes little at a time."""
+"""Maintenance goes by PostgreSQL's clock; what deletes asks the worker's too, and takes little at a time."""
 
 from dataclasses import replace
 from datetime import date, datetime, timedelta

@@ -24,7 +24,7 @@ from app.management.common.operators import Role
 from app.management.keys.domain import change_key
 from app.management.tokens.domain import NewToken
 from tests.support.lossy_commits import LossyCommits
-from tests.support.operating import Desk, at_once, desk_of, desk_with
+from tests.support.operating import ApiClient, api_of, api_with, at_once
 from tests.support.people import Tenant, execute, issue_key, rows, source_of
 
 _NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -33,9 +33,9 @@ _ELEVEN = _NOON - timedelta(hours=1)
 pytestmark = pytest.mark.wiring
 
 
-@pytest.fixture(name="desk")
-def _desk(app: Flask, alice: Tenant) -> Desk:
-    return desk_of(app, alice)
+@pytest.fixture(name="api")
+def _api(app: Flask, alice: Tenant) -> ApiClient:
+    return api_of(app, alice)
 
 
 @pytest.fixture(autouse=True)
@@ -73,13 +73,15 @@ def _expiries(context: Context, object_id: str) -> list[tuple[Any, ...]]:
     return [(row.before["expired_at"], row.after["expired_at"]) for row in rows(context, statement, id=object_id)]
 
 
-def test_a_key_past_its_expiry_is_marked_with_it_and_has_an_entry(context: Context, desk: Desk, alice: Tenant) -> None:
+def test_a_key_past_its_expiry_is_marked_with_it_and_has_an_entry(
+    context: Context, api: ApiClient, alice: Tenant
+) -> None:
     _end_key(context, alice)
 
     assert _run(context) == TaskResult(rows=1)
 
     assert _key(context, alice).expired_at == _ELEVEN
-    (entry,) = desk.all_of("/v1/audit", actor="worker")
+    (entry,) = api.all_of("/v1/audit", actor="worker")
     assert {name: entry[name] for name in set(entry) - {"id", "created_at"}} == {
         "actor": "worker",
         "action": "source_key.expire",
@@ -93,17 +95,17 @@ def test_a_key_past_its_expiry_is_marked_with_it_and_has_an_entry(context: Conte
 
 
 def test_so_has_a_token_which_belongs_to_the_workspace_as_a_whole(
-    app: Flask, context: Context, desk: Desk, alice: Tenant
+    app: Flask, context: Context, api: ApiClient, alice: Tenant
 ) -> None:
-    limited = desk.made("/v1/tokens", {"role": "auditor", "project_ids": [alice.project_id]})["id"]
+    limited = api.made("/v1/tokens", {"role": "auditor", "project_ids": [alice.project_id]})["id"]
     _end_token(context, limited)
 
     assert _run(context) == TaskResult(rows=1)
 
     assert _expiries(context, limited) == [(None, "2024-02-29T11:00:00Z")]
-    (entry,) = desk.all_of("/v1/audit", actor="worker")
+    (entry,) = api.all_of("/v1/audit", actor="worker")
     assert (entry["action"], entry["project_id"]) == ("management_token.expire", None)
-    narrow = desk_with(app, context, alice, NewToken(role=Role.AUDITOR, project_ids=(alice.project_id,)))
+    narrow = api_with(app, context, alice, NewToken(role=Role.AUDITOR, project_ids=(alice.project_id,)))
     assert narrow.all_of("/v1/audit", actor="worker") == []
 
 
@@ -114,7 +116,7 @@ def test_entries_stand_in_their_own_workspace(app: Flask, context: Context, alic
     assert _run(context) == TaskResult(rows=2)
 
     for tenant in (alice, charlie):
-        (entry,) = desk_of(app, tenant).all_of("/v1/audit", action="source_key.*")
+        (entry,) = api_of(app, tenant).all_of("/v1/audit", action="source_key.*")
         assert entry["object_id"] == tenant.key_id
 
 
@@ -194,7 +196,7 @@ class TestBounds:
 
         assert _run(context, batch_rows=batch_rows) == TaskResult(rows=6)
 
-    def test_it_ends_with_its_shift_and_says_that_there_is_more(self, context: Context, alice: Tenant) -> None:
+    def test_it_ends_with_its_time_and_says_that_there_is_more(self, context: Context, alice: Tenant) -> None:
         keys = _more_keys(context, alice, 5)
         _end_token(context, alice.token_id)
 
@@ -264,25 +266,25 @@ class TestMovedExpiry:
     _LATER = "2199-01-31T12:00:00Z"
 
     def test_the_mark_is_taken_back_in_the_change_that_moves_it(
-        self, context: Context, desk: Desk, alice: Tenant
+        self, context: Context, api: ApiClient, alice: Tenant
     ) -> None:
         _end_key(context, alice)
         _run(context)
 
-        assert desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": self._LATER}).status_code == 200
+        assert api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": self._LATER}).status_code == 200
 
         assert _key(context, alice).expired_at is None
-        (entry,) = desk.all_of("/v1/audit", action="source_key.update")
+        (entry,) = api.all_of("/v1/audit", action="source_key.update")
         assert entry["before"] == dict.fromkeys(("expires_at", "expired_at"), "2024-02-29T11:00:00Z")
         assert entry["after"] == {"expires_at": self._LATER, "expired_at": None}
 
     @pytest.mark.parametrize("expires_at", [_LATER, None])
     def test_a_later_expiry_is_marked_again(
-        self, context: Context, desk: Desk, alice: Tenant, expires_at: str | None
+        self, context: Context, api: ApiClient, alice: Tenant, expires_at: str | None
     ) -> None:
         _end_key(context, alice)
         _run(context)
-        desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": expires_at})
+        api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": expires_at})
         assert _run(context) == TaskResult(rows=0)
 
         _end_key(context, alice, _NOON)
@@ -299,27 +301,27 @@ class TestMovedExpiry:
         assert [_run(context).rows for _ in range(2)] == [1, 0]
         assert _expiries(context, alice.key_id)[1] == ("2024-02-29T11:00:00Z", "2024-02-29T12:00:00Z")
 
-    def test_a_change_that_moves_nothing_leaves_the_mark(self, context: Context, desk: Desk, alice: Tenant) -> None:
+    def test_a_change_that_moves_nothing_leaves_the_mark(self, context: Context, api: ApiClient, alice: Tenant) -> None:
         _end_key(context, alice)
         _run(context)
         operator = authenticate(f"Bearer {alice.token}", context.credentials, context.database)
 
-        desk.patch(f"/v1/keys/{alice.key_id}", {"label": "till 7"})
+        api.patch(f"/v1/keys/{alice.key_id}", {"label": "till 7"})
         # Over the API it would have to lie ahead, by the clock of a web server.
         change_key(context.database, operator, Target(alice.key_id), Change({"expires_at": _ELEVEN}))
-        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+        api.post(f"/v1/keys/{alice.key_id}/revoke")
 
         assert _key(context, alice).expired_at == _ELEVEN
         assert _run(context) == TaskResult(rows=0)
 
     def test_whichever_is_first_a_key_that_was_prolonged_is_not_marked(
-        self, context: Context, desk: Desk, alice: Tenant
+        self, context: Context, api: ApiClient, alice: Tenant
     ) -> None:
         for _ in range(10):
             _end_key(context, alice)
             calls: list[Callable[[], object]] = [
                 partial(_run, context),
-                partial(desk.patch, f"/v1/keys/{alice.key_id}", {"expires_at": self._LATER}),
+                partial(api.patch, f"/v1/keys/{alice.key_id}", {"expires_at": self._LATER}),
             ]
 
             at_once(calls)
@@ -341,16 +343,16 @@ class TestMovedExpiry:
         assert _expiries(context, alice.key_id) == []
 
 
-def test_nothing_that_is_answered_depends_on_the_mark(context: Context, desk: Desk, alice: Tenant) -> None:
+def test_nothing_that_is_answered_depends_on_the_mark(context: Context, api: ApiClient, alice: Tenant) -> None:
     """Nor does the ETag move: no operator has changed anything."""
-    token = desk.made("/v1/tokens", {"role": "auditor"})["id"]
+    token = api.made("/v1/tokens", {"role": "auditor"})["id"]
     _end_key(context, alice)
     _end_token(context, token)
     objects = (f"/v1/keys/{alice.key_id}", f"/v1/tokens/{token}")
 
     def answered() -> list[tuple[Any, str | None]]:
-        answers = [desk.get(path) for path in objects]
-        answers += [desk.get(path, state="expired") for path in ("/v1/keys", "/v1/tokens")]
+        answers = [api.get(path) for path in objects]
+        answers += [api.get(path, state="expired") for path in ("/v1/keys", "/v1/tokens")]
         return [(each.json, each.headers.get("ETag")) for each in answers]
 
     before = answered()

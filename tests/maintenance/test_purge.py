@@ -13,7 +13,7 @@ from app.context import Context
 from app.database.engine import TenantScope
 from app.maintenance.purge import purge_expired_records, purge_expired_requests, purge_old_event_ids
 from app.maintenance.task import TaskResult
-from tests.support.operating import desk_of
+from tests.support.operating import api_of
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import event_for, send
 
@@ -104,9 +104,9 @@ def test_a_record_that_a_request_is_just_renewing_is_not_taken_away(
 def test_expired_requests_of_the_management_api_leave_and_live_ones_stay(
     app: Flask, context: Context, alice: Tenant
 ) -> None:
-    desk = desk_of(app, alice)
+    api = api_of(app, alice)
     for key in ("old", "new"):
-        desk.post(
+        api.post(
             "/v1/projects", {"name": key}, headers={"Authorization": f"Bearer {alice.token}", "Idempotency-Key": key}
         )
     execute(

@@ -15,7 +15,7 @@ from app.database.owner import Owner
 from app.maintenance.schedule import TASKS
 from app.maintenance.task import TaskContext
 from app.maintenance.usage import fold_usage
-from tests.support.operating import desk_of
+from tests.support.operating import api_of
 from tests.support.people import Tenant, events_of, execute, rows
 from tests.support.sending import event_for, send
 from tests.support.waiting import wait_until
@@ -277,7 +277,7 @@ class TestAddresses:
         _note(context, alice, "2024-02-29T10:00:00Z", addresses=["192.0.2.1"])
         fold_usage(context.database)
 
-        shown = desk_of(app, alice).get(f"/v1/keys/{alice.key_id}").json
+        shown = api_of(app, alice).get(f"/v1/keys/{alice.key_id}").json
 
         assert shown is not None
         assert shown["first_used_at"] == shown["last_used_at"] == "2024-02-29T10:00:00Z"

@@ -29,7 +29,7 @@ from app.maintenance.usage import fold_usage
 from tests.support.databases import close, fresh_database
 from tests.support.live import LiveServer, environment_of, live_server, workers_of
 from tests.support.logging_left_alone import logging_left_alone
-from tests.support.operating import Desk, desk_of
+from tests.support.operating import ApiClient, api_of
 from tests.support.people import Tenant, make_tenant, rows
 from tests.support.sending import PATH
 from tests.support.waiting import wait_until
@@ -130,9 +130,9 @@ def test_usage_equals_the_events_whatever_was_killed(
 ) -> None:
     chance = random.Random()
     tenants = [make_tenant(context) for _ in range(2)]
-    desks = [desk_of(app, tenant) for tenant in tenants]
-    sources = [(desk, source) for desk, tenant in zip(desks, tenants, strict=True) for source in _sources(desk, tenant)]
-    issued = [(desk, *_issue(desk, source)) for desk, source in sources]
+    apis = [api_of(app, tenant) for tenant in tenants]
+    sources = [(api, source) for api, tenant in zip(apis, tenants, strict=True) for source in _sources(api, tenant)]
+    issued = [(api, *_issue(api, source)) for api, source in sources]
     fire = _Fire(server, [(source, plain) for _, source, _, plain in issued])
 
     with _folding(context.settings, checkout) as folders, _burning(fire):
@@ -140,48 +140,48 @@ def test_usage_equals_the_events_whatever_was_killed(
             fire.go_on(_EVENTS_PER_ROUND + chance.randrange(_EVENTS_PER_ROUND))
             os.kill(_eldest_worker(server), signal.SIGKILL)
             folders.kill_one(chance)
-            for desk in desks:
-                _check_at_this_moment(context, desk, tenants[desks.index(desk)])
-            desk, source = chance.choice(sources)
-            issued.append((desk, *_issue(desk, source)))
+            for api in apis:
+                _check_at_this_moment(context, api, tenants[apis.index(api)])
+            api, source = chance.choice(sources)
+            issued.append((api, *_issue(api, source)))
             fire.keys.append((source, issued[-1][3]))
-            desk, source, old, _ = issued.pop(chance.randrange(len(issued)))
-            successor = desk.made(f"/v1/keys/{old}/rotate", {"grace_seconds": chance.choice([0, 60])})
-            issued.append((desk, source, successor["id"], successor["key"]))
+            api, source, old, _ = issued.pop(chance.randrange(len(issued)))
+            successor = api.made(f"/v1/keys/{old}/rotate", {"grace_seconds": chance.choice([0, 60])})
+            issued.append((api, source, successor["id"], successor["key"]))
             fire.keys.append((source, successor["key"]))
             revoked = issued.pop(0)
             assert revoked[0].post(f"/v1/keys/{revoked[2]}/revoke").status_code == 200
     _stop(server, context)
 
-    for desk, tenant in zip(desks, tenants, strict=True):
-        _audit(context, desk, tenant)
+    for api, tenant in zip(apis, tenants, strict=True):
+        _audit(context, api, tenant)
     fold_usage(context.database)
-    for desk, tenant in zip(desks, tenants, strict=True):
-        _audit(context, desk, tenant)
+    for api, tenant in zip(apis, tenants, strict=True):
+        _audit(context, api, tenant)
         _audit_moments(context, tenant)
     # A refusal may be lost with its process; it is never counted twice.
-    counted = sum(_total(desk)["rejected"].get("invalid_source_key", 0) for desk in desks)
+    counted = sum(_total(api)["rejected"].get("invalid_source_key", 0) for api in apis)
     assert counted <= len(fire.refused) + len(fire.unanswered)
     assert len(fire.accepted) >= _ROUNDS * _EVENTS_PER_ROUND
 
 
-def _sources(desk: Desk, tenant: Tenant) -> list[str]:
+def _sources(api: ApiClient, tenant: Tenant) -> list[str]:
     """Three sources in two projects."""
-    other = desk.made("/v1/projects", {"name": "other"})["id"]
-    environments = desk.all_of(f"/v1/projects/{other}/environments")
+    other = api.made("/v1/projects", {"name": "other"})["id"]
+    environments = api.all_of(f"/v1/projects/{other}/environments")
     new = {"name": "erp", "type": "erp"}
     paths = [f"/v1/environments/{one}/sources" for one in (tenant.environment_id, environments[0]["id"])]
-    return [tenant.source_id, *(desk.made(path, new)["id"] for path in paths)]
+    return [tenant.source_id, *(api.made(path, new)["id"] for path in paths)]
 
 
-def _issue(desk: Desk, source_id: str) -> tuple[str, str, str]:
+def _issue(api: ApiClient, source_id: str) -> tuple[str, str, str]:
     """Of a new key the source's id, its own, and its plain text."""
-    key = desk.made(f"/v1/sources/{source_id}/keys", {})
+    key = api.made(f"/v1/sources/{source_id}/keys", {})
     return source_id, key["id"], key["key"]
 
 
-def _total(desk: Desk) -> dict[str, Any]:
-    usage = desk.get("/v1/usage").json
+def _total(api: ApiClient) -> dict[str, Any]:
+    usage = api.get("/v1/usage").json
     assert usage is not None
     total = usage["total"]
     assert isinstance(total, dict)
@@ -191,21 +191,21 @@ def _total(desk: Desk) -> dict[str, Any]:
 _EVENTS = "SELECT count(*) AS events FROM events WHERE workspace_id = :id"
 
 
-def _check_at_this_moment(context: Context, desk: Desk, tenant: Tenant) -> None:
+def _check_at_this_moment(context: Context, api: ApiClient, tenant: Tenant) -> None:
     """While all goes on: not fewer than there were before it was asked, not more than there are after."""
     before = rows(context, _EVENTS, id=tenant.workspace_row)[0].events
-    stored = _total(desk)["stored"]
+    stored = _total(api)["stored"]
     after = rows(context, _EVENTS, id=tenant.workspace_row)[0].events
 
     assert before <= stored <= after
 
 
-def _audit(context: Context, desk: Desk, tenant: Tenant) -> None:
+def _audit(context: Context, api: ApiClient, tenant: Tenant) -> None:
     """Key by key, source by source, project by project and in all: as many as there are events."""
     tables = {"key": ("source_keys", "source_key_id"), "source": ("sources", "source_id")}
     tables["project"] = ("projects", "project_id")
     for group_by, (table, column) in tables.items():
-        usage = desk.get("/v1/usage", group_by=group_by).json
+        usage = api.get("/v1/usage", group_by=group_by).json
         assert usage is not None
         shown: dict[str, int] = {}
         for each in usage["data"]:
@@ -223,8 +223,8 @@ def _audit(context: Context, desk: Desk, tenant: Tenant) -> None:
         " WHERE workspace_id = :id",
         id=tenant.workspace_row,
     )
-    assert _total(desk)["stored"] == all_of_it.events
-    assert _total(desk)["payload_bytes"] == all_of_it.bytes
+    assert _total(api)["stored"] == all_of_it.events
+    assert _total(api)["payload_bytes"] == all_of_it.bytes
 
 
 def _audit_moments(context: Context, tenant: Tenant) -> None:

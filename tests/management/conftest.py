@@ -4,22 +4,22 @@ import pytest
 from flask import Flask
 
 from app.context import Context
-from tests.support.operating import Desk, colleague_of, desk_of
+from tests.support.operating import ApiClient, api_of, colleague_of
 from tests.support.people import Tenant
 
 
-@pytest.fixture(name="desk")
-def _desk(app: Flask, alice: Tenant) -> Desk:
+@pytest.fixture(name="api")
+def _api(app: Flask, alice: Tenant) -> ApiClient:
     """Alice's."""
-    return desk_of(app, alice)
+    return api_of(app, alice)
 
 
 @pytest.fixture(name="bob")
-def _bob(app: Flask, context: Context, alice: Tenant) -> Desk:
+def _bob(app: Flask, context: Context, alice: Tenant) -> ApiClient:
     return colleague_of(app, context, alice)
 
 
 @pytest.fixture(name="stranger")
-def _stranger(app: Flask, charlie: Tenant) -> Desk:
+def _stranger(app: Flask, charlie: Tenant) -> ApiClient:
     """Charlie's."""
-    return desk_of(app, charlie)
+    return api_of(app, charlie)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, text
 from app.context import Context
 from app.database.engine import TenantScope
 from app.maintenance.usage import fold_usage
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant, execute, issue_key, rows, source_of
 from tests.support.sending import error_of, send
 from tests.support.waiting import wait_until
@@ -31,110 +31,110 @@ def _path_of(request: pytest.FixtureRequest) -> Callable[[Tenant], str]:
 
 
 def test_what_is_restored_is_there_again_with_all_below_it_and_no_key_lives(
-    desk: Desk, client: FlaskClient, alice: Tenant, path_of: Callable[[Tenant], str]
+    api: ApiClient, client: FlaskClient, alice: Tenant, path_of: Callable[[Tenant], str]
 ) -> None:
     path = path_of(alice)
-    desk.delete(path)
+    api.delete(path)
     assert error_of(send(client, alice))["code"] == "source_disabled"
 
-    restored = desk.post(f"{path}/restore")
+    restored = api.post(f"{path}/restore")
 
     assert restored.status_code == 200
-    assert restored.json == desk.get(path).json
-    assert desk.get(f"/v1/sources/{alice.source_id}").status_code == 200
-    assert desk.get(f"/v1/keys/{alice.key_id}").json["revoked_at"] is not None  # type: ignore[index]
+    assert restored.json == api.get(path).json
+    assert api.get(f"/v1/sources/{alice.source_id}").status_code == 200
+    assert api.get(f"/v1/keys/{alice.key_id}").json["revoked_at"] is not None  # type: ignore[index]
     assert error_of(send(client, alice))["code"] == "invalid_source_key"
 
 
 def test_what_is_restored_ends_no_key_that_lies_elsewhere(
-    desk: Desk, stranger: Desk, alice: Tenant, charlie: Tenant, path_of: Callable[[Tenant], str]
+    api: ApiClient, stranger: ApiClient, alice: Tenant, charlie: Tenant, path_of: Callable[[Tenant], str]
 ) -> None:
-    elsewhere = desk.made("/v1/projects", {"name": "elsewhere"})["id"]
-    lane = desk.all_of(f"/v1/projects/{elsewhere}/environments")[0]["id"]
+    elsewhere = api.made("/v1/projects", {"name": "elsewhere"})["id"]
+    environment = api.all_of(f"/v1/projects/{elsewhere}/environments")[0]["id"]
     new = {"name": "other", "type": "erp", "key": {}}
-    key_id = desk.made(f"/v1/environments/{lane}/sources", new)["key"]["id"]
-    desk.delete(path_of(alice))
+    key_id = api.made(f"/v1/environments/{environment}/sources", new)["key"]["id"]
+    api.delete(path_of(alice))
 
-    assert desk.post(f"{path_of(alice)}/restore").status_code == 200
+    assert api.post(f"{path_of(alice)}/restore").status_code == 200
 
-    assert desk.get(f"/v1/keys/{key_id}").json["revoked_at"] is None  # type: ignore[index]
+    assert api.get(f"/v1/keys/{key_id}").json["revoked_at"] is None  # type: ignore[index]
     assert stranger.get(f"/v1/keys/{charlie.key_id}").json["revoked_at"] is None  # type: ignore[index]
 
 
 def test_restoring_what_is_in_use_changes_nothing(
-    desk: Desk, client: FlaskClient, alice: Tenant, path_of: Callable[[Tenant], str]
+    api: ApiClient, client: FlaskClient, alice: Tenant, path_of: Callable[[Tenant], str]
 ) -> None:
-    before = desk.get(path_of(alice)).json
+    before = api.get(path_of(alice)).json
 
-    assert desk.post(f"{path_of(alice)}/restore").json == before
+    assert api.post(f"{path_of(alice)}/restore").json == before
     assert send(client, alice).status_code == 201
 
 
 def test_only_its_own_workspace_restores(
-    desk: Desk, stranger: Desk, alice: Tenant, path_of: Callable[[Tenant], str]
+    api: ApiClient, stranger: ApiClient, alice: Tenant, path_of: Callable[[Tenant], str]
 ) -> None:
-    desk.delete(path_of(alice))
+    api.delete(path_of(alice))
 
     assert stranger.post(f"{path_of(alice)}/restore").status_code == 404
-    assert desk.get(path_of(alice)).status_code == 404
+    assert api.get(path_of(alice)).status_code == 404
 
 
-def test_nothing_is_restored_below_what_is_archived(desk: Desk, alice: Tenant) -> None:
-    desk.delete(f"/v1/sources/{alice.source_id}")
-    desk.delete(f"/v1/environments/{alice.environment_id}")
+def test_nothing_is_restored_below_what_is_archived(api: ApiClient, alice: Tenant) -> None:
+    api.delete(f"/v1/sources/{alice.source_id}")
+    api.delete(f"/v1/environments/{alice.environment_id}")
 
-    assert desk.post(f"/v1/sources/{alice.source_id}/restore").status_code == 404
-    desk.post(f"/v1/environments/{alice.environment_id}/restore")
-    assert desk.get(f"/v1/sources/{alice.source_id}").status_code == 404
-    assert desk.post(f"/v1/sources/{alice.source_id}/restore").status_code == 200
+    assert api.post(f"/v1/sources/{alice.source_id}/restore").status_code == 404
+    api.post(f"/v1/environments/{alice.environment_id}/restore")
+    assert api.get(f"/v1/sources/{alice.source_id}").status_code == 404
+    assert api.post(f"/v1/sources/{alice.source_id}/restore").status_code == 200
 
 
-def test_a_name_that_was_given_away_meanwhile_is_refused(desk: Desk) -> None:
-    old = desk.made("/v1/projects", {"name": "Shop"})
-    desk.delete(f"/v1/projects/{old['id']}")
-    desk.made("/v1/projects", {"name": "Shop"})
+def test_a_name_that_was_given_away_meanwhile_is_refused(api: ApiClient) -> None:
+    old = api.made("/v1/projects", {"name": "Shop"})
+    api.delete(f"/v1/projects/{old['id']}")
+    api.made("/v1/projects", {"name": "Shop"})
 
-    refused = desk.post(f"/v1/projects/{old['id']}/restore")
+    refused = api.post(f"/v1/projects/{old['id']}/restore")
 
     assert (refused.status_code, error_of(refused)["code"]) == (409, "conflict")
 
 
-def test_the_archived_ones_have_a_list_of_their_own(desk: Desk, alice: Tenant) -> None:
+def test_the_archived_ones_have_a_list_of_their_own(api: ApiClient, alice: Tenant) -> None:
     lists = {
         "/v1/sources": f"/v1/sources/{alice.source_id}",
         f"/v1/projects/{alice.project_id}/environments": f"/v1/environments/{alice.environment_id}",
         "/v1/projects": f"/v1/projects/{alice.project_id}",
     }
     for path, archived in lists.items():
-        assert desk.all_of(path, archived="true") == []
-        desk.delete(archived)
-        assert desk.all_of(path) == desk.all_of(path, archived="false") == []
-        (shown,) = desk.all_of(path, archived="true")
+        assert api.all_of(path, archived="true") == []
+        api.delete(archived)
+        assert api.all_of(path) == api.all_of(path, archived="false") == []
+        (shown,) = api.all_of(path, archived="true")
         assert shown["archived_at"] is not None
-        assert desk.post(f"{archived}/restore").json == shown | {"archived_at": None, "updated_at": ANY}
-    refused = desk.get("/v1/projects", archived="yes")
+        assert api.post(f"{archived}/restore").json == shown | {"archived_at": None, "updated_at": ANY}
+    refused = api.get("/v1/projects", archived="yes")
     assert error_of(refused)["details"] == [{"pointer": "/archived", "message": "Must be true or false."}]
 
 
-def test_each_key_that_ended_has_an_entry_of_its_own(desk: Desk, context: Context, alice: Tenant) -> None:
-    keys = {desk.made(f"/v1/sources/{alice.source_id}/keys", {})["id"] for _ in range(3)} | {alice.key_id}
-    desk.post(f"/v1/keys/{alice.key_id}/revoke")
-    desk.delete(f"/v1/projects/{alice.project_id}")
+def test_each_key_that_ended_has_an_entry_of_its_own(api: ApiClient, context: Context, alice: Tenant) -> None:
+    keys = {api.made(f"/v1/sources/{alice.source_id}/keys", {})["id"] for _ in range(3)} | {alice.key_id}
+    api.post(f"/v1/keys/{alice.key_id}/revoke")
+    api.delete(f"/v1/projects/{alice.project_id}")
 
-    desk.post(f"/v1/projects/{alice.project_id}/restore")
+    api.post(f"/v1/projects/{alice.project_id}/restore")
 
     statement = "SELECT object_id FROM audit_entries WHERE action = 'source_key.revoke' AND workspace_id = :id"
     assert sorted(row.object_id for row in rows(context, statement, id=alice.workspace_row)) == sorted(keys)
 
 
-def test_a_key_that_was_over_already_is_left_as_it_was(desk: Desk, context: Context, alice: Tenant) -> None:
+def test_a_key_that_was_over_already_is_left_as_it_was(api: ApiClient, context: Context, alice: Tenant) -> None:
     execute(context, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
-    before = desk.get(f"/v1/keys/{alice.key_id}").json
-    desk.delete(f"/v1/sources/{alice.source_id}")
+    before = api.get(f"/v1/keys/{alice.key_id}").json
+    api.delete(f"/v1/sources/{alice.source_id}")
 
-    desk.post(f"/v1/sources/{alice.source_id}/restore")
+    api.post(f"/v1/sources/{alice.source_id}/restore")
 
-    assert desk.get(f"/v1/keys/{alice.key_id}").json == before
+    assert api.get(f"/v1/keys/{alice.key_id}").json == before
 
 
 @pytest.fixture(name="by_place")
@@ -153,13 +153,13 @@ def _by_place(context: Context) -> Iterator[None]:
 
 @pytest.mark.usefixtures("by_place")
 def test_a_restoration_and_the_worker_that_notes_the_keys_use_never_wait_for_each_other_in_a_circle(
-    desk: Desk, context: Context, alice: Tenant
+    api: ApiClient, context: Context, alice: Tenant
 ) -> None:
     """The worker takes the keys in the order in which they were issued."""
     used = [issue_key(context, source_of(context, alice))[0] for _ in range(3)]
     for end in ("now()", "NULL"):  # so that the last one lies before the others
         execute(context, f"UPDATE source_keys SET expires_at = {end} WHERE id = ANY (:ids)", ids=used[:2])
-    desk.delete(f"/v1/projects/{alice.project_id}")
+    api.delete(f"/v1/projects/{alice.project_id}")
     execute(
         context,
         "INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,"
@@ -173,7 +173,7 @@ def test_a_restoration_and_the_worker_that_notes_the_keys_use_never_wait_for_eac
         holder.execute(text("SELECT 1 FROM source_keys WHERE id = :id FOR NO KEY UPDATE"), {"id": used[1]})
         folding = pool.submit(fold_usage, context.database)
         wait_until(lambda: len(rows(context, _WAIT_FOR_A_ROW)) == 1)
-        restoring = pool.submit(desk.post, f"/v1/projects/{alice.project_id}/restore")
+        restoring = pool.submit(api.post, f"/v1/projects/{alice.project_id}/restore")
         wait_until(lambda: len(rows(context, _WAIT_FOR_A_ROW)) == 2)
         holder.rollback()
 

@@ -6,7 +6,7 @@ from app.context import Context
 from app.management.common.operators import SHELL, Role
 from app.management.workspace.domain import create_workspace, issue_workspace_token, set_workspace_status
 from app.models import WorkspaceStatus
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant, rows
 
 
@@ -17,21 +17,21 @@ def _entries(context: Context, workspace_row: int) -> list[Any]:
     return rows(context, statement, id=workspace_row)
 
 
-def test_a_whole_life_is_written_down_in_order(desk: Desk, context: Context, alice: Tenant) -> None:
-    project = desk.made("/v1/projects", {"name": "Shop"})["id"]
-    environment = desk.all_of(f"/v1/projects/{project}/environments")[0]["id"]
-    source = desk.made(f"/v1/environments/{environment}/sources", {"name": "ERP", "type": "erp"})["id"]
-    key = desk.made(f"/v1/sources/{source}/keys", {"label": "one"})["id"]
-    desk.patch(f"/v1/keys/{key}", {"label": "two", "expires_at": "2099-01-31T12:00:00+02:00"})
-    desk.post(f"/v1/keys/{key}/revoke")
-    desk.post(f"/v1/sources/{source}/disable")
-    desk.post(f"/v1/sources/{source}/enable")
-    desk.patch(f"/v1/sources/{source}", {"type": "worker"})
-    desk.delete(f"/v1/sources/{source}")
-    desk.patch(f"/v1/environments/{environment}", {"name": "qa"})
-    desk.delete(f"/v1/environments/{environment}")
-    desk.patch(f"/v1/projects/{project}", {"description": "Closed"})
-    desk.delete(f"/v1/projects/{project}")
+def test_a_whole_life_is_written_down_in_order(api: ApiClient, context: Context, alice: Tenant) -> None:
+    project = api.made("/v1/projects", {"name": "Shop"})["id"]
+    environment = api.all_of(f"/v1/projects/{project}/environments")[0]["id"]
+    source = api.made(f"/v1/environments/{environment}/sources", {"name": "ERP", "type": "erp"})["id"]
+    key = api.made(f"/v1/sources/{source}/keys", {"label": "one"})["id"]
+    api.patch(f"/v1/keys/{key}", {"label": "two", "expires_at": "2099-01-31T12:00:00+02:00"})
+    api.post(f"/v1/keys/{key}/revoke")
+    api.post(f"/v1/sources/{source}/disable")
+    api.post(f"/v1/sources/{source}/enable")
+    api.patch(f"/v1/sources/{source}", {"type": "worker"})
+    api.delete(f"/v1/sources/{source}")
+    api.patch(f"/v1/environments/{environment}", {"name": "qa"})
+    api.delete(f"/v1/environments/{environment}")
+    api.patch(f"/v1/projects/{project}", {"description": "Closed"})
+    api.delete(f"/v1/projects/{project}")
 
     entries = _entries(context, alice.workspace_row)
 
@@ -59,14 +59,16 @@ def test_a_whole_life_is_written_down_in_order(desk: Desk, context: Context, ali
     assert after["environment.update"] == {"name": "qa"}
 
 
-def test_an_entry_names_the_request_that_made_it(desk: Desk, context: Context, alice: Tenant) -> None:
-    desk.call("PATCH", f"/v1/keys/{alice.key_id}", {"label": "x"}, headers={"X-Request-ID": "ticket-4711"})
+def test_an_entry_names_the_request_that_made_it(api: ApiClient, context: Context, alice: Tenant) -> None:
+    api.call("PATCH", f"/v1/keys/{alice.key_id}", {"label": "x"}, headers={"X-Request-ID": "ticket-4711"})
 
     assert [each.request_id for each in _entries(context, alice.workspace_row)] == ["ticket-4711"]
 
 
-def test_the_actor_is_the_token_of_each_operator(desk: Desk, bob: Desk, context: Context, alice: Tenant) -> None:
-    desk.patch(f"/v1/keys/{alice.key_id}", {"label": "mine"})
+def test_the_actor_is_the_token_of_each_operator(
+    api: ApiClient, bob: ApiClient, context: Context, alice: Tenant
+) -> None:
+    api.patch(f"/v1/keys/{alice.key_id}", {"label": "mine"})
     bob.patch(f"/v1/keys/{alice.key_id}", {"label": "his"})
 
     issued, mine, his = _entries(context, alice.workspace_row)
@@ -76,20 +78,20 @@ def test_the_actor_is_the_token_of_each_operator(desk: Desk, bob: Desk, context:
     assert his.actor == issued.object_id
 
 
-def test_what_was_refused_or_changed_nothing_leaves_no_entry(desk: Desk, context: Context, alice: Tenant) -> None:
-    desk.post("/v1/projects", {"name": "shop"})
-    desk.post("/v1/projects", {"name": ""})
-    desk.patch(f"/v1/projects/{alice.project_id}", {"name": "shop", "description": ""})
-    desk.patch(f"/v1/projects/{alice.project_id}", {"name": "x"}, headers={"If-Match": '"other"'})
-    desk.post(f"/v1/sources/{alice.source_id}/enable")
-    desk.get("/v1/projects")
+def test_what_was_refused_or_changed_nothing_leaves_no_entry(api: ApiClient, context: Context, alice: Tenant) -> None:
+    api.post("/v1/projects", {"name": "shop"})
+    api.post("/v1/projects", {"name": ""})
+    api.patch(f"/v1/projects/{alice.project_id}", {"name": "shop", "description": ""})
+    api.patch(f"/v1/projects/{alice.project_id}", {"name": "x"}, headers={"If-Match": '"other"'})
+    api.post(f"/v1/sources/{alice.source_id}/enable")
+    api.get("/v1/projects")
 
     assert _entries(context, alice.workspace_row) == []
 
 
-def test_repeating_a_revocation_leaves_one_entry(desk: Desk, context: Context, alice: Tenant) -> None:
+def test_repeating_a_revocation_leaves_one_entry(api: ApiClient, context: Context, alice: Tenant) -> None:
     for _ in range(3):
-        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+        api.post(f"/v1/keys/{alice.key_id}/revoke")
 
     assert [each.action for each in _entries(context, alice.workspace_row)] == ["source_key.revoke"]
 

@@ -13,7 +13,7 @@ from sqlalchemy import event
 from app.context import Context
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.support.operating import Desk, desk_of, desk_with
+from tests.support.operating import ApiClient, api_of, api_with
 from tests.support.people import Tenant, execute, make_tenant
 
 _ENTRIES = 20_000
@@ -42,8 +42,8 @@ def _tenant_with_a_past(context: Context) -> Tenant:
 
 
 @pytest.fixture(name="past")
-def _past(app: Flask, tenant_with_a_past: Tenant) -> Desk:
-    return desk_of(app, tenant_with_a_past)
+def _past(app: Flask, tenant_with_a_past: Tenant) -> ApiClient:
+    return api_of(app, tenant_with_a_past)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ _ALL = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
     ids=str,
 )
 def test_a_question_looks_at_little_more_than_it_shows(
-    past: Desk, context: Context, tenant_with_a_past: Tenant, path: str, query: dict[str, str], found: int | None
+    past: ApiClient, context: Context, tenant_with_a_past: Tenant, path: str, query: dict[str, str], found: int | None
 ) -> None:
     with _asked(context) as asked:
         answer = past.get(path, **query)
@@ -138,8 +138,8 @@ def test_a_token_for_a_quiet_project_does_not_go_through_the_others(
     app: Flask, context: Context, tenant_with_a_past: Tenant
 ) -> None:
     new = NewToken(role=Role.AUDITOR, project_ids=(tenant_with_a_past.project_id,))
-    desk = desk_with(app, context, tenant_with_a_past, new)
+    api = api_with(app, context, tenant_with_a_past, new)
 
     with _asked(context) as asked:
-        assert len(desk.all_of("/v1/audit")) == 60
+        assert len(api.all_of("/v1/audit")) == 60
     assert _worst(context, tenant_with_a_past, asked) <= _LOOKED_AT_MAX

@@ -31,7 +31,7 @@ from app.management.workspace.domain import (
 )
 from app.models import WorkspaceStatus
 from tests.support.live import LiveServer
-from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, desk_with
+from tests.support.operating import MOMENT, UNKNOWN_ID, ApiClient, api_with
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import pointers_of
 from tests.support.waiting import wait_until
@@ -45,13 +45,13 @@ _MEMBERS = {"id", "actor", "action", "object_id", "project_id", "before", "after
 }
 
 
-def _auditor(app: Flask, context: Context, tenant: Tenant, *project_ids: str) -> Desk:
-    return desk_with(app, context, tenant, NewToken(role=Role.AUDITOR, project_ids=project_ids or None))
+def _auditor(app: Flask, context: Context, tenant: Tenant, *project_ids: str) -> ApiClient:
+    return api_with(app, context, tenant, NewToken(role=Role.AUDITOR, project_ids=project_ids or None))
 
 
-def _exported(desk: Desk, **query: str) -> list[dict[str, Any]]:
+def _exported(api: ApiClient, **query: str) -> list[dict[str, Any]]:
     """The entries of a whole export."""
-    response = desk.get(EXPORT, **query)
+    response = api.get(EXPORT, **query)
     assert response.status_code == 200, response.text
     *lines, last = response.text.splitlines()
     assert json.loads(last) == {"complete": True, "entries": len(lines)}
@@ -76,12 +76,12 @@ def _operator(context: Context, tenant: Tenant) -> Operator:
 
 class TestEntry:
     def test_it_says_who_did_what_to_which_object_from_where_and_in_which_request(
-        self, desk: Desk, alice: Tenant
+        self, api: ApiClient, alice: Tenant
     ) -> None:
         headers = {"X-Request-ID": "ticket-4711", "If-Match": "*"}
-        desk.patch(f"/v1/keys/{alice.key_id}", {"label": "till 7"}, headers=headers)
+        api.patch(f"/v1/keys/{alice.key_id}", {"label": "till 7"}, headers=headers)
 
-        (entry,) = desk.all_of(PATH)
+        (entry,) = api.all_of(PATH)
 
         assert set(entry) == _MEMBERS
         assert entry["id"].startswith("aud_")
@@ -97,28 +97,28 @@ class TestEntry:
             "request_id": "ticket-4711",
         }
 
-    def test_it_can_be_read_by_its_id_and_looks_as_in_the_list(self, desk: Desk, alice: Tenant) -> None:
-        desk.patch(f"/v1/projects/{alice.project_id}", {"description": "x\u2028y\nz"})
-        (entry,) = desk.all_of(PATH)
+    def test_it_can_be_read_by_its_id_and_looks_as_in_the_list(self, api: ApiClient, alice: Tenant) -> None:
+        api.patch(f"/v1/projects/{alice.project_id}", {"description": "x\u2028y\nz"})
+        (entry,) = api.all_of(PATH)
 
-        assert desk.get(f"{PATH}/{entry['id']}").json == entry
-        assert _exported(desk) == [entry]
+        assert api.get(f"{PATH}/{entry['id']}").json == entry
+        assert _exported(api) == [entry]
 
     @pytest.mark.parametrize("entry_id", [f"aud_{UNKNOWN_ID}", "1", "0", "x" * 1_000, "%00"])
-    def test_any_other_id_is_not_found(self, desk: Desk, entry_id: str) -> None:
-        assert desk.get(f"{PATH}/{entry_id}").status_code == 404
+    def test_any_other_id_is_not_found(self, api: ApiClient, entry_id: str) -> None:
+        assert api.get(f"{PATH}/{entry_id}").status_code == 404
 
-    def test_what_concerns_the_workspace_as_a_whole_has_no_project(self, desk: Desk) -> None:
-        desk.patch("/v1/workspace", {"retention_days": 90})
-        desk.post("/v1/tokens", {"role": "auditor"})
+    def test_what_concerns_the_workspace_as_a_whole_has_no_project(self, api: ApiClient) -> None:
+        api.patch("/v1/workspace", {"retention_days": 90})
+        api.post("/v1/tokens", {"role": "auditor"})
 
-        assert [(each["action"], each["project_id"]) for each in desk.all_of(PATH)] == [
+        assert [(each["action"], each["project_id"]) for each in api.all_of(PATH)] == [
             ("management_token.issue", None),
             ("workspace.update", None),
         ]
 
     def test_of_two_changes_that_waited_for_each_other_the_one_made_last_is_listed_last(
-        self, desk: Desk, context: Context, alice: Tenant
+        self, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
         author = Author(workspace_id=alice.workspace_row, actor="cli")
         first, second = (
@@ -130,13 +130,13 @@ class TestEntry:
                 record(began_second, author, first)
             record(began_first, author, second)
 
-        assert [each["object_id"] for each in desk.all_of(PATH)] == ["second", "first"]
-        assert [each["object_id"] for each in _exported(desk)] == ["first", "second"]
+        assert [each["object_id"] for each in api.all_of(PATH)] == ["second", "first"]
+        assert [each["object_id"] for each in _exported(api)] == ["first", "second"]
 
-    def test_it_stays_when_its_project_is_archived(self, desk: Desk, alice: Tenant) -> None:
-        desk.delete(f"/v1/projects/{alice.project_id}")
+    def test_it_stays_when_its_project_is_archived(self, api: ApiClient, alice: Tenant) -> None:
+        api.delete(f"/v1/projects/{alice.project_id}")
 
-        (entry,) = desk.all_of(PATH)
+        (entry,) = api.all_of(PATH)
 
         assert (entry["action"], entry["project_id"]) == ("project.archive", alice.project_id)
         assert entry["before"] == {"archived_at": None}
@@ -161,10 +161,10 @@ class TestEveryChange:
     }
 
     def test_over_the_api_leaves_an_entry_with_before_and_after_and_no_secret(
-        self, app: Flask, desk: Desk, context: Context, alice: Tenant
+        self, app: Flask, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
-        other = desk.made("/v1/tokens", {"role": "auditor"})["id"]
-        desk.post(f"/v1/sources/{alice.source_id}/disable")
+        other = api.made("/v1/tokens", {"role": "auditor"})["id"]
+        api.post(f"/v1/sources/{alice.source_id}/disable")
         ids = {
             "project_id": alice.project_id,
             "environment_id": alice.environment_id,
@@ -191,9 +191,9 @@ class TestEveryChange:
             for name in rule.arguments:
                 path = path.replace(f"<{name}>", ids[name])
             body = self._BODIES.get(rule.endpoint) if method != "DELETE" else None
-            assert desk.call(method, path, body, headers=headers).status_code < 300, request
+            assert api.call(method, path, body, headers=headers).status_code < 300, request
 
-            entries = [each for each in _exported(desk) if each["request_id"] == request]
+            entries = [each for each in _exported(api) if each["request_id"] == request]
 
             assert entries, request
             for entry in entries:
@@ -224,7 +224,7 @@ class TestEveryChange:
         set_workspace_status(database, workspace.id, WorkspaceStatus.ACTIVE)
         set_workspace_limit(database, workspace.id, 5)
 
-        entries = _exported(Desk(app.test_client(), other.token))
+        entries = _exported(ApiClient(app.test_client(), other.token))
 
         assert [(each["action"], each["object_id"]) for each in entries] == [
             ("workspace.create", workspace.id),
@@ -241,62 +241,62 @@ class TestEveryChange:
             ({"events_per_second": None}, {"events_per_second": 5}),
         ]
 
-    def test_of_a_credentials_own_making_leaves_none(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_of_a_credentials_own_making_leaves_none(self, api: ApiClient, context: Context, alice: Tenant) -> None:
         """That it was used, and that its hash took new parameters, is no operator's doing."""
         execute(context, "UPDATE management_tokens SET last_used_at = NULL WHERE public_id = :id", id=alice.token_id)
 
-        assert desk.all_of(PATH) == []
+        assert api.all_of(PATH) == []
         used = rows(context, "SELECT last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id)
         assert used[0].last_used_at is not None
 
 
 class TestFilter:
     @pytest.fixture(name="actions")
-    def _actions_made(self, desk: Desk, bob: Desk, alice: Tenant) -> list[str]:
+    def _actions_made(self, api: ApiClient, bob: ApiClient, alice: Tenant) -> list[str]:
         """The actions, newest first, after the token that Bob was issued."""
-        desk.patch(f"/v1/keys/{alice.key_id}", {"label": "a"})
-        desk.patch(f"/v1/sources/{alice.source_id}", {"description": "b"})
+        api.patch(f"/v1/keys/{alice.key_id}", {"label": "a"})
+        api.patch(f"/v1/sources/{alice.source_id}", {"description": "b"})
         bob.post(f"/v1/keys/{alice.key_id}/revoke")
         return ["source_key.revoke", "source.update", "source_key.update", "management_token.issue"]
 
-    def _actions(self, desk: Desk, **query: str) -> list[str]:
+    def _actions(self, api: ApiClient, **query: str) -> list[str]:
         """The same in pages of one as in one export."""
-        listed = [each["action"] for each in desk.all_of(PATH, limit=1, **query)]
-        assert listed == [each["action"] for each in reversed(_exported(desk, **query))]
+        listed = [each["action"] for each in api.all_of(PATH, limit=1, **query)]
+        assert listed == [each["action"] for each in reversed(_exported(api, **query))]
         return listed
 
-    def test_none_is_all_newest_first(self, desk: Desk, actions: list[str]) -> None:
-        assert self._actions(desk) == actions
+    def test_none_is_all_newest_first(self, api: ApiClient, actions: list[str]) -> None:
+        assert self._actions(api) == actions
 
-    def test_by_object(self, desk: Desk, alice: Tenant, actions: list[str]) -> None:
-        assert self._actions(desk, object_id=alice.key_id) == ["source_key.revoke", "source_key.update"]
-        assert self._actions(desk, object_id="src_demo") == []
+    def test_by_object(self, api: ApiClient, alice: Tenant, actions: list[str]) -> None:
+        assert self._actions(api, object_id=alice.key_id) == ["source_key.revoke", "source_key.update"]
+        assert self._actions(api, object_id="src_demo") == []
 
-    def test_by_actor(self, desk: Desk, alice: Tenant, actions: list[str]) -> None:
-        assert self._actions(desk, actor=alice.token_id) == actions[1:]
-        assert self._actions(desk, actor="cli") == []
+    def test_by_actor(self, api: ApiClient, alice: Tenant, actions: list[str]) -> None:
+        assert self._actions(api, actor=alice.token_id) == actions[1:]
+        assert self._actions(api, actor="cli") == []
 
-    def test_by_whole_action_or_by_kind_of_object(self, desk: Desk, actions: list[str]) -> None:
-        assert self._actions(desk, action="source_key.revoke") == ["source_key.revoke"]
-        assert self._actions(desk, action="source_key.*") == ["source_key.revoke", "source_key.update"]
-        assert self._actions(desk, action="source.*") == ["source.update"]
+    def test_by_whole_action_or_by_kind_of_object(self, api: ApiClient, actions: list[str]) -> None:
+        assert self._actions(api, action="source_key.revoke") == ["source_key.revoke"]
+        assert self._actions(api, action="source_key.*") == ["source_key.revoke", "source_key.update"]
+        assert self._actions(api, action="source.*") == ["source.update"]
         # The underscore is no wildcard of LIKE's.
-        assert self._actions(desk, action="sourc_.*") == []
+        assert self._actions(api, action="sourc_.*") == []
 
-    def test_by_time_from_is_within_and_to_is_not(self, desk: Desk, actions: list[str]) -> None:
-        moments = [each["created_at"] for each in desk.all_of(PATH)]
+    def test_by_time_from_is_within_and_to_is_not(self, api: ApiClient, actions: list[str]) -> None:
+        moments = [each["created_at"] for each in api.all_of(PATH)]
 
-        assert self._actions(desk, **{"from": moments[2]}) == actions[:3]
-        assert self._actions(desk, to=moments[2]) == actions[3:]
-        assert self._actions(desk, **{"from": moments[2], "to": moments[0]}) == actions[1:3]
+        assert self._actions(api, **{"from": moments[2]}) == actions[:3]
+        assert self._actions(api, to=moments[2]) == actions[3:]
+        assert self._actions(api, **{"from": moments[2], "to": moments[0]}) == actions[1:3]
         shifted = datetime.fromisoformat(moments[2]).astimezone().isoformat()
-        assert self._actions(desk, **{"from": shifted}) == actions[:3]
+        assert self._actions(api, **{"from": shifted}) == actions[:3]
 
-    def test_all_at_once(self, desk: Desk, alice: Tenant, actions: list[str]) -> None:
+    def test_all_at_once(self, api: ApiClient, alice: Tenant, actions: list[str]) -> None:
         soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         query = {"object_id": alice.key_id, "actor": alice.token_id, "action": "source_key.*", "to": soon}
 
-        assert self._actions(desk, **query) == ["source_key.update"]
+        assert self._actions(api, **query) == ["source_key.update"]
 
     @pytest.mark.parametrize(
         ("query", "pointer"),
@@ -318,36 +318,38 @@ class TestFilter:
             ({"from": ["2026-01-02T00:00:00Z", "2026-01-02T00:00:00Z"]}, "/from"),
         ],
     )
-    def test_what_is_wrong_or_unknown_is_refused_by_name(self, desk: Desk, query: dict[str, Any], pointer: str) -> None:
+    def test_what_is_wrong_or_unknown_is_refused_by_name(
+        self, api: ApiClient, query: dict[str, Any], pointer: str
+    ) -> None:
         for path in (PATH, EXPORT):
-            refused = desk.get(path, **query)
+            refused = api.get(path, **query)
             assert refused.status_code == 422, query
             assert pointers_of(refused) == {pointer}
 
-    def test_an_export_has_no_pages(self, desk: Desk) -> None:
-        assert pointers_of(desk.get(EXPORT, limit=5, cursor="x")) == {"/limit", "/cursor"}
+    def test_an_export_has_no_pages(self, api: ApiClient) -> None:
+        assert pointers_of(api.get(EXPORT, limit=5, cursor="x")) == {"/limit", "/cursor"}
 
-    def test_a_cursor_belongs_to_its_filter(self, desk: Desk, actions: list[str]) -> None:
-        cursor = (desk.get(PATH, limit=1).json or {})["next_cursor"]
+    def test_a_cursor_belongs_to_its_filter(self, api: ApiClient, actions: list[str]) -> None:
+        cursor = (api.get(PATH, limit=1).json or {})["next_cursor"]
 
-        assert desk.get(PATH, cursor=cursor).status_code == 200
-        assert pointers_of(desk.get(PATH, cursor=cursor, action="source.*")) == {"/cursor"}
+        assert api.get(PATH, cursor=cursor).status_code == 200
+        assert pointers_of(api.get(PATH, cursor=cursor, action="source.*")) == {"/cursor"}
 
 
 class TestReach:
     @pytest.fixture(name="second")
-    def _second(self, desk: Desk, alice: Tenant) -> str:
+    def _second(self, api: ApiClient, alice: Tenant) -> str:
         """A second project, with a change in each and one of the workspace's."""
-        project = str(desk.made("/v1/projects", {"name": "second"})["id"])
-        desk.patch(f"/v1/projects/{alice.project_id}", {"description": "first"})
-        desk.patch("/v1/workspace", {"name": "Acme"})
+        project = str(api.made("/v1/projects", {"name": "second"})["id"])
+        api.patch(f"/v1/projects/{alice.project_id}", {"description": "first"})
+        api.patch("/v1/workspace", {"name": "Acme"})
         return project
 
     def test_a_token_for_some_projects_reads_what_happened_in_these(
-        self, app: Flask, desk: Desk, context: Context, alice: Tenant, second: str
+        self, app: Flask, api: ApiClient, context: Context, alice: Tenant, second: str
     ) -> None:
         limited = _auditor(app, context, alice, alice.project_id)
-        theirs = [each for each in desk.all_of(PATH) if each["project_id"] != alice.project_id]
+        theirs = [each for each in api.all_of(PATH) if each["project_id"] != alice.project_id]
         assert {each["project_id"] for each in theirs} == {second, None}
 
         assert [each["action"] for each in limited.all_of(PATH)] == ["project.update"]
@@ -357,50 +359,50 @@ class TestReach:
             assert limited.get(PATH, object_id=each["object_id"]).json == {"data": [], "next_cursor": None}
 
     def test_another_tokens_cursor_opens_nothing_more(
-        self, app: Flask, desk: Desk, context: Context, alice: Tenant, second: str
+        self, app: Flask, api: ApiClient, context: Context, alice: Tenant, second: str
     ) -> None:
         limited = _auditor(app, context, alice, alice.project_id)
-        cursor = (desk.get(PATH, limit=1).json or {})["next_cursor"]
+        cursor = (api.get(PATH, limit=1).json or {})["next_cursor"]
 
         page = limited.get(PATH, cursor=cursor).json or {}
 
         assert [each["action"] for each in page["data"]] == ["project.update"]
 
     def test_it_goes_on_when_the_project_is_archived(
-        self, app: Flask, desk: Desk, context: Context, alice: Tenant
+        self, app: Flask, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
         limited = _auditor(app, context, alice, alice.project_id)
-        desk.delete(f"/v1/projects/{alice.project_id}")
+        api.delete(f"/v1/projects/{alice.project_id}")
 
         assert [each["action"] for each in limited.all_of(PATH)] == ["project.archive"]
 
-    def test_a_stranger_sees_none_of_it(self, desk: Desk, stranger: Desk, alice: Tenant, second: str) -> None:
-        for entry in desk.all_of(PATH):
+    def test_a_stranger_sees_none_of_it(self, api: ApiClient, stranger: ApiClient, alice: Tenant, second: str) -> None:
+        for entry in api.all_of(PATH):
             assert stranger.get(f"{PATH}/{entry['id']}").status_code == 404
         assert stranger.all_of(PATH) == _exported(stranger) == []
         assert stranger.all_of(PATH, object_id=alice.project_id, actor=alice.token_id) == []
 
 
 class TestExport:
-    def test_it_is_a_file_with_one_entry_a_line_and_a_last_line_that_says_it_is_whole(self, desk: Desk) -> None:
-        desk.patch("/v1/workspace", {"name": "Acme"})
+    def test_it_is_a_file_with_one_entry_a_line_and_a_last_line_that_says_it_is_whole(self, api: ApiClient) -> None:
+        api.patch("/v1/workspace", {"name": "Acme"})
 
-        response = desk.get(EXPORT)
+        response = api.get(EXPORT)
 
         assert response.mimetype == "application/x-ndjson"
         assert response.headers["Content-Disposition"] == 'attachment; filename="audit.ndjson"'
         assert response.headers["Cache-Control"] == "no-store"
         assert response.data.endswith(b'\n{"complete": true, "entries": 1}\n')
 
-    def test_an_empty_one_says_so(self, desk: Desk) -> None:
-        assert desk.get(EXPORT).data == b'{"complete": true, "entries": 0}\n'
+    def test_an_empty_one_says_so(self, api: ApiClient) -> None:
+        assert api.get(EXPORT).data == b'{"complete": true, "entries": 0}\n'
 
     def test_it_holds_every_entry_once_oldest_first_over_many_chunks(
-        self, desk: Desk, context: Context, alice: Tenant
+        self, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
         _fill(context, alice, 1_203)
 
-        assert [each["object_id"] for each in _exported(desk)] == [f"n{n}" for n in range(1, 1_204)]
+        assert [each["object_id"] for each in _exported(api)] == [f"n{n}" for n in range(1, 1_204)]
 
     @pytest.mark.parametrize(("entries", "chunks"), [(0, []), (1, [1]), (3, [3]), (4, [3, 1]), (6, [3, 3])])
     def test_chunks_end_where_the_entries_do(
@@ -432,20 +434,22 @@ class TestExport:
         assert context.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         waiting.close()  # type: ignore[attr-defined]
 
-    def test_a_token_revoked_meanwhile_reads_no_further(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_a_token_revoked_meanwhile_reads_no_further(self, api: ApiClient, context: Context, alice: Tenant) -> None:
         _fill(context, alice, 10)
         chunks = export_entries(context.database, _operator(context, alice), EntryFilter(), chunk_rows=2)
         next(chunks)
 
-        desk.post(f"/v1/tokens/{alice.token_id}/revoke")
+        api.post(f"/v1/tokens/{alice.token_id}/revoke")
 
         with pytest.raises(InvalidManagementToken):
             next(chunks)
 
-    def test_a_failure_before_the_first_line_has_a_status(self, desk: Desk, settings: Settings, alice: Tenant) -> None:
+    def test_a_failure_before_the_first_line_has_a_status(
+        self, api: ApiClient, settings: Settings, alice: Tenant
+    ) -> None:
         with psycopg.connect(settings.admin_database_url) as owner:
             owner.execute("LOCK TABLE audit_entries IN ACCESS EXCLUSIVE MODE")
-            assert desk.get(EXPORT).status_code == 503
+            assert api.get(EXPORT).status_code == 503
 
 
 class TestBrokenExport:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant
 from tests.support.sending import error_of, pointers_of
 
@@ -61,9 +61,9 @@ _UNREADABLE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", _UNREADABLE)
-def test_what_cannot_be_read_as_an_object_is_a_400(desk: Desk, writes: list[Write], kind: str) -> None:
+def test_what_cannot_be_read_as_an_object_is_a_400(api: ApiClient, writes: list[Write], kind: str) -> None:
     for method, path in writes:
-        refused = desk.call(method, path, data=_UNREADABLE[kind], **_JSON)
+        refused = api.call(method, path, data=_UNREADABLE[kind], **_JSON)
         assert (refused.status_code, error_of(refused)["code"]) == (400, "bad_request"), path
 
 
@@ -84,94 +84,94 @@ _WRONG: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", _WRONG)
-def test_what_can_be_read_but_is_wrong_is_a_422_with_its_place(desk: Desk, writes: list[Write], kind: str) -> None:
+def test_what_can_be_read_but_is_wrong_is_a_422_with_its_place(api: ApiClient, writes: list[Write], kind: str) -> None:
     for method, path in writes:
-        refused = desk.call(method, path, data=_WRONG[kind], **_JSON)
+        refused = api.call(method, path, data=_WRONG[kind], **_JSON)
         assert refused.status_code == 422, path
         assert pointers_of(refused)
 
 
 @pytest.mark.parametrize("levels", [33, 490, 1_000, 7_000, 9_990])
-def test_what_nests_too_deep_is_a_422_that_says_where(desk: Desk, levels: int) -> None:
+def test_what_nests_too_deep_is_a_422_that_says_where(api: ApiClient, levels: int) -> None:
     body = b'{"name": "x", "description": ' + b"[" * levels + b"]" * levels + b"}"
 
-    refused = desk.call("POST", "/v1/projects", data=body, **_JSON, headers={"Idempotency-Key": "deep"})
+    refused = api.call("POST", "/v1/projects", data=body, **_JSON, headers={"Idempotency-Key": "deep"})
 
     assert refused.status_code == 422
     assert pointers_of(refused) == {"/description" + "/0" * 32}
 
 
-def test_a_member_named_like_a_location_is_not_taken_for_it(desk: Desk) -> None:
-    refused = desk.post("/v1/projects", {"name": "x", "json": 1, "query": 1, "a/b~c": 1})
+def test_a_member_named_like_a_location_is_not_taken_for_it(api: ApiClient) -> None:
+    refused = api.post("/v1/projects", {"name": "x", "json": 1, "query": 1, "a/b~c": 1})
 
     assert pointers_of(refused) == {"/json", "/query", "/a~1b~0c"}
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/xml", "application/json; charset=latin-1"])
 def test_a_body_that_is_not_announced_as_json_is_a_415(
-    desk: Desk, writes: list[Write], actions: list[Write], content_type: str | None
+    api: ApiClient, writes: list[Write], actions: list[Write], content_type: str | None
 ) -> None:
     for method, path in writes + actions:
-        refused = desk.call(method, path, data=b'{"name": "x"}', content_type=content_type)
+        refused = api.call(method, path, data=b'{"name": "x"}', content_type=content_type)
         assert (refused.status_code, error_of(refused)["code"]) == (415, "unsupported_media_type"), path
 
 
-def test_a_compressed_body_is_read_as_ingest_reads_it(desk: Desk) -> None:
+def test_a_compressed_body_is_read_as_ingest_reads_it(api: ApiClient) -> None:
     headers = {"Content-Encoding": "gzip"}
     body = gzip.compress(b'{"name": "x"}')
 
-    assert desk.call("POST", "/v1/projects", data=body, headers=headers, **_JSON).status_code == 201
-    assert desk.call("POST", "/v1/projects", data=body[:-1], headers=headers, **_JSON).status_code == 400
+    assert api.call("POST", "/v1/projects", data=body, headers=headers, **_JSON).status_code == 201
+    assert api.call("POST", "/v1/projects", data=body[:-1], headers=headers, **_JSON).status_code == 400
     bomb = gzip.compress(b" " * 600_000)
-    assert desk.call("POST", "/v1/projects", data=bomb, headers=headers, **_JSON).status_code == 413
+    assert api.call("POST", "/v1/projects", data=bomb, headers=headers, **_JSON).status_code == 413
 
 
-def test_a_body_in_an_encoding_that_is_not_taken_is_a_415(desk: Desk) -> None:
-    refused = desk.call("POST", "/v1/projects", {"name": "x"}, headers={"Content-Encoding": "compress"})
+def test_a_body_in_an_encoding_that_is_not_taken_is_a_415(api: ApiClient) -> None:
+    refused = api.call("POST", "/v1/projects", {"name": "x"}, headers={"Content-Encoding": "compress"})
 
     assert refused.status_code == 415
     assert refused.headers["Accept-Encoding"] == "gzip, deflate, zstd, br"
 
 
-def test_a_body_beyond_measure_is_a_413(desk: Desk, writes: list[Write], actions: list[Write]) -> None:
+def test_a_body_beyond_measure_is_a_413(api: ApiClient, writes: list[Write], actions: list[Write]) -> None:
     for method, path in writes + actions:
-        refused = desk.call(method, path, data=b'{"name": "' + b"x" * 600_000 + b'"}', **_JSON)
+        refused = api.call(method, path, data=b'{"name": "' + b"x" * 600_000 + b'"}', **_JSON)
         assert (refused.status_code, error_of(refused)["code"]) == (413, "payload_too_large"), path
 
 
-def test_no_body_is_a_body_without_members(desk: Desk) -> None:
-    response = desk.post("/v1/projects")
+def test_no_body_is_a_body_without_members(api: ApiClient) -> None:
+    response = api.post("/v1/projects")
 
     assert (response.status_code, pointers_of(response)) == (422, {"/name"})
 
 
-def test_an_action_takes_nothing_or_an_empty_object(desk: Desk, alice: Tenant) -> None:
+def test_an_action_takes_nothing_or_an_empty_object(api: ApiClient, alice: Tenant) -> None:
     path = f"/v1/sources/{alice.source_id}/enable"
 
-    assert desk.post(path).status_code == 200
-    assert desk.post(path, data=b"", content_type="application/x-www-form-urlencoded").status_code == 200
-    assert desk.post(path, {}).status_code == 200
+    assert api.post(path).status_code == 200
+    assert api.post(path, data=b"", content_type="application/x-www-form-urlencoded").status_code == 200
+    assert api.post(path, {}).status_code == 200
 
 
-def test_an_action_refuses_what_it_would_ignore(desk: Desk, actions: list[Write]) -> None:
+def test_an_action_refuses_what_it_would_ignore(api: ApiClient, actions: list[Write]) -> None:
     for method, path in actions:
-        refused = desk.call(method, path, {"reason": "leaked"})
+        refused = api.call(method, path, {"reason": "leaked"})
         assert refused.status_code == 422, path
         assert pointers_of(refused) == {"/reason"}
 
 
 def test_a_parameter_that_means_nothing_is_refused_everywhere(
-    desk: Desk, writes: list[Write], actions: list[Write]
+    api: ApiClient, writes: list[Write], actions: list[Write]
 ) -> None:
     reads = [("GET", path) for _, path in writes]
     for method, path in reads + writes + actions:
-        refused = desk.call(method, path, query_string={"dry_run": "1", "a/b": "2"})
+        refused = api.call(method, path, query_string={"dry_run": "1", "a/b": "2"})
         assert refused.status_code == 422, path
         assert pointers_of(refused) == {"/dry_run", "/a~1b"}
 
 
-def test_an_error_speaks_rfc_9457_if_it_is_asked_for(desk: Desk) -> None:
-    refused = desk.call("POST", "/v1/projects", {}, headers={"Accept": "application/problem+json"})
+def test_an_error_speaks_rfc_9457_if_it_is_asked_for(api: ApiClient) -> None:
+    refused = api.call("POST", "/v1/projects", {}, headers={"Accept": "application/problem+json"})
 
     assert refused.mimetype == "application/problem+json"
     assert refused.json is not None
@@ -194,35 +194,35 @@ _few = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCh
 
 @_few
 @given(body=_bodies)
-def test_no_body_whatever_it_holds_is_answered_with_a_5xx(desk: Desk, writes: list[Write], body: bytes) -> None:
+def test_no_body_whatever_it_holds_is_answered_with_a_5xx(api: ApiClient, writes: list[Write], body: bytes) -> None:
     for method, path in writes:
-        response = desk.call(method, path, data=body, **_JSON)
+        response = api.call(method, path, data=body, **_JSON)
         assert response.status_code in (200, 201, 400, 409, 422), (path, body)
 
 
 @_few
 @given(name=st.text(min_size=1) | st.binary(min_size=1))
-def test_no_id_in_a_path_whatever_it_holds_finds_anything(desk: Desk, name: str | bytes) -> None:
+def test_no_id_in_a_path_whatever_it_holds_finds_anything(api: ApiClient, name: str | bytes) -> None:
     text = quote(name, safe="", errors="surrogatepass") if isinstance(name, str) else quote(name, safe="")
 
-    assert desk.get(f"/v1/projects/{text}").status_code == 404
-    assert desk.post(f"/v1/keys/{text}/revoke").status_code == 404
+    assert api.get(f"/v1/projects/{text}").status_code == 404
+    assert api.post(f"/v1/keys/{text}/revoke").status_code == 404
 
 
 @_few
 @given(query=st.dictionaries(st.sampled_from(["limit", "cursor", "type", "project_id"]) | st.text(), st.text()))
-def test_no_query_whatever_it_holds_is_answered_with_a_5xx(desk: Desk, query: dict[str, Any]) -> None:
+def test_no_query_whatever_it_holds_is_answered_with_a_5xx(api: ApiClient, query: dict[str, Any]) -> None:
     encodable = {
         name.encode(errors="replace").decode(): value.encode(errors="replace").decode() for name, value in query.items()
     }
 
-    assert desk.get("/v1/sources", **encodable).status_code in (200, 422)
+    assert api.get("/v1/sources", **encodable).status_code in (200, 422)
 
 
-def test_a_refused_change_changes_nothing(desk: Desk, alice: Tenant) -> None:
-    before = desk.get(f"/v1/sources/{alice.source_id}").json
+def test_a_refused_change_changes_nothing(api: ApiClient, alice: Tenant) -> None:
+    before = api.get(f"/v1/sources/{alice.source_id}").json
 
-    refused = desk.patch(f"/v1/sources/{alice.source_id}", {"description": "new", "type": "toaster"})
+    refused = api.patch(f"/v1/sources/{alice.source_id}", {"description": "new", "type": "toaster"})
 
     assert refused.status_code == 422
-    assert desk.get(f"/v1/sources/{alice.source_id}").json == before
+    assert api.get(f"/v1/sources/{alice.source_id}").json == before

@@ -11,7 +11,7 @@ from app.context import Context
 from app.management.common.mutations import mutation, update
 from app.management.common.operators import at_the_shell
 from app.models import Source
-from tests.support.operating import Desk, at_once
+from tests.support.operating import ApiClient, at_once
 from tests.support.people import Tenant, execute
 from tests.support.sending import error_of
 
@@ -19,13 +19,13 @@ Change = Callable[[Mapping[str, str | None]], TestResponse]
 
 
 @pytest.fixture(name="changes")
-def _changes(desk: Desk, alice: Tenant) -> dict[str, Change]:
+def _changes(api: ApiClient, alice: Tenant) -> dict[str, Change]:
     """Every operation on a single object that takes If-Match, by the path of its object."""
     project, environment = f"/v1/projects/{alice.project_id}", f"/v1/environments/{alice.environment_id}"
     source, key = f"/v1/sources/{alice.source_id}", f"/v1/keys/{alice.key_id}"
 
     def change(method: str, path: str, body: object = None) -> Change:
-        return lambda headers: desk.call(method, path, body, headers=headers)
+        return lambda headers: api.call(method, path, body, headers=headers)
 
     return {
         "update key": change("PATCH", key, {"label": "new"}),
@@ -64,25 +64,25 @@ def test_an_update_must_say_which_state_it_means_and_an_action_need_not(changes:
         assert changes[name]({"If-Match": None}).status_code in (200, 204), name
 
 
-def test_a_change_for_the_state_that_was_read_goes_through_once(desk: Desk, alice: Tenant) -> None:
+def test_a_change_for_the_state_that_was_read_goes_through_once(api: ApiClient, alice: Tenant) -> None:
     path = f"/v1/projects/{alice.project_id}"
-    read = {"If-Match": desk.get(path).headers["ETag"]}
+    read = {"If-Match": api.get(path).headers["ETag"]}
 
-    first = desk.patch(path, {"description": "first"}, headers=read)
-    second = desk.patch(path, {"description": "second"}, headers=read)
+    first = api.patch(path, {"description": "first"}, headers=read)
+    second = api.patch(path, {"description": "second"}, headers=read)
 
     assert (first.status_code, second.status_code) == (200, 412)
-    assert desk.get(path).headers["ETag"] == first.headers["ETag"]
-    again = desk.patch(path, {"description": "second"}, headers={"If-Match": first.headers["ETag"]})
+    assert api.get(path).headers["ETag"] == first.headers["ETag"]
+    again = api.patch(path, {"description": "second"}, headers={"If-Match": first.headers["ETag"]})
     assert again.status_code == 200
 
 
-def test_one_of_several_states_is_enough_and_none_never_is(desk: Desk, alice: Tenant) -> None:
+def test_one_of_several_states_is_enough_and_none_never_is(api: ApiClient, alice: Tenant) -> None:
     path = f"/v1/projects/{alice.project_id}"
-    etag = desk.get(path).headers["ETag"]
+    etag = api.get(path).headers["ETag"]
 
-    assert desk.patch(path, {}, headers={"If-Match": f'"other", {etag}'}).status_code == 200
-    assert desk.patch(path, {}, headers={"If-Match": ""}).status_code == 412
+    assert api.patch(path, {}, headers={"If-Match": f'"other", {etag}'}).status_code == 200
+    assert api.patch(path, {}, headers={"If-Match": ""}).status_code == 412
 
 
 _BY_PROXIES = ['W/"{}"', '"{}-gzip"', '"{}--gzip"', '"{}-br"', 'W/"{}-gzip"', 'W/"other", W/"{}"']
@@ -90,41 +90,43 @@ _BY_PROXIES = ['W/"{}"', '"{}-gzip"', '"{}--gzip"', '"{}-br"', 'W/"{}-gzip"', 'W
 
 @pytest.mark.parametrize("changed", _BY_PROXIES)
 def test_a_tag_that_a_compressing_proxy_has_changed_is_still_ours_and_goes_through_once(
-    desk: Desk, alice: Tenant, changed: str
+    api: ApiClient, alice: Tenant, changed: str
 ) -> None:
     path = f"/v1/projects/{alice.project_id}"
-    read = {"If-Match": changed.format(desk.get(path).headers["ETag"].strip('"'))}
+    read = {"If-Match": changed.format(api.get(path).headers["ETag"].strip('"'))}
 
-    assert desk.patch(path, {"description": "first"}, headers=read).status_code == 200
-    assert desk.patch(path, {"description": "second"}, headers=read).status_code == 412
+    assert api.patch(path, {"description": "first"}, headers=read).status_code == 200
+    assert api.patch(path, {"description": "second"}, headers=read).status_code == 412
 
 
 @pytest.mark.parametrize("other", ['"{}-other"', '"gzip-{}"', '"{}-gzip-gzip"', '"{}0"', 'W/"-gzip"', "{}-gzip-"])
-def test_any_other_tag_names_no_state(desk: Desk, alice: Tenant, other: str) -> None:
+def test_any_other_tag_names_no_state(api: ApiClient, alice: Tenant, other: str) -> None:
     path = f"/v1/projects/{alice.project_id}"
-    tag = desk.get(path).headers["ETag"].strip('"')
+    tag = api.get(path).headers["ETag"].strip('"')
 
-    assert desk.patch(path, {}, headers={"If-Match": other.format(tag)}).status_code == 412
+    assert api.patch(path, {}, headers={"If-Match": other.format(tag)}).status_code == 412
 
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_of_many_changes_for_one_state_at_once_one_goes_through(
-    desk: Desk, bob: Desk, alice: Tenant, attempt: int
+    api: ApiClient, bob: ApiClient, alice: Tenant, attempt: int
 ) -> None:
     path = f"/v1/sources/{alice.source_id}"
-    read = {"If-Match": desk.get(path).headers["ETag"]}
-    calls = [partial(each.patch, path, {"description": str(n)}, headers=read) for n, each in enumerate((desk, bob) * 4)]
+    read = {"If-Match": api.get(path).headers["ETag"]}
+    calls = [partial(each.patch, path, {"description": str(n)}, headers=read) for n, each in enumerate((api, bob) * 4)]
 
     responses = at_once(calls)
 
     assert sorted(each.status_code for each in responses) == [200] + [412] * 7
     (winner,) = (each.json for each in responses if each.status_code == 200)
-    assert desk.get(path).json == winner
+    assert api.get(path).json == winner
 
 
-def test_every_change_has_a_state_of_its_own_however_fast_they_come(desk: Desk, bob: Desk, alice: Tenant) -> None:
+def test_every_change_has_a_state_of_its_own_however_fast_they_come(
+    api: ApiClient, bob: ApiClient, alice: Tenant
+) -> None:
     path = f"/v1/sources/{alice.source_id}"
-    calls = [partial(each.patch, path, {"description": str(n)}) for n, each in enumerate((desk, bob) * 6)]
+    calls = [partial(each.patch, path, {"description": str(n)}) for n, each in enumerate((api, bob) * 6)]
 
     responses = at_once(calls)
 
@@ -156,9 +158,9 @@ def test_no_state_is_called_like_an_earlier_one_whatever_the_clock_says(context:
     assert states == sorted(set(states))
 
 
-def test_a_strangers_condition_is_not_even_looked_at(stranger: Desk, desk: Desk, alice: Tenant) -> None:
+def test_a_strangers_condition_is_not_even_looked_at(stranger: ApiClient, api: ApiClient, alice: Tenant) -> None:
     path = f"/v1/projects/{alice.project_id}"
-    etag = desk.get(path).headers["ETag"]
+    etag = api.get(path).headers["ETag"]
 
     for condition in (etag, '"other"', "*"):
         assert stranger.patch(path, {"name": "mine"}, headers={"If-Match": condition}).status_code == 404

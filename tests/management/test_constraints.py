@@ -9,27 +9,27 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from app.management.common.mutations import _TAKEN
-from tests.support.operating import Desk, at_once
+from tests.support.operating import ApiClient, at_once
 from tests.support.people import Tenant, rows
 
 _CONTROL = "'workspaces', 'projects', 'environments', 'sources', 'source_keys', 'management_tokens'"
-Attempt = Callable[[Desk, Tenant], TestResponse]
+Attempt = Callable[[ApiClient, Tenant], TestResponse]
 
 
 def _issue_key(**members: Any) -> Attempt:
-    return lambda desk, tenant: desk.post(f"/v1/sources/{tenant.source_id}/keys", members)
+    return lambda api, tenant: api.post(f"/v1/sources/{tenant.source_id}/keys", members)
 
 
 def _issue_token(**members: Any) -> Attempt:
-    return lambda desk, tenant: desk.post("/v1/tokens", members)
+    return lambda api, tenant: api.post("/v1/tokens", members)
 
 
 def _change_workspace(**members: Any) -> Attempt:
-    return lambda desk, tenant: desk.patch("/v1/workspace", members)
+    return lambda api, tenant: api.patch("/v1/workspace", members)
 
 
 def _create_source(**members: Any) -> Attempt:
-    return lambda desk, tenant: desk.post(f"/v1/environments/{tenant.environment_id}/sources", members)
+    return lambda api, tenant: api.post(f"/v1/environments/{tenant.environment_id}/sources", members)
 
 
 # How a caller would go about it; a check that is new wants a line here.
@@ -66,8 +66,8 @@ def test_every_check_of_the_tables_is_known_here(context: Context) -> None:
 
 
 @pytest.mark.parametrize("check", sorted(_CHECKS))
-def test_what_a_check_would_refuse_is_refused_before_with_its_place(desk: Desk, alice: Tenant, check: str) -> None:
-    refused = _CHECKS[check](desk, alice)
+def test_what_a_check_would_refuse_is_refused_before_with_its_place(api: ApiClient, alice: Tenant, check: str) -> None:
+    refused = _CHECKS[check](api, alice)
 
     assert refused.status_code == 422
     assert refused.json is not None
@@ -93,15 +93,15 @@ def test_every_name_that_can_be_taken_has_words(context: Context) -> None:
 
 
 @pytest.mark.parametrize("kind", ["projects", "environments", "sources"])
-def test_of_many_that_are_renamed_to_one_name_at_once_one_gets_it(desk: Desk, alice: Tenant, kind: str) -> None:
+def test_of_many_that_are_renamed_to_one_name_at_once_one_gets_it(api: ApiClient, alice: Tenant, kind: str) -> None:
     collection, more = {
         "projects": ("/v1/projects", {}),
         "environments": (f"/v1/projects/{alice.project_id}/environments", {}),
         "sources": (f"/v1/environments/{alice.environment_id}/sources", {"type": "erp"}),
     }[kind]
-    ids = [desk.made(collection, {"name": f"n{n}", **more})["id"] for n in range(6)]
+    ids = [api.made(collection, {"name": f"n{n}", **more})["id"] for n in range(6)]
 
-    responses = at_once([partial(desk.patch, f"/v1/{kind}/{each}", {"name": "raced"}) for each in ids])
+    responses = at_once([partial(api.patch, f"/v1/{kind}/{each}", {"name": "raced"}) for each in ids])
 
     assert sorted(response.status_code for response in responses) == [200, *[409] * 5]
     for response in responses:

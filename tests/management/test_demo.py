@@ -95,7 +95,7 @@ def test_what_is_missing_or_nonsense_is_issued_anew(
     assert kept_token.source_key != again.source_key
 
 
-def test_what_is_issued_anew_takes_the_place_of_what_nobody_knows_any_more(
+def test_new_demo_credentials_revoke_those_that_are_lost(
     demo: DemoCredentials, empty: Settings, client: FlaskClient
 ) -> None:
     """Else each demo.env that is lost leaves a key and a token that are good for ever."""

@@ -13,7 +13,7 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.factory import create_app
 from tests.support.databases import SECRET_KEY, close
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import error_of
 
@@ -110,14 +110,14 @@ def test_options_needs_no_token_and_says_what_the_path_takes(client: FlaskClient
     assert response.data == b""
 
 
-def test_head_is_get_without_the_body(desk: Desk, client: FlaskClient) -> None:
-    assert desk.call("HEAD", PATH).data == b""
-    assert desk.call("HEAD", PATH).headers["Content-Length"] == desk.get(PATH).headers["Content-Length"]
+def test_head_is_get_without_the_body(api: ApiClient, client: FlaskClient) -> None:
+    assert api.call("HEAD", PATH).data == b""
+    assert api.call("HEAD", PATH).headers["Content-Length"] == api.get(PATH).headers["Content-Length"]
     assert client.head(PATH).status_code == 401
 
 
-def test_another_method_is_405_and_says_which_are_allowed(desk: Desk) -> None:
-    response = desk.call("PUT", PATH, {"name": "x"})
+def test_another_method_is_405_and_says_which_are_allowed(api: ApiClient) -> None:
+    response = api.call("PUT", PATH, {"name": "x"})
 
     assert response.status_code == 405
     assert error_of(response)["code"] == "method_not_allowed"
@@ -125,15 +125,15 @@ def test_another_method_is_405_and_says_which_are_allowed(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/projects/", "/v1//projects", "//v1/projects", "/v1/project", "/v1"])
-def test_an_address_that_is_nearly_right_is_404_and_no_redirect(desk: Desk, path: str) -> None:
-    response = desk.get(path)
+def test_an_address_that_is_nearly_right_is_404_and_no_redirect(api: ApiClient, path: str) -> None:
+    response = api.get(path)
 
     assert response.status_code == 404
     assert error_of(response)["code"] == "not_found"
 
 
-def test_no_answer_may_be_kept_by_a_cache(desk: Desk, client: FlaskClient) -> None:
-    assert desk.get(PATH).headers["Cache-Control"] == "no-store"
+def test_no_answer_may_be_kept_by_a_cache(api: ApiClient, client: FlaskClient) -> None:
+    assert api.get(PATH).headers["Cache-Control"] == "no-store"
     assert client.get(PATH).headers["Cache-Control"] == "no-store"
 
 

@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant
 
 
@@ -28,13 +28,15 @@ def _path(rule: Rule, tenant: Tenant) -> str:
 
 
 class TestLink:
-    def test_a_page_leads_to_the_next_one_with_the_same_query_and_to_the_first(self, desk: Desk, alice: Tenant) -> None:
+    def test_a_page_leads_to_the_next_one_with_the_same_query_and_to_the_first(
+        self, api: ApiClient, alice: Tenant
+    ) -> None:
         for name in "abc":
-            desk.made(f"/v1/environments/{alice.environment_id}/sources", {"name": name, "type": "erp"})
+            api.made(f"/v1/environments/{alice.environment_id}/sources", {"name": name, "type": "erp"})
         seen: list[str] = []
         address = "/v1/sources?limit=2&type=erp"
         while address:
-            page = desk.call("GET", address)
+            page = api.call("GET", address)
             assert page.json is not None
             seen += [source["name"] for source in page.json["data"]]
             links = _links(page.headers["Link"])
@@ -44,23 +46,23 @@ class TestLink:
 
         assert seen == ["c", "b", "a"]
 
-    def test_a_list_that_was_asked_for_without_a_query_has_its_bare_path_as_first(self, desk: Desk) -> None:
-        assert desk.get("/v1/projects").headers["Link"] == '</v1/projects>; rel="first"'
+    def test_a_list_that_was_asked_for_without_a_query_has_its_bare_path_as_first(self, api: ApiClient) -> None:
+        assert api.get("/v1/projects").headers["Link"] == '</v1/projects>; rel="first"'
 
-    def test_every_list_has_it(self, app: Flask, desk: Desk, alice: Tenant) -> None:
-        pages = [desk.get(_path(rule, alice)) for rule in _rules(app, "GET") if rule.rule.startswith("/v1/")]
+    def test_every_list_has_it(self, app: Flask, api: ApiClient, alice: Tenant) -> None:
+        pages = [api.get(_path(rule, alice)) for rule in _rules(app, "GET") if rule.rule.startswith("/v1/")]
         lists = [page for page in pages if page.status_code == 200 and page.json and "next_cursor" in page.json]
 
         assert len(lists) >= 6
         assert all("first" in _links(page.headers["Link"]) for page in lists)
 
 
-def test_head_answers_as_get_without_a_body_everywhere(app: Flask, desk: Desk, alice: Tenant) -> None:
+def test_head_answers_as_get_without_a_body_everywhere(app: Flask, api: ApiClient, alice: Tenant) -> None:
     for rule in _rules(app, "GET"):
         path = _path(rule, alice)
         # Being asked is counted, so the next page of metrics may be longer.
         changing = {"X-Request-ID", "Date", *(["Content-Length"] if path == "/metrics" else [])}
-        get, head = desk.call("GET", path), desk.call("HEAD", path)
+        get, head = api.call("GET", path), api.call("HEAD", path)
         assert head.status_code == get.status_code, path
         assert head.data == b"", path
         assert {name: value for name, value in head.headers.items() if name not in changing} == {
@@ -81,24 +83,24 @@ def test_options_of_a_path_that_does_not_exist_is_a_404(client: FlaskClient) -> 
 
 
 @pytest.mark.parametrize("method", ["PUT", "TRACE", "PROPFIND"])
-def test_a_method_that_a_path_does_not_have_is_a_405_with_those_it_has(desk: Desk, method: str) -> None:
-    refused = desk.call(method, "/v1/projects")
+def test_a_method_that_a_path_does_not_have_is_a_405_with_those_it_has(api: ApiClient, method: str) -> None:
+    refused = api.call(method, "/v1/projects")
 
     assert refused.status_code == 405
     assert set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
 
-def test_nearly_right_addresses_are_not_there(app: Flask, desk: Desk, alice: Tenant) -> None:
+def test_nearly_right_addresses_are_not_there(app: Flask, api: ApiClient, alice: Tenant) -> None:
     for rule in _rules(app, "GET"):
         path = _path(rule, alice)
         if rule.endpoint in ("pages.front", "pages.docs"):
             continue  # served with and without a slash
         wrong = [f"{path}/", f"/{path}", f"{path}//", path.replace("/v1/", "/v1//"), path.replace("/v1/", "/V1/")]
         for address in set(wrong) - {path}:
-            assert desk.call("GET", address).status_code == 404, address
+            assert api.call("GET", address).status_code == 404, address
 
 
-def test_what_is_created_is_found_under_its_location(desk: Desk, alice: Tenant) -> None:
+def test_what_is_created_is_found_under_its_location(api: ApiClient, alice: Tenant) -> None:
     creations: list[tuple[str, Any]] = [
         ("/v1/projects", {"name": "other"}),
         (f"/v1/projects/{alice.project_id}/environments", {"name": "other"}),
@@ -107,9 +109,9 @@ def test_what_is_created_is_found_under_its_location(desk: Desk, alice: Tenant) 
         ("/v1/tokens", {"role": "auditor"}),
     ]
     for path, body in creations:
-        created = desk.post(path, body)
+        created = api.post(path, body)
         assert created.status_code == 201, path
-        shown = desk.get(created.headers["Location"])
+        shown = api.get(created.headers["Location"])
         assert shown.status_code == 200
         assert created.json is not None
         assert shown.json is not None

@@ -18,7 +18,7 @@ from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
 from tests.support.databases import close
 from tests.support.every_route import UNKNOWN_IDS, Route, all_it_says, every_route
-from tests.support.operating import UNKNOWN_ID, Desk, desk_with
+from tests.support.operating import UNKNOWN_ID, ApiClient, api_with
 from tests.support.people import Tenant
 from tests.support.sending import pointers_of
 
@@ -42,9 +42,9 @@ def _routes(app: Flask) -> list[Route]:
     return every_route(app)
 
 
-def _ids_of(desk: Desk, tenant: Tenant) -> dict[str, str]:
-    desk.patch(f"/v1/projects/{tenant.project_id}", {"description": "an entry in the audit log"})
-    entry = desk.all_of("/v1/audit", object_id=tenant.project_id)[0]
+def _ids_of(api: ApiClient, tenant: Tenant) -> dict[str, str]:
+    api.patch(f"/v1/projects/{tenant.project_id}", {"description": "an entry in the audit log"})
+    entry = api.all_of("/v1/audit", object_id=tenant.project_id)[0]
     return {
         "project_id": tenant.project_id,
         "environment_id": tenant.environment_id,
@@ -56,37 +56,37 @@ def _ids_of(desk: Desk, tenant: Tenant) -> dict[str, str]:
 
 
 @pytest.fixture(name="theirs")
-def _theirs(stranger: Desk, charlie: Tenant) -> dict[str, str]:
+def _theirs(stranger: ApiClient, charlie: Tenant) -> dict[str, str]:
     return _ids_of(stranger, charlie)
 
 
-def _are_unknown(routes: list[Route], desk: Desk, ids: dict[str, str]) -> None:
+def _are_unknown(routes: list[Route], api: ApiClient, ids: dict[str, str]) -> None:
     for route in routes:
         if route.names:
-            strange = all_it_says(route.ask(desk, ids))
+            strange = all_it_says(route.ask(api, ids))
             assert strange[0] == 404, route
-            assert strange == all_it_says(route.ask(desk)), route
+            assert strange == all_it_says(route.ask(api)), route
 
 
-def test_a_strangers_id_in_any_path_is_unknown(routes: list[Route], desk: Desk, theirs: dict[str, str]) -> None:
-    _are_unknown(routes, desk, theirs)
+def test_a_strangers_id_in_any_path_is_unknown(routes: list[Route], api: ApiClient, theirs: dict[str, str]) -> None:
+    _are_unknown(routes, api, theirs)
 
 
 def test_so_is_one_of_a_project_that_a_token_does_not_reach(
-    app: Flask, context: Context, routes: list[Route], desk: Desk, alice: Tenant
+    app: Flask, context: Context, routes: list[Route], api: ApiClient, alice: Tenant
 ) -> None:
-    other = desk.made("/v1/projects", {"name": "other"})["id"]
-    limited = desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(other,)))
+    other = api.made("/v1/projects", {"name": "other"})["id"]
+    limited = api_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(other,)))
 
-    _are_unknown(routes, limited, _ids_of(desk, alice))
+    _are_unknown(routes, limited, _ids_of(api, alice))
 
 
 def test_so_is_one_of_an_archived_project_but_for_what_is_history(
-    app: Flask, context: Context, routes: list[Route], desk: Desk, alice: Tenant
+    app: Flask, context: Context, routes: list[Route], api: ApiClient, alice: Tenant
 ) -> None:
-    limited = desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
-    ids = _ids_of(desk, alice)
-    desk.delete(f"/v1/projects/{alice.project_id}")
+    limited = api_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+    ids = _ids_of(api, alice)
+    api.delete(f"/v1/projects/{alice.project_id}")
     below = [route for route in routes if route.names & {"project_id", "environment_id", "source_id"}]
 
     history = ("usage", "restore")
@@ -95,29 +95,29 @@ def test_so_is_one_of_an_archived_project_but_for_what_is_history(
 
 
 def test_a_strangers_id_in_any_filter_shows_what_an_unknown_one_shows(
-    routes: list[Route], desk: Desk, alice: Tenant, theirs: dict[str, str]
+    routes: list[Route], api: ApiClient, alice: Tenant, theirs: dict[str, str]
 ) -> None:
     theirs = theirs | {"object_id": theirs["source_id"], "actor": theirs["token_id"]}
-    own = _ids_of(desk, alice)
+    own = _ids_of(api, alice)
     asked = 0
     for route in routes:
         for name in set(route.queries) & (set(UNKNOWN_IDS) | {"object_id", "actor"}):
             unknown_id = UNKNOWN_IDS.get(name, f"x_{UNKNOWN_ID}")
-            status, body, headers = all_it_says(route.ask(desk, own, query_string={name: theirs[name]}))
+            status, body, headers = all_it_says(route.ask(api, own, query_string={name: theirs[name]}))
             # A link repeats the caller's own query.
             headers = {each: value.replace(theirs[name], unknown_id) for each, value in headers.items()}
-            unknown = route.ask(desk, own, query_string={name: unknown_id})
+            unknown = route.ask(api, own, query_string={name: unknown_id})
             assert (status, body, headers) == all_it_says(unknown), (route, name)
             asked += 1
     assert asked >= 6
 
 
 def test_a_strangers_project_in_the_body_of_a_token_is_refused_like_an_unknown_one(
-    desk: Desk, alice: Tenant, theirs: dict[str, str]
+    api: ApiClient, alice: Tenant, theirs: dict[str, str]
 ) -> None:
     def refused(project_id: str) -> tuple[int, bytes, dict[str, str]]:
         body = {"role": "auditor", "project_ids": [alice.project_id, project_id]}
-        response = desk.post("/v1/tokens", body, headers={"X-Request-ID": "the-same-for-both"})
+        response = api.post("/v1/tokens", body, headers={"X-Request-ID": "the-same-for-both"})
         assert pointers_of(response) == {"/project_ids/1"}
         return all_it_says(response)
 
@@ -125,42 +125,42 @@ def test_a_strangers_project_in_the_body_of_a_token_is_refused_like_an_unknown_o
 
 
 def test_a_strangers_cursor_is_as_good_as_a_forged_one(
-    routes: list[Route], desk: Desk, stranger: Desk, alice: Tenant, charlie: Tenant, theirs: dict[str, str]
+    routes: list[Route], api: ApiClient, stranger: ApiClient, alice: Tenant, charlie: Tenant, theirs: dict[str, str]
 ) -> None:
     for n in range(2):
         stranger.made("/v1/projects", {"name": f"p{n}"})
         stranger.made(f"/v1/environments/{charlie.environment_id}/sources", {"name": f"s{n}", "type": "erp"})
         stranger.made("/v1/tokens", {"role": "auditor"})
-    own = _ids_of(desk, alice)
+    own = _ids_of(api, alice)
     seen = 0
     for route in routes:
         if "cursor" in route.queries:
             cursor = (route.ask(stranger, theirs, query_string={"limit": 1}).json or {}).get("next_cursor")
-            forged = all_it_says(route.ask(desk, own, query_string={"cursor": "forged"}))
+            forged = all_it_says(route.ask(api, own, query_string={"cursor": "forged"}))
             assert forged[0] == 422, route
             if cursor:
-                assert all_it_says(route.ask(desk, own, query_string={"cursor": cursor})) == forged, route
+                assert all_it_says(route.ask(api, own, query_string={"cursor": cursor})) == forged, route
                 seen += 1
     assert seen >= 4
 
 
 def test_a_cursor_of_a_token_with_more_reach_shows_no_more(
-    app: Flask, context: Context, desk: Desk, alice: Tenant, tenant: Callable[[], Tenant]
+    app: Flask, context: Context, api: ApiClient, alice: Tenant, tenant: Callable[[], Tenant]
 ) -> None:
-    limited = desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+    limited = api_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
     for n in range(3):
-        desk.made("/v1/projects", {"name": f"p{n}"})
-        desk.made("/v1/tokens", {"role": "auditor", "label": f"t{n}"})
+        api.made("/v1/projects", {"name": f"p{n}"})
+        api.made("/v1/tokens", {"role": "auditor", "label": f"t{n}"})
 
     for path in ("/v1/projects", "/v1/tokens", "/v1/sources", "/v1/audit"):
         mine = {each["id"] for each in limited.all_of(path)}
-        cursor = (desk.get(path, limit=1).json or {})["next_cursor"]
+        cursor = (api.get(path, limit=1).json or {})["next_cursor"]
         page = limited.get(path, **({"cursor": cursor} if cursor else {})).json or {}
         assert {each["id"] for each in page["data"]} <= mine, path
 
 
 def test_nothing_of_a_strangers_changes_whatever_is_tried(
-    routes: list[Route], desk: Desk, context: Context, charlie: Tenant, theirs: dict[str, str]
+    routes: list[Route], api: ApiClient, context: Context, charlie: Tenant, theirs: dict[str, str]
 ) -> None:
     def state() -> list[object]:
         with context.database.transaction(charlie.workspace_row) as session:
@@ -177,12 +177,12 @@ def test_nothing_of_a_strangers_changes_whatever_is_tried(
     before = state()
 
     for route in routes:
-        route.ask(desk, theirs)
+        route.ask(api, theirs)
 
     assert state() == before
 
 
-def test_a_strangers_objects_are_in_no_list(desk: Desk, alice: Tenant, theirs: dict[str, str]) -> None:
+def test_a_strangers_objects_are_in_no_list(api: ApiClient, alice: Tenant, theirs: dict[str, str]) -> None:
     paths = [
         "/v1/projects",
         "/v1/sources",
@@ -193,7 +193,7 @@ def test_a_strangers_objects_are_in_no_list(desk: Desk, alice: Tenant, theirs: d
         f"/v1/sources/{alice.source_id}/keys",
     ]
 
-    shown = {each["id"] for path in paths for each in desk.all_of(path)}
+    shown = {each["id"] for path in paths for each in api.all_of(path)}
 
     assert len(shown) == 5
     assert not shown & set(theirs.values())

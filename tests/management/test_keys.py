@@ -20,7 +20,7 @@ from app.management.keys.domain import NewKey, Rotation, issue_key, rotate_key
 from app.management.tokens.domain import NewToken, issue_token
 from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
-from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, at_once
+from tests.support.operating import MOMENT, UNKNOWN_ID, ApiClient, at_once
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import error_of, pointers_of, send
 from tests.support.waiting import wait_until
@@ -46,8 +46,8 @@ _SHOWN = {
 }
 
 
-def _issue(desk: Desk, tenant: Tenant, **chosen: Any) -> dict[str, Any]:
-    return desk.made(f"/v1/sources/{tenant.source_id}/keys", chosen)
+def _issue(api: ApiClient, tenant: Tenant, **chosen: Any) -> dict[str, Any]:
+    return api.made(f"/v1/sources/{tenant.source_id}/keys", chosen)
 
 
 def test_issuing_holds_no_connection_while_it_waits_for_argon2(
@@ -79,9 +79,9 @@ def test_issuing_holds_no_connection_while_it_waits_for_argon2(
 
 class TestIssue:
     def test_the_answer_alone_carries_the_key_and_the_key_works(
-        self, desk: Desk, client: FlaskClient, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, alice: Tenant
     ) -> None:
-        response = desk.post(f"/v1/sources/{alice.source_id}/keys", {"label": "till 1"})
+        response = api.post(f"/v1/sources/{alice.source_id}/keys", {"label": "till 1"})
 
         issued = response.json
         assert response.status_code == 201
@@ -89,23 +89,23 @@ class TestIssue:
         assert set(issued) == _SHOWN | {"key"}
         assert issued["key"].startswith(f"lrb_sk_{issued['id'].removeprefix('key_')}_")
         assert response.headers["Cache-Control"] == "no-store"
-        read = desk.get(response.headers["Location"])
+        read = api.get(response.headers["Location"])
         assert read.json == {name: value for name, value in issued.items() if name != "key"}
         assert read.headers["ETag"] == response.headers["ETag"]
         assert send(client, alice, key=issued["key"]).status_code == 201
 
-    def test_label_and_expiry_may_be_left_out(self, desk: Desk, alice: Tenant) -> None:
-        issued = _issue(desk, alice)
+    def test_label_and_expiry_may_be_left_out(self, api: ApiClient, alice: Tenant) -> None:
+        issued = _issue(api, alice)
 
         assert (issued["label"], issued["expires_at"]) == ("", None)
         assert (issued["revoked_at"], issued["last_used_at"]) == (None, None)
         assert (issued["first_used_at"], issued["last_addresses"]) == (None, [])
 
-    def test_who_has_nothing_to_choose_needs_no_body(self, desk: Desk, alice: Tenant) -> None:
-        assert desk.post(f"/v1/sources/{alice.source_id}/keys").status_code == 201
+    def test_who_has_nothing_to_choose_needs_no_body(self, api: ApiClient, alice: Tenant) -> None:
+        assert api.post(f"/v1/sources/{alice.source_id}/keys").status_code == 201
 
-    def test_only_a_hash_of_the_key_is_kept(self, desk: Desk, context: Context, alice: Tenant) -> None:
-        key = _issue(desk, alice)["key"]
+    def test_only_a_hash_of_the_key_is_kept(self, api: ApiClient, context: Context, alice: Tenant) -> None:
+        key = _issue(api, alice)["key"]
         secret = key.split("_")[3][:33]
 
         tables = ("source_keys", "audit_entries")
@@ -118,8 +118,8 @@ class TestIssue:
         assert not any(secret in row for row in kept)
 
     @pytest.mark.parametrize("moment", ["2099-01-31T12:00:00+02:00", "2099-01-31T10:00:00.000Z", "20990131T100000Z"])
-    def test_an_expiry_is_kept_in_utc(self, desk: Desk, alice: Tenant, moment: str) -> None:
-        assert _issue(desk, alice, expires_at=moment)["expires_at"] == "2099-01-31T10:00:00Z"
+    def test_an_expiry_is_kept_in_utc(self, api: ApiClient, alice: Tenant, moment: str) -> None:
+        assert _issue(api, alice, expires_at=moment)["expires_at"] == "2099-01-31T10:00:00Z"
 
     @pytest.mark.parametrize(
         "moment",
@@ -139,65 +139,65 @@ class TestIssue:
             {},
         ],
     )
-    def test_a_moment_that_is_past_or_unclear_is_refused(self, desk: Desk, alice: Tenant, moment: object) -> None:
-        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", {"expires_at": moment})
+    def test_a_moment_that_is_past_or_unclear_is_refused(self, api: ApiClient, alice: Tenant, moment: object) -> None:
+        refused = api.post(f"/v1/sources/{alice.source_id}/keys", {"expires_at": moment})
 
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/expires_at"}
 
-    def test_a_rate_limit_may_be_given_along(self, desk: Desk, alice: Tenant) -> None:
-        assert _issue(desk, alice)["events_per_second"] is None
-        assert _issue(desk, alice, events_per_second=5)["events_per_second"] == 5
+    def test_a_rate_limit_may_be_given_along(self, api: ApiClient, alice: Tenant) -> None:
+        assert _issue(api, alice)["events_per_second"] is None
+        assert _issue(api, alice, events_per_second=5)["events_per_second"] == 5
 
     @pytest.mark.parametrize("rate", [0, -1, 10_000_001, 10**30, 1.5, "10", "", True, [], {}])
-    def test_a_rate_limit_that_is_none_is_refused(self, desk: Desk, alice: Tenant, rate: object) -> None:
-        refused = desk.post(f"/v1/sources/{alice.source_id}/keys", {"events_per_second": rate})
+    def test_a_rate_limit_that_is_none_is_refused(self, api: ApiClient, alice: Tenant, rate: object) -> None:
+        refused = api.post(f"/v1/sources/{alice.source_id}/keys", {"events_per_second": rate})
 
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/events_per_second"}
 
     @pytest.mark.parametrize("written", ["1000.0", "1e3", "1000", "100000e-2"])
-    def test_a_whole_number_is_one_however_it_is_written(self, desk: Desk, alice: Tenant, written: str) -> None:
+    def test_a_whole_number_is_one_however_it_is_written(self, api: ApiClient, alice: Tenant, written: str) -> None:
         body = f'{{"events_per_second": {written}}}'
-        issued = desk.post(f"/v1/sources/{alice.source_id}/keys", data=body, content_type="application/json")
+        issued = api.post(f"/v1/sources/{alice.source_id}/keys", data=body, content_type="application/json")
 
         assert issued.status_code == 201
         assert issued.json is not None
         assert issued.json["events_per_second"] == 1000
 
     def test_a_disabled_source_may_get_a_key_which_stores_nothing_yet(
-        self, desk: Desk, client: FlaskClient, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, alice: Tenant
     ) -> None:
-        desk.post(f"/v1/sources/{alice.source_id}/disable")
+        api.post(f"/v1/sources/{alice.source_id}/disable")
 
-        key = _issue(desk, alice)["key"]
+        key = _issue(api, alice)["key"]
 
         assert error_of(send(client, alice, key=key))["code"] == "source_disabled"
 
 
 class TestList:
-    def test_it_holds_every_key_of_the_source_and_never_a_secret(self, desk: Desk, alice: Tenant) -> None:
-        newest = _issue(desk, alice)["id"]
-        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+    def test_it_holds_every_key_of_the_source_and_never_a_secret(self, api: ApiClient, alice: Tenant) -> None:
+        newest = _issue(api, alice)["id"]
+        api.post(f"/v1/keys/{alice.key_id}/revoke")
 
-        listed = desk.all_of(f"/v1/sources/{alice.source_id}/keys")
+        listed = api.all_of(f"/v1/sources/{alice.source_id}/keys")
 
         assert [key["id"] for key in listed] == [newest, alice.key_id]
         assert all(set(key) == _SHOWN for key in listed)
 
-    def test_another_sources_keys_are_not_in_it(self, desk: Desk, alice: Tenant) -> None:
-        other = desk.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "ERP", "type": "erp"})
+    def test_another_sources_keys_are_not_in_it(self, api: ApiClient, alice: Tenant) -> None:
+        other = api.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "ERP", "type": "erp"})
 
-        assert desk.all_of(f"/v1/sources/{other['id']}/keys") == []
+        assert api.all_of(f"/v1/sources/{other['id']}/keys") == []
 
 
 class TestChange:
-    def test_label_and_expiry_change_each_alone(self, desk: Desk, alice: Tenant) -> None:
+    def test_label_and_expiry_change_each_alone(self, api: ApiClient, alice: Tenant) -> None:
         path = f"/v1/keys/{alice.key_id}"
 
-        first = desk.patch(path, {"label": "till 1"}).json
-        second = desk.patch(path, {"expires_at": "2099-01-31T12:00:00Z"}).json
-        third = desk.patch(path, {"expires_at": None, "label": ""}).json
+        first = api.patch(path, {"label": "till 1"}).json
+        second = api.patch(path, {"expires_at": "2099-01-31T12:00:00Z"}).json
+        third = api.patch(path, {"expires_at": None, "label": ""}).json
 
         assert first is not None
         assert second is not None
@@ -207,15 +207,15 @@ class TestChange:
         assert (third["label"], third["expires_at"]) == ("", None)
 
     def test_the_rate_limit_changes_alone_and_goes_back_to_the_default(
-        self, desk: Desk, context: Context, alice: Tenant
+        self, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
         path = f"/v1/keys/{alice.key_id}"
-        desk.patch(path, {"label": "till 1"})
-        before = desk.get(path)
+        api.patch(path, {"label": "till 1"})
+        before = api.get(path)
 
-        limited = desk.patch(path, {"events_per_second": 100}, headers={"If-Match": before.headers["ETag"]})
-        late = desk.patch(path, {"events_per_second": 200}, headers={"If-Match": before.headers["ETag"]})
-        default = desk.patch(path, {"events_per_second": None})
+        limited = api.patch(path, {"events_per_second": 100}, headers={"If-Match": before.headers["ETag"]})
+        late = api.patch(path, {"events_per_second": 200}, headers={"If-Match": before.headers["ETag"]})
+        default = api.patch(path, {"events_per_second": None})
 
         assert limited.json is not None
         assert default.json is not None
@@ -227,19 +227,19 @@ class TestChange:
         assert [row.after for row in entries][-2:] == [{"events_per_second": 100}, {"events_per_second": None}]
 
     def test_an_expired_key_lives_again_if_its_operator_says_so(
-        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         execute(context, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
         assert send(client, alice).status_code == 401
 
         until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        assert desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": until}).status_code == 200
+        assert api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": until}).status_code == 200
 
         assert send(client, alice).status_code == 201
 
     @pytest.mark.parametrize("member", ["revoked_at", "key", "id", "last_used_at", "secret_hash", "source_id"])
-    def test_what_is_not_for_operators_to_set_is_refused(self, desk: Desk, alice: Tenant, member: str) -> None:
-        refused = desk.patch(f"/v1/keys/{alice.key_id}", {member: None})
+    def test_what_is_not_for_operators_to_set_is_refused(self, api: ApiClient, alice: Tenant, member: str) -> None:
+        refused = api.patch(f"/v1/keys/{alice.key_id}", {member: None})
 
         assert refused.status_code == 422
         assert pointers_of(refused) == {f"/{member}"}
@@ -247,50 +247,50 @@ class TestChange:
 
 class TestRevoke:
     def test_a_revoked_key_stores_nothing_from_that_answer_on(
-        self, desk: Desk, client: FlaskClient, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, alice: Tenant
     ) -> None:
         assert send(client, alice).status_code == 201
 
-        revoked = desk.post(f"/v1/keys/{alice.key_id}/revoke")
+        revoked = api.post(f"/v1/keys/{alice.key_id}/revoke")
 
         assert revoked.status_code == 200
         assert revoked.json is not None
         assert MOMENT.fullmatch(revoked.json["revoked_at"])
         assert send(client, alice).status_code == 401
 
-    def test_repeating_it_changes_nothing_more(self, desk: Desk, alice: Tenant) -> None:
-        responses = at_once([partial(desk.post, f"/v1/keys/{alice.key_id}/revoke")] * 4)
+    def test_repeating_it_changes_nothing_more(self, api: ApiClient, alice: Tenant) -> None:
+        responses = at_once([partial(api.post, f"/v1/keys/{alice.key_id}/revoke")] * 4)
 
         assert [each.status_code for each in responses] == [200] * 4
         assert len({each.data for each in responses}) == 1
         assert len({each.headers["ETag"] for each in responses}) == 1
 
-    def test_a_revoked_key_never_lives_again(self, desk: Desk, alice: Tenant) -> None:
-        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+    def test_a_revoked_key_never_lives_again(self, api: ApiClient, alice: Tenant) -> None:
+        api.post(f"/v1/keys/{alice.key_id}/revoke")
 
-        refused = desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": None})
+        refused = api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": None})
 
         assert refused.status_code == 409
         assert pointers_of(refused) == {"/expires_at"}
-        assert desk.patch(f"/v1/keys/{alice.key_id}", {"label": "leaked"}).status_code == 200
+        assert api.patch(f"/v1/keys/{alice.key_id}", {"label": "leaked"}).status_code == 200
 
-    def test_the_other_keys_of_the_source_live_on(self, desk: Desk, client: FlaskClient, alice: Tenant) -> None:
-        other = _issue(desk, alice)["key"]
+    def test_the_other_keys_of_the_source_live_on(self, api: ApiClient, client: FlaskClient, alice: Tenant) -> None:
+        other = _issue(api, alice)["key"]
 
-        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+        api.post(f"/v1/keys/{alice.key_id}/revoke")
 
         assert send(client, alice, key=other).status_code == 201
 
 
 def test_the_time_of_the_last_use_does_not_count_as_a_change(
-    desk: Desk, client: FlaskClient, context: Context, alice: Tenant
+    api: ApiClient, client: FlaskClient, context: Context, alice: Tenant
 ) -> None:
-    before = desk.get(f"/v1/keys/{alice.key_id}")
+    before = api.get(f"/v1/keys/{alice.key_id}")
     assert send(client, alice).status_code == 201
 
     fold_usage(context.database)
 
-    after = desk.get(f"/v1/keys/{alice.key_id}")
+    after = api.get(f"/v1/keys/{alice.key_id}")
     assert before.json is not None
     assert after.json is not None
     assert MOMENT.fullmatch(after.json["last_used_at"])
@@ -298,7 +298,7 @@ def test_the_time_of_the_last_use_does_not_count_as_a_change(
     assert after.headers["ETag"] == before.headers["ETag"]
 
 
-def test_an_unknown_key_is_not_found(desk: Desk) -> None:
-    assert desk.get(f"/v1/keys/key_{UNKNOWN_ID}").status_code == 404
-    assert desk.post(f"/v1/keys/key_{UNKNOWN_ID}/revoke").status_code == 404
-    assert desk.post(f"/v1/sources/src_{UNKNOWN_ID}/keys", {}).status_code == 404
+def test_an_unknown_key_is_not_found(api: ApiClient) -> None:
+    assert api.get(f"/v1/keys/key_{UNKNOWN_ID}").status_code == 404
+    assert api.post(f"/v1/keys/key_{UNKNOWN_ID}/revoke").status_code == 404
+    assert api.post(f"/v1/sources/src_{UNKNOWN_ID}/keys", {}).status_code == 404

@@ -18,7 +18,7 @@ from app.database.engine import TenantScope
 from app.factory import create_app
 from tests.support.databases import close
 from tests.support.live import LiveServer, live_server
-from tests.support.operating import Desk, at_once, colleague_of, desk_of
+from tests.support.operating import ApiClient, api_of, at_once, colleague_of
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, event_for, send
 from tests.support.servers import OUR_LOCKS
@@ -44,16 +44,16 @@ def _app_with(settings: Settings, credentials: Credentials) -> Iterator[MakeApp]
         close(app.extensions[EXTENSION].database)
 
 
-def _statuses(desk: Desk, requests: int) -> list[int]:
-    return [desk.get("/v1/workspace").status_code for _ in range(requests)]
+def _statuses(api: ApiClient, requests: int) -> list[int]:
+    return [api.get("/v1/workspace").status_code for _ in range(requests)]
 
 
 class TestRate:
     def test_a_token_above_its_rate_is_refused_with_retry_after(self, app_with: MakeApp, alice: Tenant) -> None:
-        desk = desk_of(app_with(management_token_requests_per_second=1), alice)
-        first = desk.get("/v1/workspace")
+        api = api_of(app_with(management_token_requests_per_second=1), alice)
+        first = api.get("/v1/workspace")
 
-        refused = [desk.get("/v1/workspace"), desk.post("/v1/projects", {"name": "x"})]
+        refused = [api.get("/v1/workspace"), api.post("/v1/projects", {"name": "x"})]
 
         assert first.headers["RateLimit-Policy"] == '"token";q=1;w=1'
         assert first.headers["RateLimit"] == '"token";r=0;t=1'
@@ -71,7 +71,7 @@ class TestRate:
         app = app_with(management_token_requests_per_second=3)
         bob = colleague_of(app, context, alice)
 
-        assert _statuses(desk_of(app, alice), 5)[-1] == 429
+        assert _statuses(api_of(app, alice), 5)[-1] == 429
         assert _statuses(bob, 1) == [200]
 
     def test_all_tokens_of_a_workspace_have_one_together_and_other_workspaces_have_theirs(
@@ -79,20 +79,20 @@ class TestRate:
     ) -> None:
         app = app_with(management_workspace_requests_per_second=3)
         bob = colleague_of(app, context, alice)
-        assert _statuses(desk_of(app, alice), 5)[-1] == 429
+        assert _statuses(api_of(app, alice), 5)[-1] == 429
 
         refused = bob.get("/v1/workspace")
 
         assert refused.status_code == 429
         assert error_of(refused)["message"].startswith("This workspace may send 3 requests per second")
-        assert _statuses(desk_of(app, charlie), 1) == [200]
+        assert _statuses(api_of(app, charlie), 1) == [200]
 
     def test_what_a_workspace_has_used_up_keeps_no_emergency_waiting(
         self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(management_workspace_requests_per_second=1)
         bob = colleague_of(app, context, alice)
-        assert _statuses(desk_of(app, alice), 3)[-1] == 429
+        assert _statuses(api_of(app, alice), 3)[-1] == 429
 
         emergency = [
             bob.post(f"/v1/sources/{alice.source_id}/disable"),
@@ -107,12 +107,12 @@ class TestRate:
         app = app_with(management_token_requests_per_second=1)
         forged = alice.token[:-1] + ("0" if alice.token[-1] != "0" else "1")
 
-        assert [Desk(app.test_client(), forged).get("/v1/workspace").status_code for _ in range(5)] == [401] * 5
-        assert desk_of(app, alice).get("/v1/workspace").status_code == 200
+        assert [ApiClient(app.test_client(), forged).get("/v1/workspace").status_code for _ in range(5)] == [401] * 5
+        assert api_of(app, alice).get("/v1/workspace").status_code == 200
 
     def test_it_takes_nothing_of_what_the_workspaces_keys_may_send(self, app_with: MakeApp, alice: Tenant) -> None:
         app = app_with(management_workspace_requests_per_second=1, workspace_events_per_second=2)
-        _statuses(desk_of(app, alice), 3)
+        _statuses(api_of(app, alice), 3)
 
         assert [send(app.test_client(), alice).status_code for _ in range(2)] == [201] * 2
 
@@ -122,14 +122,14 @@ class TestPool:
     def _all_that_management_has(self, app: Flask, tenants: tuple[Tenant, ...], context: Context) -> Iterator[None]:
         """Changes of these workspaces wait for a row, so many that they hold all connections that they may."""
         renames = [
-            (desk_of(app, tenant), f"/v1/projects/{tenant.project_id}", {"description": str(n)})
+            (api_of(app, tenant), f"/v1/projects/{tenant.project_id}", {"description": str(n)})
             for tenant in tenants
             for n in range(4)
         ]
         with ThreadPoolExecutor(len(renames)) as pool:
             with context.database.transaction(TenantScope.ALL) as session:
                 session.execute(text("SELECT 1 FROM projects FOR UPDATE"))
-                pending = [pool.submit(desk.patch, path, body) for desk, path, body in renames]
+                pending = [pool.submit(api.patch, path, body) for api, path, body in renames]
                 most = min(3, 2 * len(tenants))
                 wait_until(lambda: len(rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted")) >= most)
                 yield
@@ -141,8 +141,8 @@ class TestPool:
     ) -> None:
         app = app_with(database_pool_size=_POOL)
         client = app.test_client()
-        desk_of(app, alice).get("/v1/workspace")
-        desk_of(app, charlie).get("/v1/workspace")
+        api_of(app, alice).get("/v1/workspace")
+        api_of(app, charlie).get("/v1/workspace")
         batch = {"events": [event_for(charlie)]}
 
         with self._all_that_management_has(app, (alice, charlie), context):
@@ -163,10 +163,10 @@ class TestPool:
             with context.database.transaction(TenantScope.ALL) as session:
                 session.execute(text(waiting), {"id": alice.workspace_row})
                 path = f"/v1/projects/{alice.project_id}"
-                renames = [pool.submit(desk_of(app, alice).patch, path, {"name": f"n{n}"}) for n in range(8)]
+                renames = [pool.submit(api_of(app, alice).patch, path, {"name": f"n{n}"}) for n in range(8)]
                 wait_until(lambda: len(rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted")) >= 2)
 
-                assert desk_of(app, charlie).get("/v1/projects").status_code == 200
+                assert api_of(app, charlie).get("/v1/projects").status_code == 200
                 assert bob.post(f"/v1/keys/{alice.key_id}/revoke").status_code == 200
             statuses = {rename.result(timeout=20).status_code for rename in renames}
 
@@ -184,7 +184,7 @@ class TestPool:
             with context.database.transaction(TenantScope.ALL) as session:
                 session.execute(held, {"id": alice.workspace_row})
                 path = f"/v1/sources/{alice.source_id}/disable"
-                thefts = [pool.submit(desk_of(app, alice).post, path) for _ in range(8)]
+                thefts = [pool.submit(api_of(app, alice).post, path) for _ in range(8)]
                 wait_until(lambda: rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
                 wait_until(lambda: any(theft.done() for theft in thefts))  # no more of them may wait
 
@@ -195,10 +195,10 @@ class TestPool:
         self, app_with: MakeApp, context: Context, alice: Tenant
     ) -> None:
         app = app_with(database_pool_size=_POOL)
-        desk_of(app, alice).get("/v1/workspace")
+        api_of(app, alice).get("/v1/workspace")
 
         with self._all_that_management_has(app, (alice,), context):
-            refused = desk_of(app, alice).get("/v1/projects")
+            refused = api_of(app, alice).get("/v1/projects")
 
         assert refused.status_code == 503
         assert refused.headers["Retry-After"] == "1"
@@ -241,9 +241,9 @@ def test_64_keys_issued_at_once_refuse_no_batch_of_another_workspace(
 
 
 def test_many_at_once_on_one_object_are_all_answered(app_with: MakeApp, alice: Tenant) -> None:
-    desk = desk_of(app_with(database_pool_size=_POOL), alice)
+    api = api_of(app_with(database_pool_size=_POOL), alice)
     path = f"/v1/projects/{alice.project_id}"
 
-    answers = at_once([lambda n=n: desk.patch(path, {"description": f"{n}"}).status_code for n in range(20)])  # type: ignore[misc]
+    answers = at_once([lambda n=n: api.patch(path, {"description": f"{n}"}).status_code for n in range(20)])  # type: ignore[misc]
 
     assert answers == [200] * 20

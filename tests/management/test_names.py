@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.management.common.names import read_description, read_environment_name, read_label, read_name
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.sending import pointers_of
 
 _INVISIBLE = ["\0", "\a", "\n", "\t", "\x7f", "\x85", "\u200b", "\ufeff", "\u00ad", "\u2028", "\ue000", "\ud800"]
@@ -89,8 +89,8 @@ def test_a_description_holds_no_control_characters_but_line_breaks(character: st
 
 
 @pytest.mark.parametrize("name", ["", " a", "x" * 201, "a\tb", "a\u202eb", "\0", "\ud800", None, 1, 1.5, True, [], {}])
-def test_a_wrong_name_is_refused_over_http_with_its_place(desk: Desk, name: object) -> None:
-    refused = desk.post("/v1/projects", {"name": name, "description": "fine"})
+def test_a_wrong_name_is_refused_over_http_with_its_place(api: ApiClient, name: object) -> None:
+    refused = api.post("/v1/projects", {"name": name, "description": "fine"})
 
     assert refused.status_code == 422
     assert pointers_of(refused) == {"/name"}

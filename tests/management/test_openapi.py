@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant
 
 Operation = dict[str, Any]
@@ -91,7 +91,7 @@ def test_whatever_changes_one_object_takes_a_condition(operations: dict[str, Ope
 
 
 def test_every_body_has_an_example_that_the_api_takes(
-    desk: Desk, alice: Tenant, operations: dict[str, Operation]
+    api: ApiClient, alice: Tenant, operations: dict[str, Operation]
 ) -> None:
     ids = {
         "project_id": alice.project_id,
@@ -105,7 +105,7 @@ def test_every_body_has_an_example_that_the_api_takes(
     for name, operation in taking.items():
         method, _, path = name.partition(" ")
         example = operation["requestBody"]["content"]["application/json"]["example"]
-        assert desk.call(method, path.format(**ids), example).status_code in (200, 201), name
+        assert api.call(method, path.format(**ids), example).status_code in (200, 201), name
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:

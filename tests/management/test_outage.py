@@ -14,7 +14,7 @@ from app.factory import create_app
 from app.management.projects import domain as projects
 from tests.support.databases import close
 from tests.support.live import free_port
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant
 from tests.support.sending import error_of
 
@@ -29,9 +29,9 @@ def _lonely(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
 
 
 def test_without_a_database_everything_is_a_503_worth_repeating(lonely: Flask, alice: Tenant) -> None:
-    desk = Desk(lonely.test_client(), alice.token)
+    api = ApiClient(lonely.test_client(), alice.token)
 
-    for refused in (desk.get("/v1/projects"), desk.post("/v1/projects", {"name": "x"})):
+    for refused in (api.get("/v1/projects"), api.post("/v1/projects", {"name": "x"})):
         assert refused.status_code == 503
         assert refused.headers["Retry-After"] == "1"
         assert error_of(refused)["code"] == "storage_unavailable"
@@ -39,14 +39,14 @@ def test_without_a_database_everything_is_a_503_worth_repeating(lonely: Flask, a
 
 
 def test_a_commit_without_an_answer_says_that_its_outcome_is_unknown(
-    monkeypatch: pytest.MonkeyPatch, desk: Desk
+    monkeypatch: pytest.MonkeyPatch, api: ApiClient
 ) -> None:
     def lost(*_: object) -> None:
         raise OutcomeUnknown
 
     monkeypatch.setattr(projects, "create_project", lost)
 
-    refused = desk.post("/v1/projects", {"name": "x"})
+    refused = api.post("/v1/projects", {"name": "x"})
 
     assert refused.status_code == 503
     assert "Read before you repeat" in error_of(refused)["message"]

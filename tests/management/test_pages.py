@@ -12,7 +12,7 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.factory import create_app
 from tests.support.databases import SECRET_KEY, close
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant, execute
 from tests.support.sending import pointers_of
 
@@ -24,41 +24,41 @@ def _names(page: dict[str, Any] | None) -> list[str]:
 
 
 @pytest.fixture(name="path")
-def _path(desk: Desk, alice: Tenant) -> str:
+def _path(api: ApiClient, alice: Tenant) -> str:
     """The list of an environment with the sources a, b, c, d, e beside the first one, checkout."""
     path = f"/v1/environments/{alice.environment_id}/sources"
     for name in "abcde":
-        desk.made(path, {"name": name, "type": "erp"})
+        api.made(path, {"name": name, "type": "erp"})
     return path
 
 
-def test_pages_follow_one_another_to_the_end(desk: Desk, path: str) -> None:
-    first = desk.get(path, limit=4).json
+def test_pages_follow_one_another_to_the_end(api: ApiClient, path: str) -> None:
+    first = api.get(path, limit=4).json
     assert _names(first) == ["e", "d", "c", "b"]
     assert first is not None
 
-    last = desk.get(path, limit=4, cursor=first["next_cursor"]).json
+    last = api.get(path, limit=4, cursor=first["next_cursor"]).json
     assert _names(last) == ["a", "checkout"]
     assert last is not None
     assert last["next_cursor"] is None
 
 
-def test_a_page_that_is_exactly_full_and_the_last_has_no_cursor(desk: Desk, path: str) -> None:
-    page = desk.get(path, limit=6).json
+def test_a_page_that_is_exactly_full_and_the_last_has_no_cursor(api: ApiClient, path: str) -> None:
+    page = api.get(path, limit=6).json
 
     assert len(_names(page)) == 6
     assert page is not None
     assert page["next_cursor"] is None
 
 
-def test_what_is_added_meanwhile_neither_repeats_nor_hides_anything(desk: Desk, path: str) -> None:
+def test_what_is_added_meanwhile_neither_repeats_nor_hides_anything(api: ApiClient, path: str) -> None:
     seen: list[str] = []
     cursor: dict[str, str] = {}
     while True:
-        page = desk.get(path, limit=2, **cursor).json
+        page = api.get(path, limit=2, **cursor).json
         seen += _names(page)
         assert page is not None
-        desk.made(path, {"name": f"late {len(seen)}", "type": "erp"})
+        api.made(path, {"name": f"late {len(seen)}", "type": "erp"})
         if page["next_cursor"] is None:
             break
         cursor = {"cursor": page["next_cursor"]}
@@ -67,7 +67,7 @@ def test_what_is_added_meanwhile_neither_repeats_nor_hides_anything(desk: Desk, 
 
 
 def test_pages_are_in_order_of_time_whatever_the_numbers_of_the_rows(
-    desk: Desk, context: Context, alice: Tenant, path: str
+    api: ApiClient, context: Context, alice: Tenant, path: str
 ) -> None:
     execute(
         context,
@@ -80,7 +80,7 @@ def test_pages_are_in_order_of_time_whatever_the_numbers_of_the_rows(
     walked: list[str] = []
     cursor: dict[str, str] = {}
     while True:
-        page = desk.get(path, limit=1, **cursor).json
+        page = api.get(path, limit=1, **cursor).json
         walked += _names(page)
         assert page is not None
         if page["next_cursor"] is None:
@@ -90,30 +90,30 @@ def test_pages_are_in_order_of_time_whatever_the_numbers_of_the_rows(
     assert walked == in_order
 
 
-def test_the_walk_goes_on_though_the_row_that_the_cursor_names_was_archived(desk: Desk, path: str) -> None:
-    page = desk.get(path, limit=2).json
+def test_the_walk_goes_on_though_the_row_that_the_cursor_names_was_archived(api: ApiClient, path: str) -> None:
+    page = api.get(path, limit=2).json
     assert page is not None
 
-    desk.delete(f"/v1/sources/{page['data'][-1]['id']}")
+    api.delete(f"/v1/sources/{page['data'][-1]['id']}")
 
-    assert _names(desk.get(path, limit=2, cursor=page["next_cursor"]).json) == ["c", "b"]
+    assert _names(api.get(path, limit=2, cursor=page["next_cursor"]).json) == ["c", "b"]
 
 
-def test_a_list_without_a_limit_shows_fifty(desk: Desk, alice: Tenant) -> None:
+def test_a_list_without_a_limit_shows_fifty(api: ApiClient, alice: Tenant) -> None:
     for n in range(51):
-        desk.made(f"/v1/projects/{alice.project_id}/environments", {"name": f"e{n}"})
+        api.made(f"/v1/projects/{alice.project_id}/environments", {"name": f"e{n}"})
 
-    page = desk.get(f"/v1/projects/{alice.project_id}/environments").json
+    page = api.get(f"/v1/projects/{alice.project_id}/environments").json
 
     assert len(_names(page)) == 50
-    assert len(desk.all_of(f"/v1/projects/{alice.project_id}/environments", limit=200)) == 52
+    assert len(api.all_of(f"/v1/projects/{alice.project_id}/environments", limit=200)) == 52
 
 
 @pytest.mark.parametrize(
     "limit", ["0", "-1", "201", "1000", "9" * 5_000, "", " 5", "+5", "1_0", "5.0", "1e2", "٣", "null", "\0"]
 )
-def test_a_limit_that_is_not_a_number_from_1_to_200_is_refused(desk: Desk, limit: str) -> None:
-    refused = desk.get("/v1/projects", limit=limit)
+def test_a_limit_that_is_not_a_number_from_1_to_200_is_refused(api: ApiClient, limit: str) -> None:
+    refused = api.get("/v1/projects", limit=limit)
 
     assert refused.status_code == 422
     assert pointers_of(refused) == {"/limit"}
@@ -121,52 +121,52 @@ def test_a_limit_that_is_not_a_number_from_1_to_200_is_refused(desk: Desk, limit
 
 class TestCursor:
     @pytest.fixture(name="cursor")
-    def _cursor(self, desk: Desk, path: str) -> str:
-        page = desk.get(path, limit=2).json
+    def _cursor(self, api: ApiClient, path: str) -> str:
+        page = api.get(path, limit=2).json
         assert page is not None
         return str(page["next_cursor"])
 
-    def _refused(self, desk: Desk, path: str, cursor: str, **query: str) -> bool:
-        response = desk.get(path, cursor=cursor, **query)
+    def _refused(self, api: ApiClient, path: str, cursor: str, **query: str) -> bool:
+        response = api.get(path, cursor=cursor, **query)
         assert response.status_code in (200, 422)
         return response.status_code == 422 and pointers_of(response) == {"/cursor"}
 
-    def test_it_opens_the_list_it_came_from(self, desk: Desk, bob: Desk, path: str, cursor: str) -> None:
-        assert not self._refused(desk, path, cursor)
+    def test_it_opens_the_list_it_came_from(self, api: ApiClient, bob: ApiClient, path: str, cursor: str) -> None:
+        assert not self._refused(api, path, cursor)
         assert not self._refused(bob, path, cursor)
 
-    def test_it_opens_no_other_list(self, desk: Desk, alice: Tenant, path: str, cursor: str) -> None:
+    def test_it_opens_no_other_list(self, api: ApiClient, alice: Tenant, path: str, cursor: str) -> None:
         others = ["/v1/projects", "/v1/sources", f"/v1/projects/{alice.project_id}/environments"]
 
-        assert all(self._refused(desk, other, cursor) for other in others)
+        assert all(self._refused(api, other, cursor) for other in others)
 
-    def test_it_opens_no_list_with_other_filters(self, desk: Desk, path: str) -> None:
-        page = desk.get("/v1/sources", limit=1, type="erp").json
+    def test_it_opens_no_list_with_other_filters(self, api: ApiClient, path: str) -> None:
+        page = api.get("/v1/sources", limit=1, type="erp").json
         assert page is not None
         cursor = page["next_cursor"]
 
-        assert not self._refused(desk, "/v1/sources", cursor, type="erp")
-        assert self._refused(desk, "/v1/sources", cursor)
-        assert self._refused(desk, "/v1/sources", cursor, type="erp", status="enabled")
+        assert not self._refused(api, "/v1/sources", cursor, type="erp")
+        assert self._refused(api, "/v1/sources", cursor)
+        assert self._refused(api, "/v1/sources", cursor, type="erp", status="enabled")
 
-    def test_it_opens_nothing_in_another_workspace(self, stranger: Desk, desk: Desk, path: str) -> None:
-        page = desk.get("/v1/sources", limit=1).json
+    def test_it_opens_nothing_in_another_workspace(self, stranger: ApiClient, api: ApiClient, path: str) -> None:
+        page = api.get("/v1/sources", limit=1).json
         assert page is not None
 
         assert self._refused(stranger, "/v1/sources", page["next_cursor"])
 
     @pytest.mark.parametrize("forged", ["", "x", "\0", "é", "a" * 10_000, "WyJzcmMiXQ.x", ".eJw.x.y", "null"])
-    def test_a_forged_one_is_refused(self, desk: Desk, path: str, forged: str) -> None:
-        assert self._refused(desk, path, forged)
+    def test_a_forged_one_is_refused(self, api: ApiClient, path: str, forged: str) -> None:
+        assert self._refused(api, path, forged)
 
-    def test_a_changed_one_is_refused(self, desk: Desk, path: str, cursor: str) -> None:
+    def test_a_changed_one_is_refused(self, api: ApiClient, path: str, cursor: str) -> None:
         payload, _, signature = cursor.rpartition(".")
 
-        assert self._refused(desk, path, f"{payload[:-1]}.{signature}")
-        assert self._refused(desk, path, f"{payload}.{signature[:-2]}")
-        assert self._refused(desk, path, payload)
+        assert self._refused(api, path, f"{payload[:-1]}.{signature}")
+        assert self._refused(api, path, f"{payload}.{signature[:-2]}")
+        assert self._refused(api, path, payload)
 
-    def test_it_holds_nothing_but_the_public_id_of_the_last_row(self, desk: Desk, path: str, cursor: str) -> None:
+    def test_it_holds_nothing_but_the_public_id_of_the_last_row(self, api: ApiClient, path: str, cursor: str) -> None:
         assert len(cursor) < 100
 
 
@@ -180,14 +180,14 @@ class TestRotation:
         close(app.extensions[EXTENSION].database)
 
     def test_a_cursor_signed_with_an_older_secret_still_opens_its_list(
-        self, rotated: Flask, desk: Desk, alice: Tenant, path: str
+        self, rotated: Flask, api: ApiClient, alice: Tenant, path: str
     ) -> None:
-        old = desk.get(path, limit=2).json
+        old = api.get(path, limit=2).json
         assert old is not None
-        newer = Desk(rotated.test_client(), alice.token)
+        newer = ApiClient(rotated.test_client(), alice.token)
 
         page = newer.get(path, limit=2, cursor=old["next_cursor"])
 
         assert _names(page.json) == ["c", "b"]
         assert page.json is not None
-        assert desk.get(path, limit=2, cursor=page.json["next_cursor"]).status_code == 422
+        assert api.get(path, limit=2, cursor=page.json["next_cursor"]).status_code == 422

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from app.context import Context
 from app.database.advisory_locks import exclude_parents
 from app.database.engine import TenantScope
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant, rows
 from tests.support.servers import OUR_LOCKS
 from tests.support.waiting import wait_until
@@ -28,7 +28,7 @@ _WAITING = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND mode = 'ShareLo
     ],
 )
 def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
-    context: Context, desk: Desk, alice: Tenant, child: str, parent: str
+    context: Context, api: ApiClient, alice: Tenant, child: str, parent: str
 ) -> None:
     path, body = {
         "environment": (f"/v1/projects/{alice.project_id}/environments", {"name": "late"}),
@@ -41,6 +41,6 @@ def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
         with context.database.transaction(TenantScope.ALL) as session:
             exclude_parents(session, alice.workspace_row)  # as what archives does
             session.execute(archive, {"id": alice.workspace_row})
-            pending = pool.submit(desk.post, path, body)
+            pending = pool.submit(api.post, path, body)
             wait_until(lambda: pending.done() or rows(context, _WAITING))
         assert pending.result(timeout=10).status_code == 404

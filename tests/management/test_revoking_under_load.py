@@ -12,7 +12,7 @@ import pytest
 from app.config import Settings
 from app.context import Context
 from tests.support.live import LiveServer, live_server
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant, rows
 from tests.support.waiting import wait_until
 
@@ -57,7 +57,7 @@ def _count(context: Context, tenant: Tenant) -> int:
 
 
 def test_a_stolen_token_is_revoked_while_it_issues_keys_and_issues_none_after_that(
-    server: LiveServer, context: Context, bob: Desk, alice: Tenant
+    server: LiveServer, context: Context, bob: ApiClient, alice: Tenant
 ) -> None:
     colleague = {"Authorization": f"Bearer {bob.token}"}
     with _Thief(server, alice).at_work() as loops:
@@ -74,7 +74,7 @@ def test_a_stolen_token_is_revoked_while_it_issues_keys_and_issues_none_after_th
 
 @pytest.mark.parametrize("what", ["disable a source", "archive a source", "archive a project"])
 def test_what_gets_children_all_the_time_can_be_taken_out_of_use(
-    server: LiveServer, context: Context, bob: Desk, alice: Tenant, what: str
+    server: LiveServer, context: Context, bob: ApiClient, alice: Tenant, what: str
 ) -> None:
     method, path = {
         "disable a source": ("POST", f"/v1/sources/{alice.source_id}/disable"),

@@ -16,7 +16,7 @@ from app.database.advisory_locks import workspace_lock
 from app.database.engine import TenantScope
 from app.management.workspace.domain import set_workspace_status
 from app.models import WorkspaceStatus
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant, rows
 from tests.support.sending import send
 from tests.support.servers import OUR_LOCKS
@@ -51,22 +51,22 @@ def _waits(context: Context, tenant: Tenant, act: Callable[[], object]) -> None:
 
 
 @pytest.fixture(name="taking")
-def _taking(desk: Desk, alice: Tenant) -> dict[str, Call]:
+def _taking(api: ApiClient, alice: Tenant) -> dict[str, Call]:
     """What takes a right away, the gentle first."""
     soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
     key, source = f"/v1/keys/{alice.key_id}", f"/v1/sources/{alice.source_id}"
     return {
-        "an earlier expiry": partial(desk.patch, key, {"expires_at": soon}),
-        "fewer networks": partial(desk.patch, key, {"allowed_networks": ["127.0.0.0/8"]}),
-        "fewer event types": partial(desk.patch, key, {"allowed_event_types": ["payment.*"]}),
-        "fewer origins": partial(desk.patch, key, {"allowed_origins": ["https://shop.example"]}),
-        "a rotation without grace": partial(desk.post, f"{key}/rotate", {"grace_seconds": 0}),
-        "a new environment name": partial(desk.patch, f"/v1/environments/{alice.environment_id}", {"name": "live"}),
-        "disabling": partial(desk.post, f"{source}/disable"),
-        "revoking": partial(desk.post, f"{key}/revoke"),
-        "archiving a source": partial(desk.delete, source),
-        "archiving an environment": partial(desk.delete, f"/v1/environments/{alice.environment_id}"),
-        "archiving a project": partial(desk.delete, f"/v1/projects/{alice.project_id}"),
+        "an earlier expiry": partial(api.patch, key, {"expires_at": soon}),
+        "fewer networks": partial(api.patch, key, {"allowed_networks": ["127.0.0.0/8"]}),
+        "fewer event types": partial(api.patch, key, {"allowed_event_types": ["payment.*"]}),
+        "fewer origins": partial(api.patch, key, {"allowed_origins": ["https://shop.example"]}),
+        "a rotation without grace": partial(api.post, f"{key}/rotate", {"grace_seconds": 0}),
+        "a new environment name": partial(api.patch, f"/v1/environments/{alice.environment_id}", {"name": "live"}),
+        "disabling": partial(api.post, f"{source}/disable"),
+        "revoking": partial(api.post, f"{key}/revoke"),
+        "archiving a source": partial(api.delete, source),
+        "archiving an environment": partial(api.delete, f"/v1/environments/{alice.environment_id}"),
+        "archiving a project": partial(api.delete, f"/v1/projects/{alice.project_id}"),
     }
 
 
@@ -132,22 +132,22 @@ def test_suspending_a_workspace_waits_for_the_events_under_way(context: Context,
     )
 
 
-def test_what_takes_no_right_away_waits_for_no_lock(context: Context, desk: Desk, alice: Tenant) -> None:
+def test_what_takes_no_right_away_waits_for_no_lock(context: Context, api: ApiClient, alice: Tenant) -> None:
     with _event_under_way(context, alice):
         answers = [
-            desk.post("/v1/projects", {"name": "New"}),
-            desk.patch(f"/v1/environments/{alice.environment_id}", {"description": "New"}),
-            desk.patch(f"/v1/sources/{alice.source_id}", {"name": "New"}),
-            desk.post(f"/v1/sources/{alice.source_id}/enable"),
-            desk.post(f"/v1/sources/{alice.source_id}/keys", {}),
-            desk.patch(f"/v1/keys/{alice.key_id}", {"label": "New"}),
+            api.post("/v1/projects", {"name": "New"}),
+            api.patch(f"/v1/environments/{alice.environment_id}", {"description": "New"}),
+            api.patch(f"/v1/sources/{alice.source_id}", {"name": "New"}),
+            api.post(f"/v1/sources/{alice.source_id}/enable"),
+            api.post(f"/v1/sources/{alice.source_id}/keys", {}),
+            api.patch(f"/v1/keys/{alice.key_id}", {"label": "New"}),
         ]
 
     assert [each.status_code for each in answers] == [201, 200, 200, 200, 201, 200]
 
 
 def test_one_workspaces_events_keep_no_other_waiting(
-    context: Context, stranger: Desk, alice: Tenant, charlie: Tenant
+    context: Context, stranger: ApiClient, alice: Tenant, charlie: Tenant
 ) -> None:
     with _event_under_way(context, alice):
         assert stranger.post(f"/v1/keys/{charlie.key_id}/revoke").status_code == 200

@@ -12,7 +12,7 @@ from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
 from app.models import Base
 from tests.support.every_route import UNKNOWN_IDS, Route, every_route
-from tests.support.operating import Desk, at_once, desk_with
+from tests.support.operating import ApiClient, api_with, at_once
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, send
 
@@ -22,9 +22,9 @@ def _routes(app: Flask) -> list[Route]:
     return every_route(app)
 
 
-@pytest.fixture(name="desks")
-def _desks(app: Flask, context: Context, alice: Tenant) -> dict[Role, Desk]:
-    return {role: desk_with(app, context, alice, NewToken(role=role)) for role in Role}
+@pytest.fixture(name="apis")
+def _apis(app: Flask, context: Context, alice: Tenant) -> dict[Role, ApiClient]:
+    return {role: api_with(app, context, alice, NewToken(role=role)) for role in Role}
 
 
 def _ids_of(tenant: Tenant) -> dict[str, str]:
@@ -45,14 +45,14 @@ def test_each_role_may_do_what_those_before_it_may() -> None:
 
 
 def test_every_operation_is_closed_below_its_role_and_open_from_there_on(
-    routes: list[Route], desks: dict[Role, Desk]
+    routes: list[Route], apis: dict[Role, ApiClient]
 ) -> None:
     """Asked for an unknown object, so that nothing changes and each role meets the same."""
     for route in routes:
         if route.operation.method != "GET" and not route.names and route.operation.role is not Role.AUDITOR:
             continue  # would make something: the test below tries them
-        for role, desk in desks.items():
-            response = route.ask(desk)
+        for role, api in apis.items():
+            response = route.ask(api)
             is_refused = response.status_code == 403
             assert is_refused is not role.includes(route.operation.role), (route, role)
             if is_refused:
@@ -61,16 +61,16 @@ def test_every_operation_is_closed_below_its_role_and_open_from_there_on(
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_so_are_those_that_make_something(routes: list[Route], desks: dict[Role, Desk], role: Role) -> None:
+def test_so_are_those_that_make_something(routes: list[Route], apis: dict[Role, ApiClient], role: Role) -> None:
     making = [route for route in routes if route.operation.method != "GET" and not route.names]
     assert len(making) >= 3
     for route in making:
         expected = (200, 201) if role.includes(route.operation.role) else (403,)
-        assert route.ask(desks[role]).status_code in expected, route
+        assert route.ask(apis[role]).status_code in expected, route
 
 
 def test_an_auditor_reads_everything_and_changes_nothing(
-    routes: list[Route], desks: dict[Role, Desk], context: Context, alice: Tenant
+    routes: list[Route], apis: dict[Role, ApiClient], context: Context, alice: Tenant
 ) -> None:
     def state() -> dict[str, Any]:
         with context.database.transaction(alice.workspace_row) as session:
@@ -82,29 +82,29 @@ def test_an_auditor_reads_everything_and_changes_nothing(
                 for table in Base.metadata.tables
             }
 
-    desks[Role.AUDITOR].get("/v1/workspace")
+    apis[Role.AUDITOR].get("/v1/workspace")
     before = state()
 
     for route in routes:
         key = {"Idempotency-Key": "auditor", "If-Match": "*"}
-        response = route.ask(desks[Role.AUDITOR], _ids_of(alice), headers=key)
+        response = route.ask(apis[Role.AUDITOR], _ids_of(alice), headers=key)
         assert response.status_code in ((200, 404) if route.operation.method == "GET" else (403,)), route
 
     assert state() == before
 
 
-def test_the_role_is_read_at_every_request(app: Flask, context: Context, desk: Desk, alice: Tenant) -> None:
-    assert desk.post("/v1/projects", {"name": "a"}).status_code == 201
+def test_the_role_is_read_at_every_request(app: Flask, context: Context, api: ApiClient, alice: Tenant) -> None:
+    assert api.post("/v1/projects", {"name": "a"}).status_code == 201
 
     with context.database.transaction(alice.workspace_row) as session:
         session.connection().exec_driver_sql("UPDATE management_tokens SET role = 'auditor'")
 
-    assert desk.post("/v1/projects", {"name": "b"}).status_code == 403
-    assert desk.get("/v1/projects").status_code == 200
+    assert api.post("/v1/projects", {"name": "b"}).status_code == 403
+    assert api.get("/v1/projects").status_code == 200
 
 
-def test_the_scope_is_judged_before_the_body_and_the_object(desks: dict[Role, Desk]) -> None:
-    auditor = desks[Role.AUDITOR]
+def test_the_scope_is_judged_before_the_body_and_the_object(apis: dict[Role, ApiClient]) -> None:
+    auditor = apis[Role.AUDITOR]
 
     assert auditor.post("/v1/projects", {"nonsense": 1}).status_code == 403
     assert auditor.call("POST", "/v1/projects", data=b"{", content_type="text/plain").status_code == 403
@@ -116,31 +116,31 @@ class TestSomeProjects:
     """A token that is limited to one project of two."""
 
     @pytest.fixture(name="limited")
-    def _limited(self, app: Flask, context: Context, alice: Tenant, desk: Desk) -> Desk:
-        desk.made("/v1/projects", {"name": "other"})
-        return desk_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
+    def _limited(self, app: Flask, context: Context, alice: Tenant, api: ApiClient) -> ApiClient:
+        api.made("/v1/projects", {"name": "other"})
+        return api_with(app, context, alice, NewToken(role=Role.OWNER, project_ids=(alice.project_id,)))
 
-    def test_may_do_all_of_its_role_within_it(self, limited: Desk, alice: Tenant) -> None:
-        lane = limited.made(f"/v1/projects/{alice.project_id}/environments", {"name": "qa"})["id"]
-        source = limited.made(f"/v1/environments/{lane}/sources", {"name": "x", "type": "erp"})["id"]
+    def test_may_do_all_of_its_role_within_it(self, limited: ApiClient, alice: Tenant) -> None:
+        environment = limited.made(f"/v1/projects/{alice.project_id}/environments", {"name": "qa"})["id"]
+        source = limited.made(f"/v1/environments/{environment}/sources", {"name": "x", "type": "erp"})["id"]
         limited.made(f"/v1/sources/{source}/keys", {})
         assert limited.patch(f"/v1/projects/{alice.project_id}", {"name": "mine"}).status_code == 200
         assert limited.delete(f"/v1/projects/{alice.project_id}").status_code == 204
 
-    def test_may_not_touch_what_belongs_to_all(self, routes: list[Route], limited: Desk, alice: Tenant) -> None:
+    def test_may_not_touch_what_belongs_to_all(self, routes: list[Route], limited: ApiClient, alice: Tenant) -> None:
         whole = [route for route in routes if route.operation.is_for_whole_workspace]
         assert {"POST /v1/projects", "PATCH /v1/workspace"} <= {str(route) for route in whole}
         for route in whole:
             assert error_of(route.ask(limited, _ids_of(alice)))["code"] == "insufficient_scope", route
 
-    def test_sees_its_project_alone_in_every_list(self, desk: Desk, limited: Desk, alice: Tenant) -> None:
+    def test_sees_its_project_alone_in_every_list(self, api: ApiClient, limited: ApiClient, alice: Tenant) -> None:
         assert [each["id"] for each in limited.all_of("/v1/projects")] == [alice.project_id]
-        assert len(desk.all_of("/v1/projects")) == 2
+        assert len(api.all_of("/v1/projects")) == 2
 
     def test_sees_nothing_once_its_project_is_archived_and_may_do_nothing(
-        self, desk: Desk, limited: Desk, alice: Tenant
+        self, api: ApiClient, limited: ApiClient, alice: Tenant
     ) -> None:
-        desk.delete(f"/v1/projects/{alice.project_id}")
+        api.delete(f"/v1/projects/{alice.project_id}")
 
         assert limited.all_of("/v1/projects") == limited.all_of("/v1/sources") == []
         assert limited.get(f"/v1/projects/{alice.project_id}").status_code == 404
@@ -150,20 +150,20 @@ class TestSomeProjects:
 
 class TestAtOnce:
     def test_of_twenty_changes_of_one_state_one_wins_and_the_others_are_refused(
-        self, desk: Desk, alice: Tenant
+        self, api: ApiClient, alice: Tenant
     ) -> None:
         for path in (f"/v1/sources/{alice.source_id}", f"/v1/keys/{alice.key_id}", "/v1/workspace"):
-            seen = desk.get(path).headers["ETag"]
+            seen = api.get(path).headers["ETag"]
             field = "label" if "keys" in path else "name"
 
             def change(n: int, path: str = path, field: str = field, seen: str = seen) -> int:
-                return desk.patch(path, {field: f"n{n}"}, headers={"If-Match": seen}).status_code
+                return api.patch(path, {field: f"n{n}"}, headers={"If-Match": seen}).status_code
 
             calls: list[Callable[[], int]] = [lambda n=n, change=change: change(n) for n in range(20)]  # type: ignore[misc]
             assert sorted(at_once(calls)) == [200] + [412] * 19, path
 
     def test_suspension_stops_events_at_once_and_leaves_the_management_api(
-        self, app: Flask, desk: Desk, context: Context, alice: Tenant
+        self, app: Flask, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
         client = app.test_client()
         assert send(client, alice).status_code == 201
@@ -187,7 +187,7 @@ class TestAtOnce:
         at_once([suspend, *[keep_sending] * 4])
 
         assert stored_after == [403] * 4
-        assert (desk.get("/v1/workspace").json or {})["status"] == "suspended"
-        assert desk.patch("/v1/workspace", {"name": "still ours"}).status_code == 200
+        assert (api.get("/v1/workspace").json or {})["status"] == "suspended"
+        assert api.patch("/v1/workspace", {"name": "still ours"}).status_code == 200
         assert error_of(send(client, alice))["code"] == "workspace_suspended"
         assert len(rows(context, "SELECT 1 FROM workspaces WHERE id = :id", id=alice.workspace_row)) == 1

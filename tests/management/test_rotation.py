@@ -12,7 +12,7 @@ from app.context import Context
 from app.maintenance.key_life import mark_expired_keys
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
-from tests.support.operating import UNKNOWN_ID, Desk, at_once, desk_with
+from tests.support.operating import UNKNOWN_ID, ApiClient, api_with, at_once
 from tests.support.people import Tenant, events_of, execute, rows
 from tests.support.sending import error_of, event_for, pointers_of, send
 
@@ -25,12 +25,12 @@ _CHOSEN = {
 }
 
 
-def _rotate(desk: Desk, key_id: str, **chosen: Any) -> dict[str, Any]:
-    return desk.made(f"/v1/keys/{key_id}/rotate", chosen)
+def _rotate(api: ApiClient, key_id: str, **chosen: Any) -> dict[str, Any]:
+    return api.made(f"/v1/keys/{key_id}/rotate", chosen)
 
 
-def _read(desk: Desk, key_id: str) -> dict[str, Any]:
-    read = desk.get(f"/v1/keys/{key_id}").json
+def _read(api: ApiClient, key_id: str) -> dict[str, Any]:
+    read = api.get(f"/v1/keys/{key_id}").json
     assert isinstance(read, dict)
     return read
 
@@ -40,10 +40,10 @@ def _until(moment: str) -> timedelta:
 
 
 class TestSuccessor:
-    def test_it_inherits_everything_the_end_included(self, desk: Desk, alice: Tenant) -> None:
-        old = desk.made(f"/v1/sources/{alice.source_id}/keys", _CHOSEN | {"expires_at": "2099-01-31T12:00:00Z"})
+    def test_it_inherits_everything_the_end_included(self, api: ApiClient, alice: Tenant) -> None:
+        old = api.made(f"/v1/sources/{alice.source_id}/keys", _CHOSEN | {"expires_at": "2099-01-31T12:00:00Z"})
 
-        response = desk.post(f"/v1/keys/{old['id']}/rotate")
+        response = api.post(f"/v1/keys/{old['id']}/rotate")
 
         new = response.json
         assert response.status_code == 201
@@ -53,20 +53,20 @@ class TestSuccessor:
         assert new["key"].startswith(f"lrb_sk_{new['id'].removeprefix('key_')}_")
         assert response.headers["Location"] == f"/v1/keys/{new['id']}"
         assert response.headers["Cache-Control"] == "no-store"
-        assert _read(desk, new["id"]) == {name: value for name, value in new.items() if name != "key"}
+        assert _read(api, new["id"]) == {name: value for name, value in new.items() if name != "key"}
 
-    def test_it_may_be_given_another_end_or_none(self, desk: Desk, alice: Tenant) -> None:
-        later = _rotate(desk, alice.key_id, expires_at="2099-01-31T12:00:00Z")
+    def test_it_may_be_given_another_end_or_none(self, api: ApiClient, alice: Tenant) -> None:
+        later = _rotate(api, alice.key_id, expires_at="2099-01-31T12:00:00Z")
 
         assert later["expires_at"] == "2099-01-31T12:00:00Z"
-        assert _rotate(desk, later["id"], expires_at=None)["expires_at"] is None
+        assert _rotate(api, later["id"], expires_at=None)["expires_at"] is None
 
-    def test_each_names_the_other(self, desk: Desk, alice: Tenant) -> None:
-        second = _rotate(desk, alice.key_id)["id"]
-        third = _rotate(desk, second)["id"]
+    def test_each_names_the_other(self, api: ApiClient, alice: Tenant) -> None:
+        second = _rotate(api, alice.key_id)["id"]
+        third = _rotate(api, second)["id"]
 
-        chain = [(key["replaces"], key["replaced_by"]) for key in (_read(desk, it) for it in (alice.key_id, second))]
-        listed = desk.all_of(f"/v1/sources/{alice.source_id}/keys")
+        chain = [(key["replaces"], key["replaced_by"]) for key in (_read(api, it) for it in (alice.key_id, second))]
+        listed = api.all_of(f"/v1/sources/{alice.source_id}/keys")
 
         assert chain == [(None, second), (alice.key_id, third)]
         assert [(key["id"], key["replaces"]) for key in listed] == [
@@ -76,62 +76,66 @@ class TestSuccessor:
         ]
 
     def test_it_can_be_rotated_limited_and_revoked_like_any_key(
-        self, desk: Desk, client: FlaskClient, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, alice: Tenant
     ) -> None:
-        new = _rotate(desk, alice.key_id)
+        new = _rotate(api, alice.key_id)
 
-        desk.patch(f"/v1/keys/{new['id']}", {"allowed_event_types": ["other"]})
+        api.patch(f"/v1/keys/{new['id']}", {"allowed_event_types": ["other"]})
         assert error_of(send(client, alice, key=new["key"]))["code"] == "event_type_not_allowed"
-        desk.post(f"/v1/keys/{new['id']}/revoke")
+        api.post(f"/v1/keys/{new['id']}/revoke")
         assert send(client, alice, key=new["key"]).status_code == 401
         assert send(client, alice).status_code == 201
 
 
 class TestGrace:
-    def test_both_keys_work_during_it(self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant) -> None:
-        new = _rotate(desk, alice.key_id, grace_seconds=60)
+    def test_both_keys_work_during_it(
+        self, api: ApiClient, client: FlaskClient, context: Context, alice: Tenant
+    ) -> None:
+        new = _rotate(api, alice.key_id, grace_seconds=60)
 
         assert send(client, alice).status_code == 201
         assert send(client, alice, key=new["key"]).status_code == 201
         assert len(events_of(context, alice)) == 2
 
     @pytest.mark.parametrize(("chosen", "seconds"), [({}, 86_400), ({"grace_seconds": 3600}, 3600)])
-    def test_the_old_key_ends_with_it(self, desk: Desk, alice: Tenant, chosen: dict[str, int], seconds: int) -> None:
-        _rotate(desk, alice.key_id, **chosen)
+    def test_the_old_key_ends_with_it(
+        self, api: ApiClient, alice: Tenant, chosen: dict[str, int], seconds: int
+    ) -> None:
+        _rotate(api, alice.key_id, **chosen)
 
-        remaining = _until(_read(desk, alice.key_id)["expires_at"])
+        remaining = _until(_read(api, alice.key_id)["expires_at"])
         assert timedelta(seconds=seconds - 30) < remaining <= timedelta(seconds=seconds)
 
     def test_after_it_the_old_key_is_refused(
-        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
-        new = _rotate(desk, alice.key_id, grace_seconds=60)
+        new = _rotate(api, alice.key_id, grace_seconds=60)
         execute(context, "UPDATE source_keys SET expires_at = now() - interval '1 ms' WHERE id = :id", id=alice.key_row)
 
         assert send(client, alice).status_code == 401
         assert send(client, alice, key=new["key"]).status_code == 201
 
-    def test_it_never_lasts_longer_than_the_old_key_would_have(self, desk: Desk, alice: Tenant) -> None:
+    def test_it_never_lasts_longer_than_the_old_key_would_have(self, api: ApiClient, alice: Tenant) -> None:
         ends = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0).isoformat().replace("+00:00", "Z")
-        desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": ends})
+        api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": ends})
 
-        _rotate(desk, alice.key_id, grace_seconds=7200)
+        _rotate(api, alice.key_id, grace_seconds=7200)
 
-        assert _read(desk, alice.key_id)["expires_at"] == ends
+        assert _read(api, alice.key_id)["expires_at"] == ends
 
     def test_without_one_the_old_key_is_refused_from_that_answer_on(
-        self, desk: Desk, client: FlaskClient, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, alice: Tenant
     ) -> None:
-        new = _rotate(desk, alice.key_id, grace_seconds=0)
+        new = _rotate(api, alice.key_id, grace_seconds=0)
 
         assert send(client, alice).status_code == 401
         assert send(client, alice, key=new["key"]).status_code == 201
 
     def test_without_one_it_stays_refused_whatever_becomes_of_the_clock(
-        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         """As after a failover, a moment later, to a server whose clock is an hour behind."""
-        _rotate(desk, alice.key_id, grace_seconds=0)
+        _rotate(api, alice.key_id, grace_seconds=0)
         later = "expires_at = expires_at + interval '1 hour', expired_at = expired_at + interval '1 hour'"
         execute(context, f"UPDATE source_keys SET {later} WHERE id = :id", id=alice.key_row)
 
@@ -139,33 +143,33 @@ class TestGrace:
         assert events_of(context, alice) == []
 
     def test_without_one_its_end_has_the_one_entry_that_each_expiry_has(
-        self, desk: Desk, context: Context, alice: Tenant
+        self, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
-        _rotate(desk, alice.key_id, grace_seconds=0)
+        _rotate(api, alice.key_id, grace_seconds=0)
         mark_expired_keys(context.database, now=datetime.now(UTC) + timedelta(minutes=1))
 
-        (entry,) = desk.all_of("/v1/audit", object_id=alice.key_id, action="source_key.expire")
+        (entry,) = api.all_of("/v1/audit", object_id=alice.key_id, action="source_key.expire")
         assert entry["before"] == {"expired_at": None}
-        assert entry["after"] == {"expired_at": _read(desk, alice.key_id)["expires_at"]}
+        assert entry["after"] == {"expired_at": _read(api, alice.key_id)["expires_at"]}
 
     @pytest.mark.parametrize("grace", [-1, 2_592_001, 1.5, "60", None, True, [], 10**30])
-    def test_what_is_none_is_refused(self, desk: Desk, alice: Tenant, grace: object) -> None:
-        refused = desk.post(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": grace})
+    def test_what_is_none_is_refused(self, api: ApiClient, alice: Tenant, grace: object) -> None:
+        refused = api.post(f"/v1/keys/{alice.key_id}/rotate", {"grace_seconds": grace})
 
         assert refused.status_code == 422
         assert pointers_of(refused) == {"/grace_seconds"}
 
-    def test_its_bounds_are_taken(self, desk: Desk, alice: Tenant) -> None:
-        new = _rotate(desk, alice.key_id, grace_seconds=2_592_000)
+    def test_its_bounds_are_taken(self, api: ApiClient, alice: Tenant) -> None:
+        new = _rotate(api, alice.key_id, grace_seconds=2_592_000)
 
-        _rotate(desk, new["id"], grace_seconds=0)
+        _rotate(api, new["id"], grace_seconds=0)
 
     def test_a_retry_with_the_new_key_is_answered_from_the_record_of_the_old_one(
-        self, desk: Desk, client: FlaskClient, context: Context, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, context: Context, alice: Tenant
     ) -> None:
         event = event_for(alice, event_id="e")
         first = send(client, alice, event, idempotency_key="k")
-        new = _rotate(desk, alice.key_id, grace_seconds=0)
+        new = _rotate(api, alice.key_id, grace_seconds=0)
 
         retried = send(client, alice, event, key=new["key"], idempotency_key="k")
 
@@ -175,43 +179,43 @@ class TestGrace:
 
     @pytest.mark.parametrize("grace", [0, 3600])
     def test_the_old_key_cannot_be_given_a_later_end(
-        self, desk: Desk, client: FlaskClient, alice: Tenant, grace: int
+        self, api: ApiClient, client: FlaskClient, alice: Tenant, grace: int
     ) -> None:
-        new = _rotate(desk, alice.key_id, grace_seconds=grace)
-        ends = _read(desk, alice.key_id)["expires_at"]
+        new = _rotate(api, alice.key_id, grace_seconds=grace)
+        ends = _read(api, alice.key_id)["expires_at"]
 
-        refused = [
-            desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": end}) for end in (None, "2099-01-31T12:00:00Z")
-        ]
+        refused = [api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": end}) for end in (None, "2099-01-31T12:00:00Z")]
 
         assert [each.status_code for each in refused] == [409] * 2
         for each in refused:
             assert pointers_of(each) == {"/expires_at"}
             assert new["id"] in error_of(each)["message"]
-        assert _read(desk, alice.key_id)["expires_at"] == ends
+        assert _read(api, alice.key_id)["expires_at"] == ends
         assert send(client, alice).status_code == (201 if grace else 401)
 
-    def test_it_can_be_made_shorter_and_other_things_of_the_old_key_changed(self, desk: Desk, alice: Tenant) -> None:
-        _rotate(desk, alice.key_id, grace_seconds=3600)
+    def test_it_can_be_made_shorter_and_other_things_of_the_old_key_changed(
+        self, api: ApiClient, alice: Tenant
+    ) -> None:
+        _rotate(api, alice.key_id, grace_seconds=3600)
         sooner = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0).isoformat().replace("+00:00", "Z")
 
-        changed = desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": sooner, "label": "old"}).json or {}
+        changed = api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": sooner, "label": "old"}).json or {}
 
         assert (changed["expires_at"], changed["label"]) == (sooner, "old")
 
 
 class TestRefusal:
-    def test_a_key_is_rotated_once_and_the_answer_names_its_successor(self, desk: Desk, alice: Tenant) -> None:
-        new = _rotate(desk, alice.key_id, grace_seconds=0)["id"]
+    def test_a_key_is_rotated_once_and_the_answer_names_its_successor(self, api: ApiClient, alice: Tenant) -> None:
+        new = _rotate(api, alice.key_id, grace_seconds=0)["id"]
 
-        refused = desk.post(f"/v1/keys/{alice.key_id}/rotate")
+        refused = api.post(f"/v1/keys/{alice.key_id}/rotate")
 
         assert refused.status_code == 409
         assert error_of(refused)["code"] == "conflict"
         assert new in error_of(refused)["message"]
 
-    def test_of_many_at_once_one_wins(self, desk: Desk, context: Context, alice: Tenant) -> None:
-        responses = at_once([partial(desk.post, f"/v1/keys/{alice.key_id}/rotate")] * 6)
+    def test_of_many_at_once_one_wins(self, api: ApiClient, context: Context, alice: Tenant) -> None:
+        responses = at_once([partial(api.post, f"/v1/keys/{alice.key_id}/rotate")] * 6)
 
         assert sorted(each.status_code for each in responses) == [201] + [409] * 5
         (won,) = [each.json for each in responses if each.status_code == 201]
@@ -219,29 +223,29 @@ class TestRefusal:
         assert all(won["id"] in each.text for each in responses)
         assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
 
-    def test_a_revoked_key_has_no_successor(self, desk: Desk, context: Context, alice: Tenant) -> None:
-        desk.post(f"/v1/keys/{alice.key_id}/revoke")
+    def test_a_revoked_key_has_no_successor(self, api: ApiClient, context: Context, alice: Tenant) -> None:
+        api.post(f"/v1/keys/{alice.key_id}/revoke")
 
-        assert desk.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
+        assert api.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
         assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 1
 
-    def test_an_expired_key_has_no_successor(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_an_expired_key_has_no_successor(self, api: ApiClient, context: Context, alice: Tenant) -> None:
         execute(context, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
 
-        assert desk.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
+        assert api.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 409
 
-    def test_a_key_that_has_changed_meanwhile_is_not_rotated(self, desk: Desk, alice: Tenant) -> None:
-        seen = desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
-        desk.patch(f"/v1/keys/{alice.key_id}", {"label": "other"})
+    def test_a_key_that_has_changed_meanwhile_is_not_rotated(self, api: ApiClient, alice: Tenant) -> None:
+        seen = api.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
+        api.patch(f"/v1/keys/{alice.key_id}", {"label": "other"})
 
-        refused = desk.post(f"/v1/keys/{alice.key_id}/rotate", headers={"If-Match": seen})
+        refused = api.post(f"/v1/keys/{alice.key_id}/rotate", headers={"If-Match": seen})
 
         assert refused.status_code == 412
 
     def test_strangers_and_readers_rotate_nothing(
-        self, app: Flask, context: Context, stranger: Desk, alice: Tenant
+        self, app: Flask, context: Context, stranger: ApiClient, alice: Tenant
     ) -> None:
-        auditor = desk_with(app, context, alice, NewToken(role=Role.AUDITOR))
+        auditor = api_with(app, context, alice, NewToken(role=Role.AUDITOR))
 
         assert stranger.post(f"/v1/keys/{alice.key_id}/rotate").status_code == 404
         assert stranger.post(f"/v1/keys/key_{UNKNOWN_ID}/rotate").status_code == 404
@@ -250,10 +254,10 @@ class TestRefusal:
 
 
 def test_a_rotation_that_is_repeated_under_its_key_issues_no_second_successor(
-    desk: Desk, context: Context, alice: Tenant
+    api: ApiClient, context: Context, alice: Tenant
 ) -> None:
     def rotate() -> Any:
-        return desk.post(f"/v1/keys/{alice.key_id}/rotate", {}, headers={"Idempotency-Key": "k"})
+        return api.post(f"/v1/keys/{alice.key_id}/rotate", {}, headers={"Idempotency-Key": "k"})
 
     first, second = rotate(), rotate()
 
@@ -263,11 +267,11 @@ def test_a_rotation_that_is_repeated_under_its_key_issues_no_second_successor(
     assert len(rows(context, "SELECT 1 FROM source_keys WHERE source_id = :id", id=alice.source_row)) == 2
 
 
-def test_the_audit_log_has_entries_of_both_keys_and_no_secret(desk: Desk, context: Context, alice: Tenant) -> None:
-    desk.patch(f"/v1/keys/{alice.key_id}", {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()})
-    etag = desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
+def test_the_audit_log_has_entries_of_both_keys_and_no_secret(api: ApiClient, context: Context, alice: Tenant) -> None:
+    api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()})
+    etag = api.get(f"/v1/keys/{alice.key_id}").headers["ETag"]
 
-    new = _rotate(desk, alice.key_id)
+    new = _rotate(api, alice.key_id)
 
     entries = rows(
         context,
@@ -282,43 +286,43 @@ def test_the_audit_log_has_entries_of_both_keys_and_no_secret(desk: Desk, contex
     assert by_action["source_key.issue"].after["replaces"] == alice.key_id
     assert new["key"].split("_")[3][:33] not in str(entries)
     # Its end stayed as it was, and it is another state all the same.
-    assert desk.get(f"/v1/keys/{alice.key_id}").headers["ETag"] != etag
+    assert api.get(f"/v1/keys/{alice.key_id}").headers["ETag"] != etag
 
 
 class TestFirstKey:
     def test_a_source_may_be_created_with_a_key_that_works(
-        self, desk: Desk, client: FlaskClient, alice: Tenant
+        self, api: ApiClient, client: FlaskClient, alice: Tenant
     ) -> None:
-        source = desk.made(
+        source = api.made(
             f"/v1/environments/{alice.environment_id}/sources",
             {"name": "Shop", "type": "website", "key": {"label": "first", "allowed_event_types": ["payment.*"]}},
         )
 
         key = source["key"]
         assert (key["source_id"], key["label"], key["allowed_event_types"]) == (source["id"], "first", ["payment.*"])
-        assert _read(desk, key["id"]) == {name: value for name, value in key.items() if name != "key"}
+        assert _read(api, key["id"]) == {name: value for name, value in key.items() if name != "key"}
         sent = send(client, alice, event_for(alice, source_id=source["id"]), key=key["key"])
         assert sent.status_code == 201
 
     @pytest.mark.parametrize("key", [{}, {"key": None}])
-    def test_who_wants_none_gets_none(self, desk: Desk, alice: Tenant, key: dict[str, None]) -> None:
-        source = desk.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "x", "type": "erp"} | key)
+    def test_who_wants_none_gets_none(self, api: ApiClient, alice: Tenant, key: dict[str, None]) -> None:
+        source = api.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "x", "type": "erp"} | key)
 
         assert "key" not in source
-        assert desk.all_of(f"/v1/sources/{source['id']}/keys") == []
+        assert api.all_of(f"/v1/sources/{source['id']}/keys") == []
 
-    def test_an_empty_key_is_one_with_nothing_chosen(self, desk: Desk, alice: Tenant) -> None:
-        source = desk.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "x", "type": "erp", "key": {}})
+    def test_an_empty_key_is_one_with_nothing_chosen(self, api: ApiClient, alice: Tenant) -> None:
+        source = api.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "x", "type": "erp", "key": {}})
 
         assert source["key"]["label"] == ""
 
     def test_what_is_wrong_with_the_key_is_by_action_by_its_place_and_nothing_is_made(
-        self, desk: Desk, alice: Tenant
+        self, api: ApiClient, alice: Tenant
     ) -> None:
         path = f"/v1/environments/{alice.environment_id}/sources"
 
         refused = [
-            desk.post(path, {"name": "x", "type": "erp", "key": key})
+            api.post(path, {"name": "x", "type": "erp", "key": key})
             for key in ({"lable": "x"}, {"allowed_origins": ["https://a.example"]}, {"allowed_networks": ["x"]}, 1)
         ]
 
@@ -328,25 +332,25 @@ class TestFirstKey:
             {"/key/allowed_event_types"},
             {"/key/allowed_networks/0"},
         ]
-        assert [source["id"] for source in desk.all_of(path)] == [alice.source_id]
+        assert [source["id"] for source in api.all_of(path)] == [alice.source_id]
 
-    def test_a_name_that_is_taken_issues_no_key(self, desk: Desk, context: Context, alice: Tenant) -> None:
-        refused = desk.post(
+    def test_a_name_that_is_taken_issues_no_key(self, api: ApiClient, context: Context, alice: Tenant) -> None:
+        refused = api.post(
             f"/v1/environments/{alice.environment_id}/sources", {"name": "checkout", "type": "erp", "key": {}}
         )
 
         assert refused.status_code == 409
         assert len(rows(context, "SELECT 1 FROM source_keys WHERE workspace_id = :id", id=alice.workspace_row)) == 1
 
-    def test_repeated_under_its_idempotency_key_it_is_made_once(self, desk: Desk, alice: Tenant) -> None:
+    def test_repeated_under_its_idempotency_key_it_is_made_once(self, api: ApiClient, alice: Tenant) -> None:
         path = f"/v1/environments/{alice.environment_id}/sources"
 
         def create(**key: Any) -> Any:
             body = {"name": "Shop", "type": "website"} | key
-            return desk.post(path, body, headers={"Idempotency-Key": f"k{bool(key)}"})
+            return api.post(path, body, headers={"Idempotency-Key": f"k{bool(key)}"})
 
         with_key = [create(key={}) for _ in range(2)]
-        desk.delete(f"/v1/sources/{with_key[0].json['id']}")
+        api.delete(f"/v1/sources/{with_key[0].json['id']}")
         without = [create() for _ in range(2)]
 
         assert [each.status_code for each in with_key] == [201, 409]

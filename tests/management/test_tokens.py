@@ -21,7 +21,7 @@ from app.management.common.token_validity import hold_validity
 from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken, issue_token, revoke_token
 from tests.support.live import LiveServer
-from tests.support.operating import MOMENT, UNKNOWN_ID, Desk, at_once, desk_with
+from tests.support.operating import MOMENT, UNKNOWN_ID, ApiClient, api_with, at_once
 from tests.support.people import Tenant, execute, rows
 from tests.support.sending import PATH as INGEST
 from tests.support.sending import error_of, event_for, pointers_of
@@ -29,21 +29,21 @@ from tests.support.servers import OUR_LOCKS
 from tests.support.waiting import wait_until
 
 PATH = "/v1/tokens"
-Issue = Callable[..., Desk]
+Issue = Callable[..., ApiClient]
 
 
 @pytest.fixture(name="issued")
 def _issued(app: Flask, context: Context, alice: Tenant) -> Issue:
-    """A desk with a token of Alice's workspace."""
-    return lambda role, **more: desk_with(app, context, alice, NewToken(role=role, **more))
+    """A client with a token of Alice's workspace."""
+    return lambda role, **more: api_with(app, context, alice, NewToken(role=role, **more))
 
 
 def _operator(context: Context, tenant: Tenant) -> Operator:
     return authenticate(f"Bearer {tenant.token}", context.credentials, context.database)
 
 
-def _id_of(desk: Desk) -> str:
-    return f"tok_{desk.token.split('_')[2]}"
+def _id_of(api: ApiClient) -> str:
+    return f"tok_{api.token.split('_')[2]}"
 
 
 def _in(hours: float) -> str:
@@ -51,9 +51,9 @@ def _in(hours: float) -> str:
 
 
 class TestIssuing:
-    def test_shows_the_token_this_once(self, desk: Desk, alice: Tenant) -> None:
+    def test_shows_the_token_this_once(self, api: ApiClient, alice: Tenant) -> None:
         body = {"label": "CI", "role": "developer", "project_ids": [alice.project_id], "expires_at": _in(1)}
-        response = desk.post(PATH, body)
+        response = api.post(PATH, body)
         made = response.json or {}
 
         token = made.pop("token")
@@ -61,15 +61,15 @@ class TestIssuing:
         assert response.headers["Location"] == f"{PATH}/{made['id']}"
         assert (made["label"], made["role"], made["project_ids"]) == ("CI", "developer", [alice.project_id])
         assert made["revoked_at"] is made["last_used_at"] is None
-        for shown in (desk.get(f"{PATH}/{made['id']}"), desk.get(PATH)):
+        for shown in (api.get(f"{PATH}/{made['id']}"), api.get(PATH)):
             assert token not in shown.text
             assert "secret" not in shown.text
-        assert desk.get(f"{PATH}/{made['id']}").json == made
+        assert api.get(f"{PATH}/{made['id']}").json == made
 
-    def test_opens_with_its_role_in_its_projects(self, app: Flask, desk: Desk, alice: Tenant) -> None:
-        other = desk.made("/v1/projects", {"name": "other"})["id"]
-        token = desk.made(PATH, {"role": "developer", "project_ids": [other]})["token"]
-        mine = Desk(app.test_client(), token)
+    def test_opens_with_its_role_in_its_projects(self, app: Flask, api: ApiClient, alice: Tenant) -> None:
+        other = api.made("/v1/projects", {"name": "other"})["id"]
+        token = api.made(PATH, {"role": "developer", "project_ids": [other]})["token"]
+        mine = ApiClient(app.test_client(), token)
 
         assert [each["id"] for each in mine.all_of("/v1/projects")] == [other]
         assert mine.get(f"/v1/projects/{alice.project_id}").status_code == 404
@@ -82,8 +82,8 @@ class TestIssuing:
 
         assert response.status_code == (201 if issuer.includes(role) else 403)
 
-    def test_never_with_more_projects(self, desk: Desk, issued: Issue, alice: Tenant) -> None:
-        other = desk.made("/v1/projects", {"name": "other"})["id"]
+    def test_never_with_more_projects(self, api: ApiClient, issued: Issue, alice: Tenant) -> None:
+        other = api.made("/v1/projects", {"name": "other"})["id"]
         limited = issued(Role.OWNER, project_ids=(alice.project_id,))
 
         for whole in ({"role": "auditor"}, {"role": "auditor", "project_ids": None}):
@@ -104,13 +104,13 @@ class TestIssuing:
         assert ending.post(PATH, {"role": "auditor", "expires_at": _in(0.5)}).status_code == 201
 
     def test_never_for_projects_that_are_a_strangers_archived_or_unknown(
-        self, desk: Desk, alice: Tenant, charlie: Tenant
+        self, api: ApiClient, alice: Tenant, charlie: Tenant
     ) -> None:
-        archived = desk.made("/v1/projects", {"name": "gone"})["id"]
-        desk.delete(f"/v1/projects/{archived}")
+        archived = api.made("/v1/projects", {"name": "gone"})["id"]
+        api.delete(f"/v1/projects/{archived}")
         wanted = [charlie.project_id, archived, alice.project_id, f"prj_{UNKNOWN_ID}"]
 
-        refused = desk.post(PATH, {"role": "auditor", "project_ids": wanted})
+        refused = api.post(PATH, {"role": "auditor", "project_ids": wanted})
 
         details = error_of(refused)["details"]
         assert [each["pointer"] for each in details] == ["/project_ids/0", "/project_ids/1", "/project_ids/3"]
@@ -130,30 +130,30 @@ class TestIssuing:
             ({"role": "auditor", "workspace_id": "ws_x"}, "/workspace_id"),
         ],
     )
-    def test_refuses_what_is_wrong_by_its_place(self, desk: Desk, body: dict[str, Any], pointer: str) -> None:
-        assert pointers_of(desk.post(PATH, body)) == {pointer}
+    def test_refuses_what_is_wrong_by_its_place(self, api: ApiClient, body: dict[str, Any], pointer: str) -> None:
+        assert pointers_of(api.post(PATH, body)) == {pointer}
 
-    def test_takes_a_project_that_is_named_twice_once(self, desk: Desk, alice: Tenant) -> None:
-        made = desk.made(PATH, {"role": "auditor", "project_ids": [alice.project_id] * 2})
+    def test_takes_a_project_that_is_named_twice_once(self, api: ApiClient, alice: Tenant) -> None:
+        made = api.made(PATH, {"role": "auditor", "project_ids": [alice.project_id] * 2})
 
         assert made["project_ids"] == [alice.project_id]
 
-    def test_names_its_projects_in_the_order_in_which_they_were_given(self, desk: Desk, alice: Tenant) -> None:
-        newer = desk.made("/v1/projects", {"name": "newer"})["id"]
-        made = desk.made(PATH, {"role": "auditor", "project_ids": [newer, alice.project_id]})
+    def test_names_its_projects_in_the_order_in_which_they_were_given(self, api: ApiClient, alice: Tenant) -> None:
+        newer = api.made("/v1/projects", {"name": "newer"})["id"]
+        made = api.made(PATH, {"role": "auditor", "project_ids": [newer, alice.project_id]})
 
-        read = desk.get(f"{PATH}/{made['id']}").json or {}
+        read = api.get(f"{PATH}/{made['id']}").json or {}
 
         assert made["project_ids"] == read["project_ids"] == [newer, alice.project_id]
 
     def test_and_archiving_its_project_never_leave_a_token_for_an_archived_one(
-        self, desk: Desk, context: Context, alice: Tenant
+        self, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
         """They meet at the project's row: the second one sees what the first has done."""
-        project = desk.made("/v1/projects", {"name": "short"})["id"]
+        project = api.made("/v1/projects", {"name": "short"})["id"]
         body = {"role": "auditor", "project_ids": [project]}
 
-        archived, issued = at_once([lambda: desk.delete(f"/v1/projects/{project}"), lambda: desk.post(PATH, body)])
+        archived, issued = at_once([lambda: api.delete(f"/v1/projects/{project}"), lambda: api.post(PATH, body)])
 
         assert archived.status_code == 204
         if issued.status_code == 201:
@@ -166,9 +166,9 @@ class TestIssuing:
 
 class TestSeeing:
     def test_a_token_for_some_projects_sees_those_that_reach_no_further(
-        self, desk: Desk, issued: Issue, alice: Tenant
+        self, api: ApiClient, issued: Issue, alice: Tenant
     ) -> None:
-        other = desk.made("/v1/projects", {"name": "other"})["id"]
+        other = api.made("/v1/projects", {"name": "other"})["id"]
         limited = issued(Role.ADMIN, project_ids=(alice.project_id,))
         peer = issued(Role.AUDITOR, project_ids=(alice.project_id,))
         wide = issued(Role.AUDITOR, project_ids=(alice.project_id, other))
@@ -180,11 +180,13 @@ class TestSeeing:
             assert limited.post(f"{PATH}/{hidden}/revoke").status_code == 404
         assert limited.post(f"{PATH}/{_id_of(peer)}/revoke").status_code == 200
 
-    def test_a_token_outlives_its_project_and_still_names_it(self, desk: Desk, issued: Issue, alice: Tenant) -> None:
+    def test_a_token_outlives_its_project_and_still_names_it(
+        self, api: ApiClient, issued: Issue, alice: Tenant
+    ) -> None:
         limited = issued(Role.AUDITOR, project_ids=(alice.project_id,))
-        desk.delete(f"/v1/projects/{alice.project_id}")
+        api.delete(f"/v1/projects/{alice.project_id}")
 
-        assert (desk.get(f"{PATH}/{_id_of(limited)}").json or {})["project_ids"] == [alice.project_id]
+        assert (api.get(f"{PATH}/{_id_of(limited)}").json or {})["project_ids"] == [alice.project_id]
         assert limited.get("/v1/workspace").status_code == 200
 
 
@@ -192,22 +194,22 @@ class TestFilters:
     _SOON = "UPDATE management_tokens SET expires_at = now() + interval '5 days' WHERE public_id = :id"
 
     @staticmethod
-    def _ids(desk: Desk, **query: Any) -> list[str]:
-        return [each["id"] for each in desk.all_of(PATH, limit=1, **query)]
+    def _ids(api: ApiClient, **query: Any) -> list[str]:
+        return [each["id"] for each in api.all_of(PATH, limit=1, **query)]
 
     @pytest.fixture(name="each")
-    def _each(self, desk: Desk, context: Context) -> dict[str, str]:
+    def _each(self, api: ApiClient, context: Context) -> dict[str, str]:
         """A token of each state and one that ends soon; Alice's own is active."""
-        made = {name: desk.made(PATH, {"role": "auditor"})["id"] for name in ("endless", "soon", "expired", "revoked")}
+        made = {name: api.made(PATH, {"role": "auditor"})["id"] for name in ("endless", "soon", "expired", "revoked")}
         execute(context, self._SOON, id=made["soon"])
         over = "UPDATE management_tokens SET expires_at = now() WHERE public_id = :id"
         execute(context, over, id=made["expired"])
         execute(context, over, id=made["revoked"])
-        desk.post(f"{PATH}/{made['revoked']}/revoke")
+        api.post(f"{PATH}/{made['revoked']}/revoke")
         return made
 
-    def test_active_expired_and_revoked_divide_them(self, desk: Desk, alice: Tenant, each: dict[str, str]) -> None:
-        found = {state: self._ids(desk, state=state) for state in ("active", "expired", "revoked")}
+    def test_active_expired_and_revoked_divide_them(self, api: ApiClient, alice: Tenant, each: dict[str, str]) -> None:
+        found = {state: self._ids(api, state=state) for state in ("active", "expired", "revoked")}
 
         assert found == {
             "active": [each["soon"], each["endless"], alice.token_id],
@@ -216,20 +218,20 @@ class TestFilters:
         }
         for state, ids in found.items():
             for token_id in ids:
-                assert (desk.get(f"{PATH}/{token_id}").json or {})["state"] == state
-        assert {token["id"]: token["state"] for token in desk.all_of(PATH)} == {
+                assert (api.get(f"{PATH}/{token_id}").json or {})["state"] == state
+        assert {token["id"]: token["state"] for token in api.all_of(PATH)} == {
             token_id: state for state, ids in found.items() for token_id in ids
         }
 
     def test_those_that_end_soon_can_be_found_in_time(
-        self, desk: Desk, stranger: Desk, issued: Issue, each: dict[str, str], alice: Tenant
+        self, api: ApiClient, stranger: ApiClient, issued: Issue, each: dict[str, str], alice: Tenant
     ) -> None:
         narrow = issued(Role.AUDITOR, project_ids=(alice.project_id,))
 
-        assert self._ids(desk, expires_within_days=5) == self._ids(desk, expires_within_days=5, state="active")
-        assert self._ids(desk, expires_within_days=5) == [each["soon"]]
-        assert self._ids(desk, expires_within_days=4) == []
-        assert self._ids(desk, expires_within_days=5, state="expired") == []
+        assert self._ids(api, expires_within_days=5) == self._ids(api, expires_within_days=5, state="active")
+        assert self._ids(api, expires_within_days=5) == [each["soon"]]
+        assert self._ids(api, expires_within_days=4) == []
+        assert self._ids(api, expires_within_days=5, state="expired") == []
         for other in (stranger, narrow):
             assert self._ids(other, expires_within_days=5) == []
 
@@ -237,33 +239,33 @@ class TestFilters:
         ("name", "value"),
         [("state", "stale"), ("expires_within_days", "0"), ("expires_within_days", "3651"), ("role", "owner")],
     )
-    def test_what_is_wrong_or_unknown_is_refused_by_name(self, desk: Desk, name: str, value: str) -> None:
-        assert pointers_of(desk.get(PATH, **{name: value})) == {f"/{name}"}
+    def test_what_is_wrong_or_unknown_is_refused_by_name(self, api: ApiClient, name: str, value: str) -> None:
+        assert pointers_of(api.get(PATH, **{name: value})) == {f"/{name}"}
 
-    def test_a_cursor_belongs_to_its_filter(self, desk: Desk, each: dict[str, str]) -> None:
-        cursor = (desk.get(PATH, limit=1, state="active").json or {})["next_cursor"]
+    def test_a_cursor_belongs_to_its_filter(self, api: ApiClient, each: dict[str, str]) -> None:
+        cursor = (api.get(PATH, limit=1, state="active").json or {})["next_cursor"]
 
-        assert desk.get(PATH, cursor=cursor, state="active").status_code == 200
-        assert pointers_of(desk.get(PATH, cursor=cursor)) == {"/cursor"}
+        assert api.get(PATH, cursor=cursor, state="active").status_code == 200
+        assert pointers_of(api.get(PATH, cursor=cursor)) == {"/cursor"}
 
 
 class TestRevoking:
-    def test_ends_it_at_once_on_all_processes(self, live: LiveServer, alice: Tenant, desk: Desk) -> None:
+    def test_ends_it_at_once_on_all_processes(self, live: LiveServer, alice: Tenant, api: ApiClient) -> None:
         """Each of the processes has let it in before, and knows it by heart."""
         headers = {"Authorization": f"Bearer {alice.token}"}
         for _ in range(40):
             assert live.request("GET", "/v1/workspace", headers=headers).status == 200
 
-        assert desk.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
+        assert api.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
 
         assert {live.request("GET", "/v1/workspace", headers=headers).status for _ in range(40)} == {401}
 
-    def test_is_for_good_and_safe_to_repeat(self, desk: Desk, issued: Issue) -> None:
+    def test_is_for_good_and_safe_to_repeat(self, api: ApiClient, issued: Issue) -> None:
         token = _id_of(issued(Role.AUDITOR))
-        first = desk.post(f"{PATH}/{token}/revoke")
+        first = api.post(f"{PATH}/{token}/revoke")
 
         assert MOMENT.fullmatch((first.json or {})["revoked_at"])
-        again = desk.post(f"{PATH}/{token}/revoke")
+        again = api.post(f"{PATH}/{token}/revoke")
         assert (again.json, again.headers["ETag"]) == (first.json, first.headers["ETag"])
 
     def test_one_of_a_higher_role_takes_that_role(self, issued: Issue, alice: Tenant) -> None:
@@ -272,7 +274,7 @@ class TestRevoking:
         assert error_of(refused)["code"] == "insufficient_scope"
 
     def test_nothing_that_the_token_had_under_way_is_done_after_it_has_answered(
-        self, context: Context, bob: Desk, alice: Tenant
+        self, context: Context, bob: ApiClient, alice: Tenant
     ) -> None:
         """The change was authenticated before; it would have issued a token that no operator knows of."""
         operator = _operator(context, alice)
@@ -285,7 +287,7 @@ class TestRevoking:
             issue_token(context.database, context.credentials, operator, NewToken(role=Role.OWNER))
 
     def test_waits_for_nothing_that_a_change_of_the_token_waits_for_and_that_change_is_undone(
-        self, context: Context, bob: Desk, alice: Tenant
+        self, context: Context, bob: ApiClient, alice: Tenant
     ) -> None:
         with (  # noqa: PT012 - what is raised is raised at the end of the block, which is the point
             pytest.raises(InvalidManagementToken),
@@ -297,7 +299,7 @@ class TestRevoking:
 
         assert rows(context, "SELECT label FROM source_keys WHERE id = :id", id=alice.key_row) == [("",)]
 
-    def test_waits_for_what_the_token_is_about_to_commit(self, context: Context, bob: Desk, alice: Tenant) -> None:
+    def test_waits_for_what_the_token_is_about_to_commit(self, context: Context, bob: ApiClient, alice: Tenant) -> None:
         held, release = threading.Event(), threading.Event()
         operator = _operator(context, alice)
 
@@ -318,7 +320,7 @@ class TestRevoking:
             assert revoked.result(timeout=10).status_code == 200
 
     def test_of_a_strangers_token_waits_for_nothing_of_the_stranger_nor_keeps_it_waiting(
-        self, context: Context, stranger: Desk, alice: Tenant
+        self, context: Context, stranger: ApiClient, alice: Tenant
     ) -> None:
         """Else a caller who knows an id would learn when that token is used, and could delay its commits."""
         with context.database.transaction(alice.workspace_row) as session:
@@ -347,50 +349,52 @@ class TestUse:
         statement = "SELECT last_used_at, updated_at FROM management_tokens WHERE public_id = :id"
         return rows(context, statement, id=tenant.token_id)[0]
 
-    def test_is_noted_to_the_minute_without_moving_the_etag(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_is_noted_to_the_minute_without_moving_the_etag(
+        self, api: ApiClient, context: Context, alice: Tenant
+    ) -> None:
         assert self._used(context, alice).last_used_at is None
-        shown = desk.get(f"{PATH}/{alice.token_id}")
+        shown = api.get(f"{PATH}/{alice.token_id}")
         first = self._used(context, alice)
         assert first.last_used_at is not None
 
-        again = desk.get(f"{PATH}/{alice.token_id}")
+        again = api.get(f"{PATH}/{alice.token_id}")
 
         assert self._used(context, alice) == first
         assert again.headers["ETag"] == shown.headers["ETag"]
         set_back = "UPDATE management_tokens SET last_used_at = now() - interval '61 seconds' WHERE public_id = :id"
         execute(context, set_back, id=alice.token_id)
-        later = desk.get(f"{PATH}/{alice.token_id}")
+        later = api.get(f"{PATH}/{alice.token_id}")
         assert self._used(context, alice).last_used_at > first.last_used_at
         assert later.headers["ETag"] == shown.headers["ETag"]
 
-    def test_waits_for_no_lock(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_waits_for_no_lock(self, api: ApiClient, context: Context, alice: Tenant) -> None:
         with context.database.transaction(alice.workspace_row) as session:
             session.execute(text("SELECT 1 FROM management_tokens FOR NO KEY UPDATE"))
 
-            assert desk.get("/v1/workspace").status_code == 200
+            assert api.get("/v1/workspace").status_code == 200
 
         assert self._used(context, alice).last_used_at is None
 
-    def test_after_its_expiry_is_refused(self, desk: Desk, context: Context, alice: Tenant) -> None:
+    def test_after_its_expiry_is_refused(self, api: ApiClient, context: Context, alice: Tenant) -> None:
         execute(context, "UPDATE management_tokens SET expires_at = now() WHERE public_id = :id", id=alice.token_id)
 
-        assert desk.get("/v1/workspace").status_code == 401
+        assert api.get("/v1/workspace").status_code == 401
         assert self._used(context, alice).last_used_at is None
 
     def test_after_a_marked_expiry_is_refused_whatever_becomes_of_the_clock(
-        self, desk: Desk, context: Context, alice: Tenant
+        self, api: ApiClient, context: Context, alice: Tenant
     ) -> None:
         """As the keys of sources are: say after a failover to a server whose clock is an hour behind."""
         caller = _operator(context, alice)
         marked = "expires_at = now() + interval '1 hour', expired_at = now() + interval '1 hour'"
         execute(context, f"UPDATE management_tokens SET {marked} WHERE public_id = :id", id=alice.token_id)
 
-        assert desk.get("/v1/workspace").status_code == 401
+        assert api.get("/v1/workspace").status_code == 401
         with pytest.raises(InvalidManagementToken):
             issue_token(context.database, context.credentials, caller, NewToken(role=Role.AUDITOR))
 
     def test_on_ingest_is_refused_with_the_kind_of_credential_that_it_takes(
-        self, app: Flask, desk: Desk, alice: Tenant
+        self, app: Flask, api: ApiClient, alice: Tenant
     ) -> None:
         headers = {"X-API-Key": alice.token, "Content-Type": "application/json"}
         for path in (INGEST, f"{INGEST}/batch"):
@@ -401,7 +405,7 @@ class TestUse:
             assert "lrb_sk_" in error_of(refused)["message"]
 
     def test_of_a_source_key_on_the_management_api_is_refused_alike(self, app: Flask, alice: Tenant) -> None:
-        refused = Desk(app.test_client(), alice.key).get("/v1/workspace")
+        refused = ApiClient(app.test_client(), alice.key).get("/v1/workspace")
 
         assert refused.status_code == 401
         assert "lrb_mt_" in error_of(refused)["message"]
@@ -416,7 +420,7 @@ def test_revoking_holds_for_a_caller_that_came_over_python(context: Context, ali
         authenticate(f"Bearer {mine.token}", context.credentials, context.database)
 
 
-def test_a_use_within_the_minute_writes_nothing(desk: Desk, context: Context, alice: Tenant) -> None:
+def test_a_use_within_the_minute_writes_nothing(api: ApiClient, context: Context, alice: Tenant) -> None:
     execute(
         context,
         "UPDATE management_tokens SET last_used_at = now() - interval '50 seconds' WHERE public_id = :id",
@@ -424,7 +428,7 @@ def test_a_use_within_the_minute_writes_nothing(desk: Desk, context: Context, al
     )
     before = rows(context, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id)
 
-    assert desk.get("/v1/workspace").status_code == 200
+    assert api.get("/v1/workspace").status_code == 200
 
     assert before == rows(
         context, "SELECT xmin, last_used_at FROM management_tokens WHERE public_id = :id", id=alice.token_id

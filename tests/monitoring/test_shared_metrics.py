@@ -114,7 +114,7 @@ def _collector(folder: Path) -> CollectorRegistry:
     return cast("CollectorRegistry", SharedMetrics(str(folder)))
 
 
-def _told(folder: Path) -> tuple[float, float]:
+def _counted(folder: Path) -> tuple[float, float]:
     """Runs of argon2, and connections in use."""
     counts = counts_of_page(generate_latest(_collector(folder)).decode())
     return sum_of(counts, "lariba_argon2_runs_total"), sum_of(counts, "lariba_pool_connections_in_use")
@@ -122,12 +122,12 @@ def _told(folder: Path) -> tuple[float, float]:
 
 def test_of_a_process_that_is_gone_counters_stay_and_gauges_do_not(checkout: Path, tmp_path: Path) -> None:
     with _process(tmp_path, checkout), _process(tmp_path, checkout) as second:
-        assert _told(tmp_path) == (2, 2)
+        assert _counted(tmp_path) == (2, 2)
         second.kill()
         second.wait()
-        assert _told(tmp_path) == (2, 1)
+        assert _counted(tmp_path) == (2, 1)
 
-    assert _told(tmp_path) == (2, 0)
+    assert _counted(tmp_path) == (2, 0)
 
 
 def test_a_process_takes_the_place_of_one_that_is_gone_with_its_counts_and_without_its_gauges(
@@ -138,12 +138,12 @@ def test_a_process_takes_the_place_of_one_that_is_gone_with_its_counts_and_witho
         first.kill()
 
     with _process(tmp_path, checkout):
-        assert _told(tmp_path) == (2, 1)
+        assert _counted(tmp_path) == (2, 1)
         assert set(tmp_path.iterdir()) == files
 
 
 def test_a_folder_that_does_not_exist_has_no_metrics(tmp_path: Path) -> None:
-    assert _told(tmp_path / "metrics") == (0, 0)
+    assert _counted(tmp_path / "metrics") == (0, 0)
 
 
 def test_each_of_two_processes_shows_both_and_a_killed_one_is_still_counted(
@@ -255,7 +255,7 @@ def _cramped(folder: Path, checkout: Path, *, file_bytes: int, series: int) -> l
 
 
 @pytest.mark.parametrize("series", [1, 2000])
-def test_what_is_mapped_has_its_room_on_the_disk(checkout: Path, tmp_path: Path, series: int) -> None:
+def test_what_is_mapped_has_its_space_on_the_disk(checkout: Path, tmp_path: Path, series: int) -> None:
     """The kernel answers a write into a page for which there is none with SIGBUS."""
     assert _cramped(tmp_path, checkout, file_bytes=2**30, series=series) == []
 
@@ -265,7 +265,7 @@ def test_what_is_mapped_has_its_room_on_the_disk(checkout: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("file_bytes", "series"), [(1000, 1), (1 << 16, 2000)])
-def test_a_process_that_finds_no_room_counts_no_more_and_says_so_once(
+def test_a_process_that_finds_no_space_counts_no_more_and_says_so_once(
     checkout: Path, tmp_path: Path, file_bytes: int, series: int
 ) -> None:
     """At its start, or when a file is to grow."""
@@ -276,18 +276,18 @@ def test_a_process_that_finds_no_room_counts_no_more_and_says_so_once(
     assert sum_of(counts_of_page(generate_latest(_collector(tmp_path)).decode()), "lariba_key_lookups_total") < series
 
 
-def test_events_are_stored_by_web_processes_that_find_no_room_for_their_counts(
+def test_events_are_stored_by_web_processes_that_find_no_space_for_their_counts(
     shared: Settings, checkout: Path, alice: Tenant
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        server_without_room = live_server(shared, checkout, workers=2)
-        server = server_without_room.__enter__()
+        server_without_space = live_server(shared, checkout, workers=2)
+        server = server_without_space.__enter__()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with contextlib.ExitStack() as stack:
-        stack.push(server_without_room)
+        stack.push(server_without_space)
         for _ in range(20):
             _send(server, alice)
         _scrape(server)

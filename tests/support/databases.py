@@ -54,7 +54,7 @@ class fresh_database:  # noqa: N801 - reads as a verb at its use
 
 @contextmanager
 def copied_database(server_url: str, migrated: Settings) -> Iterator[Settings]:
-    """A copy of a database to which nobody is connected, with the same roles, that lives as long as the block."""
+    """A copy of a database without connections, with the same roles, that lives as long as the block."""
     app, owner = (conninfo_of(url) for url in (migrated.database_url, migrated.admin_database_url))
     name = f"lariba_test_{secrets.token_hex(4)}"
     copy, original, owner_role = (sql.Identifier(each) for each in (name, owner["dbname"], owner["user"]))

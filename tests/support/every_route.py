@@ -8,7 +8,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from app.management.common.operation import Operation
-from tests.support.operating import UNKNOWN_ID, Desk
+from tests.support.operating import UNKNOWN_ID, ApiClient
 
 # Prefixes of public ids by the name that a path has for them.
 KINDS = {
@@ -36,12 +36,12 @@ class Route:
     def __str__(self) -> str:
         return f"{self.operation.method} {self.operation.rule}"
 
-    def ask(self, desk: Desk, ids: dict[str, str] = UNKNOWN_IDS, **more: Any) -> TestResponse:
+    def ask(self, api: ApiClient, ids: dict[str, str] = UNKNOWN_IDS, **more: Any) -> TestResponse:
         path = self.operation.rule
         for name in self.names:
             path = path.replace(f"<{name}>", ids[name])
         headers = {"X-Request-ID": REQUEST_ID} | ({"If-Match": "*"} if self.operation.method == "PATCH" else {})
-        return desk.call(self.operation.method, path, self.body, **({"headers": headers} | more))
+        return api.call(self.operation.method, path, self.body, **({"headers": headers} | more))
 
 
 def every_route(app: Flask) -> list[Route]:

@@ -1,4 +1,4 @@
-"""Commits that go wrong, on the thread of the test and on no other: the house has threads that commit by themselves."""
+"""Commits that go wrong, on the thread of the test alone: the application has threads that commit by themselves."""
 
 import threading
 from collections.abc import Callable

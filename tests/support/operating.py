@@ -25,8 +25,8 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """Where one operator calls from: every call carries the operator's token."""
+class ApiClient:
+    """A client of the management API; every call carries one operator's token."""
 
     client: FlaskClient
     token: str = field(repr=False)
@@ -77,20 +77,20 @@ class Desk:
                 return found
 
 
-def desk_of(app: Flask, tenant: Tenant) -> Desk:
-    return Desk(app.test_client(), tenant.token)
+def api_of(app: Flask, tenant: Tenant) -> ApiClient:
+    return ApiClient(app.test_client(), tenant.token)
 
 
-def colleague_of(app: Flask, context: Context, tenant: Tenant) -> Desk:
+def colleague_of(app: Flask, context: Context, tenant: Tenant) -> ApiClient:
     """Another operator of the same workspace."""
-    return desk_with(app, context, tenant, NewToken(role=Role.OWNER, label="colleague"))
+    return api_with(app, context, tenant, NewToken(role=Role.OWNER, label="colleague"))
 
 
-def desk_with(app: Flask, context: Context, tenant: Tenant, new: NewToken) -> Desk:
+def api_with(app: Flask, context: Context, tenant: Tenant, new: NewToken) -> ApiClient:
     """An operator of the same workspace with a token of its own."""
     operator = authenticate(f"Bearer {tenant.token}", context.credentials, context.database)
     issued = issue_token(context.database, context.credentials, operator, new)
-    return Desk(app.test_client(), issued.token)
+    return ApiClient(app.test_client(), issued.token)
 
 
 def at_once(calls: Iterable[Callable[[], Value]]) -> list[Value]:

@@ -1,4 +1,4 @@
-"""The people of the tests: whoever owns a workspace, and a stranger with one of his own."""
+"""The people of the tests: the owner of a workspace, and a stranger with one of his own."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -49,23 +49,23 @@ class ScriptedConnections:
         """How many there were until now, each time that one was tried."""
         return sum(exchange.is_group for exchange in self.exchanges)
 
-    def dedicated_connection(self) -> "_ScriptedLane":
-        return _ScriptedLane(self, self._database.dedicated_connection())
+    def dedicated_connection(self) -> "_ScriptedConnection":
+        return _ScriptedConnection(self, self._database.dedicated_connection())
 
 
-class _ScriptedLane:
+class _ScriptedConnection:
     def __init__(self, connections: ScriptedConnections, connection: DedicatedConnection) -> None:
-        self._lanes = connections
+        self._connections = connections
         self._connection = connection
 
     def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
         exchange = Exchange(parameters, deadline)
-        self._lanes.exchanges.append(exchange)
-        self._lanes.open.wait()
+        self._connections.exchanges.append(exchange)
+        self._connections.open.wait()
         if not exchange.is_group:
             return self._connection.run(statement, parameters, deadline)
         try:
-            return self._lanes.script(lambda: self._connection.run(statement, parameters, deadline))
+            return self._connections.script(lambda: self._connection.run(statement, parameters, deadline))
         except LockNotAvailable:
             exchange.has_waited = True
             raise

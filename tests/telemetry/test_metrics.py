@@ -76,7 +76,7 @@ _STEPS: dict[str, tuple[list[Step], tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize(("steps", "counted"), _STEPS.values(), ids=_STEPS.keys())
-def test_an_answer_is_counted_once_whichever_road_it_took(
+def test_an_answer_is_counted_once_whichever_path_it_took(
     client: FlaskClient, alice: Tenant, steps: list[Step], counted: tuple[str, str, str]
 ) -> None:
     for step in steps[:-1]:

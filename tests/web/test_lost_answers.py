@@ -11,7 +11,7 @@ from app.config import Settings
 from app.context import Context
 from tests.ingest.test_batch import send_batch
 from tests.support.lost_backends import losing_backend
-from tests.support.operating import UNKNOWN_ID, Desk, desk_of
+from tests.support.operating import UNKNOWN_ID, ApiClient, api_of
 from tests.support.people import execute, make_tenant
 from tests.support.sending import error_of, event_for, send
 
@@ -41,13 +41,13 @@ def test_a_management_request_that_loses_its_backend_is_503_and_its_repeat_works
 ) -> None:
     method, path, body, headers, right = _MANAGEMENT[request_name]
     tenant = make_tenant(context)
-    desk = desk_of(app, tenant)
+    api = api_of(app, tenant)
     path = path.format(source=tenant.source_id, project=tenant.project_id, key=tenant.key_id)
 
     def call() -> TestResponse:
-        return desk.call(method, path, body, headers=headers)
+        return api.call(method, path, body, headers=headers)
 
-    _lose_at_every_moment(context, settings, call, lambda: _warm_up(desk), right)
+    _lose_at_every_moment(context, settings, call, lambda: _warm_up(api), right)
 
 
 @pytest.mark.parametrize("refused", ["not json", "revoked", "unknown key"])
@@ -112,6 +112,6 @@ def _lose_at_every_moment(
     assert at >= 2
 
 
-def _warm_up(desk: Desk) -> None:
+def _warm_up(api: ApiClient) -> None:
     """Have the token's last use written, so that each call has the same statements."""
-    assert desk.get("/v1/workspace").status_code == 200
+    assert api.get("/v1/workspace").status_code == 200

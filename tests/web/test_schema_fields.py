@@ -5,20 +5,20 @@ import json
 import pytest
 from flask.testing import FlaskClient
 
-from tests.support.operating import Desk
+from tests.support.operating import ApiClient
 from tests.support.people import Tenant
 from tests.support.sending import error_of, event_for, send
 
 
 def _answers(client: FlaskClient, tenant: Tenant, text: object) -> dict[str, tuple[int, str]]:
     """Status and first fault of everything that takes a time."""
-    desk = Desk(client, tenant.token)
+    api = ApiClient(client, tenant.token)
     responses = {
         "an event": send(client, tenant, event_for(tenant, timestamp=text)),
-        "an expiry": desk.post(f"/v1/sources/{tenant.source_id}/keys", {"expires_at": text}),
-        "a token's expiry": desk.post("/v1/tokens", {"label": "t", "role": "auditor", "expires_at": text}),
-        "the trail": desk.call("GET", "/v1/audit", query_string={"from": text}),
-        "usage": desk.call("GET", "/v1/usage", query_string={"to": text, "interval": "day"}),
+        "an expiry": api.post(f"/v1/sources/{tenant.source_id}/keys", {"expires_at": text}),
+        "a token's expiry": api.post("/v1/tokens", {"label": "t", "role": "auditor", "expires_at": text}),
+        "the audit log": api.call("GET", "/v1/audit", query_string={"from": text}),
+        "usage": api.call("GET", "/v1/usage", query_string={"to": text, "interval": "day"}),
     }
     return {
         name: (response.status_code, error_of(response)["details"][0]["message"] if response.status_code >= 400 else "")
@@ -60,7 +60,7 @@ def test_what_one_refuses_all_refuse_for_the_same_reason(
 
 
 @pytest.mark.parametrize("number", [4_102_444_800, 4_102_444_800.5, 1e300, 0])
-def test_a_number_is_told_that_a_text_is_wanted(client: FlaskClient, alice: Tenant, number: float) -> None:
+def test_the_message_for_a_number_asks_for_a_text(client: FlaskClient, alice: Tenant, number: float) -> None:
     answers = _answers(client, alice, number)
 
     assert "Send a text such as" in answers["an event"][1]
@@ -79,9 +79,9 @@ def test_the_plus_of_an_offset_that_a_url_has_turned_into_a_space_is_named(clien
 
 @pytest.mark.parametrize("wrong", [7, 1.5, [], {}, True])
 def test_a_wrong_kind_of_value_is_worded_alike(client: FlaskClient, alice: Tenant, wrong: object) -> None:
-    desk = Desk(client, alice.token)
+    api = ApiClient(client, alice.token)
     event = send(client, alice, json.dumps(event_for(alice) | {"event_type": wrong}))
-    project = desk.post("/v1/projects", {"name": wrong, "description": wrong})
+    project = api.post("/v1/projects", {"name": wrong, "description": wrong})
 
     messages = {detail["message"] for response in (event, project) for detail in error_of(response)["details"]}
     assert messages == {"Must be a string."}

@@ -122,7 +122,7 @@ def test_ipv4_in_ipv6_is_ipv4_as_addresses_are() -> None:
     assert str(read_network("::ffff:10.0.0.1")) == "10.0.0.1/32"
 
 
-class TestInTheHouse:
+class TestInTheApplication:
     """Behind a proxy at 127.0.0.1, which has seen 203.0.113.7."""
 
     @pytest.fixture(name="client", params=["fast", "flask"])
@@ -151,7 +151,7 @@ class TestInTheHouse:
         used = rows(context, "SELECT addresses FROM usage_outbox WHERE source_id = :id", id=alice.source_row)
         assert [row.addresses for row in used] == [["203.0.113.7"]]
 
-    def test_the_trail_and_the_log_see_it_too(
+    def test_the_audit_log_and_the_log_see_it_too(
         self, client: FlaskClient, context: Context, alice: Tenant, capsys: pytest.CaptureFixture[str]
     ) -> None:
         logs.configure("INFO")

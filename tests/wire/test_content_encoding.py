@@ -86,7 +86,7 @@ class TestTaking:
         assert _expanded(compress(data), name, size) == data
 
     @pytest.mark.parametrize("level", range(10))
-    def test_bare_deflate_is_told_from_wrapped_at_every_level(self, level: int) -> None:
+    def test_bare_deflate_is_distinguished_from_wrapped_at_every_level(self, level: int) -> None:
         for data in (b"", b"x", _TEXT):
             for wrapper in (-15, -9, 9, 15):
                 encoder = zlib.compressobj(level, wbits=wrapper)

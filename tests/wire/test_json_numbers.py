@@ -81,7 +81,7 @@ def test_what_every_reader_can_read_is_taken(literal: str) -> None:
         ("1e-99999999999999999999999", "1000 characters"),
     ],
 )
-def test_what_some_readers_cannot_read_is_refused_and_the_reason_told(literal: str, why: str) -> None:
+def test_what_some_readers_cannot_read_is_refused_with_the_reason(literal: str, why: str) -> None:
     with pytest.raises(UnreadableNumber, match=why):
         read_number(literal)
     (fault,) = read_object(f'{{"a": ["{literal}", {literal}]}}'.encode()).faults

@@ -63,7 +63,7 @@ def test_an_element_that_never_ends_is_flattened_to_the_end(space: str) -> None:
     assert flat.rstrip() == f'{{"events": [1, {space}0'
 
 
-def test_what_is_wrong_before_it_is_deep_is_told_with_its_position() -> None:
+def test_what_is_wrong_before_it_is_deep_is_reported_with_its_position() -> None:
     for text, position in [('{"a": nul, "b": ', 6), ('{"a": 1', 7), ('{"a": [}, "b": ', 7), ('{"a" ', 5)]:
         with pytest.raises(ValueError, match=f"char {position}"):
             json.loads(cut_deeper(f"{text}{'[' * 50}".encode(), 33))

@@ -1,6 +1,6 @@
 """Reads the body of a batch, `{"events": [...]}` or one event a line (NDJSON), each event as a single one is read.
 
-What is wrong with one event is that event's matter; what is wrong with the body is everybody's.
+What is wrong with one event rejects that event; what is wrong with the body refuses the batch.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ NDJSON: Final = "application/x-ndjson"
 EVENTS_MAX: Final = 1000
 FAULTS_PER_EVENT_MAX: Final = 10
 
-# A line with anything on it, from its first character on; blank lines are passed over without a trace.
+# A line with anything on it, from its first character on; blank lines are skipped.
 _LINE: Final = re.compile(rb"[^ \t\r\n][^\n]*")
 # One element more than a batch may have, and msgspec passes over the rest: a list of a million digits, which fits into
 # 5 MiB, costs no more than one of a thousand events. As a list[Raw] it would take 150 MiB before it could be counted.
@@ -73,7 +73,7 @@ def _read(text: bytes, bytes_max: int) -> Envelope | Refusal:
         return read_common_envelope(text) or read_envelope(read_object(text, NOT_AN_EVENT))
     except Refusal as refusal:
         # A copy that was never raised: an exception keeps the frames it passed alive, and with them all values of its
-        # event; and half a MiB of text has room for a hundred thousand faults.
+        # event; and half a MiB of text can hold a hundred thousand faults.
         return type(refusal)(refusal.message, faults=refusal.faults[:FAULTS_PER_EVENT_MAX])
 
 

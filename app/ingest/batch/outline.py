@@ -1,7 +1,7 @@
 """Finds where the events of a batch begin and end, for the bodies that msgspec does not take, and says what is wrong.
 
 Such are: no JSON, members unknown or given twice or written with escapes, and half a surrogate pair or too many levels
-in any event, which is JSON all the same and the matter of that event alone. Looks at one element at a time and keeps
+in any event, which is JSON all the same and rejects that event alone. Looks at one element at a time and keeps
 no value, so that whatever a body holds costs no more than its largest event.
 """
 
@@ -48,7 +48,7 @@ def outline(body: bytes, events_max: int) -> list[bytes]:
         faults["/events"] = faults.get("/events", "Must be a list of events.")
     if faults or walk.elements is None:
         raise SchemaValidationFailed(faults=tuple(Fault(*fault) for fault in faults.items()))
-    return [text[place].rstrip(SPACES).encode() for place in walk.elements]
+    return [text[span].rstrip(SPACES).encode() for span in walk.elements]
 
 
 class _Walk:
