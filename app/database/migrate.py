@@ -54,10 +54,17 @@ class SchemaBehindError(Exception):
 def migrate(settings: Settings, revision: str = "head") -> None:
     """Take the schema to `revision` as the owner, then grant the app's role what it needs, and the policies.
 
-    Safe to run twice and concurrently: an advisory lock lets one run at a time. Raises SQLAlchemy's errors.
+    Safe to run twice and concurrently: an advisory lock lets one run at a time. Raises SQLAlchemy's errors, and
+    CommandError (Alembic's) for a schema that this code does not know.
     """
     with _locked(settings) as engine:
         with engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            if not _is_known(current):
+                raise CommandError(
+                    f"the schema is at {current}, which this code does not know: a later version made it, or one before"
+                    " the first release, whose database cannot be taken over (CHANGELOG.md)"
+                )
             command.upgrade(_configuration(connection), revision)
         with engine.begin() as connection:
             connection.execute(_LOCK_TIMEOUT)
@@ -97,16 +104,18 @@ def behind(connection: Connection) -> str | None:
     Ahead is allowed: in a rolling upgrade the schema goes first and the old code still runs.
     """
     current = MigrationContext.configure(connection).get_current_revision()
-    scripts = ScriptDirectory.from_config(_configuration())
-    head = scripts.get_current_head()
-    if current == head:
+    head = ScriptDirectory.from_config(_configuration()).get_current_head()
+    if current == head or not _is_known(current):
         return None
-    if current is not None:
-        try:
-            scripts.get_revision(current)
-        except CommandError:
-            return None
     return f"the schema is at {current or 'nothing'} and this code needs {head}: run `flask --app wsgi migrate`"
+
+
+def _is_known(revision: str | None) -> bool:
+    try:
+        ScriptDirectory.from_config(_configuration()).get_revision(revision or "base")
+    except CommandError:
+        return False
+    return True
 
 
 def require_head(engine: Engine) -> None:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.util import CommandError
 
 from app.config import Settings
 from app.database.engine import conninfo_of
@@ -94,6 +95,15 @@ def test_the_apps_role_may_not(settings: Settings, statement: str) -> None:
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         connection.execute(statement)
+
+
+def test_a_schema_that_the_code_does_not_know_is_left_alone_and_named(empty: Settings) -> None:
+    migrate(empty)
+    with psycopg.connect(empty.admin_database_url) as owner:
+        owner.execute("UPDATE alembic_version SET version_num = '0016'")
+
+    with pytest.raises(CommandError, match="the schema is at 0016, which this code does not know"):
+        migrate(empty)
 
 
 def test_a_schema_behind_the_code_is_named_and_one_ahead_of_it_is_not(empty: Settings) -> None:
