@@ -56,11 +56,22 @@ def _credentials() -> Credentials:
     return Credentials((SECRET_KEY,), argon2_runs_max=8, hasher=cheapest)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_application_of_a_test_flushes_refusals_by_itself() -> Iterator[None]:
+    """A thread would write beside tests that look at the outbox, or at what is sent to PostgreSQL, and would reopen a
+    database that a test has closed. Servers in processes of their own flush as in production.
+    """
+    defaults = create_app.__kwdefaults__ or {}
+    before = defaults["refusal_flush_seconds"]
+    defaults["refusal_flush_seconds"] = None
+    yield
+    defaults["refusal_flush_seconds"] = before
+
+
 @pytest.fixture(scope="session", name="app")
 def _app(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
     patient = replace(settings, database_pool_size=40, storage_deadline_seconds=_PATIENCE_SECONDS)
-    # Tests that look at the outbox flush by hand: a thread would write beside them.
-    app = create_app(patient, credentials=credentials, refusal_flush_seconds=None)
+    app = create_app(patient, credentials=credentials)
     yield app
     close(app.extensions[EXTENSION].database)
 

@@ -132,7 +132,7 @@ class TestInTheApplication:
         is_on = "on" if request.param == "fast" else "off"
         own = replace(settings, trusted_proxies=("127.0.0.0/8",), fast_path=is_on)
         with logging_left_alone():
-            app = create_app(own, credentials=credentials, refusal_flush_seconds=None)
+            app = create_app(own, credentials=credentials)
             client = app.test_client()
             client.environ_base["HTTP_X_FORWARDED_FOR"] = "10.6.6.6, 203.0.113.7"
             yield client
