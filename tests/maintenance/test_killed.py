@@ -109,7 +109,7 @@ def test_what_four_do_at_once_without_a_lock_is_done_once(arena: _Arena, task: T
     """As after the loss of the connection that holds the lock."""
     work = _work_of(task)
     work.lay_out(arena.root)
-    database = Database(arena.settings.database_url, pool_size=_AT_ONCE)
+    database = Database(arena.settings.database_url, pool_size=_AT_ONCE, lock_timeout_seconds=10)
     owner = Owner(arena.settings.admin_database_url)
     task_context = TaskContext(database=database, owner=owner, settings=arena.settings, now=datetime.now(UTC))
 
