@@ -30,7 +30,14 @@ from app.database.engine import Database
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.ingest.contention import ContentionQueue
 from app.ingest.envelope import Attempt
-from app.ingest.pending_write import PendingWrite, WriteResult, refuse_unsent, write_group
+from app.ingest.pending_write import (
+    GROUP_BYTES_MAX,
+    GROUP_EVENTS_MAX,
+    PendingWrite,
+    WriteResult,
+    refuse_unsent,
+    write_group,
+)
 from app.ingest.retries import PAUSE_SECONDS, Failure, failure_of
 from app.ingest.shares import RoundRobin, Shares
 from app.ingest.storage import Verdict
@@ -39,9 +46,6 @@ from app.telemetry import metrics
 
 _log = structlog.get_logger()
 
-# Beyond this a larger group makes an event no cheaper, only its neighbours later (docs/performance.md).
-_GROUP_EVENTS_MAX: Final = 256
-_GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 # What may wait in a process; a payload has 256 KiB at the most, so the number alone would bound nothing. A workspace
 # alone gets half (shares.py).
 _QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -167,7 +171,7 @@ class Committer:
         claims: set[object] = set()
         payload_bytes = 0
         now = time.monotonic()
-        while len(group) < _GROUP_EVENTS_MAX and payload_bytes < _GROUP_BYTES_MAX and (again or self._waiting):
+        while len(group) < GROUP_EVENTS_MAX and payload_bytes < GROUP_BYTES_MAX and (again or self._waiting):
             write = again.popleft() if again else self._waiting.take()
             if write.deadline <= now:
                 write.expire()

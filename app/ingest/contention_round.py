@@ -13,13 +13,11 @@ import psycopg
 from app.config import Settings
 from app.database.dedicated_connection import DedicatedConnection
 from app.errors import IdempotencyInProgress, OutcomeUnknown, StorageUnavailable
-from app.ingest.pending_write import PendingWrite, refuse_unsent, write_group
+from app.ingest.pending_write import GROUP_BYTES_MAX, GROUP_EVENTS_MAX, PendingWrite, refuse_unsent, write_group
 from app.ingest.retries import Failure, caused_by, failure_of, refusal_of
 from app.ingest.table_locks import waits_for_table
 
 _ROUND_SECONDS: Final = 0.1
-_GROUP_EVENTS_MAX: Final = 256
-_GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 # A claim that is contended here is held for long, by a session that hangs or by a large batch.
 _LOCK_WAIT_SECONDS: Final = 0.002
 # A wait in PostgreSQL's lock queue keeps its position there, so it may be longer.
@@ -91,7 +89,7 @@ class Round:
             keys.add(key)
             group.append(entry)
             payload_bytes += entry.write.payload_bytes
-            if len(group) >= _GROUP_EVENTS_MAX or payload_bytes >= _GROUP_BYTES_MAX:
+            if len(group) >= GROUP_EVENTS_MAX or payload_bytes >= GROUP_BYTES_MAX:
                 break
         return group
 

@@ -20,6 +20,9 @@ from app.ingest.storage import Outcome, Verdict, store
 
 _log = structlog.get_logger()
 
+# Beyond this a larger group makes an event no cheaper, only its neighbours later (docs/performance.md).
+GROUP_EVENTS_MAX: Final = 256
+GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 # Outcomes that depend on the moment of receipt: they may have become true while an earlier try was still committing.
 _BY_THE_CLOCK: Final = frozenset((Outcome.INVALID_SOURCE_KEY, Outcome.TIMESTAMP_OUT_OF_RANGE))
 
