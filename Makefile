@@ -31,12 +31,12 @@ psql: ## Ask its database, as the tables' owner: ARGS='-c "SELECT count(*) FROM 
 		-X -P pager=off "$$LARIBA_ADMIN_DATABASE_URL" $(ARGS)
 
 .PHONY: test
-test: $(VENV)/test.installed ## Run the tests but the slow ones; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
+test: $(VENV)/test.installed ## Run the tests but the slow ones, with a fifth of Hypothesis' examples; TEST_DATABASE_URL and TEST_BROKER_URL choose other servers
 	@$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(IN_PARALLEL))
 
 .PHONY: test-all
 test-all: $(VENV)/test.installed ## Run all tests, also those under faults and load, and the fuzzing
-	@$(BIN)/python -m pytest -m "" $(or $(PYTEST_ARGS),$(IN_PARALLEL))
+	@TEST_ALL_EXAMPLES=1 $(BIN)/python -m pytest -m "" $(or $(PYTEST_ARGS),$(IN_PARALLEL))
 
 # Much of a test is waiting for servers. A file stays in one process, for its tests share what they have started.
 IN_PARALLEL := -n 3 --dist loadfile
@@ -56,6 +56,10 @@ client-matrix: $(VENV)/test.installed ## Make clients with others' generators an
 .PHONY: bench
 bench: $(VENV)/test.installed ## Measure the product here (needs wrk); BENCH_ARGS="--help" explains
 	@exec $(BIN)/python -m bench $(BENCH_ARGS)
+
+.PHONY: bench-reading
+bench-reading: $(VENV)/test.installed ## Measure queries over a month of 20 million events; BENCH_ARGS="--help" explains
+	@exec $(BIN)/python -m bench.reading $(BENCH_ARGS)
 
 .PHONY: check
 check: $(VENV)/check.installed ## Lint, formatter and types

@@ -5,11 +5,12 @@ A missing setting or a schema behind this code ends the start with one line and 
 away does not: the process starts, answers 503, and serves as soon as the database is back.
 """
 
-from contextlib import suppress
-
-with suppress(ModuleNotFoundError):  # app/granian can be deleted (app/granian/README.md)
+try:
     from app.granian.signals import end_at_once_while_starting
-
+except ModuleNotFoundError as error:  # app/granian can be deleted (app/granian/README.md)
+    if error.name != "app.granian":
+        raise
+else:
     end_at_once_while_starting()  # the imports below take most of a start
 
 import gc
@@ -54,6 +55,7 @@ if is_celery and settings:
     engine = Database(settings.database_url, pool_size=1, application_name="lariba-worker").engine
 elif settings:
     from app.context import EXTENSION
+    from app.events.feed.shared_answers import EXTENSION as SHARED_ANSWERS
     from app.factory import create_app
     from app.ingest.fast_path import FastPath
     from app.ingest.services import EXTENSION as INGEST
@@ -63,14 +65,16 @@ elif settings:
     try:
         from app.granian.adapter import GranianAdapter
         from app.granian.plain_wsgi import PlainWsgi
-    except ModuleNotFoundError:  # it was deleted, or granian is not installed
+    except ModuleNotFoundError as error:  # it was deleted, or granian is not installed
+        if error.name not in ("app.granian", "granian", "granian.rsgi"):
+            raise
         if "granian" in sys.modules:
             sys.exit("lariba: granian needs app/granian, which is missing: start wsgi:app under another WSGI server")
     else:
         fast_path = cast(FastPath, app.wsgi_app)
         app.wsgi_app = PlainWsgi(fast_path)  # type: ignore[method-assign]
         if settings.granian_adapter == "on":
-            rsgi = GranianAdapter(fast_path, app.extensions[INGEST])
+            rsgi = GranianAdapter(fast_path, app.extensions[INGEST], app.extensions[SHARED_ANSWERS])
 else:
     from app.factory import create_app_without_settings
 

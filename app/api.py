@@ -6,11 +6,18 @@ from flask import Flask, Response, json
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
+from app.events import routes as events
+from app.events.consumers import routes as consumers
+from app.events.counts import routes as counts
+from app.events.exports import routes as exports
+from app.events.feed import routes as feed
+from app.events.replays import routes as replays
 from app.ingest import routes as ingest
 from app.management.blueprints import BLUEPRINTS as MANAGEMENT
 from app.monitoring import metrics_route
 from app.web import health, openapi, pages
 from app.web.error_handlers import respond_to_framework
+from app.web.openapi_links import add_links
 
 TITLE: Final = "Lariba"
 VERSION: Final = "v1"
@@ -45,7 +52,9 @@ class _Api(Api):  # type: ignore[misc]
     def _openapi_json(self) -> Response:
         """The document, written once per process: nothing changes it, and writing it takes longer than any request."""
         if self._document is None:
-            self._document = json.dumps(self.spec.to_dict(), indent=2, sort_keys=False)
+            document = self.spec.to_dict()
+            add_links(document)
+            self._document = json.dumps(document, indent=2, sort_keys=False)
         return Response(self._document, mimetype="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
     def _register_pagination_header(self) -> None:
@@ -73,7 +82,18 @@ def register(app: Flask) -> None:
         api.spec.components.security_scheme(name, scheme)
     # In the order of the document. MANAGEMENT takes management tokens, ingest verifies source keys on its own path,
     # metrics may have a token, and health takes none.
-    blueprints: list[Any] = [ingest.blueprint, *MANAGEMENT, metrics_route.blueprint, health.blueprint]
+    blueprints: list[Any] = [
+        ingest.blueprint,
+        events.blueprint,
+        counts.blueprint,
+        feed.blueprint,
+        consumers.blueprint,
+        exports.blueprint,
+        replays.blueprint,
+        *MANAGEMENT,
+        metrics_route.blueprint,
+        health.blueprint,
+    ]
     for blueprint in blueprints:
         api.register_blueprint(blueprint)
     app.register_blueprint(pages.blueprint)

@@ -53,6 +53,8 @@ class Settings:
     """`off` sends every event through Flask: slower, and the same in all else."""
     database_pool_size: int = 16
     """Connections per process, for all but single events: those have the committer's own. Management has a third."""
+    reading_pool_size: int = 4
+    """Connections per process for reading events; one workspace has all but one of them at the most."""
     granian_adapter: str = "on"
     """`off` ends the start of `wsgi:rsgi`, so that only `wsgi:app` is served: without app/granian/adapter.py."""
     server_threads: int = 16
@@ -86,6 +88,10 @@ class Settings:
     """How long at least an event_id protects from a double: long after any producer has given up repeating."""
     export_dir: str = ""
     """Where the worker writes a day of events before it drops it; empty: it is dropped without."""
+    download_dir: str = ""
+    """Where the worker writes export files and web servers read them; empty: there are none."""
+    download_bytes_max: int = 10_737_418_240
+    """What the export files of one workspace may take together: 10 GiB."""
     metrics_dir: str = ""
     """Where all processes of a machine keep what they count, so that any of them can report all."""
     metrics_token: str = field(default="", repr=False)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from flask import current_app
+from flask import current_app, g
 
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
+from app.counting.reads import Reads
 from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.rate_limits import RateLimiter
@@ -37,18 +38,22 @@ class Context:
     credentials: Credentials
     rate_limiter: RateLimiter
     management: ManagementContext
+    reading: Database
+    """A pool of its own for reading events, which shares its connections out to workspaces."""
     body_reads: BodyReadLimiter
+    reads: Reads
+    """Who reads, and how much."""
 
 
 def management_database() -> Database:
-    """The database for requests of the management API that are not urgent."""
-    return current_context().management.database
+    """The share of the database that the guard has given this request of the management API."""
+    database: Database = g.database
+    return database
 
 
-def urgent_database(token: str | None) -> Database:
-    """The database for an urgent request of this token."""
-    context = current_context()
-    return context.database.share(context.management.urgent, token)
+def reading_database() -> Database:
+    """The database for requests that read events."""
+    return current_context().reading
 
 
 def current_context() -> Context:

@@ -2,6 +2,7 @@
 
     Refusal
     ├── BadRequest                  ├── SchemaValidationFailed
+    ├── QueryTooBroad               │
     ├── PayloadTooLarge             ├── UnsupportedMediaType ── UnsupportedContentEncoding
     ├── BodyTimeout                 ├── LengthRequired
     ├── UnsupportedTransferCoding   │
@@ -18,7 +19,8 @@
     ├── IdempotencyKeyReused        │
     ├── IdempotencyInProgress       ├── DuplicateEvent
     ├── RateLimitExceeded           ├── BatchRejected
-    ├── TimestampOutOfRange         │
+    ├── TimestampOutOfRange         ├── RangeNotSatisfiable
+    ├── NotConfigured               │
     └── StorageUnavailable ── OutcomeUnknown
 
 The docstring is the public message: what happened, and what the caller can do. Internal detail travels as the
@@ -36,10 +38,17 @@ _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a request: a JSON pointer (RFC 6901; "" is the whole) and a sentence."""
+    """One thing wrong with a request: a JSON pointer (RFC 6901; "" is the whole) and a sentence.
+
+    Within a text that has a grammar of its own, also the place of what is wrong, counted in characters (Unicode code
+    points), and what may have been meant.
+    """
 
     pointer: str
     message: str
+    offset: int | None = None
+    length: int | None = None
+    suggestions: tuple[str, ...] = ()
 
 
 class Refusal(Exception):  # noqa: N818 - the glossary's word; nothing is wrong when we refuse
@@ -67,6 +76,12 @@ class SchemaValidationFailed(Refusal):
     """The request has fields that are missing, unknown or wrong; each is named in details."""
 
     code = "schema_validation_failed"
+
+
+class QueryTooBroad(Refusal):
+    """The query reads more than one request may. Give a shorter range, or a filter by type, source, env or severity."""
+
+    code = "query_too_broad"
 
 
 class PayloadTooLarge(Refusal):
@@ -245,6 +260,18 @@ class BatchRejected(Refusal):
     """Nothing was stored: events of this batch would have been rejected, and it was to be all or nothing."""
 
     code = "batch_rejected"
+
+
+class RangeNotSatisfiable(Refusal):
+    """The file ends before the Range that was asked for begins: nothing of it is left to fetch."""
+
+    code = "range_not_satisfiable"
+
+
+class NotConfigured(Refusal):
+    """This installation does not offer this. Its operator can configure it."""
+
+    code = "not_configured"
 
 
 class RateLimitExceeded(Refusal):

@@ -12,12 +12,18 @@ from app.cli import commands
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
+from app.counting.flushed import FLUSH_SECONDS
+from app.counting.reads import Reads
 from app.credentials.verification import Credentials
 from app.database.engine import Database
+from app.events.feed.followers import Followers
+from app.events.feed.middleware import FollowMiddleware
+from app.events.feed.shared_answers import EXTENSION as SHARED_ANSWERS
+from app.events.feed.shared_answers import SharedAnswers
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
 from app.ingest.fast_path import FastPath
-from app.ingest.refusals import FLUSH_SECONDS, Refusals
+from app.ingest.refusals import Refusals
 from app.ingest.services import EXTENSION as INGEST
 from app.ingest.services import IngestServices
 from app.monitoring import metrics_route
@@ -40,11 +46,11 @@ _BATCHES_WAITING_PER_WORKSPACE: Final = 64
 
 
 def create_app(
-    settings: Settings, *, credentials: Credentials | None = None, refusal_flush_seconds: float | None = FLUSH_SECONDS
+    settings: Settings, *, credentials: Credentials | None = None, count_flush_seconds: float | None = FLUSH_SECONDS
 ) -> Flask:
     """The WSGI application for `settings`; opens no connection yet. `credentials` may have a cheaper argon2.
 
-    With `refusal_flush_seconds` None, refusals are written when Refusals.flush is called.
+    With `count_flush_seconds` None, refusals and reads are written when their `flush` is called.
     """
     logs.configure(settings.log_level)
     app = Flask("lariba", static_folder=None)
@@ -63,12 +69,16 @@ def create_app(
         credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
         rate_limiter=_rate_limiter(settings, database, redis_sync),
         management=_management(settings, database, redis_sync),
+        reading=_reading(settings),
         body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
+        reads=Reads(database, flush_seconds=count_flush_seconds),
     )
     sampling = Sampling(settings.log_accepted_one_in)
     lines = RequestLines(sampling)
-    app.extensions[INGEST] = services = _ingest_services(app.extensions[EXTENSION], lines, refusal_flush_seconds)
-    app.wsgi_app = FastPath(app.wsgi_app, services, lines)  # type: ignore[method-assign, arg-type]
+    app.extensions[INGEST] = services = _ingest_services(app.extensions[EXTENSION], lines, count_flush_seconds)
+    followers = Followers(settings)
+    app.extensions[SHARED_ANSWERS] = SharedAnswers(app.extensions[EXTENSION], followers, lines)
+    app.wsgi_app = FastPath(FollowMiddleware(app.wsgi_app, followers), services, lines)  # type: ignore[method-assign]
     request_log.register(app, settings.trusted_proxies, sampling)
     app.before_request(_keep_to_http)
     app.after_request(discard_unread)
@@ -95,7 +105,7 @@ def _keep_to_http() -> None:
         raise MethodNotAllowed(sorted(request.url_rule.methods or ()))
 
 
-def _ingest_services(context: Context, lines: RequestLines, refusal_flush_seconds: float | None) -> IngestServices:
+def _ingest_services(context: Context, lines: RequestLines, count_flush_seconds: float | None) -> IngestServices:
     return IngestServices(
         settings=context.settings,
         database=context.database,
@@ -105,7 +115,7 @@ def _ingest_services(context: Context, lines: RequestLines, refusal_flush_second
         batch_slots=_batch_slots(context.settings.batches_at_once_max),
         body_reads=context.body_reads,
         origins=Origins(context.database),
-        refusals=Refusals(context.database, flush_seconds=refusal_flush_seconds),
+        refusals=Refusals(context.database, flush_seconds=count_flush_seconds),
     )
 
 
@@ -136,6 +146,37 @@ def _management(settings: Settings, database: Database, redis_sync: RedisSync | 
         ),
         urgent=_share_of_pool(2, at_once_each=1, waiting_each=_WAITING_URGENT),
         rate_limiter=RateLimiter(rates, credential=MANAGEMENT_TOKEN, redis_sync=redis_sync),
+    )
+
+
+def _reading(settings: Settings) -> Database:
+    """Queries over days of events: a pool of their own, so that they hold up neither ingest nor management."""
+    size = settings.reading_pool_size
+    database = Database(
+        settings.database_url,
+        pool_size=size,
+        application_name="lariba-reading",
+        # A plan that is made once for all values of a prepared statement would lock every day of events.
+        prepares=False,
+        # Compiling a query takes longer than most queries here. Parallel workers would take cores that are ingest's.
+        # What is read lies in memory or on an SSD, where a page that is not the next one is no dearer. And the planner
+        # does not know that tokens lie elsewhere: it would look into those of each segment rather than into the part of
+        # their index that is not sorted yet, which takes a hundredth of the time.
+        session={
+            "jit": "off",
+            "max_parallel_workers_per_gather": "0",
+            "random_page_cost": "1.1",
+            "enable_seqscan": "off",
+        },
+    )
+    return database.share(
+        ConcurrencyLimit(
+            size,
+            at_once_per_client=max(1, size - 1),
+            waiting_per_client=_WAITING_PER_WORKSPACE,
+            wait_seconds=_WAIT_SECONDS,
+            busy="Too many queries are under way. Repeat the same one later.",
+        )
     )
 
 

@@ -101,7 +101,15 @@ def create_celery(settings: Settings) -> Celery:
     Channel.do_restore = False
     is_redis = urlsplit(settings.broker_url).scheme.startswith(("redis", "sentinel"))
     celery.conf.update(_SETTINGS, broker_transport_options=_REDIS if is_redis else {}, beat_schedule=BEAT_SCHEDULE)
-    database = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="lariba-worker")
+    database = Database(
+        settings.database_url,
+        pool_size=_POOL_SIZE,
+        application_name="lariba-worker",
+        # As for the pool of reading (factory.py): jobs read events. A plan for all values of a prepared statement would
+        # lock every day of them.
+        prepares=False,
+        session={"jit": "off"},
+    )
     register(celery, database, settings)
     setup_logging.connect(lambda **_: logs.configure(settings.log_level), weak=False)
     return celery

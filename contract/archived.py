@@ -1,7 +1,7 @@
 """What a fuzzing run has archived and not restored: there alone schemathesis' check `use_after_free` is right.
 
-The check knows that a POST to a collection creates an object again. It does not know that `POST …/restore` does too,
-nor that the usage of an archived object stays readable.
+The check knows that a POST to a collection creates an object again. It does not know that `POST …/restore` and a
+PUT do too, nor that the usage of an archived object stays readable.
 """
 
 import re
@@ -24,6 +24,8 @@ class Archived:
             return
         if method == "DELETE":
             self._paths.add(path)
+        elif method == "PUT":
+            self._paths.discard(path)
         elif method == "POST" and path.endswith(_RESTORE):
             self._paths.discard(path.removesuffix(_RESTORE))
 

@@ -1,4 +1,4 @@
-"""What schemathesis cannot read in the OpenAPI document: credentials, links, and rules that JSON Schema cannot express.
+"""What schemathesis cannot read in the OpenAPI document: credentials, and rules that JSON Schema cannot express.
 
 A positive case fits its schema. Where acceptance depends on more (an id that must exist, a moment that must lie ahead),
 a hook puts a valid value into the case. Negative cases are sent as they are generated.
@@ -19,12 +19,19 @@ from schemathesis.openapi.checks import UseAfterFree
 
 from app.management.common.names import read_label
 from contract.archived import Archived
-from contract.links import add_links
 from contract.tenant import FuzzedTenant
 
 TENANT: Final = FuzzedTenant()
 _INGEST: Final = "/v1/events/ingest"
 _BATCH: Final = f"{_INGEST}/batch"
+_SEARCH: Final = "/v1/events/search"
+_CONSUMERS: Final = "/v1/consumers/"
+_EXPORTS: Final = "/v1/exports"
+_REPLAYS: Final = "/v1/replays"
+_QUERIES: Final = (
+    *("", "type:payment.* severity>=error", "payload.amount>1 OR -has:payload.reason"),
+    '"card declined" fraud',
+)
 _AHEAD: Final = "2200-01-31T12:00:00Z"
 
 # Unassigned characters are left out: whether one is visible depends on the version of Unicode.
@@ -38,6 +45,8 @@ schemathesis.openapi.format("line", _lines)
 schemathesis.openapi.format("text", st.lists(_lines, max_size=5).map("\n".join))
 schemathesis.openapi.format("visible", st.text(_visible, min_size=1, max_size=128))
 schemathesis.openapi.format("date-time", _moments.map(datetime.isoformat))
+schemathesis.openapi.format("moment-or-ago", st.sampled_from(("-15m", "-24h", "-7d")))
+schemathesis.openapi.format("time-zone", st.sampled_from(("UTC", "Europe/Berlin", "Asia/Kolkata", "Pacific/Apia")))
 # The one binary body is lines of JSON; a line that is wrong is rejected in its verdict.
 _values = st.dictionaries(
     st.text(max_size=8), st.none() | st.booleans() | st.integers() | st.text(max_size=8), max_size=4
@@ -96,16 +105,13 @@ def archived_is_gone(_: CheckContext, response: Response, case: Case[Any]) -> No
 
 
 @schemathesis.hook
-def before_load_schema(_: HookContext, raw_schema: dict[str, Any]) -> None:
-    """Add the links that the stateful phase follows."""
-    add_links(raw_schema)
-
-
-@schemathesis.hook
 def before_call(_: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
     """Make a positive case valid where its schema cannot express the rule."""
     if case.meta is not None and case.meta.generation.mode.is_negative:
         return
+    if case.path.startswith(_CONSUMERS) and isinstance(name := case.path_parameters.get("name"), str):
+        # Few, so that most requests are about one that is there.
+        case.path_parameters["name"] = f"consumer-{len(name) % 3}"
     if case.query:
         _set_query(case)
     if isinstance(case.body, dict):
@@ -131,6 +137,9 @@ def after_call(_: HookContext, case: Case[Any], response: Response) -> None:
     """Record what is archived, and the cursors of lists."""
     is_replayed = "idempotent-replayed" in response.headers
     _archived.record(case.method.upper(), case.formatted_path, response.status_code, is_replayed=is_replayed)
+    if case.method.upper() == "DELETE" and response.status_code == 204:
+        # A consumer of the same name refuses those of this one.
+        _cursors.pop((f"{case.formatted_path}/events", "{}"), None)
     if case.method.upper() == "GET" and response.status_code == 200 and b'"next_cursor":"' in response.content:
         _cursors[_list_of(case)] = response.json()["next_cursor"]
 
@@ -157,13 +166,26 @@ def _set_query(case: Case[Any]) -> None:
     now = datetime.now(UTC)
     spans = {"from": now - timedelta(hours=2), "to": now - timedelta(hours=1)}
     query |= {name: moment.isoformat() for name, moment in spans.items() if name in query}
+    query |= _asked(query)
     if query.pop("cursor", None) is not None and (known := _cursors.get(_list_of(case))) is not None:
         query["cursor"] = known
     case.query = query
 
 
+def _asked(members: dict[str, Any]) -> dict[str, Any]:
+    """Valid values for a query of events: one of the language, and no wait."""
+    asked: dict[str, Any] = {}
+    if isinstance(text := members.get("q"), str):
+        asked["q"] = _QUERIES[len(text) % len(_QUERIES)]
+    if "wait" in members:
+        asked["wait"] = "0"
+    # An export that goes on needs the id of an event.
+    members.pop("after", None)
+    return asked
+
+
 def _list_of(case: Case[Any]) -> tuple[str, str]:
-    filters = {name: value for name, value in case.query.items() if name not in ("cursor", "limit")}
+    filters = {name: value for name, value in case.query.items() if name not in ("cursor", "limit", "wait")}
     return case.formatted_path, json.dumps(filters, sort_keys=True, default=str)
 
 
@@ -174,9 +196,38 @@ def _body_of(case: Case[Any], body: dict[str, Any]) -> dict[str, Any]:
         changed = _event_of(changed)
     if case.path == _BATCH and isinstance(changed.get("events"), list):
         changed["events"] = [_event_of(event) if isinstance(event, dict) else event for event in changed["events"]]
+    if case.path in (_SEARCH, _EXPORTS):
+        changed = _query_of(changed)
+    if case.path == _REPLAYS and isinstance(changed.get("query"), dict):
+        changed["query"] = _query_of(changed["query"]) | {"project_id": TENANT.project_id()}
+        changed["target_source_id"] = TENANT.source_key().source_id
+    if case.path.startswith(_CONSUMERS):
+        changed |= _asked(changed) | {name: "start" for name in ("start", "to") if name in changed}
+        if "project_id" in changed:
+            changed["project_id"] = TENANT.project_id()
+        if "cursor" in changed:
+            changed["cursor"] = _committable(case)
     if changed.get("project_ids"):
         changed["project_ids"] = [TENANT.project_id()]
     return _chosen(changed)
+
+
+def _query_of(members: dict[str, Any]) -> dict[str, Any]:
+    """A query for events in a body, with a range that is one."""
+    asked = members | _asked(members)
+    now = datetime.now(UTC)
+    spans = {"from": now - timedelta(hours=2), "to": now - timedelta(hours=1)}
+    asked |= {name: moment.isoformat() for name, moment in spans.items() if name in asked}
+    asked.pop("cursor", None)
+    return asked
+
+
+def _committable(case: Case[Any]) -> str:
+    """The last cursor of the consumer in the path. Without one the path names a consumer that is not there."""
+    events = case.formatted_path.removesuffix("/commit") + "/events", "{}"
+    if events not in _cursors:
+        case.path_parameters["name"] = "none"
+    return _cursors.get(events, "none")
 
 
 def _event_of(event: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ SELECT 'events' AS what, count(*) AS rows, max(received_at) AS newest FROM event
 UNION ALL SELECT 'events in no partition of a day', count(*), max(received_at) FROM events_default
 UNION ALL SELECT 'event_ledger', count(*), max(received_at) FROM event_ledger
 UNION ALL SELECT 'usage_hours', count(*), max(hour) FROM usage_hours
+UNION ALL SELECT 'read_hours', count(*), max(hour) FROM read_hours
 UNION ALL SELECT 'usage_outbox', count(*), max(received_at) FROM usage_outbox
 UNION ALL SELECT 'workspaces', count(*), max(created_at) FROM workspaces
 UNION ALL SELECT 'sources', count(*), max(created_at) FROM sources
@@ -57,6 +58,11 @@ UNION ALL SELECT 'source_keys that live', count(*), max(created_at) FROM source_
 UNION ALL SELECT 'source_keys revoked', count(*), max(revoked_at) FROM source_keys WHERE revoked_at IS NOT NULL
 UNION ALL SELECT 'management_tokens that live', count(*), max(created_at) FROM management_tokens
     WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+UNION ALL SELECT 'consumers', count(*), max(committed_at) FROM consumers
+UNION ALL SELECT 'exports', count(*), max(created_at) FROM exports WHERE archived_at IS NULL
+UNION ALL SELECT 'exports that are pending', count(*), max(created_at) FROM exports WHERE ended_at IS NULL
+UNION ALL SELECT 'replays', count(*), max(created_at) FROM replays
+UNION ALL SELECT 'replays that are pending', count(*), max(created_at) FROM replays WHERE ended_at IS NULL
 UNION ALL SELECT 'audit_entries', count(*), max(created_at) FROM audit_entries
 ORDER BY what;
 

@@ -98,6 +98,7 @@ def settings_variables(
         "LARIBA_BROKER_URL": redis.broker_url,
         "LARIBA_REDIS_URL": redis.url,
         "LARIBA_SECRET_KEY": secret_key,
+        "LARIBA_DOWNLOAD_DIR": str(var_dir.folder("downloads")),
         "LARIBA_METRICS_DIR": str(var_dir.empty_folder("metrics")),
     }
 

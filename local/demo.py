@@ -21,7 +21,7 @@ from app.management.projects.domain import NewProject, add_project
 from app.management.sources.domain import NewSource, add_source
 from app.management.tokens.domain import NewToken, add_token, revoke_token
 from app.management.workspace.domain import add_workspace
-from app.models import Environment, ManagementToken, Source, SourceKey, SourceType
+from app.models import Environment, ManagementToken, Project, Source, SourceKey, SourceType
 
 SOURCE_ID: Final = "src_demo"
 _ENVIRONMENT: Final = "production"
@@ -35,6 +35,7 @@ _WORKSPACE = text("SELECT workspace_id FROM sources WHERE public_id = :public_id
 class DemoCredentials:
     """The credentials to send to the demo workspace and to manage it."""
 
+    project_id: str
     source_id: str
     source_key: str = field(repr=False)
     management_token: str = field(repr=False)
@@ -54,6 +55,7 @@ def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials
     try:
         with database.transaction(TenantScope.ALL) as session:
             source = _find_source(session) or _create_source(session)
+            project = session.scalars(Project.within(source.workspace_id).where(Project.id == source.project_id)).one()
         key, token = known.get("LARIBA_SOURCE_KEY", ""), known.get("LARIBA_MANAGEMENT_TOKEN", "")
         if not _opens_source(key, source, credentials, database):
             key = _issue_key(source, credentials, database)
@@ -61,7 +63,7 @@ def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials
             token = _issue_token(source, credentials, database)
     finally:
         database.engine.dispose()
-    return DemoCredentials(source_id=SOURCE_ID, source_key=key, management_token=token)
+    return DemoCredentials(project_id=project.public_id, source_id=SOURCE_ID, source_key=key, management_token=token)
 
 
 def _find_source(session: Session) -> Source | None:

@@ -13,7 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import PREFIX, Settings, SettingsError
-from app.database.migrate import migrate
+from app.database.migrate import UnknownSchemaError, migrate
 from app.errors import Refusal
 from local import demo_env
 from local.demo import ensure_demo
@@ -26,6 +26,8 @@ def main(superuser_url: str, path: Path) -> int:
         prepare(superuser_url, path, variables)
     except (SettingsError, Refusal, OSError) as error:
         return _failed(str(error))
+    except UnknownSchemaError as error:
+        return _failed(f"{error}; a new one is made once {path.parent} is removed")
     except (psycopg.Error, SQLAlchemyError, CommandError) as error:
         return _failed(f"the database cannot be prepared: {str(error).splitlines()[0]}")
     return 0
@@ -38,6 +40,7 @@ def prepare(superuser_url: str, path: Path, variables: Mapping[str, str]) -> Non
     migrate(settings)
     credentials = ensure_demo(settings, demo_env.read(path))
     demo = {
+        "LARIBA_PROJECT_ID": credentials.project_id,
         "LARIBA_SOURCE_ID": credentials.source_id,
         "LARIBA_SOURCE_KEY": credentials.source_key,
         "LARIBA_MANAGEMENT_TOKEN": credentials.management_token,

@@ -31,7 +31,7 @@ class Product:
     def worker(self) -> Program:
         command = ("-m", "celery", "-A", "local.worker.celery", "worker", "--pool", "threads")
         # A single worker has no other one to mingle or gossip with, and starts a second sooner without.
-        return self._program("worker", *command, "--concurrency", "2", "--without-mingle", "--without-gossip")
+        return self._program("worker", *command, "--concurrency", "3", "--without-mingle", "--without-gossip")
 
     def web(self, port: int, application: str = "wsgi:rsgi", interface: str = "rsgi") -> Program:
         """Another `application` is for bench/, which compares applications under the same server."""

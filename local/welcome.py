@@ -1,6 +1,5 @@
 """The text that a person reads when the product is ready: address, keys, an event to send and how to see it."""
 
-import shlex
 from pathlib import Path
 
 from local import demo_env
@@ -68,8 +67,8 @@ curl -X POST "{url}/v1/events/ingest" \\
   -H "Content-Type: application/json" -H "X-API-Key: {key}" \\
   -d '{{"event_type": "payment.failed", "source_id": "src_demo", "environment": "production", "payload": {{}}}}'"""
 
-# psql comes with the wheel. It connects as the tables' owner: the app's role would see no rows.
-_QUERY = "SELECT event_id, event_type, received_at, payload FROM events ORDER BY received_at DESC LIMIT 10"
+# On one line, so that it can be pasted anywhere. The day that a search usually covers may be over.
+_LOOK = 'curl -sG "{url}/v1/events" -H "Authorization: Bearer {token}" -d project_id={project} -d from=-30d -d limit=10'
 
 
 def first_event(url: str, source_key: str) -> str:
@@ -77,22 +76,17 @@ def first_event(url: str, source_key: str) -> str:
     return _CURL.format(url=url, key=source_key)
 
 
-def look(folder: Path) -> str:
-    """A command that shows the stored events, to paste at the root of the checkout."""
-    where = "" if folder == Path.cwd() / "var" else f" VAR_DIR={shlex.quote(str(folder))}"
-    return f"make -s psql{where} ARGS='-c \"{_QUERY}\"'"
-
-
 def welcome(path: Path, logs: Path, events: int) -> str:
     """`path` is the run's demo.env; `events` are stored."""
     known = demo_env.read(path)
     url, key = known["LARIBA_URL"], known["LARIBA_SOURCE_KEY"]
+    token = known["LARIBA_MANAGEMENT_TOKEN"]
+    look = _LOOK.format(url=url, token=token, project=known["LARIBA_PROJECT_ID"])
     if events:
         curl = _CURL_ANOTHER.format(url=url, key=key)
-        steps = _AGAIN.format(stored=_how_many(events), look=look(path.parent), curl=curl)
+        steps = _AGAIN.format(stored=_how_many(events), look=look, curl=curl)
     else:
-        steps = _FIRST.format(curl=first_event(url, key), look=look(path.parent))
-    token = known["LARIBA_MANAGEMENT_TOKEN"]
+        steps = _FIRST.format(curl=first_event(url, key), look=look)
     return _WELCOME.format(url=url, key=key, token=token, demo_env=path, logs=logs, folder=path.parent, steps=steps)
 
 

@@ -42,30 +42,33 @@ def _server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session", name="settings")
-def _settings(server_url: str) -> Iterator[Settings]:
-    """Settings of a fresh database with an owner and an app's role, migrated to head."""
+def _settings(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a fresh database with an owner and an app's role, migrated to head, and of a folder for exports."""
     with fresh_database(server_url) as settings:
         migrate(settings)
-        yield settings
+        yield replace(settings, download_dir=str(tmp_path_factory.mktemp("downloads")))
 
 
 @pytest.fixture(scope="session", name="credentials")
 def _credentials() -> Credentials:
     cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)
     assert cheapest.type is Type.ID
-    return Credentials((SECRET_KEY,), argon2_runs_max=8, hasher=cheapest)
+    credentials = Credentials((SECRET_KEY,), argon2_runs_max=8, hasher=cheapest)
+    # A preload would read beside tests that look at connections or at what is sent to PostgreSQL.
+    credentials.preload(lambda: ())
+    return credentials
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_application_of_a_test_flushes_refusals_by_itself() -> Iterator[None]:
+def _no_application_of_a_test_flushes_counts_by_itself() -> Iterator[None]:
     """A thread would write beside tests that look at the outbox, or at what is sent to PostgreSQL, and would reopen a
     database that a test has closed. Servers in processes of their own flush as in production.
     """
     defaults = create_app.__kwdefaults__ or {}
-    before = defaults["refusal_flush_seconds"]
-    defaults["refusal_flush_seconds"] = None
+    before = defaults["count_flush_seconds"]
+    defaults["count_flush_seconds"] = None
     yield
-    defaults["refusal_flush_seconds"] = before
+    defaults["count_flush_seconds"] = before
 
 
 @pytest.fixture(scope="session", name="app")
@@ -74,6 +77,7 @@ def _app(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
     app = create_app(patient, credentials=credentials)
     yield app
     close(app.extensions[EXTENSION].database)
+    close(app.extensions[EXTENSION].reading)
 
 
 @pytest.fixture(scope="session", name="context")

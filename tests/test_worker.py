@@ -2,6 +2,8 @@
 
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from celery.beat import Scheduler
@@ -15,7 +17,14 @@ def test_beat_goes_on_when_the_clock_is_set_back(settings: Settings, monkeypatch
     entries = Scheduler(celery).schedule.values()
     monkeypatch.setattr(celery, "now", lambda: datetime(2000, 1, 1, tzinfo=UTC))
     later = time.monotonic() + 11
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    monkeypatch.setattr("app.worker.time", SimpleNamespace(monotonic=lambda: later))
 
     assert [entry.name for entry in entries if not entry.is_due()[0]] == []
     celery.close()
+
+
+def test_the_worker_prepares_no_statement_whose_plan_would_lock_every_day(settings: Settings) -> None:
+    with patch("app.worker.Database") as database:
+        create_celery(settings).close()
+
+    assert database.call_args.kwargs["prepares"] is False

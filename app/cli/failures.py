@@ -9,6 +9,7 @@ from psycopg import Error as PsycopgError
 from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
+from app.database.migrate import UnknownSchemaError
 from app.errors import OutcomeUnknown, Refusal
 
 _OUTCOME_UNKNOWN = "The database was lost while it committed: the change may have been made or not. Look first."
@@ -28,7 +29,7 @@ def one_line_failures() -> Iterator[None]:
     except ProgrammingError as error:
         is_schema_behind = isinstance(error.orig, UndefinedTable | UndefinedColumn)
         raise click.ClickException(_SCHEMA_BEHIND if is_schema_behind else _first_line(error)) from error
-    except (SQLAlchemyError, PsycopgError, CommandError, ValueError, OSError) as error:
+    except (SQLAlchemyError, PsycopgError, CommandError, UnknownSchemaError, ValueError, OSError) as error:
         raise click.ClickException(_first_line(error)) from error
 
 

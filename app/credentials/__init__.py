@@ -1,1 +1,1 @@
-"""Source keys and management tokens: format, signing, verification, cache; and what a key's policies may hold."""
+"""Source keys and management tokens: format, signing, verification, cache and table; what a key's policies may hold."""

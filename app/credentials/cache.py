@@ -1,4 +1,4 @@
-"""Caches whose a verified credential is, in the memory of one process."""
+"""A bounded map from digests of credentials to what one process keeps of them, and one look-up at a time for each."""
 
 import threading
 from collections import deque

@@ -11,6 +11,11 @@ CHECKSUM_CHARACTERS: Final = 10  # 59 bits: forging one takes 10^17 requests
 # No other length is looked at: a megabyte of header is refused without reading it.
 CREDENTIAL_CHARACTERS: Final = len("lrb_sk_") + KEY_ID_CHARACTERS + 1 + SECRET_CHARACTERS + CHECKSUM_CHARACTERS
 
+# Where it stands in the text.
+KEY_ID: Final = slice(len("lrb_sk_"), len("lrb_sk_") + KEY_ID_CHARACTERS)
+PUBLIC_ID_PREFIXES: Final[dict[Kind, str]] = {"sk": "key_", "mt": "tok_"}
+"""What the public id of a credential begins with; its key id follows."""
+
 _CREDENTIAL = re.compile(
     rf"lrb_(?P<kind>sk|mt)_(?P<key_id>[0-9A-Za-z]{{{KEY_ID_CHARACTERS}}})_"
     rf"(?P<secret>[0-9A-Za-z]{{{SECRET_CHARACTERS}}})(?P<checksum>[0-9A-Za-z]{{{CHECKSUM_CHARACTERS}}})"

@@ -9,19 +9,32 @@ the credential; else argon2 as well, 20 ms.
 
 import hmac
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import structlog
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerificationError
 
+from app.concurrency.fork import reset_after_fork
 from app.concurrency.limit import ConcurrencyLimit
 from app.credentials.cache import CredentialCache
-from app.credentials.format import CREDENTIAL_CHARACTERS, KEY_ID_CHARACTERS, SECRET_CHARACTERS, Kind, split
+from app.credentials.format import (
+    CREDENTIAL_CHARACTERS,
+    KEY_ID,
+    KEY_ID_CHARACTERS,
+    PUBLIC_ID_PREFIXES,
+    SECRET_CHARACTERS,
+    Kind,
+    split,
+)
 from app.credentials.signing import Signer
+from app.errors import StorageUnavailable
 from app.identifiers import random_text
 from app.telemetry import metrics
+
+_log = structlog.get_logger()
 
 # OWASP's minimum for argon2id (19 MiB, t=2, p=1): about 20 ms on the machines this runs on, while the library's
 # default takes 110 ms and 64 MiB. The secret has 196 random bits, so the parameters guard against little.
@@ -33,6 +46,22 @@ _ISSUING: Final = "issuing"
 _BUSY: Final = (
     "Nothing was stored: too many keys are being issued or proven at this moment. Repeat the same request later."
 )
+
+
+class HashForm(NamedTuple):
+    """What the text of each hash of a hasher has in common: those of other parameters differ in it."""
+
+    prefix: str
+    characters: int
+
+    @classmethod
+    def of(cls, hasher: PasswordHasher) -> "HashForm":
+        prefix = f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}$"
+        salt, digest = (-(-4 * size // 3) for size in (hasher.salt_len, hasher.hash_len))  # base64 without padding
+        return cls(prefix, len(prefix) + salt + len("$") + digest)
+
+    def fits(self, secret_hash: str) -> bool:
+        return len(secret_hash) == self.characters and secret_hash.startswith(self.prefix)
 
 
 class Minted(NamedTuple):
@@ -56,6 +85,10 @@ class Credential:
     secret: str = field(repr=False)
     digest: bytes = field(repr=False)
     """Keyed with the secret that signed the checksum: when that one leaves the settings, both end."""
+
+    @property
+    def public_id(self) -> str:
+        return PUBLIC_ID_PREFIXES[self.kind] + self.key_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +127,20 @@ class Credentials:
     def __init__(self, secret_keys: tuple[str, ...], *, argon2_runs_max: int, hasher: PasswordHasher = OWASP) -> None:
         self._signers = tuple(Signer(secret) for secret in secret_keys)
         self._hasher = hasher
-        self.hash_prefix: Final = f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}$"
-        """How a hash of today's parameters begins."""
+        self.hash_form: Final = HashForm.of(hasher)
+        """Of a hash of today's parameters."""
+        self._argon2_runs_max = argon2_runs_max
+        self._reset()
+        reset_after_fork(self, Credentials._reset)
+
+    def _reset(self) -> None:
+        # In a forked child too: a thread that preloads, looks up or runs argon2 exists in the parent alone, and what it
+        # holds would never be released.
         self._cache: CredentialCache[Identity] = CredentialCache()
         self._not_preloaded = threading.Lock()
         # Issuing never takes all runs: a thief who issues without pause keeps no key from being verified, nor the token
         # of the owner who comes to revoke the stolen one.
-        most = max(1, argon2_runs_max - 1)
+        most = max(1, self._argon2_runs_max - 1)
         self._issuing, self._argon2 = (
             ConcurrencyLimit(
                 at_once,
@@ -109,7 +149,7 @@ class Credentials:
                 wait_seconds=_WAIT_SECONDS,
                 busy=_BUSY,
             )
-            for at_once in (most, argon2_runs_max)
+            for at_once in (most, self._argon2_runs_max)
         )
 
     def mint(self, kind: Kind, workspace: Hashable = None) -> Minted:
@@ -129,25 +169,42 @@ class Credentials:
         return Minted(key_id, text, secret_hash, self._signers[0].digest(text))
 
     def lookup_cached(self, text: str, kind: Kind) -> Identity | None:
-        """Whose credential `text` is, if this process has verified it before. Reads memory alone, never raises.
+        """Whose credential `text` is, if this process has it cached. Reads memory alone, never raises.
 
-        Form and checksum need no look: the digest is of the whole text, and only verified credentials are cached.
+        Form and checksum need no look: the digest is of the whole text, and only of a verified credential or of one
+        that a row has the digest of. The key id does: a digest that was copied into another key's row is cached as
+        that key's.
         """
         if len(text) != CREDENTIAL_CHARACTERS or text[4:6] != kind:
             return None
+        public_id = PUBLIC_ID_PREFIXES[kind] + text[KEY_ID]
         for signer in self._signers:
             identity = self._cache.get(signer.digest(text))
-            if identity is not None:
+            if identity is not None and identity.public_id == public_id:
                 return identity
         return None
 
-    def begin_preload(self) -> bool:
-        """True in the first call of a process: that caller preloads the cache."""
-        return self._not_preloaded.acquire(blocking=False)
+    def preload(self, read: Callable[[], Iterable[tuple[bytes, Identity]]]) -> None:
+        """Cache what `read` returns, on a thread of its own: the first call of a process. Later ones do nothing.
 
-    def preload(self, digest: bytes, identity: Identity) -> None:
-        """Cache the identity of a row whose hash begins with `hash_prefix`."""
-        self._cache.put(digest, identity)
+        It returns digests of rows whose hash is of `hash_form`. Until they are cached, and also if they never are,
+        each credential is looked up at its first use.
+        """
+        if not self._not_preloaded.acquire(blocking=False):
+            return
+        try:
+            threading.Thread(target=self._preload, args=(read,), name="preload", daemon=True).start()
+        except RuntimeError:  # the machine has no thread left: the next call tries again
+            self._not_preloaded.release()
+
+    def _preload(self, read: Callable[[], Iterable[tuple[bytes, Identity]]]) -> None:
+        try:
+            for digest, identity in read():
+                self._cache.put(digest, identity)
+        except StorageUnavailable as error:
+            _log.warning("credentials_not_preloaded", cause=type(error.__cause__ or error).__name__)
+        except Exception:  # noqa: BLE001 - on a thread of its own: no caller would log it
+            _log.exception("credentials_not_preloaded")
 
     def parse(self, text: str, kind: Kind) -> Credential | None:
         """The credential in `text`; None if it is not of `kind`, malformed, or not signed with one of our secrets."""
@@ -159,19 +216,20 @@ class Credentials:
         return Credential(kind, parts.key_id, parts.secret, signers[0].digest(text)) if signers else None
 
     def verify(self, credential: Credential, look_up: Callable[[str], StoredCredential | None]) -> Verification | None:
-        """Whose credential it is; None if its key id is not stored or its secret is wrong.
+        """Whose credential it is; None if its public id is not stored or its secret is wrong.
 
-        1. Look into the cache. 2. `look_up` the row, in a transaction that ends before it returns. 3. Compare the
-        stored digest. 4. If it is missing or another one, or the hash is of old parameters, run argon2. 5. Cache the
-        identity, which never changes. Whether the credential has been revoked is read elsewhere, at each use. A wrong
-        secret is never cached: a flood of them neither fills nor poisons the cache.
+        1. Look into the cache, as lookup_cached() does. 2. `look_up` the row by the public id, in a transaction that
+        ends before it returns. 3. Compare the stored digest. 4. If it is missing or another one, or the hash is of old
+        parameters, run argon2. 5. Cache the identity, which never changes. Whether the credential has been revoked is
+        read elsewhere, at each use. A wrong secret is never cached: a flood of them neither fills nor poisons the
+        cache.
         Raises StorageUnavailable when argon2 is busy with as many others as it may be.
         """
         with self._cache.single_flight(credential.digest) as cached:
-            if cached is not None:
+            if cached is not None and cached.public_id == credential.public_id:
                 metrics.KEY_LOOKUPS.labels("memory").inc()
                 return Verification(cached)
-            stored = look_up(credential.key_id)
+            stored = look_up(credential.public_id)
             is_proven = stored is not None and self._is_proven(credential, stored)
             metrics.KEY_LOOKUPS.labels("database" if is_proven else "nowhere").inc()
             if stored is None:
@@ -186,7 +244,7 @@ class Credentials:
         return (
             stored.secret_digest is not None
             and hmac.compare_digest(stored.secret_digest, credential.digest)
-            and not self._hasher.check_needs_rehash(stored.secret_hash)
+            and self.hash_form.fits(stored.secret_hash)
         )
 
     def _prove(self, credential: Credential, stored: StoredCredential) -> Verification | None:
@@ -198,8 +256,8 @@ class Credentials:
                 self._hasher.verify(stored.secret_hash, credential.secret)
             except VerificationError:
                 return None
-            is_stale = self._hasher.check_needs_rehash(stored.secret_hash)
-            new_hash = self._hash(credential.secret, purpose="renew") if is_stale else None
+            is_current = self.hash_form.fits(stored.secret_hash)
+            new_hash = None if is_current else self._hash(credential.secret, purpose="renew")
         return Verification(stored.identity, credential.digest, new_hash)
 
     def _hash(self, secret: str, *, purpose: str) -> str:

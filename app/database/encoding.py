@@ -27,7 +27,7 @@ def require_utf8(engine: Engine) -> None:
     """Raise EncodingError if the database is in another encoding. Passes if the database is away.
 
     Logs a warning if the C library's order of text has changed since the database was made. No index of ours relies on
-    it (migrations/versions/0001_control_plane.py), but those of other programs in the database may.
+    it (migrations/versions/a001_control_plane.py), but those of other programs in the database may.
     """
     found = ask(engine, lambda connection: connection.execute(_LOCALE).one())
     if found is None:

@@ -6,15 +6,16 @@ dead network delays a request no longer than a stopped server does.
 
 import copy
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from enum import Enum
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, TextClause, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -53,12 +54,17 @@ _SESSION = {
     "lariba.workspace": "",
     "lariba.all_workspaces": "",
 }
-# What the row security policies read (migrations/versions/0005_row_security.py). `true` means until the transaction
+# What the row security policies read (migrations/versions/a005_row_security.py). `true` means until the transaction
 # ends, so a pooled connection carries nothing over.
 _SCOPE = text(
     "SELECT set_config('lariba.workspace', :workspace, true),"
     " set_config('lariba.all_workspaces', :all_workspaces, true)"
 )
+# In one exchange: a transaction that reads one row has few others.
+_READS = "set_config('transaction_read_only', 'on', true), set_config('statement_timeout', :milliseconds, true)"
+# A plan that is made once for all values of a prepared statement would lock every day of events.
+_PLANS = "set_config('plan_cache_mode', 'force_custom_plan', true)"
+_SCOPE_TO_READ = text(f"{_SCOPE.text}, {_READS}, {_PLANS}")
 _DEADLINE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 0.2
 
@@ -76,14 +82,24 @@ class Database:
     """One process's pool of connections to PostgreSQL."""
 
     def __init__(
-        self, url: str, *, pool_size: int, lock_timeout_seconds: float = 1.0, application_name: str = "lariba"
+        self,
+        url: str,
+        *,
+        pool_size: int,
+        lock_timeout_seconds: float = 1.0,
+        application_name: str = "lariba",
+        prepares: bool = True,
+        session: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        session = _SESSION | {"lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms"}
+        """`prepares`: whether PostgreSQL keeps the plans of repeated statements; `session`: further settings of it."""
+        settings = _SESSION | {"lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms"} | dict(session)
         arguments = conninfo_of(url) | {
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
             "application_name": application_name,
         }
-        options = " ".join(f"-c {name}={value}" for name, value in session.items())
+        if not prepares:
+            arguments["prepare_threshold"] = None
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         arguments["options"] = f"{arguments.get('options', '')} {options}".strip()
         self._arguments = arguments
         self._engine = create_engine(
@@ -123,18 +139,24 @@ class Database:
 
     @contextmanager
     def transaction(
-        self, scope: int | TenantScope, *, deadline_seconds: float = _DEADLINE_SECONDS
+        self,
+        scope: int | TenantScope,
+        *,
+        deadline_seconds: float = _DEADLINE_SECONDS,
+        reads_for_seconds: float | None = None,
     ) -> Iterator[Session]:
         """One use case, one transaction: commits at the end of the block, rolls back if anything is raised in it.
 
-        It sees the rows of the workspace (its inner id) that `scope` names, and no others. Raises StorageUnavailable if
-        PostgreSQL is away, too slow or too busy (nothing is stored), and its subclass OutcomeUnknown if the connection
-        was lost during the commit itself.
+        It sees the rows of the workspace (its inner id) that `scope` names, and no others. With `reads_for_seconds` it
+        cannot write, and no statement may take longer. Raises StorageUnavailable if PostgreSQL is away, too slow or too
+        busy (nothing is stored), and its subclass OutcomeUnknown if the connection was lost during the commit itself.
         """
         with self._limit.held(scope if self._client is None else self._client) if self._limit else nullcontext():
-            yield from self._transaction(scope, deadline_seconds)
+            yield from self._transaction(scope, deadline_seconds, reads_for_seconds)
 
-    def _transaction(self, scope: int | TenantScope, deadline_seconds: float) -> Iterator[Session]:
+    def _transaction(
+        self, scope: int | TenantScope, deadline_seconds: float, reads_for_seconds: float | None
+    ) -> Iterator[Session]:
         deadline = time.monotonic() + deadline_seconds
         session = Session(self._engine, expire_on_commit=False)
         connection: Connection | None = None
@@ -142,7 +164,7 @@ class Database:
             connection = _connected(session)
             _set_deadline(connection, deadline)
             if scope is not TenantScope.NONE:
-                session.execute(_SCOPE, _settings_of(scope))
+                session.execute(*_settings_of(scope, reads_for_seconds))
             yield session
             session.flush()
         except BaseException as error:
@@ -196,23 +218,20 @@ def _roll_back(session: Session, connection: Connection | None) -> Exception | N
     return None
 
 
-def _settings_of(scope: int | TenantScope) -> dict[str, str]:
-    if scope is TenantScope.ALL:
-        return {"workspace": "", "all_workspaces": "on"}
-    return {"workspace": str(scope), "all_workspaces": ""}
+def _settings_of(scope: int | TenantScope, reads_for_seconds: float | None) -> tuple[TextClause, dict[str, str]]:
+    is_all = scope is TenantScope.ALL
+    settings = {"workspace": "" if is_all else str(scope), "all_workspaces": "on" if is_all else ""}
+    if reads_for_seconds is None:
+        return _SCOPE, settings
+    return _SCOPE_TO_READ, settings | {"milliseconds": str(round(reads_for_seconds * 1000))}
 
 
 def conninfo_of(url: str) -> dict[str, Any]:
     """Libpq's keywords for a database URL (`postgresql://…`, as SQLAlchemy reads it)."""
     parsed = make_url(url)
     keywords: dict[str, Any] = dict(parsed.query)
-    named = {
-        "host": parsed.host,
-        "port": parsed.port,
-        "user": parsed.username,
-        "password": parsed.password,
-        "dbname": parsed.database,
-    }
+    named = {"host": parsed.host, "port": parsed.port, "dbname": parsed.database}
+    named |= {"user": parsed.username, "password": parsed.password}
     return keywords | {name: value for name, value in named.items() if value is not None}
 
 

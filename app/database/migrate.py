@@ -1,5 +1,6 @@
 """Brings the database's schema to head, and says whether it is there."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,16 @@ from app.database.row_security import bind_policies
 _LOCK = 0x6C617269_62610001
 _LOCK_PAUSE_SECONDS = 0.2
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
+# Before the first release the migrations began anew, with other tables under the same numbers: a schema at the earlier
+# 0003 must not be taken for one at the third migration of today, a003.
+_DISCARDED = re.compile(r"\d{4}")
 _LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '4s'")  # as in migrations/env.py
 _RELATIONS = text("SELECT relname FROM pg_class WHERE relnamespace = current_schema()::text::regnamespace")
 _MAY_USE_SCHEMA = text("SELECT has_schema_privilege(:role, current_schema(), 'USAGE')")
 # No program may DELETE events or change the audit log; the worker purges and folds, the API changes control rows.
 _GRANTS = {
     "SELECT, INSERT, UPDATE": (
+        "read_hours",
         "workspaces",
         "projects",
         "environments",
@@ -35,48 +40,63 @@ _GRANTS = {
         "management_tokens",
         "maintenance_tasks",
     ),
-    "SELECT, INSERT": ("events", "audit_entries"),
+    "SELECT, INSERT": ("events", "event_segments", "audit_entries"),
     "SELECT, INSERT, UPDATE, DELETE": (
         "event_ledger",
         "idempotency_records",
         "usage_outbox",
         "usage_hours",
+        "event_hours",
+        "read_flushes",
         "management_requests",
+        "consumers",
+        "exports",
+        "replays",
     ),
-    "SELECT": ("alembic_version", "readable_events"),
+    "SELECT": ("alembic_version", "readable_events", "readable_segments"),
+    "USAGE": ("SEQUENCE event_positions",),
 }
 
 
 class SchemaBehindError(Exception):
-    """The database's schema is older than this code; the message is one line that says what to run."""
+    """The database's schema is not one that this code can use; the message is one line that says what to do."""
+
+
+class UnknownSchemaError(Exception):
+    """The database's schema is at a revision that this code cannot migrate; the message says what to do."""
 
 
 def migrate(settings: Settings, revision: str = "head") -> None:
     """Take the schema to `revision` as the owner, then grant the app's role what it needs, and the policies.
 
     Safe to run twice and concurrently: an advisory lock lets one run at a time. Raises SQLAlchemy's errors, and
-    CommandError (Alembic's) for a schema that this code does not know.
+    UnknownSchemaError.
     """
     with _locked(settings) as engine:
         with engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
             if not _is_known(current):
-                raise CommandError(
-                    f"the schema is at {current}, which this code does not know: a later version made it, or one before"
-                    " the first release, whose database cannot be taken over (CHANGELOG.md)"
+                raise UnknownSchemaError(
+                    _discarded(current)
+                    or f"the schema is at {current}, which a later version of this code made:"
+                    " migrate with that version or one after it"
                 )
             command.upgrade(_configuration(connection), revision)
         with engine.begin() as connection:
             connection.execute(_LOCK_TIMEOUT)
-            app_role = str(make_url(settings.database_url).username)
+            app_role = _app_role(settings)
             _grant(connection, app_role)
             bind_policies(connection, app_role)
 
 
 def downgrade(settings: Settings, revision: str) -> None:
-    """Take the schema back to `revision` ("base" is an empty database) as the owner."""
-    with _locked(settings) as engine, engine.connect() as connection:
-        command.downgrade(_configuration(connection), revision)
+    """Take the schema back to `revision` ("base" is an empty database) as the owner, with what the app's role needs."""
+    with _locked(settings) as engine:
+        with engine.connect() as connection:
+            command.downgrade(_configuration(connection), revision)
+        with engine.begin() as connection:
+            connection.execute(_LOCK_TIMEOUT)
+            _grant(connection, _app_role(settings))
 
 
 @contextmanager
@@ -105,9 +125,21 @@ def behind(connection: Connection) -> str | None:
     """
     current = MigrationContext.configure(connection).get_current_revision()
     head = ScriptDirectory.from_config(_configuration()).get_current_head()
-    if current == head or not _is_known(current):
+    if current == head:
         return None
+    if not _is_known(current):
+        return _discarded(current)
     return f"the schema is at {current or 'nothing'} and this code needs {head}: run `flask --app wsgi migrate`"
+
+
+def _discarded(revision: str | None) -> str | None:
+    """What to do, in one line, if `revision` is one of those that checkouts before the first release had."""
+    if revision is None or not _DISCARDED.fullmatch(revision):
+        return None
+    return (
+        f"the schema is at {revision}, which a checkout before the first release made:"
+        " begin with a new database (CHANGELOG.md)"
+    )
 
 
 def _is_known(revision: str | None) -> bool:
@@ -132,6 +164,10 @@ def _configuration(connection: Connection | None = None) -> Config:
     return configuration
 
 
+def _app_role(settings: Settings) -> str:
+    return str(make_url(settings.database_url).username)
+
+
 def _grant(connection: Connection, app_role: str) -> None:
     if app_role == connection.execute(text("SELECT current_user")).scalar_one():
         return
@@ -141,6 +177,7 @@ def _grant(connection: Connection, app_role: str) -> None:
         connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {role}"))
     existing = set(connection.execute(_RELATIONS).scalars())
     for privileges, tables in _GRANTS.items():
-        for table in existing.intersection(tables):
-            connection.execute(text(f"GRANT {privileges} ON {table} TO {role}"))
+        for table in tables:
+            if table.split()[-1] in existing:
+                connection.execute(text(f"GRANT {privileges} ON {table} TO {role}"))
     connection.execute(text(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}"))

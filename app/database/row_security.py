@@ -1,7 +1,7 @@
 """Whether row security keeps workspaces apart: for the app's role, on every table and partition.
 
-The policies are made by migrations (migrations/versions/0005_row_security.py) and read what database.transaction()
-sets (engine.py). docs/decisions/0011 says what they protect against.
+The policies are made by migrations (migrations/versions/a005_row_security.py, a007) and read what
+database.transaction() sets (engine.py). docs/decisions/0011 says what they protect against.
 """
 
 from sqlalchemy import Connection, Engine, text
@@ -74,5 +74,5 @@ def bind_policies(connection: Connection, app_role: str) -> None:
     quote = connection.dialect.identifier_preparer.quote
     for relation, policy in connection.execute(_POLICIES_FOR_OTHERS, {"role": app_role}).all():
         connection.execute(text(f"ALTER POLICY {quote(policy)} ON {relation} TO {quote(app_role)}"))
-    if connection.execute(_CAN_COPY).scalar_one():  # else the schema is before 0006
+    if connection.execute(_CAN_COPY).scalar_one():  # else the schema is before a006
         connection.execute(_OPEN_PARTITIONS)

@@ -9,12 +9,16 @@ from app.wire.body_reads import BodyReadLimits
 # No thread of the adapter reads a body. Its threads wait: for PostgreSQL, for a connection to it, for argon2. So there
 # are more of them than a server has that reads bodies on its threads: 128 for the default of 16.
 THREADS_FACTOR: Final = 8
+# Of requests that follow a feed, which come by hundreds when an event does: more at once would be refused by the pool
+# for reading, and keep the interpreter from the events that come in. 4 for the default, half of them for one workspace.
+_FEED_THREADS_SHARE: Final = 4
 # --backpressure of granian; 2,048 for the default. A stalled body costs a connection and a few kilobytes.
 CONNECTIONS_FACTOR: Final = 128
 # Of bodies, until their requests are answered: a whole one waits too, for a thread or a batch slot. 128 MiB for the
 # default.
 _HELD_BYTES_FACTOR: Final = 8 * 1024 * 1024
-# A larger share must hold the largest body even where the setting is 1, and one that is being joined twice.
+# Half of the bytes is the share of one owner. Also where the setting is 1, it must be enough for two of the largest
+# bodies: a body that came in pieces is in memory twice while they are joined.
 _HELD_BODIES_MIN: Final = 4
 
 
@@ -24,6 +28,7 @@ class Bounds:
 
     threads: int
     probe_threads: int
+    feed_threads: int
     body_reads: BodyReadLimits
     held_bytes: int
     held_bytes_per_owner: int
@@ -38,6 +43,7 @@ class Bounds:
         return cls(
             threads=threads,
             probe_threads=max(1, threads // 64),
+            feed_threads=max(2, settings.server_threads // _FEED_THREADS_SHARE),
             body_reads=BodyReadLimits(
                 per_owner=connections // 4,
                 stalled_per_owner=connections // 16,

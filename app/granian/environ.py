@@ -3,15 +3,19 @@
 import re
 import sys
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from granian.rsgi import Scope
 
-Environ = dict[str, Any]
+from app.ingest.fast_path import Environ
+
+__all__ = ["Environ", "complete", "environ_of"]
 
 # Headers with other names are dropped. WSGI has one name for X_API_Key and X-API-Key, so the first would stand for the
 # second, past a proxy that drops or sets the real one. gunicorn and Django drop such names too.
 _NAME: Final = re.compile(r"[a-z0-9-]+")
+# granian takes names of 64 KB. Nothing reads a header with such a name, and the cache would keep a thousand of them.
+_NAME_CHARACTERS_MAX: Final = 100
 # granian lists a header whose value is not ASCII by its name alone. It must not count as missing.
 _UNREADABLE: Final = "\xff"
 _NO_PREFIX: Final = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
@@ -61,8 +65,13 @@ def _latin(text: str) -> str:
     return text if text.isascii() else text.encode().decode("latin-1")
 
 
-@lru_cache(maxsize=1_024)
 def _variable_of(name: str) -> str | None:
+    """The WSGI name of a header; None if it is dropped."""
+    return _variable_of_short(name) if len(name) <= _NAME_CHARACTERS_MAX else None
+
+
+@lru_cache(maxsize=1_024)
+def _variable_of_short(name: str) -> str | None:
     if not _NAME.fullmatch(name):
         return None
     return _NO_PREFIX.get(name) or "HTTP_" + name.upper().replace("-", "_")

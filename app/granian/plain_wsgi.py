@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from app.errors import LengthRequired
-from app.ingest.fast_path import Application, Environ, StartResponse
+from app.granian.environ import Environ
+from app.ingest.fast_path import Application, StartResponse
 from app.wire.body_reads import BODY_IS_WHOLE, BODY_REFUSAL
 
 _log = structlog.get_logger()

@@ -14,7 +14,7 @@ from app.config import Settings
 from app.database.dedicated_connection import DedicatedConnection
 from app.errors import IdempotencyInProgress, OutcomeUnknown, StorageUnavailable
 from app.ingest.pending_write import GROUP_BYTES_MAX, GROUP_EVENTS_MAX, PendingWrite, refuse_unsent, write_group
-from app.ingest.retries import Failure, caused_by, failure_of, refusal_of
+from app.ingest.retries import Failure, caused_by, failure_of, refusal_by_database
 from app.ingest.table_locks import waits_for_table
 
 _ROUND_SECONDS: Final = 0.1
@@ -107,7 +107,7 @@ class Round:
             elif failure_of(error) is Failure.LOCKED:
                 part[0].is_held, part[0].held_by = True, error
             else:
-                part[0].write.resolve(refusal_of(error))
+                part[0].write.resolve(refusal_by_database(error))
 
     def _wait_for_one(self, held: Sequence[Entry]) -> None:
         """Wait for one of the blocked attempts; if it gets through, all are tried again."""

@@ -11,7 +11,7 @@ from app.ingest.acceptance import Incoming
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import NOT_AN_EVENT, Attempt, Envelope, Receipt, read_envelope
 from app.ingest.storage import LOG_EVENTS
-from app.ingest.verdicts import refusal_of
+from app.ingest.verdicts import look_up_refusal
 from app.wire.exact_json import read_object
 
 
@@ -45,7 +45,9 @@ class IncomingEvent(Incoming[Attempt]):
         """The receipt, once the event is committed, by this request or an earlier one."""
         verdict = await self.waits.stored(identity, decoded)
         if verdict.receipt is None:
-            raise await self.waits.run(partial(refusal_of, verdict, identity, self.client, self._services.database))
+            raise await self.waits.run(
+                partial(look_up_refusal, verdict, identity, self.client, self._services.database)
+            )
         return verdict.receipt, LOG_EVENTS[verdict.outcome]
 
 

@@ -10,7 +10,8 @@ A WSGI server's thread waits for body and commit (`__call__`). An adapter that r
 
 import time
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -86,6 +87,8 @@ class FastPath:
         pending = self.begin(environ)
         if pending is None:
             return self.application(environ, start_response)
+        # What is logged meanwhile must not have the fields of the request that this thread served before.
+        structlog.contextvars.clear_contextvars()
         status, headers, body = run_blocking(self.answer(pending, _ThreadWaits(pending, self._services)))
         start_response(_status_line(status), headers)
         return [body]
@@ -107,7 +110,8 @@ class FastPath:
     async def answer(self, pending: PendingRequest, waits: BodyWaits) -> Answer:
         """The answer: a receipt of what is committed, or a refusal. Never raises."""
         environ, request_id = pending.environ, pending.request_id
-        address, log_event, error_code = "", _REFUSED, ""
+        address, log_event = "", _REFUSED
+        refused: Refusal | None = None
         try:
             address = client_address(environ, self._services.settings.trusted_proxies)
             client = Client(environ["HTTP_X_API_KEY"], address, identity=pending.identity)
@@ -121,23 +125,25 @@ class FastPath:
                 *accepted.headers,
             ]
         except Exception as error:  # noqa: BLE001 - each is answered
-            status, headers, body, error_code = await _answer_to(error, pending, waits)
+            status, headers, body = await _refuse(error, pending, waits)
+            refused = error if isinstance(error, Refusal) else InternalError()
         try:
-            self._count_and_log(pending, address, log_event, error_code, status)
-        except Exception:  # noqa: BLE001 - the event may be stored, and its producer needs that answer
-            _log.exception("answer_crashed", request_id=request_id)
+            self._count_and_log(pending, address, log_event, refused, status)
+        except Exception as error:  # noqa: BLE001 - the event may be stored, and its producer needs that answer
+            await _log_crash("answer_crashed", error, pending, waits)
         return status, headers, body
 
     def _count_and_log(
-        self, pending: PendingRequest, address: str, log_event: str, error_code: str, status: int
+        self, pending: PendingRequest, address: str, log_event: str, refused: Refusal | None, status: int
     ) -> None:
         seconds = time.perf_counter() - pending.began
-        _ANSWERS.add((error_code or metrics.OUTCOMES[log_event], seconds))
+        _ANSWERS.add((refused.code if refused else metrics.OUTCOMES[log_event], seconds))
         self._lines.add(
             RequestLine(
                 level="warning" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "info",
                 event=log_event,
-                error_code=error_code or UNSET,
+                cause=UNSET if refused is None else cause_of(refused) or UNSET,
+                error_code=refused.code if refused else UNSET,
                 key=pending.identity.public_id,
                 method=_METHOD,
                 milliseconds=round(seconds * 1000, 2),
@@ -195,16 +201,29 @@ class _ThreadWaits(BlockingWaits):
         return body
 
 
-async def _answer_to(error: Exception, pending: PendingRequest, waits: BodyWaits) -> tuple[int, Headers, bytes, str]:
-    """The answer to a request that is refused, or that crashed, with its error code."""
-    accept_header = pending.environ.get("HTTP_ACCEPT")
+async def _refuse(error: Exception, pending: PendingRequest, waits: BodyWaits) -> Answer:
+    """The answer to a request that is refused, or that crashed."""
     if not isinstance(error, Refusal):
-        _log.error("request_crashed", exc_info=error, request_id=pending.request_id)
-        return *render(InternalError(), accept_header, pending.request_id), InternalError.code
-    if (cause := cause_of(error)) is not None:
-        _log.warning("request_refused_because", cause=cause, request_id=pending.request_id)
-    await waits.discard_body()
-    return *render(error, accept_header, pending.request_id), error.code
+        await _log_crash("request_crashed", error, pending, waits)
+        error = InternalError()
+    with suppress(Exception):  # the connection's error; the answer may still arrive
+        await waits.discard_body()
+    return render(error, pending.environ.get("HTTP_ACCEPT"), pending.request_id)
+
+
+async def _log_crash(event: str, error: Exception, pending: PendingRequest, waits: Waits) -> None:
+    """Log a fault of ours, with its traceback; not on an event loop, because a write may block."""
+    log = partial(
+        _log.error,
+        event,
+        exc_info=error,
+        key=pending.identity.public_id,
+        method=_METHOD,
+        path=PATH,
+        request_id=pending.request_id,
+    )
+    with suppress(Exception):  # the machine may have no thread left, and the request needs its answer
+        await waits.run(log)
 
 
 @lru_cache

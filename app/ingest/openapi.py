@@ -34,6 +34,17 @@ class ReceiptSchema(OutputSchema):
     status = fields.String(required=True, validate=validate.OneOf(("stored", "duplicate")))
 
 
+class StoredReceiptSchema(OutputSchema):
+    """That something was stored, when, and what was answered."""
+
+    stored = fields.Boolean(required=True, metadata={"description": "Always true."})
+    received_at = fields.DateTime(required=True, metadata={"description": "RFC 3339, UTC."})
+    receipt = fields.Dict(
+        required=True,
+        metadata={"description": "The answer as it was, of an event or a whole batch.", "additionalProperties": True},
+    )
+
+
 class VerdictSchema(OutputSchema):
     """What became of one event of a batch."""
 
@@ -206,3 +217,63 @@ BATCH_OPERATION: Final[dict[str, Any]] = {
     }
     | openapi.refusal_responses((*_REFUSALS, errors.BatchRejected), notes=_NOTES),
 }
+
+
+def _receipt_operation(operation_id: str, description: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    example = {
+        "stored": True,
+        "received_at": "2026-06-01T10:00:00.123456Z",
+        "receipt": {"accepted": True, "event_id": _EVENT_ID, "status": "stored"},
+    }
+    return {
+        "operationId": operation_id,
+        "description": description,
+        "security": [{"sourceKey": []}],
+        "parameters": list(parameters),
+        "responses": {
+            200: {
+                "description": "It is stored",
+                "headers": openapi.headers("Cache-Control", "RateLimit", "RateLimit-Policy"),
+                "content": _content(StoredReceiptSchema, example),
+            }
+        }
+        | openapi.refusal_responses(_RECEIPT_REFUSALS),
+    }
+
+
+_RECEIPT_REFUSALS: Final = (
+    errors.InvalidSourceKey,
+    errors.SourceDisabled,
+    errors.WorkspaceSuspended,
+    errors.OriginNotAllowed,
+    errors.AddressNotAllowed,
+    errors.NotFound,
+    errors.SchemaValidationFailed,
+    errors.RateLimitExceeded,
+    errors.StorageUnavailable,
+)
+RECEIPT_OF_EVENT_OPERATION: Final = _receipt_operation(
+    "readReceipt",
+    "Whether this source has an event with this id: 404 means that none is committed now. Ids are remembered for 90"
+    " days at least, or as long as the installation says.",
+)
+EVENT_ID_IN_PATH: Final = {
+    "name": "event_id",
+    "in": "path",
+    "required": True,
+    "description": "As it was sent; a slash in it may be one of the path.",
+    "schema": {"type": "string", "pattern": r"^\S{1,128}$"},
+    "example": _EVENT_ID,
+}
+RECEIPT_OF_REQUEST_OPERATION: Final = _receipt_operation(
+    "readReceiptOfRequest",
+    "The answer that a request of this source with this Idempotency-Key got, for as long as it would be replayed.",
+    {
+        "name": "idempotency_key",
+        "in": "query",
+        "required": True,
+        "description": "Without the quotes that the header may have.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "example": "demo-request-001",
+    },
+)

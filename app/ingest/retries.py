@@ -42,7 +42,7 @@ def failure_of(error: BaseException | None) -> Failure:
     return Failure.UNSTORABLE if isinstance(error, DataError) else Failure.OTHER
 
 
-def refusal_of(error: psycopg.Error) -> Exception:
+def refusal_by_database(error: psycopg.Error) -> Exception:
     """What the producer is answered for an attempt that PostgreSQL refuses; a fault of ours stays itself."""
     if isinstance(error, DataError):
         return caused_by(error, unstorable(error))

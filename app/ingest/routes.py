@@ -1,7 +1,10 @@
-"""The routes of the data plane: single events and batches. Flask's requests in, receipts out."""
+"""The routes of the data plane: single events, batches, and their receipts. Flask's requests in, receipts out."""
 
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import msgspec
 import structlog
 from flask import Response, current_app, g, request
 from flask_smorest import Blueprint
@@ -9,12 +12,21 @@ from flask_smorest import Blueprint
 from app.credentials.policies import origin_of
 from app.credentials.verification import Identity
 from app.errors import BadRequest, Fault, OriginNotAllowed, SchemaValidationFailed
+from app.idempotency.header import is_idempotency_key
 from app.ingest.acceptance import Accepted, Client, Incoming, accept
+from app.ingest.authentication import authenticate
 from app.ingest.batch.body import NDJSON
 from app.ingest.batch.incoming import IncomingBatch
 from app.ingest.cors import ANSWER_HEADERS, PREFLIGHT_HEADERS, allowing
 from app.ingest.event import IncomingEvent
-from app.ingest.openapi import BATCH_OPERATION, INGEST_OPERATION
+from app.ingest.openapi import (
+    BATCH_OPERATION,
+    EVENT_ID_IN_PATH,
+    INGEST_OPERATION,
+    RECEIPT_OF_EVENT_OPERATION,
+    RECEIPT_OF_REQUEST_OPERATION,
+)
+from app.ingest.receipts import Receipts, StoredReceipt
 from app.ingest.services import EXTENSION, IngestServices
 from app.ingest.waits import BlockingWaits, run_blocking
 from app.web.request_body import check_media_type, read_bytes
@@ -77,6 +89,44 @@ def ingest_batch() -> Response:
     return _respond(IncomingBatch(_client(), request.headers.get("Idempotency-Key"), _read_batch_head, waits, services))
 
 
+@blueprint.route("/v1/events/ingest/<path:event_id>", methods=["GET"], parameters=[EVENT_ID_IN_PATH])
+@blueprint.doc(**RECEIPT_OF_EVENT_OPERATION)
+def read_receipt(event_id: str) -> Response:
+    """Ask whether an event was stored."""
+    _refuse_parameters()
+    return _stored(lambda receipts: receipts.of_event(event_id))
+
+
+@blueprint.route("/v1/events/ingest", methods=["GET"])
+@blueprint.doc(**RECEIPT_OF_REQUEST_OPERATION)
+def read_receipt_of_request() -> Response:
+    """Ask what a request with an Idempotency-Key was answered."""
+    _refuse_parameters("idempotency_key")
+    key = request.args.get("idempotency_key", "")
+    if not is_idempotency_key(key):
+        raise SchemaValidationFailed(faults=(Fault("/idempotency_key", "Must be 1 to 255 visible ASCII characters."),))
+    return _stored(lambda receipts: receipts.of_request(key))
+
+
+def _stored(look_up: Callable[[Receipts], StoredReceipt]) -> Response:
+    """The receipt; a request for one counts as an event against the key's rate."""
+    services = _services()
+    client = Client(
+        key=request.headers.get("X-API-Key"),
+        address=remote_address(),
+        origin=origin_of(request.headers.get("Origin")),
+    )
+    deadline = time.monotonic() + services.settings.storage_deadline_seconds
+    identity = authenticate(client.key, services.credentials, services.database, deadline)
+    g.body_owner = identity.workspace_id
+    allowance = services.rate_limiter.admit(identity, 1)
+    found = look_up(Receipts(services, identity, client))
+    response = Response(msgspec.json.encode(found), mimetype=_JSON)
+    response.headers.update(allowance.headers)
+    response.cache_control.no_store = True
+    return response
+
+
 def _client() -> Client:
     return Client(
         key=request.args.get(_KEY) if _is_key_in_query() else request.headers.get("X-API-Key"),
@@ -127,15 +177,21 @@ def _check_query(*known: str) -> None:
     if _is_key_in_query() and "allowed_origin" not in g:
         raise OriginNotAllowed(_NO_BROWSER_KEY)
     faults = []
-    for name in request.args:
-        if name not in (_KEY, *known):
-            faults.append(Fault(f"/{pointer_token(name)}", "This parameter is not known."))
-        elif len(request.args.getlist(name)) > 1:
-            faults.append(Fault(f"/{name}", "This parameter is given more than once."))
     if _KEY in request.args and not _is_key_in_query():
         faults.append(Fault(f"/{_KEY}", "The key is in X-API-Key already; it is taken from one place only."))
-    if faults:
-        raise SchemaValidationFailed(faults=tuple(faults))
+    _refuse_parameters(_KEY, *known, faults=faults)
+
+
+def _refuse_parameters(*known: str, faults: Sequence[Fault] = ()) -> None:
+    """Refuse parameters that are unknown or come twice; and other `faults`, if there are any."""
+    found = list(faults)
+    for name in request.args:
+        if name not in known:
+            found.append(Fault(f"/{pointer_token(name)}", "This parameter is not known."))
+        elif len(request.args.getlist(name)) > 1:
+            found.append(Fault(f"/{name}", "This parameter is given more than once."))
+    if found:
+        raise SchemaValidationFailed(faults=tuple(found))
 
 
 def _flag(name: str) -> bool:

@@ -4,7 +4,7 @@ The storage function says only that a source differs, or that something is out o
 the few events that are refused so, and only where the key may be used at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -37,10 +37,10 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.DUPLICATE_EVENT: errors.DuplicateEvent,
     Outcome.TIMESTAMP_OUT_OF_RANGE: errors.TimestampOutOfRange,
 }
-NAMED: Final = frozenset((Outcome.SOURCE_MISMATCH, Outcome.ENVIRONMENT_MISMATCH, Outcome.SOURCE_DISABLED))
-"""Outcomes whose refusal names the source, the environment or what is out of use."""
 Named = Mapping[Outcome, Refusal]
 
+# Outcomes whose refusal names the source, the environment or what is out of use.
+_NAMED: Final = frozenset((Outcome.SOURCE_MISMATCH, Outcome.ENVIRONMENT_MISMATCH, Outcome.SOURCE_DISABLED))
 # A refusal is known already; a name in it is not worth a longer wait.
 _NAMING_SECONDS: Final = 1.0
 # By primary keys. The storage function judges source and environment before the client's origin, so this
@@ -61,42 +61,42 @@ _NAMES: Final = """
 """
 
 
-def refusal_of(verdict: Verdict, identity: Identity, client: Client, database: Database) -> Refusal:
-    """The refusal that a verdict without a receipt means; without a name in it, if the database is away meanwhile."""
+def look_up_refusal(verdict: Verdict, identity: Identity, client: Client, database: Database) -> Refusal:
+    """As refusal_in(), with the names that the database knows; without them, if it is away meanwhile."""
     named: Named = {}
-    if verdict.outcome in NAMED:
+    if verdict.outcome in _NAMED:
         with (
             suppress(StorageUnavailable),
             database.transaction(identity.workspace_id, deadline_seconds=_NAMING_SECONDS) as session,
         ):
             connection = session.connection()
             named = named_refusals(
+                (verdict.outcome,),
                 lambda statement, parameters: connection.exec_driver_sql(statement, tuple(parameters)).all(),
                 identity,
                 client,
             )
-    refusal = refusal_in(verdict, named)
-    if refusal is None:  # pragma: no cover - only accepted verdicts have none, and they have a receipt
-        raise TypeError(verdict.outcome)
-    return refusal
+    return refusal_in(verdict, named)
 
 
-def refusal_in(verdict: Verdict, named: Named) -> Refusal | None:
-    """The refusal that a verdict means, given those that name things; None if it accepts."""
+def refusal_in(verdict: Verdict, named: Named) -> Refusal:
+    """The refusal that a verdict without a receipt means, given those that name things."""
     if verdict.outcome in named:
         return named[verdict.outcome]
     if verdict.outcome is Outcome.TIMESTAMP_OUT_OF_RANGE:
         return _timestamp_out_of_range(verdict.detail)
-    refusal = REFUSALS.get(verdict.outcome)
-    return refusal() if refusal else None
+    return REFUSALS[verdict.outcome]()
 
 
-def named_refusals(execute: Execute, identity: Identity, client: Client) -> Named:
-    """By outcome, the refusal that names things; none for a client origin that the key is not for.
+def named_refusals(outcomes: Iterable[Outcome], execute: Execute, identity: Identity, client: Client) -> Named:
+    """By outcome, the refusals that name things; none if none of `outcomes` has one, nor for a client origin that the
+    key is not for.
 
     Raises what `execute` raises.
     """
-    rows = execute(_NAMES, (identity.row_id, client.address or None, client.origin))
+    rows = (
+        () if _NAMED.isdisjoint(outcomes) else execute(_NAMES, (identity.row_id, client.address or None, client.origin))
+    )
     if not rows:
         return {}
     ((source, environment, archived, out_of_use),) = rows

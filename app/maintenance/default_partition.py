@@ -35,6 +35,9 @@ _FORMER_DEFAULT: Final = sql.Identifier("events_default_former")
 # Shorter than a purge's: the sooner today has a partition, the less there is to copy.
 _RESTS: Final = 0.5
 _SNAPSHOT_WAIT_SECONDS: Final = 30.0
+# What is copied while ingest stands still: a third of a second. There are more if a group of events has been under way
+# for long, or if a clock was ahead until a moment ago: of the time that comes again nothing can be copied before.
+_REST_ROWS_MAX: Final = 10_000
 # By the index of the default partition, one look-up a day.
 _DAYS: Final = """
     WITH RECURSIVE days AS (
@@ -59,6 +62,7 @@ _CREATE_DAY: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         CONSTRAINT {key} PRIMARY KEY (project_id, received_at, event_uid),
         CONSTRAINT within_day CHECK (received_at >= {begin} AND received_at < {end}));
+    CREATE INDEX ON {next} (project_id, position);
     SELECT copy_event_policies({name})
 """)
 _ATTACH_DAY: Final = sql.SQL("""
@@ -70,6 +74,7 @@ _CREATE_DEFAULT: Final = sql.SQL("""
     CREATE TABLE {next} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
         PRIMARY KEY (project_id, received_at, event_uid));
     CREATE INDEX ON {next} (received_at, event_uid);
+    CREATE INDEX ON {next} (project_id, position);
     SELECT copy_event_policies('events_default_next')
 """).format(next=_NEXT_DEFAULT)
 _LOCK: Final = "LOCK TABLE ONLY events, ONLY events_default IN ACCESS EXCLUSIVE MODE"
@@ -79,6 +84,10 @@ _CHANGE_DEFAULT: Final = sql.SQL("""
     ALTER TABLE {next} RENAME TO {default}
 """).format(default=_DEFAULT, former=_FORMER_DEFAULT, next=_NEXT_DEFAULT)
 _ATTACH_DEFAULT: Final = "ALTER TABLE events ATTACH PARTITION events_default DEFAULT"
+
+
+class _RestTooLargeError(Exception):
+    """Ingest would stand still while the last events are copied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +108,8 @@ class _Move:
     def swap(self, days: list[Partition], copies: list[EventCopy]) -> int:
         """In one transaction, replace the full default partition by the days and an empty one.
 
-        Returns how many events were copied in all. `copies` stay as they are, for a further try.
+        Returns how many events were copied in all. `copies` stay as they are, for a further try. Raises
+        _RestTooLargeError.
         """
         run = self.connection.execute
         run(_CREATE_DEFAULT)
@@ -108,6 +118,8 @@ class _Move:
             run("SELECT copy_event_policies(%s::text::regclass)", [_next(day)])
             while last.copy_batch(self.connection, self.batch_rows) >= self.batch_rows:
                 pass
+        if sum(last.rest(self.connection, _REST_ROWS_MAX) for last in lasts) >= _REST_ROWS_MAX:
+            raise _RestTooLargeError
         now: datetime = run("SELECT clock_timestamp()").fetchall()[0][0]
         run(_LOCK)
         for last in lasts:
@@ -126,7 +138,9 @@ class _Move:
         if not _exists(self.connection, "events_default_former"):
             return TaskResult(0)
         first = Position(BEGIN_OF_TIME, LOWEST_UID)
-        copy = EventCopy(_FORMER_DEFAULT, sql.Identifier("events"), BEGIN_OF_TIME, END_OF_TIME, after=first)
+        copy = EventCopy(
+            _FORMER_DEFAULT, sql.Identifier("events"), BEGIN_OF_TIME, END_OF_TIME, after=first, is_source_open=False
+        )
         if not self.copy(copy):
             return TaskResult(copy.copied, has_more=True)
         self.connection.execute(sql.SQL("DROP TABLE {}").format(_FORMER_DEFAULT))
@@ -151,7 +165,8 @@ def move_default_partition_rows(
     4. Swap the tables in one short transaction.
     5. Empty the former default partition.
 
-    The next run resumes if time is over or step 3 waits in vain. Raises LockNotAvailable, naming who has held `events`.
+    The next run resumes if time is over, step 3 waits in vain, or step 4 would copy too much. Raises LockNotAvailable,
+    naming who has held `events`.
     """
     with owner.locked() as connection:
         move = _Move(connection=connection, is_over=is_over, batch_rows=batch_rows, rests=rests)
@@ -163,7 +178,11 @@ def move_default_partition_rows(
         copies = [_begin_or_resume(connection, day) for day in days]
         if not (all(move.copy(each) for each in copies) and _snapshots_are_gone(connection, snapshot_wait_seconds)):
             return TaskResult(late.rows + sum(each.copied for each in copies), has_more=True)
-        copied = in_short_tries(connection, ["events", "events_default"], lambda: move.swap(days, copies))
+        try:
+            copied = in_short_tries(connection, ["events", "events_default"], lambda: move.swap(days, copies))
+        except _RestTooLargeError:
+            _log.warning("stranded_events_wait", rows_max=_REST_ROWS_MAX)
+            return TaskResult(late.rows + sum(each.copied for each in copies), has_more=True)
         _log.info("stranded_events_settled", partitions=[day.name for day in days], rows=copied)
         late = move.empty_former()
     return TaskResult(copied + late.rows, has_more=late.has_more)

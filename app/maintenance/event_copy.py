@@ -8,14 +8,16 @@ from uuid import UUID
 from psycopg import sql
 
 from app.database.owner import Connection
+from app.maintenance.unfinished import complete_until
 
 LOWEST_UID: Final = UUID(int=0)
 _HIGHEST_UID: Final = UUID(int=(1 << 128) - 1)
 BEGIN_OF_TIME: Final = datetime.min.replace(tzinfo=UTC)
 END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
-# An event may commit a moment after one that was received later, and so behind the last copied position. The rest that
-# comes even later is found in the former default partition. Only what is received right now is looked up again: on a
-# day that is over, millions of events may lie within three seconds, and writers wait meanwhile.
+# Ingest never commits behind the last copied position: batches end before what is not complete. Any other writer of
+# events may do so, a moment after one that was received later; what comes even later is found in the former default
+# partition. Only what is received right now is looked up again: on a day that is over, millions of events may lie
+# within three seconds, and writers wait meanwhile.
 _OVERLAP: Final = timedelta(seconds=3)
 _RECENT: Final = timedelta(seconds=10)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -26,6 +28,12 @@ _BATCH_END: Final = sql.SQL("""
         WHERE (received_at, event_uid) > (%s, %s) AND received_at < %s
         ORDER BY received_at, event_uid LIMIT %s
     ) AS batch ORDER BY n DESC LIMIT 1
+""")
+_REST: Final = sql.SQL("""
+    SELECT count(*) FROM (
+        SELECT FROM {source} WHERE (received_at, event_uid) > (%s, %s) AND received_at < %s
+        ORDER BY received_at, event_uid LIMIT %s
+    ) AS rest
 """)
 _COPY: Final = sql.SQL("""
     INSERT INTO {target} SELECT * FROM {source}
@@ -55,17 +63,28 @@ class EventCopy:
     end: datetime
     after: Position
     """The last copied event."""
+    is_source_open: bool = True
+    """Whether ingest may still commit events into it."""
     copied: int = 0
 
     def copy_batch(self, connection: Connection, batch_rows: int) -> int:
-        """Copy up to `batch_rows` events; returns how many were read, some of which the target may have had."""
-        limits = [*self.after, self.end, batch_rows]
+        """Copy up to `batch_rows` events; returns how many were read, some of which the target may have had.
+
+        It ends before the first moment of which an event may still commit, or that would be passed over for good.
+        """
+        end = complete_until(connection, self.begin, self.end) if self.is_source_open else self.end
+        limits = [*self.after, end, batch_rows]
         found = connection.execute(_BATCH_END.format(source=self.source), limits).fetchone()
         if found is None:
             return 0
         rows, *until = found
         self._copy(connection, Position(*until))
         return int(rows)
+
+    def rest(self, connection: Connection, rows_max: int) -> int:
+        """How many events copy_rest would copy; counting ends at `rows_max`."""
+        counted = connection.execute(_REST.format(source=self.source), [*self.after, self.end, rows_max]).fetchone()
+        return int(counted[0]) if counted else 0
 
     def copy_rest(self, connection: Connection, now: datetime) -> None:
         """With writers locked out: copy the rest, and what has committed behind the last position."""

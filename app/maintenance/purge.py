@@ -18,7 +18,7 @@ BATCH_ROWS: Final = 2_000
 RESTS: Final = 1.5
 
 
-def _purge_of(table: str, column: str) -> TextClause:
+def purge_of(table: str, column: str) -> TextClause:
     """Deletes the oldest rows, found by the index on `column`.
 
     SKIP LOCKED: concurrent purges share the work, and a record that a request is overwriting is skipped. A locked row
@@ -30,33 +30,35 @@ def _purge_of(table: str, column: str) -> TextClause:
     """)
 
 
-_RECORDS: Final = _purge_of("idempotency_records", "expires_at")
-_REQUESTS: Final = _purge_of("management_requests", "expires_at")
-_EVENT_IDS: Final = _purge_of("event_ledger", "received_at")
+_RECORDS: Final = purge_of("idempotency_records", "expires_at")
+_REQUESTS: Final = purge_of("management_requests", "expires_at")
+_EVENT_IDS: Final = purge_of("event_ledger", "received_at")
 
 
 def purge_expired_records(
     database: Database, *, now: datetime, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
 ) -> TaskResult:
-    return _purge(database, _RECORDS, now, batch_rows, is_over)
+    return purge(database, _RECORDS, now, batch_rows, is_over)
 
 
 def purge_expired_requests(
     database: Database, *, now: datetime, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
 ) -> TaskResult:
-    return _purge(database, _REQUESTS, now, batch_rows, is_over)
+    return purge(database, _REQUESTS, now, batch_rows, is_over)
 
 
 def purge_old_event_ids(
     database: Database, *, now: datetime, days: int, is_over: StopCheck = never, batch_rows: int = BATCH_ROWS
 ) -> TaskResult:
     """Delete the event ids of events received more than `days` days before `now`; these ids can be stored again."""
-    return _purge(database, _EVENT_IDS, now - timedelta(days=days), batch_rows, is_over)
+    return purge(database, _EVENT_IDS, now - timedelta(days=days), batch_rows, is_over)
 
 
-def _purge(
+def purge(
     database: Database, statement: TextClause, until: datetime, batch_rows: int, is_over: StopCheck
 ) -> TaskResult:
+    """Delete by a statement of purge_of() what is not younger than `until`, in batches with rests between them."""
+
     def purge_batch() -> int:
         with database.transaction(TenantScope.ALL) as session:
             deleted: int = session.execute(statement, {"until": until, "rows": batch_rows}).rowcount  # type: ignore[attr-defined]

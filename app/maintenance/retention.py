@@ -13,6 +13,7 @@ from psycopg import errors, sql
 
 from app.database.owner import Connection, Owner
 from app.maintenance.blockers import in_short_tries
+from app.maintenance.event_counts import delete_events, forget_counts
 from app.maintenance.export import ExportError, content_of, export_partition
 from app.maintenance.partitions import Partition, attached_partitions
 from app.maintenance.purge import BATCH_ROWS, RESTS
@@ -30,6 +31,10 @@ _SHORT_LIVED: Final = """
     FROM workspaces JOIN projects ON projects.workspace_id = workspaces.id
     WHERE workspaces.retention_days < %s
 """
+_DELETE_SEGMENTS: Final = """
+    DELETE FROM event_segments AS segment USING projects JOIN workspaces ON workspaces.id = projects.workspace_id
+    WHERE segment.project_id = projects.id AND segment.ends_at < (%s::date - retention_days)::timestamptz
+"""
 
 
 def first_kept_day(now: datetime, days: int) -> date:
@@ -46,7 +51,8 @@ def drop_old_partitions(
     1. With a folder, export the day to a file and read the file back.
     2. Lock the table against writes; readers go on.
     3. Compare the table with the file.
-    4. Detach and drop the partition.
+    4. Delete the counts and the segments of its events.
+    5. Detach and drop the partition.
 
     Raises OSError and ExportError: then the day stays, and the next run tries again.
     """
@@ -70,6 +76,7 @@ def _drop(connection: Connection, partition: Partition, export_folder: Path | No
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(partition.table))
             if exported is not None and content_of(connection, partition) != exported:
                 raise ExportError(f"{partition.name} is not what was exported: it has changed meanwhile")
+            forget_counts(connection, partition)
             in_short_tries(connection, ["events", partition.name], lambda: _detach_and_drop(connection, partition))
     except errors.UndefinedTable:
         return 0
@@ -81,6 +88,8 @@ def _detach_and_drop(connection: Connection, partition: Partition) -> None:
     """Waits for all readers of events, and later readers and writers wait behind it."""
     connection.execute(sql.SQL("ALTER TABLE events DETACH PARTITION {}").format(partition.table))
     connection.execute(sql.SQL("DROP TABLE {}").format(partition.table))
+    # Only now: it may have been marked until a moment ago, and another table of the day must not find that mark.
+    connection.execute("DELETE FROM event_days WHERE day = %s", [partition.day])
 
 
 def delete_expired_events(
@@ -90,7 +99,8 @@ def delete_expired_events(
 
     For each day, the oldest first, until DAYS_MAX days have lost events:
     1. Find the projects of the workspaces whose retention is over.
-    2. Delete their events in batches.
+    2. Delete their events in batches, and subtract them from the counts.
+    Then delete the segments of these projects that hold no event any more.
     """
     deleted = days = 0
     with owner.locked() as connection:
@@ -102,21 +112,19 @@ def delete_expired_events(
             days += done.rows > 0
             if done.has_more or days == DAYS_MAX:
                 return TaskResult(deleted, has_more=done.has_more)
+        connection.execute(_DELETE_SEGMENTS, [now.date()])
     return TaskResult(deleted)
 
 
 def _delete(
     connection: Connection, partition: Partition, projects: list[int], batch_rows: int, is_over: StopCheck
 ) -> TaskResult:
-    """In short transactions, by the primary key. Events are never updated, so a ctid that was read stays valid."""
+    """In short transactions, by the primary key."""
     if not projects:
         return TaskResult(0)
-    statement = sql.SQL(
-        "DELETE FROM {0} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {0} WHERE project_id = ANY (%s) LIMIT %s))"
-    ).format(partition.table)
     try:
         return in_batches(
-            lambda: connection.execute(statement, [projects, batch_rows]).rowcount, batch_rows, is_over, rests=RESTS
+            lambda: delete_events(connection, partition, projects, batch_rows), batch_rows, is_over, rests=RESTS
         )
     except errors.UndefinedTable:
         return TaskResult(0)

@@ -1,4 +1,4 @@
-"""Folds the usage outbox into hourly counts, and records when and from where keys and sources were used.
+"""Folds the usage outbox into hourly counts of use and of events, and records when and from where a key was used.
 
 A row leaves the outbox in the transaction that counts it, so it is counted exactly once, however many runs there are
 and whatever is killed. Refusals are counted too, but do not count as use of a key.
@@ -16,8 +16,9 @@ _BATCH_ROWS = 5_000
 _ADDRESSES_MAX = 10
 """How many addresses a key keeps."""
 REPEATABLE: Final = timedelta(minutes=2)
-"""For how long an attempt with an unanswered commit may be repeated; until then its outbox row prevents a second count.
-A web process repeats it until its deadline (1.8 seconds), and PostgreSQL ends a statement after 30."""
+"""For how long a write with an unanswered commit may be repeated; until then its outbox row prevents a second count. A
+web process repeats an attempt until its deadline (1.8 seconds) and a flush of refusals until its oldest count is a
+minute old (app/counting/flushed.py), and PostgreSQL ends a statement after 30."""
 
 # Counts are updated in the order of keys, so that two folds never deadlock; SKIP LOCKED lets them share the outbox.
 # least and greatest keep moments from moving backwards. A busy key's row is written once per fold and not once per
@@ -26,7 +27,7 @@ A web process repeats it until its deadline (1.8 seconds), and PostgreSQL ends a
 _FOLD = text("""
 WITH next AS (
     SELECT project_id, usage_uid FROM usage_outbox
-    WHERE outcome NOT IN ('duplicate', 'replayed') OR received_at <= clock_timestamp() - :repeatable
+    WHERE outcome = 'stored' OR received_at <= clock_timestamp() - :repeatable
     LIMIT :rows FOR UPDATE SKIP LOCKED
 ),
 taken AS (
@@ -42,6 +43,15 @@ counted AS (
     FROM taken GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4
     ON CONFLICT (project_id, source_key_id, hour, outcome) DO UPDATE SET
         events = hours.events + excluded.events, payload_bytes = hours.payload_bytes + excluded.payload_bytes
+),
+events_counted AS (
+    INSERT INTO event_hours AS hours (project_id, hour, source_key_id, event_type, severity, workspace_id,
+        environment_id, source_id, events)
+    SELECT project_id, date_trunc('hour', received_at, 'UTC'), source_key_id, event_type, severity, workspace_id,
+        environment_id, source_id, sum(events)
+    FROM taken WHERE event_type IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (project_id, hour, source_key_id, event_type, severity) DO UPDATE SET
+        events = hours.events + excluded.events
 ),
 accepted AS (
     SELECT * FROM taken WHERE outcome IN ('stored', 'duplicate', 'replayed')
@@ -98,7 +108,7 @@ def fold_usage(
     is_over: StopCheck = never,
     batch_rows: int = _BATCH_ROWS,
 ) -> TaskResult:
-    """Fold the outbox in batches, without the duplicates and replays of the last `repeatable`."""
+    """Fold the outbox in batches; of the last `repeatable` only what was stored."""
     parameters = {"rows": batch_rows, "addresses_max": _ADDRESSES_MAX, "repeatable": repeatable}
 
     def fold_batch() -> int:

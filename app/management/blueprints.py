@@ -10,6 +10,7 @@ from app.management.projects import routes as projects
 from app.management.sources import routes as sources
 from app.management.tokens import routes as tokens
 from app.management.usage import routes as usage
+from app.management.usage.reads import routes as reads
 from app.management.workspace import routes as workspace
 
 BLUEPRINTS: Final[tuple[ManagementBlueprint, ...]] = (
@@ -19,6 +20,7 @@ BLUEPRINTS: Final[tuple[ManagementBlueprint, ...]] = (
     sources.blueprint,
     keys.blueprint,
     usage.blueprint,
+    reads.blueprint,
     tokens.blueprint,
     audit.blueprint,
 )

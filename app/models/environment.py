@@ -20,6 +20,8 @@ class Environment(WithinWorkspace, Base):
         ForeignKeyConstraint(["workspace_id", "project_id"], [Project.workspace_id, Project.id]),
         UniqueConstraint("workspace_id", "project_id", "id"),
         Index(ENVIRONMENT_NAME_UNIQUE, "project_id", "name", unique=True, postgresql_where="archived_at IS NULL"),
+        # The project's environments, oldest first.
+        Index("ix_environments_created_at", "project_id", "created_at", "id"),
     )
 
     project_id: Mapped[int]

@@ -17,6 +17,7 @@ class Event(Base):
     __tablename__ = "events"
     __table_args__ = (
         CheckConstraint("severity IN ('debug', 'info', 'warning', 'error', 'critical')", name="severity"),
+        Index("ix_events_position", "project_id", "position"),  # serves the feed
         {"postgresql_partition_by": "RANGE (received_at)"},
     )
 
@@ -36,6 +37,8 @@ class Event(Base):
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
     is_occurred_at_far: Mapped[bool] = mapped_column(server_default=false())
     """Whether `occurred_at` lies outside its source's bounds around `received_at`."""
+    position: Mapped[int]
+    """In the order of the feed: of the sequence event_positions, one number for all that was stored together."""
 
 
 class EventLedger(Base):

@@ -14,7 +14,8 @@ class ManagementToken(WithinWorkspace, Base):
 
     __tablename__ = "management_tokens"
     __table_args__ = (
-        Index("ix_management_tokens_workspace_id", "workspace_id"),
+        # The workspace's tokens, newest first.
+        Index("ix_management_tokens_created_at", "workspace_id", "created_at", "id"),
         # As for source keys.
         Index(
             "ix_management_tokens_unmarked",

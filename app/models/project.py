@@ -19,6 +19,8 @@ class Project(WithinWorkspace, Base):
     __table_args__ = (
         UniqueConstraint("workspace_id", "id"),
         Index(PROJECT_NAME_UNIQUE, "workspace_id", "name", unique=True, postgresql_where="archived_at IS NULL"),
+        # The workspace's projects, newest first.
+        Index("ix_projects_created_at", "workspace_id", "created_at", "id"),
     )
 
     workspace_id: Mapped[int] = mapped_column(ForeignKey("workspaces.id"))

@@ -48,6 +48,8 @@ class Source(WithinWorkspace, Base):
         ),
         UniqueConstraint("workspace_id", "project_id", "id"),
         Index(SOURCE_NAME_UNIQUE, "environment_id", "name", unique=True, postgresql_where="archived_at IS NULL"),
+        # The workspace's sources, newest first.
+        Index("ix_sources_created_at", "workspace_id", "created_at", "id"),
         CheckConstraint(f"type IN ({', '.join(repr(kind.value) for kind in SourceType)})", name="type"),
         CheckConstraint("timestamp_policy IN ('accept', 'mark', 'refuse')", name="timestamp_policy"),
         CheckConstraint("timestamp_ahead_seconds_max > 0", name="timestamp_ahead_seconds_max"),

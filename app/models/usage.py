@@ -29,6 +29,10 @@ class UsageOutbox(Base):
     """Of the clients, each once."""
     attempts: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
     """Of duplicates and replays: the attempts that `events` counts, so that none is counted twice."""
+    environment_id: Mapped[int | None]
+    """This and the next two for stored events that count in event_hours; NULL: they have been deleted since."""
+    event_type: Mapped[str | None]
+    severity: Mapped[str | None]
 
 
 class UsageHour(Base):

@@ -20,6 +20,10 @@ OUTBOX_LAG_SECONDS_MAX: Final = 300
 """Folding runs every five seconds. Until then "last used" of keys is late, and usage queries read the outbox too."""
 EXPIRED_LAG_SECONDS_MAX: Final = 3600
 """Purging runs every minute. A lag changes no answer, but the table grows."""
+STALLED_JOB_SECONDS_MAX: Final = 3600
+"""A job gets a turn every few seconds, beside many others every few minutes; what meets the same in ten of them in a
+row has failed by then.
+"""
 PARTITIONS_AHEAD_SECONDS_MIN: Final = 2 * _DAY_SECONDS
 """Less would not last a weekend; after that, events go to the default partition."""
 RETENTION_SLACK_SECONDS: Final = 2 * _DAY_SECONDS
@@ -47,6 +51,9 @@ def health_issues_of(system: SystemStatus, settings: Settings) -> Iterator[Healt
         yield HealthIssue(
             "LaribaExpiredRecordsPileUp", f"records have been expired for {system.expired_lag_seconds:.0f} s"
         )
+    if system.stalled_job_seconds > STALLED_JOB_SECONDS_MAX:
+        message = f"an export or replay has done nothing for {system.stalled_job_seconds:.0f} s"
+        yield HealthIssue("LaribaJobStalls", message)
     if system.default_partition_rows > 0:
         yield HealthIssue("LaribaEventsInDefaultPartition", "events of days without a partition are in events_default")
     if system.partitions_ahead_seconds < PARTITIONS_AHEAD_SECONDS_MIN:

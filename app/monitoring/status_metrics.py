@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.config import Settings
 from app.database.engine import Database
 from app.errors import StorageUnavailable
+from app.monitoring.consumer_status import ConsumerStatus
 from app.monitoring.system_status import SystemStatus, TaskStatus, read_system_status
 
 _log = structlog.get_logger()
@@ -33,7 +34,7 @@ _AHEAD_WANTED: Final = (
 )
 
 
-def _described(status: type[SystemStatus | TaskStatus]) -> dict[str, tuple[str, str]]:
+def _described(status: type[SystemStatus | TaskStatus | ConsumerStatus]) -> dict[str, tuple[str, str]]:
     """Help text and attribute by metric."""
     hints = get_type_hints(status, include_extras=True).items()
     return {it.name: (it.says, attribute) for attribute, hint in hints for it in getattr(hint, "__metadata__", ())}
@@ -41,6 +42,7 @@ def _described(status: type[SystemStatus | TaskStatus]) -> dict[str, tuple[str, 
 
 _OF_SYSTEM: Final = _described(SystemStatus)
 _OF_TASK: Final = _described(TaskStatus)
+_OF_CONSUMERS: Final = _described(ConsumerStatus)
 
 
 class StatusMetrics(Collector):
@@ -78,19 +80,27 @@ class StatusMetrics(Collector):
 
 def described() -> dict[str, str]:
     """The help text of each metric of this file, by name."""
-    return dict((_UP, _RETENTION, _AHEAD_WANTED)) | {name: says for name, (says, _) in (_OF_SYSTEM | _OF_TASK).items()}
+    read = _OF_SYSTEM | _OF_TASK | _OF_CONSUMERS
+    return dict((_UP, _RETENTION, _AHEAD_WANTED)) | {name: says for name, (says, _) in read.items()}
 
 
 def _metrics_of(system: SystemStatus) -> Iterator[Metric]:
     for name, (says, attribute) in _OF_SYSTEM.items():
         if (value := _number(getattr(system, attribute))) is not None:
-            yield GaugeMetricFamily(name, says, value=value)
+            yield _family_of(name)(name, says, value=value)
+    if system.consumers is not None:
+        for name, (says, attribute) in _OF_CONSUMERS.items():
+            yield GaugeMetricFamily(name, says, value=getattr(system.consumers, attribute))
     for name, (says, attribute) in _OF_TASK.items():
-        family = (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, says, labels=["task"])
+        family = _family_of(name)(name, says, labels=["task"])
         for task in system.tasks:
             if (value := _number(getattr(task, attribute))) is not None:
                 family.add_metric([task.name], value)
         yield family
+
+
+def _family_of(name: str) -> type[CounterMetricFamily | GaugeMetricFamily]:
+    return CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
 
 
 def _number(value: Any) -> float | None:

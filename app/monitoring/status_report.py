@@ -36,6 +36,12 @@ def _rows_of_status(system: SystemStatus, settings: Settings) -> Iterator[_Row]:
     yield "usage outbox", _rows(system.outbox_rows), f"the oldest waits for {system.outbox_lag_seconds:.0f} s"
     expired = f"the oldest has been for {system.expired_lag_seconds:.0f} s"
     yield "expired records", _rows(system.expired_rows), expired
+    jobs = f"the oldest was asked for {system.oldest_job_seconds:.0f} s ago"
+    yield (
+        "pending jobs",
+        f"{system.pending_jobs}",
+        f"{jobs}; one has done nothing for {system.stalled_job_seconds:.0f} s",
+    )
     yield "default partition", _rows(system.default_partition_rows), ""
     oldest, newest = (
         f"{day:%Y-%m-%d}" if day else "none" for day in (system.oldest_partition_at, system.newest_partition_at)
@@ -45,6 +51,17 @@ def _rows_of_status(system: SystemStatus, settings: Settings) -> Iterator[_Row]:
     yield "partitions ahead", f"{days:.1f} days", f"wanted: {settings.partitions_ahead_days}"
     kept = "for ever" if settings.retention_days is None else f"{settings.retention_days} days"
     yield "retention", kept, ""
+    yield _row_of_consumers(system)
+
+
+def _row_of_consumers(system: SystemStatus) -> _Row:
+    read = system.consumers
+    if read is None:
+        return "consumers", "unknown", "it took too long to ask"
+    behind = "none is behind"
+    if read.furthest_behind is not None:
+        behind = f"the furthest behind: {read.furthest_behind}, {read.lag_seconds:.0f} s"
+    return "consumers", f"{read.number}", f"{read.idle} idle for a day; {behind}"
 
 
 def _rows_of_tasks(system: SystemStatus) -> Iterator[_Row]:

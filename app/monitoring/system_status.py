@@ -6,15 +6,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from app.database.clock import Clocks, read_clocks_in
 from app.database.engine import Database, TenantScope
+from app.jobs.kinds import KINDS
+from app.jobs.turns import read_pending
+from app.maintenance.event_counts import COUNTS_DIFFER
 from app.maintenance.schedule import TASKS
 from app.maintenance.task import Task
+from app.monitoring.consumer_status import ConsumerStatus, read_consumer_status
+from app.monitoring.metric import Metric
 
 ROWS_MAX: Final = 100_000
 """Where counting ends, so that monitoring does not burden an installation with a large backlog."""
@@ -24,9 +29,8 @@ _OVERDUE_INTERVALS: Final = 3
 _OVERDUE_MIN: Final = timedelta(minutes=5)
 
 # The outbox has no index by time. Its rows are folded in about the order in which they were written, so the first rows
-# are the oldest; with more than :rows_max rows the age is a lower bound. Only stored events count for it: refusals have
-# the beginning of their hour as received_at, and duplicates and replays stay for two minutes (maintenance/usage.py).
-# The expired records are read by ix_idempotency_records_expires_at.
+# are the oldest; with more than :rows_max rows the age is a lower bound. Only stored events count for it: all others
+# stay for two minutes (maintenance/usage.py). The expired records are read by ix_idempotency_records_expires_at.
 _BACKLOGS = text("""
     SELECT outbox_rows, outbox_oldest, expired_rows, expired_oldest, detached_partitions
     FROM (
@@ -56,14 +60,6 @@ _TASKS = text("""
     SELECT name, succeeded_at, failed_at, error, failures_in_a_row, runs, failures, rows_done, seconds, seconds_total
     FROM maintenance_tasks
 """)
-
-
-class Metric(NamedTuple):
-    """Of a field that is a metric too (status_metrics.py)."""
-
-    name: str
-    says: str
-    """The help text, which documents the field."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,13 +146,32 @@ class SystemStatus:
     partitions_ahead_seconds: Annotated[
         float, Metric("lariba_event_partitions_ahead_seconds", "For how long from now on each day has its partition.")
     ]
+    event_counts_corrected: Annotated[
+        int,
+        Metric(
+            "lariba_event_counts_corrected_total",
+            "Events by which counts of closed days differed from the events and were corrected: never, if all is well.",
+        ),
+    ]
+    consumers: ConsumerStatus | None
+    """None if it could not be read in its time."""
+    pending_jobs: Annotated[
+        int, Metric("lariba_jobs_pending", "Jobs that wait for their next turn, 100,000 of each kind at the most.")
+    ]
+    oldest_job_seconds: Annotated[
+        float, Metric("lariba_jobs_oldest_pending_seconds", "How long ago the oldest of them was asked for.")
+    ]
+    stalled_job_seconds: Annotated[
+        float,
+        Metric("lariba_jobs_stalled_seconds", "For how long that one of them has done nothing which has for longest."),
+    ]
     tasks: tuple[TaskStatus, ...]
 
 
 def read_system_status(
     database: Database, *, read_clocks: Callable[[Session], Clocks] = read_clocks_in, rows_max: int = ROWS_MAX
 ) -> SystemStatus:
-    """Read it in one transaction of at most 1.5 seconds.
+    """Read it in one transaction of at most 1.5 seconds, and what consumers are behind in another second.
 
     Raises StorageUnavailable, and SQLAlchemyError if the schema is behind.
     """
@@ -166,6 +181,7 @@ def read_system_status(
         backlogs = session.execute(_BACKLOGS, {"now": now, "rows_max": rows_max}).one()
         days = session.execute(_PARTITIONS).all()
         default_partition_rows = _count_in_default_partition(session, days, rows_max)
+        pending = read_pending(session, KINDS, rows_max)
         runs = {row.name: row for row in session.execute(_TASKS)}
     return SystemStatus(
         read_at=now,
@@ -180,6 +196,11 @@ def read_system_status(
         oldest_partition_at=days[0].begins_at if days else None,
         newest_partition_at=days[-1].begins_at if days else None,
         partitions_ahead_seconds=_seconds_ahead(days, now),
+        event_counts_corrected=runs[COUNTS_DIFFER].rows_done if COUNTS_DIFFER in runs else 0,
+        consumers=read_consumer_status(database, now),
+        pending_jobs=pending.jobs,
+        oldest_job_seconds=_seconds_since(pending.oldest_at, now),
+        stalled_job_seconds=_seconds_since(pending.stalled_since, now),
         tasks=tuple(_task(task, runs.get(task.name), now) for task in TASKS),
     )
 

@@ -45,6 +45,8 @@ class LimitState:
     unsynced: float = 0.0
     unsynced_since: float = 0.0
     has_unsynced_refusal: bool = False
+    has_unsynced_window: bool = False
+    """Whether a window has begun since the last delta was taken."""
 
     def set_limit(self, limit: int | None) -> None:
         """Events per second from now on; None is no limit."""
@@ -59,6 +61,10 @@ class LimitState:
         if tat <= now and self.next_window_start <= now:
             self.tat = now
             self.window_end = self.next_window_start = now + WINDOW_SECONDS
+            # What little was consumed before and not synced counts in this window. With its own age, the window would
+            # begin as long ago in Redis: it would come back as over, and the whole quota be admitted again.
+            self.unsynced_since = now
+            self.has_unsynced_window = True
             return WINDOW_SECONDS
         # One interval ahead of the clock, or the first event of a second would have to wait until its end.
         ahead = now + self.emission_interval
@@ -112,11 +118,18 @@ class LimitState:
     def take_delta(self, now: float) -> tuple[float, float, bool]:
         """What was consumed since the last delta, seconds since the first of it, and whether a request was refused."""
         is_refused, self.has_unsynced_refusal = self.has_unsynced_refusal, False
+        self.has_unsynced_window = False
         consumed, self.unsynced = self.unsynced, 0.0
         return consumed, now - self.unsynced_since if consumed else 0.0, is_refused
 
     def merge(self, tat: float, window_end: float, next_window_start: float) -> None:
         """Take over the state of all processes, and add what came here since the delta."""
+        if self.has_unsynced_window:
+            # It began while Redis was asked, which answers with the one before. Taken over, that one would be past at
+            # once, and another would begin beside this one.
+            tat = max(tat, self.window_end - WINDOW_SECONDS)
+            window_end = max(window_end, self.window_end)
+            next_window_start = max(next_window_start, self.next_window_start)
         self.tat = tat + self.unsynced
         self.window_end = window_end
         if not self.has_unsynced_refusal or next_window_start > self.next_window_start:

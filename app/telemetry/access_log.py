@@ -23,30 +23,38 @@ _KEYS_MAX = 100_000
 # Some seconds of the top rate. While standard error is not read, a write blocks, and beyond this the oldest are lost.
 _LINES_MAX = 50_000
 # Larger writes to a pipe that processes share may be interleaved (PIPE_BUF on Linux).
-_WRITE_CHARACTERS_MAX = 4096
+_WRITE_BYTES_MAX = 4096
 _ROOT = logging.getLogger()
 _ENCODER = msgspec.json.Encoder()
 
 
 class RequestLine(msgspec.Struct, kw_only=True, gc=False):
-    """A line of level info, with the fields in the order of request_log.py; no field may hold a secret.
+    """A line with the fields in the order of request_log.py; no field may hold a secret.
 
     msgspec encodes a Struct in a seventh of the time of a sorted dict.
     """
 
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     level: str = "info"
+    """`warning` if the status is 5xx."""
     event: str
+    cause: str | msgspec.UnsetType = msgspec.UNSET
+    """The inner error behind a refusal (problems.cause_of)."""
     error_code: str | msgspec.UnsetType = msgspec.UNSET
-    key: str
+    key: str | msgspec.UnsetType = msgspec.UNSET
+    """Of an event."""
     method: str
     milliseconds: float
     path: str
+    project: str | msgspec.UnsetType = msgspec.UNSET
+    """Of a read."""
     remote_address: str
     request_id: str
     sampled_one_in: int | msgspec.UnsetType = msgspec.UNSET
     """How many requests the line represents, if more than one."""
     status: int
+    token: str | msgspec.UnsetType = msgspec.UNSET
+    """Of a read."""
 
 
 class Sampling:
@@ -79,9 +87,10 @@ class RequestLines:
 
     def add(self, line: RequestLine) -> None:
         """Buffer the line, unless sampling leaves it out."""
-        if not _ROOT.isEnabledFor(logging.INFO):
+        if not _ROOT.isEnabledFor(logging.WARNING if line.level == "warning" else logging.INFO):
             return
-        if times := self._sampling.stands_for(line.event, line.key, line.milliseconds):
+        key = "" if line.key is msgspec.UNSET else line.key
+        if times := self._sampling.stands_for(line.event, key, line.milliseconds):
             if times > 1:
                 line.sampled_one_in = times
             self._lines.append(line)
@@ -91,14 +100,14 @@ class RequestLines:
         if not self._lines or not self._writing.acquire(blocking=False):
             return
         try:
-            chunk = ""
+            chunk = b""
             while self._lines:
-                line = _ENCODER.encode(self._lines.popleft()).decode() + "\n"
-                if len(chunk) + len(line) > _WRITE_CHARACTERS_MAX:
-                    sys.stderr.write(chunk)
-                    chunk = ""
+                line = _ENCODER.encode(self._lines.popleft()) + b"\n"
+                if len(chunk) + len(line) > _WRITE_BYTES_MAX:
+                    sys.stderr.write(chunk.decode())
+                    chunk = b""
                 chunk += line
-            sys.stderr.write(chunk)
+            sys.stderr.write(chunk.decode())
             sys.stderr.flush()
         except OSError:
             # The disk is full, or the reader is gone. Lines that are kept would fill the memory.

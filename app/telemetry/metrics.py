@@ -92,6 +92,11 @@ TIMESTAMPS_FAR: Final = _counter(
     "lariba_timestamps_far_total",
     "Events stored with the mark of a timestamp that is far from their receipt; those refused bear their outcome.",
 )
+EVENTS_SHOWN: Final = _counter(
+    "lariba_events_shown_total",
+    "Events in responses of the operations that read, those of an export as they are sent.",
+    ("operation",),
+)
 GRANIAN_ADAPTERS: Final = _gauge(
     "lariba_granian_adapters",
     "Web processes that answer through the adapter for granian (app/granian).",
@@ -174,8 +179,7 @@ class MetricBuffer(Generic[Item]):
         self._items.clear()
 
     def flush(self) -> None:
-        if not self._items:
-            return
+        """Count all that was added before this call, also what another thread has taken and is counting."""
         with self._flushing:
             # Only the holder of the lock removes items, so at least as many are there.
             items = [self._items.popleft() for _ in range(len(self._items))]

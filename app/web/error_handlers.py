@@ -39,10 +39,10 @@ def _refuse_to_redirect() -> None:
 
 
 def respond(refusal: Refusal) -> Response:
-    """The response to a refused request; logs its inner cause, if it has one."""
+    """The response to a refused request; its inner cause, if it has one, stands in the request's log line."""
     structlog.contextvars.bind_contextvars(error_code=refusal.code)
     if (cause := cause_of(refusal)) is not None:
-        _log.warning("request_refused_because", cause=cause)
+        structlog.contextvars.bind_contextvars(cause=cause)
     status, headers, body = render(refusal, request.headers.get("Accept"), request_id())
     return Response(body, status, headers)
 

@@ -45,6 +45,15 @@ class FaultSchema(OutputSchema):
         },
     )
     message = fields.String(required=True)
+    offset = fields.Integer(
+        metadata={
+            "description": "Where the fault begins within a query, in characters (Unicode code points) from its start."
+        }
+    )
+    length = fields.Integer(
+        metadata={"description": "How many characters of the query are meant: 0 where something is missing."}
+    )
+    suggestions = fields.List(fields.String(), metadata={"description": "What may have been meant, the nearest first."})
 
 
 class _ErrorSchema(OutputSchema):
@@ -114,6 +123,9 @@ HEADERS: Final[Mapping[str, Document]] = {
     "RateLimit": _header(
         "What is left of them: r events, or requests; after t seconds without one all are.", required=False
     ),
+    "Accept-Ranges": _header("`bytes`: a part of it can be fetched with Range.", {"type": "string", "const": "bytes"}),
+    "Content-Range": _header("Which bytes these are, and how many there are; `bytes */123` if none are."),
+    "Repr-Digest": _header("RFC 9530: the SHA-256 of the whole file, whatever part of it this is."),
     "Accept-Encoding": _header("There if the Content-Encoding was the reason: what is taken.", required=False),
 }
 # Some statuses stand for several codes, of which only some send it.
@@ -174,6 +186,8 @@ def _headers_of(refusals: list[type[Refusal]]) -> Document:
         found |= headers("WWW-Authenticate")
     if any(issubclass(refusal, errors.UnsupportedMediaType) for refusal in refusals):
         found |= headers("Accept-Encoding")
+    if errors.RangeNotSatisfiable in refusals:
+        found |= headers("Content-Range")
     return found
 
 

@@ -12,12 +12,16 @@ from openapi_spec_validator import validate
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from app.management.blueprints import BLUEPRINTS
+from app.events.consumers import routes as consumers
+from app.events.exports import routes as exports
+from app.events.replays import routes as replays
+from app.management.blueprints import BLUEPRINTS as MANAGEMENT
 from app.management.common.openapi import operation_id
 from app.management.common.operation import Operation
 from app.management.common.operators import Role
 from app.web.problems import STATUSES
 
+BLUEPRINTS = (*MANAGEMENT, consumers.blueprint, exports.blueprint, replays.blueprint)
 Described = dict[str, Any]
 
 _CODES = {refusal.code: status for refusal, status in STATUSES.items()}
@@ -83,7 +87,12 @@ def test_it_knows_every_operation_of_the_control_plane(described: dict[str, Desc
 
 def test_an_operations_id_says_what_it_does_and_to_what(described: dict[str, Described]) -> None:
     """An id names a function in every generated client: to change one breaks them."""
-    verbs = {"get": {"list", "read", "export"}, "patch": {"update"}, "delete": {"archive"}}
+    verbs = {
+        "get": {"list", "read", "export", "download"},
+        "patch": {"update"},
+        "put": {"put"},
+        "delete": {"archive", "delete"},
+    }
     for name, operation in _OPERATIONS.items():
         verb = re.split("(?=[A-Z])", name)[0]
         assert verb in verbs.get(operation.method.lower(), {verb}), name
@@ -259,7 +268,7 @@ class TestGenerators:
         """Or they are read as JSON."""
         lines = [content for each in described.values() for kind, content in _contents(each) if "ndjson" in kind]
 
-        assert len(lines) == 2
+        assert len(lines) == 3
         assert {content["schema"]["format"] for content in lines} == {"binary"}
 
     def test_everything_has_a_description(self, document: Described, described: dict[str, Described]) -> None:

@@ -4,7 +4,7 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def _service(kind: str) -> _Process:
         command=service.get("command") or _image_command(),
         variables=service["environment"],
         secrets={f"/run/secrets/{secret}" for secret in service["secrets"]},
-        writable={mount.split(":")[1] for mount in mounts},
+        writable={mount.split(":")[1] for mount in mounts if not mount.endswith(":ro")},
         stop_seconds=int(service.get("stop_grace_period", "0s").removesuffix("s")),
     )
 
@@ -192,11 +192,21 @@ def test_every_secret_of_compose_is_made_by_make_secrets() -> None:
 
 @_EACH
 def test_every_folder_that_a_process_writes_in_is_writable(process: _Process) -> None:
-    folders = {value for variable, value in process.variables.items() if variable.endswith("_DIR")}
+    folders = {variable: value for variable, value in process.variables.items() if variable.endswith("_DIR")}
     if process.kind == "worker":
-        folders.add("/var/lib/lariba/exports")
+        folders["LARIBA_EXPORT_DIR"] = "/var/lib/lariba/exports"
+    if process.kind == "web":
+        assert folders.pop("LARIBA_DOWNLOAD_DIR") not in process.writable
 
-    assert folders <= process.writable
+    assert set(folders.values()) <= process.writable
+
+
+@pytest.mark.parametrize("make", [_unit, _service])
+def test_web_servers_send_files_from_where_the_worker_writes_them(make: Callable[[str], _Process]) -> None:
+    assert len({make(kind).variables["LARIBA_DOWNLOAD_DIR"] for kind in ("web", "worker")}) == 1
+    if make is _service:
+        mounted = {mount.split(":")[1] for mount in _OURS["web"]["volumes"]}
+        assert make("web").variables["LARIBA_DOWNLOAD_DIR"] in mounted
 
 
 def test_who_counts_shares_one_folder() -> None:

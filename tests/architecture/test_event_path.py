@@ -18,6 +18,7 @@ from flask import Flask
 from app.config import Settings
 from app.context import EXTENSION
 from app.credentials.verification import Credentials
+from app.events.feed.shared_answers import EXTENSION as SHARED_ANSWERS
 from app.factory import create_app
 from app.granian.adapter import GranianAdapter
 from app.ingest.fast_path import FastPath
@@ -111,7 +112,9 @@ def test_a_common_event_passes_the_files_that_the_documentation_lists(
     """A file is a step of the path if it calls others; what calls none is a helper, which a reader need not open."""
     body = json.dumps(event_for(alice)).encode()
     protocol = _Protocol(body)
-    adapter = GranianAdapter(cast(FastPath, own_app.wsgi_app), own_app.extensions[INGEST])
+    adapter = GranianAdapter(
+        cast(FastPath, own_app.wsgi_app), own_app.extensions[INGEST], own_app.extensions[SHARED_ANSWERS]
+    )
 
     async def answer() -> None:
         adapter.__rsgi_init__(asyncio.get_running_loop())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,20 @@ from app.telemetry import metrics
 _CHECKOUT = Path(__file__).parent.parent.parent
 _NAME = re.compile(r"\blariba_[a-z0-9_]+")
 _PARTS_OF_A_HISTOGRAM = re.compile(r"_(bucket|sum|count)$")
-_UNITS = {"1", "s", "events", "rows", "partitions", "connections", "processes", "time (Unix, s)", "yes or no"}
+_GRID_WIDTH = 24
+_UNITS = {
+    "1",
+    "s",
+    "events",
+    "rows",
+    "partitions",
+    "connections",
+    "processes",
+    "consumers",
+    "jobs",
+    "time (Unix, s)",
+    "yes or no",
+}
 
 
 def _known() -> dict[str, str]:
@@ -32,9 +46,14 @@ def _rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def _panels() -> list[dict[str, Any]]:
+    """Rows among them; none is collapsed, so that each panel is in the list itself."""
+    panels: list[dict[str, Any]] = json.loads((_CHECKOUT / "deploy" / "grafana-dashboard.json").read_text())["panels"]
+    return panels
+
+
 def _expressions() -> dict[str, list[str]]:
-    dashboard = json.loads((_CHECKOUT / "deploy" / "grafana-dashboard.json").read_text())
-    targets = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    targets = [target["expr"] for panel in _panels() for target in panel.get("targets", [])]
     return {"grafana-dashboard.json": targets, "alert-rules.yaml": [rule["expr"] for rule in _rules()]}
 
 
@@ -57,6 +76,19 @@ def test_the_dashboard_shows_every_metric() -> None:
     names = [name for it in _expressions()["grafana-dashboard.json"] for name in _NAME.findall(it)]
 
     assert set(_known()) - {_PARTS_OF_A_HISTOGRAM.sub("", name) for name in names} == set()
+
+
+def test_the_panels_of_the_dashboard_have_ids_of_their_own_and_do_not_overlap() -> None:
+    ids = [panel["id"] for panel in _panels()]
+    taken: dict[tuple[int, int], str] = {}
+    for panel in _panels():
+        at, title = panel["gridPos"], panel["title"]
+        assert at["x"] + at["w"] <= _GRID_WIDTH, title
+        for cell in product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"])):
+            assert cell not in taken, (title, taken[cell])
+            taken[cell] = title
+
+    assert len(set(ids)) == len(ids)
 
 
 def test_metrics_md_lists_every_metric_with_its_labels_and_unit() -> None:
@@ -93,6 +125,7 @@ def test_status_and_the_rules_have_the_same_bounds() -> None:
         "LaribaTaskFailing": f"> {health_issues.FAILURES_IN_A_ROW_MAX}",
         "LaribaUsageOutboxLags": f"> {health_issues.OUTBOX_LAG_SECONDS_MAX}",
         "LaribaExpiredRecordsPileUp": f"> {health_issues.EXPIRED_LAG_SECONDS_MAX}",
+        "LaribaJobStalls": f"> {health_issues.STALLED_JOB_SECONDS_MAX}",
         "LaribaEventsInDefaultPartition": "> 0",
         "LaribaPartitionsRunOut": f"< {health_issues.PARTITIONS_AHEAD_SECONDS_MIN}",
         "LaribaRetentionBehind": f"> {health_issues.RETENTION_SLACK_SECONDS}",

@@ -13,16 +13,18 @@ _TREES = {
 # A name that ends in a dot stands for all modules of that package.
 _MAY_SEE_ALL = {
     "app.database.engine": "makes it",
-    "app.ingest.authentication": "finds out whose source key it is; its workspace is unknown before",
+    "app.credentials.table": "finds out whose key or token it is; its workspace is unknown before",
     "app.ingest.cors": "asks whether anybody's browser key is for an origin; a preflight has no key",
-    "app.ingest.refusals": "writes the counts of all keys that a process has refused",
-    "app.management.common.authentication": "finds out whose management token it is; its workspace is unknown before",
+    "app.counting.flushed": "writes what all keys and tokens of a process have been refused and have read",
     "app.management.workspace.domain": "the operator's shell, which stands above all workspaces",
     "app.cli.revocation": "the shell finds the workspace of a key or token that it revokes",
     "app.management.keys.queries": "the same: its report on the keys of all workspaces",
+    "app.events.feed.followers": "one thread asks for all followers of a process whether something has come",
+    "app.jobs.": "gives the jobs of all workspaces their turns, and removes their files",
     "app.rate_limits.overrides": "every process reads all limits at once",
     "app.maintenance.": "the worker works for all workspaces",
     "app.monitoring.system_status": "the state of the installation is of no workspace",
+    "app.monitoring.consumer_status": "the same: how far consumers are behind",
     "local.demo": "makes the demo workspace, as the operator's shell would",
 }
 

@@ -391,6 +391,7 @@ class TestTrouble:
             close(app.extensions[EXTENSION].database)
 
 
+@pytest.mark.slow
 def test_a_new_installation_begins_at_the_shell(server_url: str, checkout: Path) -> None:
     """What an operator types: migrate twice, then the first workspace."""
     with fresh_database(server_url) as settings:

@@ -42,7 +42,7 @@ def test_a_step_that_fails_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = _Owner(failures=2)
     owner.background.start()
 
-    wait_until(lambda: owner.steps >= 3)
+    assert wait_until(lambda: owner.steps >= 3)
 
 
 def test_a_hurried_step_does_not_wait_for_its_pause() -> None:
@@ -51,7 +51,7 @@ def test_a_hurried_step_does_not_wait_for_its_pause() -> None:
     wait_until(lambda: owner.steps == 1)
     owner.background.hurry()
 
-    wait_until(lambda: owner.steps == 2)
+    assert wait_until(lambda: owner.steps == 2)
 
 
 def test_a_machine_without_threads_gets_another_try(monkeypatch: pytest.MonkeyPatch) -> None:

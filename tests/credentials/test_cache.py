@@ -1,10 +1,15 @@
 """The cache of verified credentials: bounded, and what is in use stays."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from app.credentials import cache as cache_module
 from app.credentials.cache import CredentialCache
+from app.errors import StorageUnavailable
 
 
 def test_it_holds_no_more_than_its_bound_even_when_all_of_it_is_in_use() -> None:
@@ -65,6 +70,25 @@ def test_a_flight_that_fails_leaves_nothing_behind() -> None:
 
     with cache.single_flight(_digest(1)) as cached:
         assert cached is None
+
+
+def test_a_thread_waits_for_anothers_look_up_no_longer_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from what the wait is allowed, not from a clock."""
+    allowed: list[float] = []
+
+    def never(*, timeout: float) -> bool:
+        allowed.append(timeout)
+        return False
+
+    taken: Any = SimpleNamespace(acquire=never)
+    monkeypatch.setattr(cache_module, "_Flight", partial(cache_module._Flight, taken))  # noqa: SLF001
+    cache: CredentialCache[int] = CredentialCache()
+
+    with pytest.raises(StorageUnavailable), cache.single_flight(_digest(1)):
+        pass
+
+    assert len(allowed) == 1
+    assert 0 < allowed[0] <= 1
 
 
 def _digest(number: int) -> bytes:

@@ -4,21 +4,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import text
 
 from app.config import Settings
 from app.context import EXTENSION, Context
+from app.credentials.table import CredentialTable
 from app.credentials.verification import Credentials, Identity
 from app.factory import create_app
-from app.ingest import authentication
 from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
 from tests.support.people import Tenant, events_of, execute, make_tenant, rows
-from tests.support.sending import send
+from tests.support.sending import error_of, event_for, send
+from tests.support.waiting import wait_for_preloads
 
 _NEW_SECRET = "a new secret for tests only and long enough to be taken"
 _AT_ONCE = 2
@@ -74,6 +75,7 @@ def test_a_fresh_process_has_the_keys_cached_that_were_used_last(
 
     assert [cached.lookup_cached(tenant.key, "sk") for tenant in tenants] == [None] * len(tenants)
     assert send(client, first).status_code == 201
+    wait_for_preloads()
     identity = cached.lookup_cached(used.key, "sk")
     assert identity == Identity(used.key_id, used.key_row, used.workspace_row)
     assert cached.lookup_cached(revoked.key, "sk") is None
@@ -82,13 +84,38 @@ def test_a_fresh_process_has_the_keys_cached_that_were_used_last(
     assert (hasher.runs, hasher.hashes) == (1, 1)
 
 
-def test_keys_that_cannot_be_preloaded_are_looked_up_one_by_one(
-    start: Start, context: Context, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+def test_no_key_waits_until_the_keys_that_were_used_last_are_read(
+    start: Start, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authentication, "_PRELOAD", text("SELECT pg_sleep(5) WHERE :most > 0 AND :hash_prefix <> ''"))
+    are_answered = Event()
+    read: list[bool] = []
+
+    def used_last(*_: object) -> list[tuple[bytes, Identity]]:
+        read.append(are_answered.wait(60))
+        return []
+
+    monkeypatch.setattr(CredentialTable, "used_last", used_last)
     client = start()
 
     assert {send(client, tenant).status_code for tenant in tenants} == {201}
+    assert read == []
+    are_answered.set()
+    wait_for_preloads()
+    assert read == [True]
+
+
+def test_a_key_that_the_server_has_not_signed_has_nothing_read(
+    start: Start, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Credentials] = []
+    monkeypatch.setattr(Credentials, "preload", lambda credentials, _: begun.append(credentials))
+    client, alice = start(), tenants[0]
+
+    for forged in (alice.key[:-1], alice.key[:-1] + "-", alice.key[:24] + "0" * 43, alice.token, "", "x" * 67):
+        assert send(client, alice, key=forged).status_code == 401
+    assert begun == []
+    assert send(client, alice).status_code == 201
+    assert begun == [_context(client.application).credentials]
 
 
 def test_a_rotation_of_the_servers_secret_runs_argon2_for_no_key_and_no_token(
@@ -154,20 +181,30 @@ def test_other_argon2_parameters_have_each_hash_made_anew_once(
     assert not any(stronger.check_needs_rehash(row.secret_hash) for row in hashes)
 
 
+@pytest.mark.parametrize("is_preloaded", [False, True])
 def test_a_row_with_another_keys_digest_and_hash_lets_neither_in_by_it(
-    start: Start, context: Context, tenants: list[Tenant]
+    start: Start, context: Context, tenants: list[Tenant], *, is_preloaded: bool
 ) -> None:
-    alice, charlie, *_ = tenants
+    """Each row is preloaded whose key was used lately."""
+    alice, charlie, dana, *_ = tenants
     execute(
         context,
         "UPDATE source_keys SET secret_digest = (SELECT secret_digest FROM source_keys WHERE id = :other),"
-        " secret_hash = (SELECT secret_hash FROM source_keys WHERE id = :other) WHERE id = :id",
+        " secret_hash = (SELECT secret_hash FROM source_keys WHERE id = :other),"
+        " last_used_at = CASE WHEN :is_preloaded THEN now() END WHERE id = :id",
         id=alice.key_row,
         other=charlie.key_row,
+        is_preloaded=is_preloaded,
     )
+    clients = [start(), start()]
+    assert {send(client, dana).status_code for client in clients} == {201}
+    wait_for_preloads()
 
-    assert send(start(), alice).status_code == 401
-    assert send(start(), charlie).status_code == 201
+    assert send(clients[0], alice).status_code == 401
+    body = event_for(alice)
+    assert error_of(send(clients[1], charlie, body))["code"] == "source_mismatch"
+    assert events_of(context, alice) == []
+    assert {send(client, charlie).status_code for client in clients} == {201}
 
 
 def test_a_key_that_is_revoked_before_a_process_meets_it_is_refused(
@@ -191,21 +228,6 @@ def test_a_revoked_key_is_refused_by_each_process_that_has_it_cached(
 
     assert {send(client, alice).status_code for client in clients * 2} == {401}
     assert len(events_of(context, alice)) == 2
-
-
-def test_a_key_is_answered_while_another_transaction_holds_its_row(
-    start: Start, context: Context, hasher: CountingHasher, tenants: list[Tenant]
-) -> None:
-    """A revocation holds it while it waits for the workspace's events; the digest is written another time."""
-    alice = tenants[0]
-    execute(context, "UPDATE source_keys SET secret_digest = NULL WHERE id = :id", id=alice.key_row)
-    with context.database.transaction(alice.workspace_row) as session:
-        session.execute(text("SELECT 1 FROM source_keys WHERE id = :id FOR NO KEY UPDATE"), {"id": alice.key_row})
-        assert send(start(), alice).status_code == 201
-
-    assert send(start(), alice).status_code == 201
-    assert send(start(), alice).status_code == 201
-    assert hasher.runs == 2
 
 
 def _own(tenants: list[Tenant]) -> list[int]:

@@ -18,7 +18,7 @@ from tests.support.databases import SECRET_KEY, close
 from tests.support.hashers import CountingHasher
 from tests.support.operating import ApiClient, api_of, at_once
 from tests.support.people import Tenant, execute, rows
-from tests.support.sending import error_of, send
+from tests.support.sending import error_of, pointers_of, send
 
 
 @pytest.fixture(name="hasher")
@@ -29,6 +29,7 @@ def _hasher() -> CountingHasher:
 @pytest.fixture(name="own_app")
 def _own_app(settings: Settings, hasher: CountingHasher) -> Iterator[Flask]:
     credentials = Credentials((SECRET_KEY,), argon2_runs_max=4, hasher=hasher)
+    credentials.preload(lambda: ())  # or the first key would take a connection for it
     app = create_app(replace(settings, database_pool_size=12), credentials=credentials)
     yield app
     close(app.extensions[EXTENSION].database)
@@ -107,6 +108,41 @@ class TestWhatIsRefusedRunsNoArgon2:
         assert api.post(path, body).status_code == 404
         assert hasher.hashes == 0
 
+    def test_a_rotation_of_a_state_that_is_gone(self, api: ApiClient, hasher: CountingHasher, alice: Tenant) -> None:
+        refused = api.post(f"/v1/keys/{alice.key_id}/rotate", {}, headers={"If-Match": '"old"'})
+
+        assert refused.status_code == 412
+        assert hasher.hashes == 0
+
+    def test_a_token_for_a_project_that_does_not_exist(self, api: ApiClient, hasher: CountingHasher) -> None:
+        refused = api.post("/v1/tokens", {"role": "auditor", "project_ids": ["prj_nobody"]})
+
+        assert refused.status_code == 422
+        assert pointers_of(refused) == {"/project_ids/0"}
+        assert hasher.hashes == 0
+
+    def test_a_source_with_a_name_that_is_taken(self, api: ApiClient, hasher: CountingHasher, alice: Tenant) -> None:
+        path, source = f"/v1/environments/{alice.environment_id}/sources", {"name": "checkout", "type": "backend"}
+        with_key = api.post(path, source | {"key": {}})
+
+        assert with_key.status_code == 409
+        assert hasher.hashes == 0
+        # In the same words as the index, which alone decides where there is nothing to hash.
+        assert error_of(with_key)["message"] == error_of(api.post(path, source))["message"]
+        assert error_of(with_key)["details"] == error_of(api.post(path, source))["details"]
+
+    def test_only_a_live_source_of_the_same_environment_has_taken_a_name(
+        self, api: ApiClient, hasher: CountingHasher, alice: Tenant
+    ) -> None:
+        source = {"name": "checkout", "type": "backend", "key": {}}
+        other = api.made(f"/v1/projects/{alice.project_id}/environments", {"name": "other"})
+        api.made(f"/v1/environments/{other['id']}/sources", source)
+        api.delete(f"/v1/sources/{alice.source_id}")
+
+        api.made(f"/v1/environments/{alice.environment_id}/sources", source)
+
+        assert hasher.hashes == 2
+
     def test_a_second_rotation(self, api: ApiClient, hasher: CountingHasher, alice: Tenant) -> None:
         api.made(f"/v1/keys/{alice.key_id}/rotate", {})
 
@@ -136,11 +172,15 @@ def test_one_request_sent_many_times_at_once_is_carried_out_once(
     path, body = _paths(alice)[what]
     apis = [api_of(own_app, alice) for _ in range(6)]
 
-    answers = at_once([partial(api.post, path, body, headers={"Idempotency-Key": "k"}) for api in apis])
+    def ask(api: ApiClient) -> str:
+        """Its code, once nothing says to ask again: on a busy machine a lock or an argon2 run may come too late."""
+        while "Retry-After" in (answer := api.post(path, body, headers={"Idempotency-Key": "k"})).headers:
+            assert error_of(answer)["code"] in ("idempotency_in_progress", "storage_unavailable")
+        return "" if answer.status_code == 201 else str(error_of(answer)["code"])
 
-    codes = sorted("" if answer.status_code == 201 else error_of(answer)["code"] for answer in answers)
-    assert codes[0] == ""
-    assert set(codes[1:]) <= {"credential_already_shown", "idempotency_in_progress"}
+    codes = at_once([partial(ask, api) for api in apis])
+
+    assert sorted(codes) == ["", *5 * ["credential_already_shown"]]
     count = "SELECT (SELECT count(*) FROM source_keys WHERE workspace_id = :id) AS keys"
     tokens = ", (SELECT count(*) FROM management_tokens WHERE workspace_id = :id) AS tokens"
     made = rows(own, count + tokens, id=alice.workspace_row)[0]

@@ -22,10 +22,10 @@ from app.credentials.verification import (
 )
 from app.errors import StorageUnavailable
 from tests.support.hashers import CountingHasher
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_preloads, wait_until
 
 _SECRET, _OLD_SECRET = "s" * 40, "o" * 40
-_IDENTITY = Identity(public_id="key_7", row_id=7, workspace_id=3)
+_PREFIXES = {"sk": "key_", "mt": "tok_"}
 
 
 @pytest.fixture(name="hasher")
@@ -56,7 +56,7 @@ class TestCached:
 
         assert credentials.lookup_cached(minted.text, "sk") is None
         _verify(credentials, minted)
-        assert credentials.lookup_cached(minted.text, "sk") == _IDENTITY
+        assert credentials.lookup_cached(minted.text, "sk") == _identity(minted)
 
     @given(
         text=st.one_of(
@@ -89,7 +89,24 @@ class TestCached:
 
         _verify(both, minted)
 
-        assert both.lookup_cached(minted.text, "sk") == _IDENTITY
+        assert both.lookup_cached(minted.text, "sk") == _identity(minted)
+
+    def test_a_digest_that_stands_in_another_keys_row_is_not_found_as_that_key(self, credentials: Credentials) -> None:
+        alice, charlie = credentials.mint("sk"), credentials.mint("sk")
+
+        _preload(credentials, (charlie.secret_digest, _identity(alice)))
+
+        assert [credentials.lookup_cached(each.text, "sk") for each in (alice, charlie)] == [None, None]
+        assert _verify(credentials, charlie) == Verification(_identity(charlie))
+        assert credentials.lookup_cached(charlie.text, "sk") == _identity(charlie)
+
+    def test_a_tokens_digest_that_stands_in_a_source_keys_row_is_not_found(self, credentials: Credentials) -> None:
+        token = credentials.mint("mt")
+
+        _preload(credentials, (token.secret_digest, Identity(f"key_{token.key_id}", row_id=7, workspace_id=3)))
+
+        assert credentials.lookup_cached(token.text, "mt") is None
+        assert _verify(credentials, token, kind="mt") == Verification(_identity(token))
 
     def test_nothing_of_the_text_is_kept(self, credentials: Credentials) -> None:
         minted = credentials.mint("sk")
@@ -105,7 +122,7 @@ class TestTheStoredDigest:
     def test_of_the_credential_spares_argon2(self, credentials: Credentials, hasher: CountingHasher) -> None:
         minted = credentials.mint("sk")
 
-        assert _verify(credentials, minted) == Verification(_IDENTITY)
+        assert _verify(credentials, minted) == Verification(_identity(minted))
         assert hasher.runs == 0
 
     @pytest.mark.parametrize("digest", [None, b"", b"garbage", bytes(32), bytes(33)])
@@ -117,7 +134,7 @@ class TestTheStoredDigest:
         verification = _verify(credentials, minted, replace(_stored(minted), secret_digest=digest))
 
         assert verification is not None
-        assert verification.identity == _IDENTITY
+        assert verification.identity == _identity(minted)
         assert verification.new_digest == minted.secret_digest
         assert verification.new_hash is None
         assert hasher.runs == 1
@@ -150,7 +167,7 @@ def test_argon2_runs_once_for_a_key_that_is_used_often(credentials: Credentials,
     for _ in range(5):
         verification = _verify(credentials, minted, _without_digest(minted))
         assert verification is not None
-        assert verification.identity == _IDENTITY
+        assert verification.identity == _identity(minted)
     assert hasher.runs == 1
 
 
@@ -211,7 +228,7 @@ def test_when_every_argon2_run_is_taken_the_next_key_is_refused_for_now(
         wait_until(lambda: hasher.runs)
         with pytest.raises(StorageUnavailable) as refusal:
             _verify(credentials, minted, _without_digest(minted))
-        assert _verify(credentials, minted) == Verification(_IDENTITY), "its digest needs no run"
+        assert _verify(credentials, minted) == Verification(_identity(minted)), "its digest needs no run"
         hasher.may_finish.set()
         assert first.result() is not None
     assert refusal.value.retryable
@@ -248,8 +265,17 @@ def test_a_hash_of_other_parameters_is_replaced_when_its_key_is_verified(*, has_
     assert not OWASP.check_needs_rehash(verification.new_hash)
 
 
+def _preload(credentials: Credentials, *rows: tuple[bytes, Identity]) -> None:
+    credentials.preload(lambda: rows)
+    wait_for_preloads()
+
+
+def _identity(minted: Minted) -> Identity:
+    return Identity(_PREFIXES[minted.text[4:6]] + minted.key_id, row_id=7, workspace_id=3)
+
+
 def _stored(minted: Minted) -> StoredCredential:
-    return StoredCredential(_IDENTITY, minted.secret_hash, minted.secret_digest)
+    return StoredCredential(_identity(minted), minted.secret_hash, minted.secret_digest)
 
 
 def _without_digest(minted: Minted) -> StoredCredential:

@@ -39,6 +39,27 @@ def test_a_lock_that_is_not_free_in_time_means_unavailable(context: Context, ali
             execute(context, "UPDATE workspaces SET name = 'x' WHERE id = :id", id=alice.workspace_row)
 
 
+class TestATransactionToRead:
+    def test_cannot_write_and_the_next_one_of_its_connection_can(self, context: Context, alice: Tenant) -> None:
+        write = text("UPDATE workspaces SET name = 'written' WHERE id = :id")
+        read = context.database.transaction(alice.workspace_row, reads_for_seconds=5.0)
+
+        with pytest.raises(StorageUnavailable) as refused, read as session:
+            session.execute(write, {"id": alice.workspace_row})
+        with context.database.transaction(alice.workspace_row) as session:
+            session.execute(write, {"id": alice.workspace_row})
+
+        assert "read-only transaction" in str(refused.value.__cause__)
+
+    def test_has_no_statement_that_takes_longer(self, context: Context, alice: Tenant) -> None:
+        read = context.database.transaction(alice.workspace_row, reads_for_seconds=0.001)
+
+        with pytest.raises(StorageUnavailable) as refused, read as session:
+            session.execute(text("SELECT pg_sleep(5)"))
+
+        assert "statement timeout" in str(refused.value.__cause__)
+
+
 def test_a_session_does_not_depend_on_what_the_server_or_the_role_prefers(settings: Settings) -> None:
     """Repeatable read would let an ingest behind a revocation miss it; a zone east of Greenwich has a year 10000."""
     role = conninfo_of(settings.database_url)["user"]

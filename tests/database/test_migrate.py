@@ -1,6 +1,7 @@
 """The schema: up, down, up again; equal to the models; and a start that refuses one that is behind."""
 
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -8,16 +9,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.util import CommandError
+from alembic.script import ScriptDirectory
 
 from app.config import Settings
 from app.database.engine import conninfo_of
-from app.database.migrate import SchemaBehindError, behind, downgrade, migrate, require_head
+from app.database.migrate import SchemaBehindError, UnknownSchemaError, behind, downgrade, migrate, require_head
 from app.database.owner import owner_engine
 from app.models import Base
 from tests.support.databases import fresh_database
@@ -31,9 +33,11 @@ def _empty(server_url: str) -> Iterator[Settings]:
         yield settings
 
 
-def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty: Settings) -> None:
+def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind(
+    empty: Settings, checkout: Path
+) -> None:
     before = _objects(empty)
-    for revision in ("0001", "0002", "0003", "0004", "0005", "head"):
+    for revision in _revisions(checkout):
         migrate(empty, revision)
     downgrade(empty, "base")
 
@@ -42,6 +46,24 @@ def test_every_migration_goes_up_and_down_and_up_again_and_leaves_nothing_behind
     migrate(empty)
 
 
+def test_the_code_of_before_keeps_its_rights_while_migrations_run_and_after_a_downgrade(
+    empty: Settings,
+) -> None:
+    """Rights are granted behind the last migration, and a later one may have to be run again after some minutes."""
+    before = "a014"
+    migrate(empty, before)
+    rights = _rights(empty)
+    assert ("readable_segments", "SELECT") in rights
+
+    with patch("app.database.migrate._grant"):
+        migrate(empty)
+
+    assert rights - _rights(empty) == set()
+    downgrade(empty, before)
+    assert _rights(empty) == rights
+
+
+@pytest.mark.slow
 def test_four_deploys_at_once_migrate_once(empty: Settings, checkout: Path) -> None:
     command = ["-m", "flask", "--app", "wsgi", "migrate"]
 
@@ -97,27 +119,57 @@ def test_the_apps_role_may_not(settings: Settings, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_a_schema_that_the_code_does_not_know_is_left_alone_and_named(empty: Settings) -> None:
-    migrate(empty)
-    with psycopg.connect(empty.admin_database_url) as owner:
-        owner.execute("UPDATE alembic_version SET version_num = '0016'")
+def test_a_migration_is_called_after_its_revision_and_follows_the_one_before(checkout: Path) -> None:
+    files = sorted(path.name for path in (checkout / "migrations/versions").glob("*.py"))
+    scripts = [ScriptDirectory(str(checkout / "migrations")).get_revision(name) for name in _revisions(checkout)]
 
-    with pytest.raises(CommandError, match="the schema is at 0016, which this code does not know"):
+    assert [name for name in files if not re.fullmatch(r"a\d{3}(_[a-z]+)+\.py", name)] == []
+    assert _revisions(checkout) == [f"a{number:03}" for number in range(1, len(files) + 1)]
+    assert [script.down_revision for script in scripts] == [None, *_revisions(checkout)[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("revision", "said"),
+    [
+        ("0003", "a checkout before the first release made: begin with a new database"),
+        ("a999", "a later version of this code made: migrate with that version"),
+    ],
+)
+def test_a_schema_that_the_code_does_not_know_is_left_alone_and_named(
+    empty: Settings, checkout: Path, revision: str, said: str
+) -> None:
+    migrate(empty, "a001")
+    _set_revision(empty, revision)
+
+    with pytest.raises(UnknownSchemaError, match=f"the schema is at {revision}, which {said}"):
         migrate(empty)
+    ended = _start(["-m", "flask", "--app", "wsgi", "migrate"], checkout, environment_of(empty))
+
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert said in line
+    assert "usage_hours" not in _objects(empty)
 
 
 def test_a_schema_behind_the_code_is_named_and_one_ahead_of_it_is_not(empty: Settings) -> None:
     engine = owner_engine(empty.admin_database_url)
     with pytest.raises(SchemaBehindError, match=r"at nothing.*migrate"):
         require_head(engine)
-    migrate(empty, "0001")
-    with pytest.raises(SchemaBehindError, match="at 0001 and this code needs"):
+    migrate(empty, "a001")
+    with pytest.raises(SchemaBehindError, match="at a001 and this code needs"):
         require_head(engine)
     migrate(empty)
     require_head(engine)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    _set_revision(empty, "a999")
     require_head(engine)
+
+
+def test_a_schema_of_before_the_first_release_is_not_taken_for_one_ahead(empty: Settings) -> None:
+    migrate(empty)
+    _set_revision(empty, "0017")
+
+    with pytest.raises(SchemaBehindError, match="at 0017, which a checkout before the first release made"):
+        require_head(owner_engine(empty.admin_database_url))
 
 
 class TestStart:
@@ -197,6 +249,15 @@ def test_one_role_may_do_for_both_in_a_small_installation(empty: Settings) -> No
         assert behind(connection) is None
 
 
+def _revisions(checkout: Path) -> list[str]:
+    return sorted(path.name[:4] for path in (checkout / "migrations/versions").glob("*.py"))
+
+
+def _set_revision(settings: Settings, revision: str) -> None:
+    with psycopg.connect(settings.admin_database_url) as owner:
+        owner.execute("UPDATE alembic_version SET version_num = %s", [revision])
+
+
 def _objects(settings: Settings) -> set[str]:
     with psycopg.connect(settings.admin_database_url) as connection:
         relations = connection.execute(
@@ -204,6 +265,16 @@ def _objects(settings: Settings) -> set[str]:
             " UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
         ).fetchall()
     return {str(name) for (name,) in relations}
+
+
+def _rights(settings: Settings) -> set[tuple[str, str]]:
+    """Those of the app's role, by table or view."""
+    with psycopg.connect(settings.admin_database_url) as connection:
+        found = connection.execute(
+            "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = %s",
+            [conninfo_of(settings.database_url)["user"]],
+        )
+        return {(table, right) for table, right in found.fetchall()}
 
 
 def _start(command: list[str], checkout: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -32,16 +32,23 @@ from tests.support.databases import close
 from tests.support.live import environment_of
 from tests.support.operating import api_of
 from tests.support.people import Tenant
+from tests.support.replaying import replay_of
 from tests.support.sending import send
 from tests.support.servers import database_url
 
 # What the app's role may read without row level security, each with its reason.
 _OPEN = {"alembic_version": "one row, the schema's revision"}
 # No policy can stand on a view. It carries the condition itself, and the tests below ask it.
-_VIEWS = {"readable_events"}
+_VIEWS = {"readable_events", "readable_segments"}
 # Closed to a transaction that has named a workspace.
-_OF_NO_WORKSPACE = {"maintenance_tasks"}
-TABLES = sorted(set(Base.metadata.tables) - _OF_NO_WORKSPACE)
+_OF_NO_WORKSPACE = {
+    "maintenance_tasks": "(name) VALUES ('any')",
+    "read_flushes": "VALUES (gen_random_uuid(), gen_random_uuid(), now())",
+}
+"""With a row for each."""
+# The app's role has no right to it: functions of the owner read it, and the worker writes it as the owner.
+_OF_THE_OWNER = {"event_days"}
+TABLES = sorted(set(Base.metadata.tables) - set(_OF_NO_WORKSPACE) - _OF_THE_OWNER)
 
 Connect = Callable[[Tenant | None], psycopg.Connection]
 
@@ -54,9 +61,18 @@ def _full(app: Flask, context: Context, alice: Tenant, charlie: Tenant) -> tuple
         assert send(client, tenant, idempotency_key="1").status_code == 201
         body, headers = {"name": f"of {tenant.workspace_id}"}, {"Idempotency-Key": "1"}
         assert api_of(app, tenant).post("/v1/projects", body, headers=headers).status_code == 201
+        consumer = {"project_id": tenant.project_id}
+        assert api_of(app, tenant).call("PUT", "/v1/consumers/billing", consumer).status_code == 201
+        assert api_of(app, tenant).post("/v1/exports", {"project_id": tenant.project_id}).status_code == 201
+        assert replay_of(api_of(app, tenant), tenant)
     fold_usage(context.database)
     for tenant in (alice, charlie):
+        with context.database.transaction(TenantScope.ALL) as session:
+            build = text("SELECT build_event_segment(:project, 1)")
+            assert session.execute(build, {"project": tenant.project_row}).scalar_one() == 1
         assert send(client, tenant, idempotency_key="2").status_code == 201
+        assert api_of(app, tenant).get("/v1/events", project_id=tenant.project_id).status_code == 200
+    context.reads.flush()
     return alice, charlie
 
 
@@ -174,13 +190,13 @@ def test_what_belongs_to_no_workspace_is_shown_to_none(
     table: str, alice: Tenant, connect: Connect, context: Context
 ) -> None:
     with context.database.transaction(TenantScope.ALL) as session:
-        session.execute(text(f"INSERT INTO {table} (name) VALUES ('any') ON CONFLICT DO NOTHING"))
+        session.execute(text(f"INSERT INTO {table} {_OF_NO_WORKSPACE[table]} ON CONFLICT DO NOTHING"))
         assert session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() > 0
 
     for tenant in (None, alice):
         assert _seen(connect(tenant), table) == set()
         with pytest.raises(InsufficientPrivilege, match="row-level security"):
-            connect(tenant).execute(f"INSERT INTO {table} (name) VALUES ('other')")
+            connect(tenant).execute(f"INSERT INTO {table} {_OF_NO_WORKSPACE[table]}")
 
 
 class TestTheViewThatEventsAreReadThrough:
@@ -310,6 +326,9 @@ class TestWaysAround:
                 " WHERE prosecdef AND pronamespace = 'public'::regnamespace ORDER BY 1"
             ).fetchall()
         assert [name for name, _ in found] == [
+            "build_event_segment",
+            "event_days_after",
+            "event_horizon",
             "is_origin_allowed",
             "make_event_partitions",
             "store_events",

@@ -9,7 +9,7 @@ import pytest
 from app.config import Settings
 from app.context import EXTENSION
 from app.database.engine import conninfo_of
-from app.database.migrate import migrate
+from app.database.migrate import downgrade, migrate
 from app.factory import create_app
 from tests.support.databases import close, fresh_database
 from tests.support.people import events_of, make_tenant
@@ -53,6 +53,24 @@ def test_every_sql_file_is_what_the_migrated_database_has(owner: psycopg.Connect
 
     assert differing == set()
     assert migrated.keys() - made.keys() == _OLDER
+
+
+def test_migrations_go_down_and_up_beside_a_second_function_of_every_name(server_url: str) -> None:
+    """As there is for a deploy when a signature changes."""
+    with fresh_database(server_url) as settings:
+        migrate(settings)
+        with psycopg.connect(settings.admin_database_url) as owner:
+            ours = _functions(owner)
+            for name in {function.split("(")[0] for function in ours}:
+                owner.execute(f"CREATE FUNCTION {name}(point) RETURNS integer LANGUAGE sql AS 'SELECT 1'")
+            both = _functions(owner)
+
+        downgrade(settings, "a005")
+        migrate(settings)
+
+        with psycopg.connect(settings.admin_database_url) as owner:
+            assert _functions(owner) == both
+            assert len(both) == 2 * len(ours)
 
 
 def test_no_function_may_be_called_by_every_role(owner: psycopg.Connection) -> None:

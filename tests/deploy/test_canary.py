@@ -57,6 +57,7 @@ def test_it_is_patient_for_several_runs() -> None:
     assert timedelta(seconds=canary.AGE_SECONDS_MAX) > 3 * every
 
 
+@pytest.mark.slow
 def test_the_command_says_it_by_its_status_and_one_line(installation: Settings, checkout: Path) -> None:
     _last_ran(installation, "10 seconds")
     assert _run(environment_of(installation), checkout) == (0, "")

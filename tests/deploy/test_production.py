@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 
 # The app's role sees a workspace at a time, or all if it says so.
 _ALL_WORKSPACES = "-c lariba.all_workspaces=on"
-pytestmark = [pytest.mark.wiring, pytest.mark.broker]
+pytestmark = [pytest.mark.wiring, pytest.mark.broker, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", name="production")

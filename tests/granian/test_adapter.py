@@ -12,12 +12,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from app.config import Settings
 from app.context import Context
-from app.errors import RateLimitExceeded, StorageUnavailable
+from app.errors import RateLimitExceeded
+from app.events.feed.shared_answers import EXTENSION as SHARED_ANSWERS
 from app.granian.adapter import GranianAdapter
-from app.granian.bodies import BodyReader
-from app.granian.bounds import Bounds
 from app.granian.environ import Environ
 from app.granian.owners import Owners
 from app.ingest.fast_path import FastPath
@@ -89,9 +87,9 @@ def _services(app: Flask) -> IngestServices:
 
 
 @pytest.fixture(name="adapter")
-def _adapter(services: IngestServices, application: _Application) -> GranianAdapter:
+def _adapter(app: Flask, services: IngestServices, application: _Application) -> GranianAdapter:
     fast_path = SimpleNamespace(application=application, begin=lambda _: None)
-    return GranianAdapter(cast(FastPath, fast_path), services)
+    return GranianAdapter(cast(FastPath, fast_path), services, app.extensions[SHARED_ANSWERS])
 
 
 def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memory(
@@ -113,7 +111,9 @@ def test_bodies_that_wait_for_their_answer_take_no_more_than_their_share_of_memo
     assert _live(adapter, scenario) == [503, 200, 200]
 
 
-def test_an_answer_that_the_server_does_not_take_ends_its_request(services: IngestServices, alice: Tenant) -> None:
+def test_an_answer_that_the_server_does_not_take_ends_its_request(
+    app: Flask, services: IngestServices, alice: Tenant
+) -> None:
     """The event is stored, so no other answer may say that nothing was: the server gets the exception."""
 
     class Refusing(_Protocol):
@@ -126,7 +126,7 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(services: Inge
 
     pending = SimpleNamespace(length=2, identity=SimpleNamespace(workspace_id=1))
     fast_path = SimpleNamespace(begin=lambda _: pending, answer=answer)
-    adapter = GranianAdapter(cast(FastPath, fast_path), services)
+    adapter = GranianAdapter(cast(FastPath, fast_path), services, app.extensions[SHARED_ANSWERS])
     protocol = Refusing(0)
 
     async def scenario(_: object) -> None:
@@ -136,29 +136,6 @@ def test_an_answer_that_the_server_does_not_take_ends_its_request(services: Inge
 
     _live(adapter, scenario)
     assert protocol.answers == [201]
-
-
-def test_small_bodies_that_do_not_come_are_as_few_as_large_ones(settings: Settings) -> None:
-    """512 of one workspace: the next one is refused at once, and others are not."""
-
-    class Stalling(_Protocol):
-        def __call__(self) -> Any:
-            return asyncio.get_running_loop().create_future()
-
-    async def scenario() -> None:
-        bodies = BodyReader(settings, Bounds.of(settings))
-        waits = [asyncio.create_task(bodies.read_small(cast(Any, Stalling(0)), "alice")) for _ in range(512)]
-        await asyncio.sleep(0)
-        with pytest.raises(StorageUnavailable):
-            await bodies.read_small(cast(Any, Stalling(0)), "alice")
-        waits.append(asyncio.create_task(bodies.read_small(cast(Any, Stalling(0)), "charlie")))
-        await asyncio.sleep(0)
-        assert not waits[-1].done()
-        for wait in waits:
-            wait.cancel()
-        await asyncio.wait(waits)
-
-    asyncio.run(scenario())
 
 
 def test_what_goes_wrong_while_a_body_is_read_is_the_application_s_to_answer(
@@ -193,7 +170,7 @@ def test_of_a_common_event_the_fast_path_answers_it(
             raise error
 
     assert send(client, alice).status_code == 201  # the key is in memory from here on
-    adapter = GranianAdapter(cast(FastPath, app.wsgi_app), services)
+    adapter = GranianAdapter(cast(FastPath, app.wsgi_app), services, app.extensions[SHARED_ANSWERS])
     protocol = Failing(0)
 
     async def scenario(_: object) -> None:
@@ -219,7 +196,7 @@ def test_a_refusal_before_the_body_is_read_waits_for_the_body(
 
     assert send(client, alice).status_code == 201
     monkeypatch.setattr(services.rate_limiter, "admit", refuse)
-    adapter = GranianAdapter(cast(FastPath, app.wsgi_app), services)
+    adapter = GranianAdapter(cast(FastPath, app.wsgi_app), services, app.extensions[SHARED_ANSWERS])
     protocol = Sending(0)
 
     async def scenario(_: object) -> None:

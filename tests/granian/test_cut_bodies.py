@@ -130,6 +130,7 @@ def test_bodies_in_many_chunks_and_of_any_size_come_whole(live: LiveServer, cont
     assert len(events_of(context, alice)) == 1
 
 
+@pytest.mark.slow
 def test_gunicorn_stores_nothing_of_what_was_cut(
     settings: Settings, checkout: Path, context: Context, alice: Tenant, lines: list[bytes]
 ) -> None:

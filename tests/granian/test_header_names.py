@@ -94,6 +94,7 @@ def test_a_value_that_cannot_be_read_is_not_taken_for_none(
     assert events_of(context, alice) == []
 
 
+@pytest.mark.slow
 def test_gunicorn_drops_them_too(settings: Settings, checkout: Path, alice: Tenant, body: bytes) -> None:
     with gunicorn_server(settings, checkout) as server:
         assert _send(server, body, f"X_API_Key: {alice.key}").status == 401

@@ -3,6 +3,7 @@
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
+from app.wire import body_reads
+from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
 from tests.support.live import LiveServer, gunicorn_server
 from tests.support.people import Tenant
 from tests.support.raw_http import answer_on, connected, head
@@ -19,6 +22,8 @@ _SIZES = (530_000, 2_000_000, 6_000_000, 8_000_000)
 _EACH = 25
 _JSON = "Content-Type: application/json"
 _BATCH = f"{PATH}/batch"
+_UNWANTED_BYTES_MAX = 16 * 1024 * 1024
+_BUSY_SECONDS_MAX = 30.0
 
 
 def _cases(tenant: Tenant) -> dict[str, tuple[str, dict[str, str], int]]:
@@ -89,8 +94,48 @@ def test_a_client_that_asks_before_it_sends_hears_the_refusal_first(live: LiveSe
         assert answer_on(connection).status == 413
 
 
+@pytest.mark.slow
 def test_gunicorn_lets_them_arrive_as_well(settings: Settings, checkout: Path, alice: Tenant) -> None:
     with gunicorn_server(settings, checkout) as server, ThreadPoolExecutor(4) as clients:
         for path, headers, due in _cases(alice).values():
             statuses = clients.map(lambda size, to=path, of=headers: _status_of(server, to, of, size), _SIZES * 3)
             assert set(statuses) == {due}
+
+
+class _Endless:
+    """A body of which each read brings a piece of this size after so many seconds."""
+
+    def __init__(self, piece_bytes: int, seconds: float) -> None:
+        self._piece_bytes = piece_bytes
+        self._seconds = seconds
+        self.now = self.taken = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def read(self, _size: int) -> bytes:
+        self.now += self._seconds
+        self.taken += self._piece_bytes
+        return (
+            bytes(self._piece_bytes) if self.taken <= 4 * _UNWANTED_BYTES_MAX and self.now < _BUSY_SECONDS_MAX else b""
+        )
+
+
+@pytest.mark.parametrize(
+    ("piece_bytes", "seconds", "taken"), [(65_536, 0.0, _UNWANTED_BYTES_MAX), (1, 0.5, 10)], ids=["long", "slow"]
+)
+@pytest.mark.slow
+def test_under_gunicorn_a_body_that_does_not_end_is_read_up_to_16_mib_or_for_five_seconds(
+    monkeypatch: pytest.MonkeyPatch, piece_bytes: int, seconds: float, taken: int
+) -> None:
+    """Then the connection takes no more, or gunicorn would go on reading it."""
+    endless = _Endless(piece_bytes, seconds)
+    monkeypatch.setattr(body_reads, "time", endless)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        environ = {"gunicorn.socket": ours, "wsgi.input": endless}
+        body_reads.discard_rest(environ, BodyReadLimiter(BodyReadLimits.of_threads(8)), waits=True)
+        ours.setblocking(False)
+
+        assert endless.taken == taken
+        assert ours.recv(1) == b"", "the connection can still be read"

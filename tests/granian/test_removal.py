@@ -60,6 +60,7 @@ def _send(server: LiveServer, tenant: Tenant) -> int:
     return server.request("POST", PATH, body, {"X-API-Key": tenant.key, "Content-Type": "application/json"}).status
 
 
+@pytest.mark.slow
 def test_without_the_package_wsgi_serves_under_another_server(
     settings: Settings, without_adapter: Path, context: Context, alice: Tenant
 ) -> None:
@@ -71,6 +72,7 @@ def test_without_the_package_wsgi_serves_under_another_server(
 
 
 @pytest.mark.parametrize(("interface", "target"), [("rsgi", "wsgi:rsgi"), ("wsgi", "wsgi:app")])
+@pytest.mark.slow
 def test_without_the_package_granian_is_refused_because_its_wsgi_takes_cut_bodies_for_whole(
     settings: Settings, without_adapter: Path, interface: str, target: str
 ) -> None:
@@ -80,6 +82,7 @@ def test_without_the_package_granian_is_refused_because_its_wsgi_takes_cut_bodie
     assert "start wsgi:app under another WSGI server" in line
 
 
+@pytest.mark.slow
 def test_switched_off_the_adapter_does_not_start_and_a_line_says_what_to_start(
     settings: Settings, checkout: Path
 ) -> None:
@@ -89,6 +92,7 @@ def test_switched_off_the_adapter_does_not_start_and_a_line_says_what_to_start(
     assert "granian --interface wsgi" in line
 
 
+@pytest.mark.slow
 def test_switched_off_granians_wsgi_serves_and_monitoring_sees_no_adapter(
     settings: Settings, checkout: Path, alice: Tenant, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,29 @@ class TestSharedThreads:
 
         asyncio.run(meet())
 
+    def test_nor_does_one_that_is_cancelled_in_the_step_in_which_it_gets_its_thread(self) -> None:
+        async def meet() -> str:
+            threads = SharedThreads(1, "tried")
+            may_end = threading.Event()
+
+            async def end_and_cancel() -> None:
+                await threads.run("alice", lambda: may_end.wait(30))
+                gone.cancel()  # the thread is given on, and the other request has not resumed yet
+
+            first = asyncio.create_task(end_and_cancel())
+            await asyncio.sleep(0)
+            gone = asyncio.create_task(threads.run("charlie", lambda: None))
+            await asyncio.sleep(0)
+            may_end.set()
+            await asyncio.wait([first, gone])
+            assert gone.cancelled()
+            try:
+                return await asyncio.wait_for(threads.run("alice", lambda: "a free thread"), 30)
+            finally:
+                threads.shutdown()
+
+        assert asyncio.run(meet()) == "a free thread"
+
     def test_what_fails_for_want_of_a_thread_is_not_done_later(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its caller has heard that it failed, so nothing of it may be stored any more."""
 

@@ -254,7 +254,7 @@ def test_a_slow_upload_is_no_wait_for_the_database(
     passed = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], sleep=time.sleep)
     monkeypatch.setattr("app.ingest.acceptance.time", clock)
-    monkeypatch.setattr("app.ingest.authentication.time", clock)
+    monkeypatch.setattr("app.credentials.table.time", clock)
 
     def read_slowly() -> bytes:
         passed[0] += 60

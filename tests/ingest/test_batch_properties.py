@@ -11,11 +11,12 @@ from werkzeug.test import TestResponse
 
 from app.context import Context
 from tests.ingest.test_batch import NDJSON, send_batch, verdicts_of
+from tests.support.examples import examples
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, send
 
 _any_machine = settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,

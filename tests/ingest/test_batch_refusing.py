@@ -271,7 +271,7 @@ class Test422:
 
 def test_the_single_endpoint_does_not_take_lines(client: FlaskClient, alice: Tenant) -> None:
     assert send(client, alice, content_type=NDJSON).status_code == 415
-    assert client.get(BATCH_PATH).status_code == 405
+    assert client.put(BATCH_PATH).status_code == 405
 
 
 def _expect_401(response: TestResponse) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.ingest.common_envelope import read_common_envelope
 from app.ingest.envelope import Envelope, read_envelope
 from app.wire.exact_json import read_object
+from tests.support.examples import examples
 
 _COMMON = {
     "event_id": "evt_1",
@@ -20,7 +21,7 @@ _COMMON = {
     "timestamp": "2026-06-01T10:00:00Z",
     "payload": {"amount": 49.99, "items": [{"n": 1}, {"n": -2.50}], "note": 'say "ä" \n'},
 }
-_any_machine = settings(max_examples=600, deadline=None, derandomize=True)
+_any_machine = settings(max_examples=examples(600), deadline=None, derandomize=True)
 
 # JSON as text, with everything that a text can do and a value cannot: notation, space, members given twice.
 _space = st.sampled_from(["", " ", "\n", "\t ", "\r\n", "\x0b", "\ufeff"])

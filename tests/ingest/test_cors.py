@@ -80,7 +80,7 @@ class TestPreflight:
         response = client.options(PATH, headers=headers)
 
         assert (response.status_code, response.data) == (204, b"")
-        assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+        assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
         assert _cors(response) == {}
 
     def test_it_needs_no_key_and_stores_nothing(

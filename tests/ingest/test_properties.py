@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.context import Context
+from tests.support.examples import examples
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, send
 
 # The database and the tenant are shared by all examples on purpose; no example has a deadline of its own.
 _any_machine = settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,

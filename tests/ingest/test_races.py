@@ -69,6 +69,7 @@ def test_many_keys_for_one_event_id_store_one_event_and_leave_a_record_each(
     assert len(records) == _THREADS
 
 
+@pytest.mark.slow
 def test_2000_keys_raced_pairwise_store_2000_events(live: LiveServer, context: Context, alice: Tenant) -> None:
     work = [(json.dumps(event_for(alice, payload={"n": n})).encode(), f"k{n}") for n in range(2_000)]
     pairs = [item for item in work for _ in range(2)]

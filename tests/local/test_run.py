@@ -116,6 +116,7 @@ def command_of(said: str, beginning: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_the_first_event_outlives_a_killed_run_and_crashes_and_no_process_outlives_a_run(
     tmp_path: Path, port: int
 ) -> None:
@@ -137,7 +138,7 @@ def test_the_first_event_outlives_a_killed_run_and_crashes_and_no_process_outliv
         assert demo_env.read(var_dir / "demo.env") == known
         assert "1 event is stored." in second.said
         assert "evt_demo_001" not in second.said
-        assert "evt_demo_001" in shell(command_of(second.said, "make -s psql"))
+        assert "evt_demo_001" in shell(command_of(second.said, "curl -sG"))
         for part in ("postgres -D", "granian", "celery"):
             second.crash(part)
         crashed_at = datetime.now(UTC)
@@ -152,6 +153,25 @@ def test_the_first_event_outlives_a_killed_run_and_crashes_and_no_process_outliv
 
         assert second.process.wait(60) == 0
         assert second.nothing_is_left()
+
+
+@pytest.mark.slow
+def test_a_folder_of_before_the_first_release_is_one_clear_line_that_says_what_to_remove(
+    tmp_path: Path, port: int
+) -> None:
+    var_dir = tmp_path / "var"
+    with run(var_dir, port) as first:
+        known = demo_env.read(var_dir / "demo.env")
+        ask(known, "UPDATE alembic_version SET version_num = '0003' RETURNING 1")
+        first.process.terminate()
+        assert first.process.wait(60) == 0
+
+    ended = run_here(sys.executable, "-m", "local", VAR_DIR=str(var_dir), PORT=str(port))
+
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "the schema is at 0003, which a checkout before the first release made" in line
+    assert f"a new one is made once {var_dir} is removed" in line
 
 
 def test_a_port_in_use_is_one_clear_line_and_nothing_is_started(tmp_path: Path) -> None:
@@ -216,6 +236,11 @@ def test_the_readmes_commands_and_programs_do_what_they_say(shared: Shared) -> N
     sent = run_here(sys.executable, "-c", program, **demo_env.read(shared.var_dir / "demo.env"))
     assert (sent.returncode, sent.stderr) == (0, "")
     assert sent.stdout.startswith("201 {'accepted': True")
+
+    known = demo_env.read(shared.var_dir / "demo.env")
+    search = readme[readme.index("curl -sG") :].partition("```")[0]
+    found = subprocess.run(["sh", "-c", search], env={**os.environ, **known}, capture_output=True, check=True).stdout
+    assert {event["payload"]["amount"] for event in json.loads(found)["data"]} == {49.99}
 
     look = command_of(readme, "make -s psql").replace("psql", f"psql VAR_DIR='{shared.var_dir}'", 1)
     assert "payment.failed" in shell(look)

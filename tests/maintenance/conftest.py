@@ -7,6 +7,7 @@ import pytest
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import Context, ManagementContext
+from app.counting.reads import Reads
 from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.database.migrate import migrate
@@ -38,7 +39,9 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
             credentials=credentials,
             rate_limiter=limiter,
             management=ManagementContext(database, _NO_LIMIT, limiter),
+            reading=database,
             body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
+            reads=Reads(database, flush_seconds=None),
         )
         installation = Installation(context, Owner(settings.admin_database_url))
         # The days that migrating has made are those of the real clock; a test has one of its own.

@@ -13,6 +13,7 @@ from app.maintenance.retention import DAYS_MAX, delete_expired_events, drop_old_
 from app.maintenance.schedule import TASKS
 from app.maintenance.scheduler import run_if_due
 from app.maintenance.task import TaskContext, TaskResult
+from tests.support.counting_events import receive
 from tests.support.installation import Installation, noon
 from tests.support.people import Tenant, execute, rows
 
@@ -22,6 +23,8 @@ _DELETING = {
     "purge_idempotency_records",
     "purge_management_requests",
     "purge_event_ids",
+    "purge_ended_jobs",
+    "mark_closed_days",
     "delete_expired_events",
     "drop_old_partitions",
 }
@@ -35,7 +38,7 @@ def _alice(installation: Installation) -> Tenant:
     alice = installation.tenant()
     installation.make_days(_TODAY - timedelta(days=19), 20)
     for age in range(20):
-        installation.store(alice, noon(_TODAY - timedelta(days=age)))
+        receive(installation, alice, noon(_TODAY - timedelta(days=age)))
     execute(installation.context, "UPDATE workspaces SET retention_days = 1 WHERE id = :id", id=alice.workspace_row)
     return alice
 

@@ -294,6 +294,45 @@ class TestIngest:
         assert full.stored_on(_DAY) == 1 + len(stored)
 
 
+def test_no_copy_passes_an_event_that_is_not_committed_yet(installation: Installation) -> None:
+    """Its group holds the lock that ingest takes before its moment of receipt, a minute ago; others came since."""
+    now = datetime.now(UTC)
+    began = now - timedelta(minutes=1)
+    moments = [began - timedelta(seconds=1), began, now - timedelta(seconds=30)]
+    installation.sql(_EVENT, moments[0])
+    installation.sql(_EVENT, moments[2])
+    with psycopg.connect(installation.settings.admin_database_url) as group:
+        lock = "SELECT pg_advisory_xact_lock_shared(x'6c75000000000000'::bigint | %s)"
+        group.execute(lock, [int(began.timestamp() * 1000)])
+        group.execute(_EVENT, [moments[1]])
+        first = move_default_partition_rows(installation.owner, snapshot_wait_seconds=0)
+        assert (first, _copied(installation)) == (TaskResult(1, has_more=True), 1)
+
+    assert move_default_partition_rows(installation.owner) == TaskResult(2)
+    assert installation.sql("SELECT received_at FROM events ORDER BY 1") == [(it,) for it in moments]
+
+
+def test_ingest_does_not_stand_still_for_what_a_clock_that_was_ahead_has_left(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such events may get neighbours yet, so they are copied last, with writers locked out, if they are few."""
+    ahead = datetime.now(UTC) + timedelta(minutes=1)
+    for n in range(3):
+        installation.sql(_EVENT, ahead + timedelta(seconds=n))
+
+    monkeypatch.setattr(default_partition, "_REST_ROWS_MAX", 3)
+    assert move_default_partition_rows(installation.owner) == TaskResult(0, has_more=True)
+    assert installation.sql("SELECT count(*) FROM events_default") == [(3,)]
+    monkeypatch.undo()
+    assert move_default_partition_rows(installation.owner) == TaskResult(3)
+    assert installation.sql("SELECT count(*) FROM events_default") == [(0,)]
+
+
+def _copied(installation: Installation) -> int:
+    tables = installation.sql("SELECT relname FROM pg_class WHERE relname ~ '^events_[0-9]{8}_next$'")
+    return sum(installation.sql(f"SELECT count(*) FROM {name}")[0][0] for (name,) in tables)
+
+
 @pytest.mark.parametrize("is_in_use", [True, False])
 def test_a_lock_of_it_is_one_that_ingest_waits_for_while_today_has_no_partition(
     installation: Installation, *, is_in_use: bool

@@ -30,7 +30,7 @@ from tests.support import holding
 from tests.support.celery_processes import QUEUE, beat, tick_until, worker
 from tests.support.databases import close, fresh_database
 from tests.support.holding import Root
-from tests.support.maintenance_work import WORK, Work
+from tests.support.maintenance_work import DOWNLOADS, WORK, Work
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.wiring, pytest.mark.broker]
@@ -89,7 +89,12 @@ def _arena(server_url: str, broker_url: str) -> Iterator[_Arena]:
     seed = secrets.randbelow(1 << 32)
     print(f"chance is random.Random({seed})")  # noqa: T201 - pytest shows it with a failure
     with ExitStack() as stack:
-        settings = replace(stack.enter_context(fresh_database(server_url)), broker_url=broker_url, database_pool_size=8)
+        settings = replace(
+            stack.enter_context(fresh_database(server_url)),
+            broker_url=broker_url,
+            database_pool_size=8,
+            download_dir=DOWNLOADS.name,
+        )
         migrate(settings)
         root = stack.enter_context(holding.root_of(server_url, settings))
         holding.prepare(root)
@@ -156,6 +161,7 @@ def test_whatever_is_killed_and_however_many_ring_the_state_is_exact(arena: _Are
     assert arena.root.execute(_LOCKS).fetchall() == []
 
 
+@pytest.mark.slow
 def test_a_tick_whose_process_is_killed_is_redelivered(arena: _Arena, checkout: Path) -> None:
     """Without another tick: beat's next one may be ten seconds away."""
     canary = next(task for task in TASKS if task.name == "canary")

@@ -14,6 +14,7 @@ from app.ingest.storage import Outcome, store
 from app.maintenance.schedule import TASKS
 from app.maintenance.task import TaskContext
 from app.wire.exact_json import read_object
+from tests.support.counting_events import differences
 from tests.support.database_clock import make_clock_settable, set_clock
 from tests.support.installation import Installation, noon
 from tests.support.people import Tenant, execute
@@ -128,6 +129,9 @@ def _check(month: _Month, today: date) -> None:
     assert month.count("events", month.alice) == _EVENTS_A_DAY * min(days_received, _RETENTION)
     assert month.count("events", month.charlie) == _EVENTS_A_DAY * min(days_received, _SHORTER)
     assert month.count("events_default") == 0
+    assert differences(month.installation) == []
+    assert month.installation.sql("SELECT sum(events)::int FROM event_hours") == [(month.count("events"),)]
+    assert month.count("event_days") == len([day for day in recent if day < today])
     # Received after noon of the day that is `_EVENT_ID_DAYS` old, or 24 hours ago: half a day more than whole days.
     assert month.count("event_ledger", month.alice) == _EVENTS_A_DAY * min(days_received, _EVENT_ID_DAYS) - (
         _EVENTS_A_DAY * 3 // 4 if days_received >= _EVENT_ID_DAYS else 0

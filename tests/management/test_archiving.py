@@ -127,6 +127,25 @@ def test_each_key_that_ended_has_an_entry_of_its_own(api: ApiClient, context: Co
     assert sorted(row.object_id for row in rows(context, statement, id=alice.workspace_row)) == sorted(keys)
 
 
+def test_each_key_that_ended_has_a_state_that_it_never_had_whatever_the_clock_says(
+    api: ApiClient, context: Context, alice: Tenant
+) -> None:
+    """A clock that was set back leaves states that lie ahead, and one statement gives all keys their next one."""
+    further = [issue_key(context, source_of(context, alice))[0] for _ in range(2)]
+    hours = dict(zip((alice.key_row, *further), (1, 3, 2), strict=True))
+    for row, ahead in hours.items():
+        statement = "UPDATE source_keys SET updated_at = now() + make_interval(hours => :ahead) WHERE id = :id"
+        execute(context, statement, ahead=ahead, id=row)
+    states = "SELECT id, updated_at FROM source_keys WHERE source_id = :id"
+    before = {row.id: row.updated_at for row in rows(context, states, id=alice.source_row)}
+    api.delete(f"/v1/sources/{alice.source_id}")
+
+    api.post(f"/v1/sources/{alice.source_id}/restore")
+
+    after = {row.id: row.updated_at for row in rows(context, states, id=alice.source_row)}
+    assert all(after[row] > before[row] for row in hours)
+
+
 def test_a_key_that_was_over_already_is_left_as_it_was(api: ApiClient, context: Context, alice: Tenant) -> None:
     execute(context, "UPDATE source_keys SET expires_at = now() WHERE id = :id", id=alice.key_row)
     before = api.get(f"/v1/keys/{alice.key_id}").json

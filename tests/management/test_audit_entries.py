@@ -54,6 +54,7 @@ def test_a_whole_life_is_written_down_in_order(api: ApiClient, context: Context,
     assert {each.actor for each in entries} == {alice.token_id}
     after = {each.action: each.after for each in entries}
     assert after["project.create"] == {"name": "Shop", "description": ""}
+    assert after["environment.create"]["description"] == ""
     assert after["source_key.update"] == {"label": "two", "expires_at": "2099-01-31T10:00:00Z"}
     assert after["source.update"] == {"type": "worker"}
     assert after["environment.update"] == {"name": "qa"}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.operating import ApiClient
 from tests.support.people import Tenant
 from tests.support.sending import error_of, pointers_of
@@ -189,7 +190,7 @@ _bodies = st.one_of(
     _values.map(lambda body: json.dumps(body).encode()),
     st.binary(max_size=50),
 )
-_few = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_few = settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @_few

@@ -77,6 +77,17 @@ def test_a_change_for_the_state_that_was_read_goes_through_once(api: ApiClient, 
     assert again.status_code == 200
 
 
+def test_a_state_that_is_gone_is_said_before_a_name_that_is_taken(api: ApiClient) -> None:
+    stale = {"If-Match": '"old"'}
+    archived, live = api.made("/v1/projects", {"name": "Shop"}), api.made("/v1/projects", {"name": "Other"})
+    api.delete(f"/v1/projects/{archived['id']}")
+    api.made("/v1/projects", {"name": "Shop"})
+
+    for headers, status in ((stale, 412), ({}, 409)):
+        assert api.patch(f"/v1/projects/{live['id']}", {"name": "Shop"}, headers=headers).status_code == status
+        assert api.post(f"/v1/projects/{archived['id']}/restore", headers=headers).status_code == status
+
+
 def test_one_of_several_states_is_enough_and_none_never_is(api: ApiClient, alice: Tenant) -> None:
     path = f"/v1/projects/{alice.project_id}"
     etag = api.get(path).headers["ETag"]

@@ -12,10 +12,12 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.factory import create_app
+from app.management.common.operators import Role
+from app.management.tokens.domain import NewToken
 from tests.support.databases import SECRET_KEY, close
-from tests.support.operating import ApiClient
+from tests.support.operating import ApiClient, api_with
 from tests.support.people import Tenant, execute, rows
-from tests.support.sending import error_of
+from tests.support.sending import error_of, pointers_of
 
 PATH = "/v1/projects"
 
@@ -102,6 +104,19 @@ def test_the_token_is_asked_for_before_anything_else_is_said(client: FlaskClient
     assert response.status_code == 401
 
 
+def test_the_role_is_asked_for_before_the_query_and_the_query_before_the_body(
+    app: Flask, context: Context, api: ApiClient, alice: Tenant
+) -> None:
+    """A caller learns nothing of an operation that is closed to it, nor is its body read for a query that is wrong."""
+    auditor = api_with(app, context, alice, NewToken(role=Role.AUDITOR))
+
+    closed = auditor.post(f"{PATH}?x=1", {"y": 1})
+    open_to = api.post(f"{PATH}?x=1", {"y": 1})
+
+    assert (closed.status_code, error_of(closed)["code"]) == (403, "insufficient_scope")
+    assert (open_to.status_code, pointers_of(open_to)) == (422, {"/x"})
+
+
 def test_options_needs_no_token_and_says_what_the_path_takes(client: FlaskClient) -> None:
     response = client.options(PATH)
 
@@ -144,7 +159,11 @@ def test_every_path_of_the_control_plane_has_the_guard(app: Flask) -> None:
         if getattr(app.view_functions[rule.endpoint], "guard", None) != "managementToken"
     }
 
-    assert {path for path in unguarded if path.startswith("/v1/")} == {"/v1/events/ingest", "/v1/events/ingest/batch"}
+    assert {path for path in unguarded if path.startswith("/v1/")} == {
+        "/v1/events/ingest",
+        "/v1/events/ingest/batch",
+        "/v1/events/ingest/<path:event_id>",
+    }
 
 
 def test_a_hash_with_old_parameters_is_replaced_when_the_token_is_used(settings: Settings, alice: Tenant) -> None:

@@ -95,6 +95,8 @@ def test_nearly_right_addresses_are_not_there(app: Flask, api: ApiClient, alice:
         path = _path(rule, alice)
         if rule.endpoint in ("pages.front", "pages.docs"):
             continue  # served with and without a slash
+        if "<path:" in rule.rule:
+            continue  # an id that a producer has chosen may end with slashes
         wrong = [f"{path}/", f"/{path}", f"{path}//", path.replace("/v1/", "/v1//"), path.replace("/v1/", "/V1/")]
         for address in set(wrong) - {path}:
             assert api.call("GET", address).status_code == 404, address

@@ -32,6 +32,7 @@ from app.management.common.mutations import mutation
 from app.management.common.operators import IdempotentRequest, Role
 from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken
+from tests.support.examples import examples
 from tests.support.live import live_server
 from tests.support.operating import ApiClient, api_of, api_with, at_once
 from tests.support.people import Tenant, execute, make_tenant, rows
@@ -340,7 +341,7 @@ class TestHeader:
         assert error_of(refused)["code"] == "bad_request"
         assert _projects(api) == ["shop"]
 
-    @hypothesis_settings(max_examples=60, deadline=None)
+    @hypothesis_settings(max_examples=examples(60), deadline=None)
     @given(key=st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=300))
     def test_is_a_key_or_a_400_and_nothing_else(self, enable: Callable[[str], int], key: str) -> None:
         try:

@@ -20,7 +20,8 @@ from tests.support.databases import close
 from tests.support.every_route import UNKNOWN_IDS, Route, all_it_says, every_route
 from tests.support.operating import UNKNOWN_ID, ApiClient, api_with
 from tests.support.people import Tenant
-from tests.support.sending import pointers_of
+from tests.support.replaying import replay_of
+from tests.support.sending import event_for, pointers_of, send
 
 
 @pytest.fixture(scope="module", name="app", params=["with row security", "without row security"])
@@ -29,6 +30,7 @@ def _app(request: pytest.FixtureRequest, settings: Settings, credentials: Creden
     app = create_app(replace(settings, database_url=url, database_pool_size=4), credentials=credentials)
     yield app
     close(app.extensions[EXTENSION].database)
+    close(app.extensions[EXTENSION].reading)
 
 
 @pytest.fixture(scope="module", name="context")
@@ -52,7 +54,28 @@ def _ids_of(api: ApiClient, tenant: Tenant) -> dict[str, str]:
         "key_id": tenant.key_id,
         "token_id": tenant.token_id,
         "entry_id": entry["id"],
+        "event_id": _event_of(api, tenant),
+        "name": _consumer_of(api, tenant),
+        "export_id": api.made("/v1/exports", {"project_id": tenant.project_id})["id"],
+        "replay_id": replay_of(api, tenant),
     }
+
+
+def _consumer_of(api: ApiClient, tenant: Tenant) -> str:
+    """A name that nobody else's consumer has."""
+    name = f"of-{tenant.project_id}"
+    made = api.call("PUT", f"/v1/consumers/{name}", {"project_id": tenant.project_id})
+    assert made.status_code in (200, 201), made.text
+    return name
+
+
+def _event_of(api: ApiClient, tenant: Tenant) -> str:
+    """The id of an event of the tenant's source, which has it as its event_id as well."""
+    assert send(api.client, tenant, event_for(tenant, event_id="e")).status_code in (200, 201)
+    found = api.get(f"/v1/sources/{tenant.source_id}/events/e").json
+    assert found is not None
+    assert send(api.client, tenant, event_for(tenant, event_id=found["id"])).status_code in (200, 201)
+    return str(found["id"])
 
 
 @pytest.fixture(name="theirs")
@@ -89,7 +112,7 @@ def test_so_is_one_of_an_archived_project_but_for_what_is_history(
     api.delete(f"/v1/projects/{alice.project_id}")
     below = [route for route in routes if route.names & {"project_id", "environment_id", "source_id"}]
 
-    history = ("usage", "restore")
+    history = ("usage", "restore", "events/<event_id>")
     _are_unknown([route for route in below if not route.operation.rule.endswith(history)], limited, ids)
     assert limited.get(f"/v1/audit/{ids['entry_id']}").status_code == 200
 
@@ -165,7 +188,8 @@ def test_nothing_of_a_strangers_changes_whatever_is_tried(
     def state() -> list[object]:
         with context.database.transaction(charlie.workspace_row) as session:
             tables = ["projects", "environments", "sources", "source_keys", "management_tokens", "audit_entries"]
-            theirs = {"workspaces": "id"} | dict.fromkeys([*tables, "management_requests"], "workspace_id")
+            tables += ["management_requests", "consumers", "exports"]
+            theirs = {"workspaces": "id"} | dict.fromkeys(tables, "workspace_id")
             return [
                 session.execute(
                     text(f"SELECT t::text FROM {table} t WHERE {column} = :row ORDER BY 1"),

@@ -14,6 +14,7 @@ from tests.support.sending import pointers_of
 _INVISIBLE = ["\0", "\a", "\n", "\t", "\x7f", "\x85", "\u200b", "\ufeff", "\u00ad", "\u2028", "\ue000", "\ud800"]
 # Without a glyph, though str.isprintable() takes them for printable.
 _WITHOUT_GLYPH = ["\u034f", "\u115f", "\u180b", "\u2800", "\u3164", "\U000e0100"]
+_WITHOUT_GLYPH += ["\U0001107f", "\U00013441", "\U00013442", "\U00016fe4", "\U0001d159"]
 _TURNING = ["\u200e", "\u200f", "\u061c", "\u202a", "\u202e", "\u2066", "\u2069"]
 
 
@@ -35,13 +36,39 @@ def test_a_name_holds_nothing_that_cannot_be_seen_or_turns_the_writing(character
             read(f"a{character}b")
 
 
+_IDLE_SELECTORS = [
+    "\ufe0f",
+    "shop\ufe0f",
+    "1\ufe0f",
+    "\u5e97\ufe00",
+    "e\u0328\ufe0f",
+    "a \ufe0fb",
+    "\ufe0fshop",
+    "\u2764\ufe0f\ufe0f",
+]
+
+
+@pytest.mark.parametrize("name", [*_IDLE_SELECTORS, *_WITHOUT_GLYPH, "\ufe0f\u20e3"])
+def test_two_names_that_look_the_same_are_not_told_apart_by_an_invisible_character(name: str) -> None:
+    for read in (read_name, read_label):
+        with pytest.raises(ValueError, match=r"^Must "):
+            read(name)
+
+
+@pytest.mark.parametrize("name", ["\u0301", "\u0301a", "a \u0301b", "\u20e3", "\u0903x"])
+def test_an_accent_stands_on_a_letter(name: str) -> None:
+    for read in (read_name, read_label):
+        with pytest.raises(ValueError, match="combining mark"):
+            read(name)
+
+
 # Whole words and sentences in the scripts that customers write, with their accents, and what stands between words.
 _ORDINARY = [
     *("Zażółć gęślą jaźń", "Größe", "ñandú’s", "Việt Nam", "Ångström", "ʻōkina", "İstanbul", "e\u0328\u0301"),
     *("Магазин", "Їжак", "Καφές", "Ἀθῆναι", "Երևան և", "თბილისი", "שלום", "العربية", "فارسی", "हिन्दी", "தமிழ்"),
     *("น้ำแข็ง", "ນ້ຳ", "ໜັງສື", "မြန်မာ", "ខ្មែរ", "བོད་ཡིག", "አማርኛ", "日本語", "カタカナ", "简体中文", "한국어", "ᏣᎳᎩ"),
     *("IT-отдел", "1С Bitrix", "USB кабель", "Alpha α", "10 °C", "50 %", "C++", "R&D / QA", "a_b", "“x”", "x – y"),
-    *("❤️ Shop", "1️⃣", "👍🏽", "🇩🇪", "★", "→", "ร้านshop", "東京Tokyo", "Shopサイト"),
+    *("❤️ Shop", "1️⃣", "👍🏽", "🇩🇪", "★", "→", "♥︎", "\u2139\ufe0f", "#️⃣", "*️⃣", "ร้านshop", "東京Tokyo", "Shopサイト"),
 ]
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
+import psycopg
 import pytest
 from flask import Flask
+from itsdangerous import URLSafeSerializer
 
 from app.config import Settings
 from app.context import EXTENSION, Context
@@ -21,6 +24,12 @@ def _names(page: dict[str, Any] | None) -> list[str]:
     assert page is not None
     assert set(page) == {"data", "next_cursor"}
     return [each["name"] for each in page["data"]]
+
+
+def _delete(context: Context, table: str, public_id: str) -> None:
+    """As the owner: the API archives most rows."""
+    with psycopg.connect(context.settings.admin_database_url) as owner:
+        owner.execute(f"DELETE FROM {table} WHERE public_id = %s", [public_id])
 
 
 @pytest.fixture(name="path")
@@ -99,6 +108,48 @@ def test_the_walk_goes_on_though_the_row_that_the_cursor_names_was_archived(api:
     assert _names(api.get(path, limit=2, cursor=page["next_cursor"]).json) == ["c", "b"]
 
 
+def test_the_walk_goes_on_where_a_row_was_that_is_deleted_meanwhile(
+    api: ApiClient, context: Context, path: str
+) -> None:
+    page = api.get(path, limit=2).json
+    assert page is not None
+
+    _delete(context, "sources", page["data"][-1]["id"])
+
+    assert _names(api.get(path, limit=2, cursor=page["next_cursor"]).json) == ["c", "b"]
+
+
+def test_a_walk_from_the_oldest_row_on_does_too(api: ApiClient, context: Context, alice: Tenant) -> None:
+    path = f"/v1/projects/{alice.project_id}/environments"
+    for name in "abc":
+        api.made(path, {"name": name})
+    page = api.get(path, limit=2).json
+    assert page is not None
+    assert _names(page)[-1] == "a"
+
+    _delete(context, "environments", page["data"][-1]["id"])
+
+    assert _names(api.get(path, limit=2, cursor=page["next_cursor"]).json) == ["b", "c"]
+
+
+def test_rows_of_the_same_moment_as_one_that_is_deleted_are_not_left_out(
+    api: ApiClient, context: Context, alice: Tenant, path: str
+) -> None:
+    execute(
+        context,
+        "UPDATE sources SET created_at = '2026-01-01Z'"
+        " WHERE environment_id = (SELECT environment_id FROM sources WHERE id = :id)",
+        id=alice.source_row,
+    )
+    page = api.get(path, limit=2).json
+    assert page is not None
+    assert _names(page) == ["e", "d"]
+
+    _delete(context, "sources", page["data"][-1]["id"])
+
+    assert _names(api.get(path, cursor=page["next_cursor"]).json) == ["e", "c", "b", "a", "checkout"]
+
+
 def test_a_list_without_a_limit_shows_fifty(api: ApiClient, alice: Tenant) -> None:
     for n in range(51):
         api.made(f"/v1/projects/{alice.project_id}/environments", {"name": f"e{n}"})
@@ -166,8 +217,19 @@ class TestCursor:
         assert self._refused(api, path, f"{payload}.{signature[:-2]}")
         assert self._refused(api, path, payload)
 
-    def test_it_holds_nothing_but_the_public_id_of_the_last_row(self, api: ApiClient, path: str, cursor: str) -> None:
-        assert len(cursor) < 100
+    def test_it_shows_nothing_of_the_last_row_but_what_the_page_does(
+        self, api: ApiClient, path: str, cursor: str
+    ) -> None:
+        page = api.get(path, limit=2).json
+        assert page is not None
+        last = page["data"][-1]
+
+        created_at, public_id = URLSafeSerializer("").load_payload(cursor.rpartition(".")[0].encode())
+        assert (datetime.fromisoformat(created_at), public_id) == (
+            datetime.fromisoformat(last["created_at"]),
+            last["id"],
+        )
+        assert len(cursor) < 150
 
 
 class TestRotation:

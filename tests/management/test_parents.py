@@ -25,6 +25,9 @@ _WAITING = f"SELECT 1 FROM {OUR_LOCKS} locktype = 'advisory' AND mode = 'ShareLo
         ("key", "sources"),
         ("key", "environments"),
         ("key", "projects"),
+        ("successor", "sources"),
+        ("successor", "projects"),
+        ("token", "projects"),
     ],
 )
 def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
@@ -34,6 +37,8 @@ def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
         "environment": (f"/v1/projects/{alice.project_id}/environments", {"name": "late"}),
         "source": (f"/v1/environments/{alice.environment_id}/sources", {"name": "late", "type": "erp"}),
         "key": (f"/v1/sources/{alice.source_id}/keys", {}),
+        "successor": (f"/v1/keys/{alice.key_id}/rotate", {}),
+        "token": ("/v1/tokens", {"role": "auditor", "project_ids": [alice.project_id]}),
     }[child]
     archive = text(f"UPDATE {parent} SET archived_at = now() WHERE workspace_id = :id")
 
@@ -43,4 +48,5 @@ def test_what_is_made_while_a_parent_is_archived_waits_and_is_then_refused(
             session.execute(archive, {"id": alice.workspace_row})
             pending = pool.submit(api.post, path, body)
             wait_until(lambda: pending.done() or rows(context, _WAITING))
-        assert pending.result(timeout=10).status_code == 404
+        # A token names its project in its body, the others in the path.
+        assert pending.result(timeout=10).status_code == (422 if child == "token" else 404)

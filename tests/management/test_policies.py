@@ -1,15 +1,19 @@
 """What a key may send and from where: how it is chosen, read back, and changed."""
 
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from app.context import Context
-from app.management.keys.domain import KeyPolicy
+from app.errors import SchemaValidationFailed
+from app.management.common.operators import at_the_shell
+from app.management.keys.domain import KeyPolicy, NewKey, issue_key
 from app.management.keys.schemas import IssuedKeySchema, KeyChangeSchema, KeyCreateSchema, KeySchema
-from app.models import SourceKey
+from app.management.sources.domain import NewSource, create_source
+from app.models import SourceKey, SourceType
 from tests.support.operating import ApiClient
 from tests.support.people import Tenant, rows
 from tests.support.sending import error_of, event_for, pointers_of, send
@@ -31,6 +35,24 @@ def _issue(api: ApiClient, tenant: Tenant, **chosen: Any) -> dict[str, Any]:
 
 def _browser(*origins: str) -> dict[str, list[str]]:
     return {"allowed_event_types": ["page.*"], "allowed_origins": list(origins)}
+
+
+def test_the_domain_too_issues_no_browser_key_without_event_types(context: Context, alice: Tenant) -> None:
+    """Other callers than the API have no schema before them."""
+    parts = (context.database, context.credentials, at_the_shell(alice.workspace_row))
+    new_source = NewSource(name="web", type=SourceType.WEBSITE)
+    new_key = NewKey(policy=KeyPolicy(allowed_origins=["https://a.example"]))
+
+    for issue in (
+        partial(issue_key, *parts, alice.source_id, new_key),
+        partial(create_source, *parts, alice.environment_id, new_source, new_key),
+    ):
+        with pytest.raises(SchemaValidationFailed) as refused:
+            issue()
+        assert [fault.pointer for fault in refused.value.faults] == ["/allowed_event_types"]
+
+    keys = rows(context, "SELECT public_id FROM source_keys WHERE workspace_id = :id", id=alice.workspace_row)
+    assert [key.public_id for key in keys] == [alice.key_id]
 
 
 class TestIssue:

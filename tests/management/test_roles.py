@@ -49,7 +49,7 @@ def test_every_operation_is_closed_below_its_role_and_open_from_there_on(
 ) -> None:
     """Asked for an unknown object, so that nothing changes and each role meets the same."""
     for route in routes:
-        if route.operation.method != "GET" and not route.names and route.operation.role is not Role.AUDITOR:
+        if route.operation.is_change and not route.names and route.operation.role is not Role.AUDITOR:
             continue  # would make something: the test below tries them
         for role, api in apis.items():
             response = route.ask(api)
@@ -61,12 +61,14 @@ def test_every_operation_is_closed_below_its_role_and_open_from_there_on(
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_so_are_those_that_make_something(routes: list[Route], apis: dict[Role, ApiClient], role: Role) -> None:
-    making = [route for route in routes if route.operation.method != "GET" and not route.names]
+def test_so_are_those_that_make_something(
+    routes: list[Route], apis: dict[Role, ApiClient], role: Role, alice: Tenant
+) -> None:
+    making = [route for route in routes if route.operation.is_change and not route.names]
     assert len(making) >= 3
     for route in making:
         expected = (200, 201) if role.includes(route.operation.role) else (403,)
-        assert route.ask(apis[role]).status_code in expected, route
+        assert route.ask(apis[role], _ids_of(alice)).status_code in expected, route
 
 
 def test_an_auditor_reads_everything_and_changes_nothing(
@@ -79,7 +81,7 @@ def test_an_auditor_reads_everything_and_changes_nothing(
                 table: session.connection()
                 .exec_driver_sql(f"SELECT (to_jsonb(t) - 'last_used_at')::text FROM {table} t ORDER BY 1")
                 .all()
-                for table in Base.metadata.tables
+                for table in set(Base.metadata.tables) - {"event_days"}  # the owner's alone
             }
 
     apis[Role.AUDITOR].get("/v1/workspace")
@@ -88,7 +90,9 @@ def test_an_auditor_reads_everything_and_changes_nothing(
     for route in routes:
         key = {"Idempotency-Key": "auditor", "If-Match": "*"}
         response = route.ask(apis[Role.AUDITOR], _ids_of(alice), headers=key)
-        assert response.status_code in ((200, 404) if route.operation.method == "GET" else (403,)), route
+        # A query that names no project is incomplete.
+        expected = (403,) if route.operation.is_change else (200, 404, 422)
+        assert response.status_code in expected, route
 
     assert state() == before
 

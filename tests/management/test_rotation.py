@@ -193,6 +193,13 @@ class TestGrace:
         assert _read(api, alice.key_id)["expires_at"] == ends
         assert send(client, alice).status_code == (201 if grace else 401)
 
+    def test_the_end_that_it_has_can_be_sent_back(self, api: ApiClient, alice: Tenant) -> None:
+        """As a client does that changes something else of what it has read."""
+        _rotate(api, alice.key_id, grace_seconds=3600)
+        ends = _read(api, alice.key_id)["expires_at"]
+
+        assert api.patch(f"/v1/keys/{alice.key_id}", {"expires_at": ends, "label": "old"}).status_code == 200
+
     def test_it_can_be_made_shorter_and_other_things_of_the_old_key_changed(
         self, api: ApiClient, alice: Tenant
     ) -> None:
@@ -241,6 +248,16 @@ class TestRefusal:
         refused = api.post(f"/v1/keys/{alice.key_id}/rotate", headers={"If-Match": seen})
 
         assert refused.status_code == 412
+
+    def test_a_change_meanwhile_is_said_before_what_became_of_the_key(self, api: ApiClient, alice: Tenant) -> None:
+        """Who rotates a state that is gone reads again, and learns then that the key was rotated or revoked."""
+        key = f"/v1/keys/{alice.key_id}"
+        seen = {"If-Match": api.get(key).headers["ETag"]}
+        api.made(f"{key}/rotate", {})
+
+        assert api.post(f"{key}/rotate", headers=seen).status_code == 412
+        assert api.patch(key, {"expires_at": None}, headers=seen).status_code == 412
+        assert api.patch(key, {"expires_at": None}).status_code == api.post(f"{key}/rotate").status_code == 409
 
     def test_strangers_and_readers_rotate_nothing(
         self, app: Flask, context: Context, stranger: ApiClient, alice: Tenant

@@ -12,7 +12,9 @@ from flask import Flask
 from sqlalchemy import text
 
 from app.context import Context
+from app.database.advisory_locks import exclude_token
 from app.errors import InvalidManagementToken
+from app.identifiers import new_public_id
 from app.management.common.authentication import authenticate
 from app.management.common.etags import Target
 from app.management.common.mutations import mutation
@@ -20,6 +22,7 @@ from app.management.common.operators import Operator, Role
 from app.management.common.token_validity import hold_validity
 from app.management.projects.domain import NewProject, create_project
 from app.management.tokens.domain import NewToken, issue_token, revoke_token
+from app.models import Project
 from tests.support.live import LiveServer
 from tests.support.operating import MOMENT, UNKNOWN_ID, ApiClient, api_with, at_once
 from tests.support.people import Tenant, execute, rows
@@ -102,6 +105,12 @@ class TestIssuing:
         for longer in ({"role": "auditor"}, {"role": "auditor", "expires_at": _in(2)}):
             assert error_of(ending.post(PATH, longer))["code"] == "insufficient_scope"
         assert ending.post(PATH, {"role": "auditor", "expires_at": _in(0.5)}).status_code == 201
+
+    def test_for_exactly_as_long_as_its_own(self, issued: Issue) -> None:
+        end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        until_then = {"role": "auditor", "expires_at": end.isoformat()}
+
+        assert issued(Role.ADMIN, expires_at=end).post(PATH, until_then).status_code == 201
 
     def test_never_for_projects_that_are_a_strangers_archived_or_unknown(
         self, api: ApiClient, alice: Tenant, charlie: Tenant
@@ -298,6 +307,48 @@ class TestRevoking:
             assert bob.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
 
         assert rows(context, "SELECT label FROM source_keys WHERE id = :id", id=alice.key_row) == [("",)]
+
+    def test_waits_for_no_name_that_a_change_of_the_token_waits_for(
+        self, context: Context, bob: ApiClient, alice: Tenant
+    ) -> None:
+        """What a change has not written yet, it writes before it takes the lock that a revocation waits for."""
+        operator = _operator(context, alice)
+        named = {"name": "late", "workspace_id": alice.workspace_row}
+
+        def change() -> None:
+            with mutation(context.database, operator) as session:
+                session.add(Project(public_id=new_public_id("prj"), **named))
+
+        with ThreadPoolExecutor(1) as pool:
+            with context.database.transaction(alice.workspace_row) as session:
+                session.add(Project(public_id=new_public_id("prj"), **named))
+                session.flush()
+                changed = pool.submit(change)
+                wait_until(lambda: rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
+
+                assert bob.post(f"{PATH}/{alice.token_id}/revoke").status_code == 200
+                session.rollback()
+            with pytest.raises(InvalidManagementToken):
+                changed.result(timeout=10)
+
+    @pytest.mark.parametrize("caller", ["first", "last"])
+    def test_asks_for_the_locks_of_two_tokens_in_one_order_whichever_of_them_revokes_the_other(
+        self, context: Context, issued: Issue, alice: Tenant, caller: str
+    ) -> None:
+        """Else two tokens that revoke each other could wait in a circle."""
+        first, last = sorted((issued(Role.OWNER), issued(Role.OWNER)), key=_id_of)
+        api, other = (first, last) if caller == "first" else (last, first)
+        try_last = text("SELECT pg_try_advisory_xact_lock(hashtextextended('token ' || :token, 0))")
+
+        with ThreadPoolExecutor(1) as pool:
+            with context.database.transaction(alice.workspace_row) as session:
+                exclude_token(session, _id_of(first))
+                revoked = pool.submit(api.post, f"{PATH}/{_id_of(other)}/revoke")
+                wait_until(lambda: rows(context, f"SELECT 1 FROM {OUR_LOCKS} NOT granted"))
+                is_last_free = session.execute(try_last, {"token": _id_of(last)}).scalar_one()
+            assert revoked.result(timeout=10).status_code == 200
+
+        assert is_last_free
 
     def test_waits_for_what_the_token_is_about_to_commit(self, context: Context, bob: ApiClient, alice: Tenant) -> None:
         held, release = threading.Event(), threading.Event()

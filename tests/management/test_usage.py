@@ -171,7 +171,7 @@ class TestTime:
     @pytest.mark.parametrize(
         "moment",
         ["2024-02-29T10:00:00", "2024-02-30T10:00:00Z", "yesterday", "", "0", "0001-01-01T00:00:00+23:59",
-         "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2024-02-29T10:00:00 02:00"],
+         "1969-12-31T23:59:59Z", "9999-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2024-02-29T10:00:00 02:00"],
     )  # fmt: skip
     @pytest.mark.parametrize("name", ["from", "to"])
     def test_a_moment_that_is_unclear_or_out_of_all_time_is_refused(

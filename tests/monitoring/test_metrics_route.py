@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +16,9 @@ from app.credentials.verification import Credentials
 from app.database.engine import Database
 from app.database.migrate import migrate
 from app.factory import create_app
+from app.monitoring import status_metrics
 from app.monitoring.status_metrics import StatusMetrics
+from app.monitoring.system_status import SystemStatus, read_system_status
 from local.postgres import EmbeddedPostgres
 from tests.support.counting import count_of, counts_of_page
 from tests.support.databases import SECRET_KEY, close
@@ -103,17 +104,16 @@ class TestHowOften:
         self, context: Context, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, asked = 0.0, 0
-        database = Database(context.settings.database_url, pool_size=1)
-        collector = StatusMetrics(database, context.settings, clock=lambda: now)
-        transaction = Database.transaction
+        collector = StatusMetrics(context.database, context.settings, clock=lambda: now)
 
-        def counted(*arguments: Any, **named: Any) -> Any:
+        def counted(database: Database) -> SystemStatus:
             nonlocal asked
-            asked += arguments[0] is database  # threads of other applications ask theirs
-            return transaction(*arguments, **named)
+            asked += 1
+            return read_system_status(database)
 
-        monkeypatch.setattr(Database, "transaction", counted)
+        monkeypatch.setattr(status_metrics, "read_system_status", counted)
         list(collector.collect())
+        assert asked == 1
         now = 4.9
         list(collector.collect())
         assert asked == 1
@@ -121,7 +121,6 @@ class TestHowOften:
         now = 5.0
         list(collector.collect())
         assert asked == 2
-        close(database)
 
 
 @contextmanager

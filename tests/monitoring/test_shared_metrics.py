@@ -146,6 +146,7 @@ def test_a_folder_that_does_not_exist_has_no_metrics(tmp_path: Path) -> None:
     assert _counted(tmp_path / "metrics") == (0, 0)
 
 
+@pytest.mark.slow
 def test_each_of_two_processes_shows_both_and_a_killed_one_is_still_counted(
     shared: Settings, checkout: Path, alice: Tenant
 ) -> None:
@@ -190,6 +191,7 @@ def _gunicorn(settings: Settings, checkout: Path) -> Iterator[LiveServer]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_processes_forked_from_one_that_has_loaded_the_application_count_for_themselves(
     shared: Settings, checkout: Path, alice: Tenant
 ) -> None:
@@ -208,6 +210,7 @@ def test_processes_forked_from_one_that_has_loaded_the_application_count_for_the
         assert len(list(Path(shared.metrics_dir).glob("*.lock"))) == 3
 
 
+@pytest.mark.slow
 def test_what_was_counted_in_the_last_moment_before_an_orderly_end_is_there_afterwards(
     shared: Settings, checkout: Path, alice: Tenant
 ) -> None:
@@ -276,6 +279,7 @@ def test_a_process_that_finds_no_space_counts_no_more_and_says_so_once(
     assert sum_of(counts_of_page(generate_latest(_collector(tmp_path)).decode()), "lariba_key_lookups_total") < series
 
 
+@pytest.mark.slow
 def test_events_are_stored_by_web_processes_that_find_no_space_for_their_counts(
     shared: Settings, checkout: Path, alice: Tenant
 ) -> None:

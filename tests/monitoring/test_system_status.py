@@ -28,6 +28,7 @@ from app.maintenance.usage import fold_usage
 from app.monitoring.health_issues import health_issues_of
 from app.monitoring.system_status import SystemStatus, read_system_status
 from tests.support.databases import close, copied_database, fresh_database
+from tests.support.exporting import add_export
 from tests.support.live import live_server
 from tests.support.people import Tenant, execute, make_tenant
 from tests.support.sending import event_for, send
@@ -255,6 +256,31 @@ class TestTasks:
 
         (issue,) = health_issues_of(_read(context), context.settings)
         assert issue.message == "canary has not succeeded ever"
+
+
+def test_pending_jobs_are_counted_with_the_age_of_the_oldest(app: Flask, context: Context, alice: Tenant) -> None:
+    hour = timedelta(hours=1)
+    for state, age in (("queued", hour), ("running", 2 * hour), ("completed", 3 * hour)):
+        ended_at = _now() if state == "completed" else None
+        add_export(context, alice, state=state, created_at=_now() - age, ended_at=ended_at)
+
+    status = _read(context)
+    assert status.pending_jobs == 2
+    assert 7_200 <= status.oldest_job_seconds < 7_260
+    assert read_system_status(context.database, rows_max=1).pending_jobs == 1
+    assert "pending jobs       2" in _status(app).stdout
+
+
+def test_a_job_that_has_done_nothing_for_an_hour_is_an_issue(context: Context, alice: Tenant) -> None:
+    minute, made_at = timedelta(minutes=1), _now() - timedelta(days=1)
+    add_export(context, alice, created_at=made_at, state="completed", ended_at=made_at)
+    add_export(context, alice, created_at=made_at, state="running", progressed_at=_now() - 50 * minute)
+    assert _alerts(context) == set()
+
+    waiting = add_export(context, alice, created_at=_now() - 61 * minute)
+    assert _alerts(context) == {"LaribaJobStalls"}
+    execute(context, "UPDATE exports SET progressed_at = now() WHERE id = :id", id=waiting)
+    assert 3_000 <= _read(context).stalled_job_seconds < 3_060
 
 
 def test_what_is_read_is_of_all_workspaces(app: Flask, context: Context) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import redis
 from flask import Flask
-from structlog.testing import capture_logs
 
 from app.context import Context
 from app.credentials.verification import Identity
@@ -23,6 +22,7 @@ from app.identifiers import random_text
 from app.rate_limits import Overrides, RateLimiter, Rates, RedisSync, events_worth, read_overrides
 from app.web import error_handlers, request_log
 from local.redis import EmbeddedRedis
+from tests.support.logged import logged_by
 from tests.support.operating import at_once
 from tests.support.people import Tenant, execute
 from tests.support.rates import Clock, is_admitted, set_script_clock, syncs_with_clock, without_thread
@@ -500,7 +500,7 @@ class TestRedisAway:
         limiter.sync()
         stop, restart = _outages(own)[outage]
 
-        with capture_logs() as lines:
+        with logged_by("app.rate_limits.redis_sync") as lines:
             stop()
             for _ in range(3):
                 clock.now += 2

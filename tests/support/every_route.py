@@ -1,8 +1,9 @@
 """Every operation of the control plane, as it stands in the product: a future one is tested without being named."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from flask import Flask
 from werkzeug.test import TestResponse
@@ -18,9 +19,15 @@ KINDS = {
     "key_id": "key",
     "token_id": "tok",
     "entry_id": "aud",
+    "event_id": "evu",
+    "name": "csm",
+    "export_id": "exp",
+    "replay_id": "rep",
 }
 UNKNOWN_IDS = {name: f"{kind}_{UNKNOWN_ID}" for name, kind in KINDS.items()}
 REQUEST_ID = "the-same-for-all"
+# One that a producer has chosen may hold slashes.
+_ARGUMENT = re.compile("<(?:path:)?([^>]+)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +44,24 @@ class Route:
         return f"{self.operation.method} {self.operation.rule}"
 
     def ask(self, api: ApiClient, ids: dict[str, str] = UNKNOWN_IDS, **more: Any) -> TestResponse:
-        path = self.operation.rule
-        for name in self.names:
-            path = path.replace(f"<{name}>", ids[name])
+        path = _ARGUMENT.sub(lambda name: ids[name[1]], self.operation.rule)
+        body = named_in(self.body, ids)
         headers = {"X-Request-ID": REQUEST_ID} | ({"If-Match": "*"} if self.operation.method == "PATCH" else {})
-        return api.call(self.operation.method, path, self.body, **({"headers": headers} | more))
+        return api.call(self.operation.method, path, body, **({"headers": headers} | more))
+
+
+# Of more than one object there can be an id of the same kind in a body.
+_ROLE: Final = "target_"
+
+
+def named_in(body: Any, ids: dict[str, str]) -> Any:
+    """The body, with these ids where it names objects."""
+    if not isinstance(body, dict):
+        return body
+    return {
+        name: ids.get(name.removeprefix(_ROLE), value) if name.endswith("_id") else named_in(value, ids)
+        for name, value in body.items()
+    }
 
 
 def every_route(app: Flask) -> list[Route]:
@@ -52,7 +72,7 @@ def every_route(app: Flask) -> list[Route]:
             operation = getattr(app.view_functions[rule.endpoint], "operation", None)
             if operation is None:
                 continue
-            documented = paths[rule.rule.replace("<", "{").replace(">", "}")][operation.method.lower()]
+            documented = paths[_ARGUMENT.sub(r"{\1}", rule.rule)][operation.method.lower()]
             content = documented.get("requestBody", {}).get("content", {})
             parameters = documented.get("parameters", [])
             yield Route(

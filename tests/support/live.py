@@ -78,6 +78,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_DATABASE_POOL_SIZE": str(settings.database_pool_size),
         "LARIBA_MANAGEMENT_TOKEN_REQUESTS_PER_SECOND": _limit(settings.management_token_requests_per_second),
         "LARIBA_MANAGEMENT_WORKSPACE_REQUESTS_PER_SECOND": _limit(settings.management_workspace_requests_per_second),
+        "LARIBA_DOWNLOAD_DIR": settings.download_dir,
         "LARIBA_METRICS_DIR": settings.metrics_dir,
         "LARIBA_GRANIAN_ADAPTER": settings.granian_adapter,
         "LARIBA_SERVER_THREADS": str(settings.server_threads),

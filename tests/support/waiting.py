@@ -1,5 +1,6 @@
 """Waits for a condition instead of for a time."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,3 +16,10 @@ def wait_until(condition: Callable[[], Value], timeout_seconds: float = 60.0, *,
             raise AssertionError(f"not within {timeout_seconds} s: {condition}")
         time.sleep(pause_seconds)
     return value
+
+
+def wait_for_preloads() -> None:
+    """Until no thread of this process fills a cache of credentials."""
+    for thread in threading.enumerate():
+        if thread.name == "preload":
+            thread.join(60.0)

@@ -143,13 +143,30 @@ def test_while_they_cannot_be_written_only_the_newest_are_kept(monkeypatch: pyte
     assert [json.loads(line)["request_id"] for line in found.getvalue().splitlines()] == ["req-2", "req-3", "req-4"]
 
 
+@pytest.mark.parametrize(("level", "expected"), [("INFO", ["fine", "failed"]), ("WARNING", ["failed"]), ("ERROR", [])])
+def test_each_line_is_kept_if_its_own_level_is_logged(
+    monkeypatch: pytest.MonkeyPatch, level: str, expected: list[str]
+) -> None:
+    """At LARIBA_LOG_LEVEL=WARNING a request that was answered with 5xx leaves its line, as it does in Flask."""
+    logging.getLogger().setLevel(level)
+    lines = RequestLines(Sampling())
+    lines.add(_line("fine"))
+    lines.add(_line("failed", "warning"))
+    found = StringIO()
+    monkeypatch.setattr(sys, "stderr", found)
+    lines.flush()
+
+    assert [json.loads(line)["request_id"] for line in found.getvalue().splitlines()] == expected
+
+
 class _FullDisk(StringIO):
     def write(self, _: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def _line(request_id: str) -> RequestLine:
+def _line(request_id: str, level: str = "info") -> RequestLine:
     return RequestLine(
+        level=level,
         event="event_accepted",
         key="key_1",
         method="POST",

@@ -150,32 +150,6 @@ def test_each_request_leaves_one_wide_line(
     assert (refused["event"], refused["error_code"]) == ("event_refused", "schema_validation_failed")
 
 
-def test_the_fast_paths_line_is_the_one_that_flask_writes(
-    client: FlaskClient, alice: Tenant, capsys: pytest.CaptureFixture[str], fast_path: FastPath
-) -> None:
-    logs.configure("INFO")
-    event = event_for(alice, event_id="e")
-    send(client, alice, event, headers={"X-Request-ID": "first"})
-    send(client, alice, event, headers={"X-Request-ID": "same"})
-    _, by_flask = _lines(capsys)
-    fast_path.is_on = True
-    send(client, alice, event, headers={"X-Request-ID": "same"})
-    # Written at the next tick, a twentieth of a second later.
-    lines: list[dict[str, object]] = []
-
-    def is_written() -> bool:
-        lines.extend(_lines(capsys))
-        return bool(lines)
-
-    wait_until(is_written)
-
-    (by_fast_path,) = lines
-    assert list(by_fast_path) == list(by_flask)
-    for changing in ("timestamp", "milliseconds"):
-        del by_fast_path[changing], by_flask[changing]
-    assert by_fast_path == by_flask
-
-
 def test_a_crash_is_logged_with_its_cause_and_answered_without_it(
     app: Flask,
     client: FlaskClient,

@@ -1,7 +1,10 @@
 """What a process counts: every answer once, with labels of our own, and the times of the ingest path."""
 
 import multiprocessing
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
@@ -213,6 +216,58 @@ def test_what_is_buffered_is_counted_once() -> None:
     buffer.flush()
 
     assert counted == ["a", "b"]
+
+
+def test_threads_that_flush_at_once_count_each_item_once() -> None:
+    """The thread that flushes twenty times a second meets a scrape, and the end of the process."""
+    counted: list[int] = []
+    buffer = metrics.MetricBuffer[int](counted.extend)
+    together = threading.Barrier(4)
+
+    def flush() -> None:
+        together.wait()
+        buffer.flush()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for begin in range(0, 20_000, 1_000):
+                for item in range(begin, begin + 1_000):
+                    buffer.add(item)
+                for done in [pool.submit(flush) for _ in range(4)]:
+                    done.result()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert sorted(counted) == list(range(20_000))
+
+
+def test_a_flush_waits_for_what_another_thread_is_counting() -> None:
+    """Or a scrape would miss it."""
+    counted: list[str] = []
+    is_counting, may_count = threading.Event(), threading.Event()
+
+    def count(items: list[str]) -> None:
+        is_counting.set()
+        assert may_count.wait(10)
+        counted.extend(items)
+
+    buffer = metrics.MetricBuffer[str](count)
+
+    def flush() -> list[str]:
+        buffer.flush()
+        return list(counted)
+
+    buffer.add("taken")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(buffer.flush)
+        assert is_counting.wait(10)
+        second = pool.submit(flush)
+        may_count.set()
+        first.result()
+
+        assert second.result() == ["taken"]
 
 
 def test_a_forked_child_does_not_count_what_its_parent_has_buffered() -> None:

@@ -107,7 +107,7 @@ def test_every_404_names_the_docs(client: FlaskClient, alice: Tenant) -> None:
 
 
 def test_every_405_names_the_methods_that_the_address_takes(client: FlaskClient) -> None:
-    for answer in (client.get("/v1/events/ingest"), client.delete("/"), client.put("/v1/projects")):
+    for answer in (client.put("/v1/events/ingest"), client.delete("/"), client.put("/v1/projects")):
         allowed = answer.headers["Allow"]
 
         assert error_of(answer)["code"] == "method_not_allowed"

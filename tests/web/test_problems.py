@@ -33,6 +33,24 @@ def test_a_refusal_becomes_status_headers_and_the_error_body() -> None:
     }
 
 
+def test_a_fault_within_a_query_has_its_place_and_what_may_have_been_meant() -> None:
+    fault = Fault("/q", "There is no field sevrity.", 5, 7, ("severity",))
+    missing = Fault("/q", "A value must follow.", 0, 0)
+
+    _, _, body = rendered(errors.SchemaValidationFailed(faults=(fault, missing)))
+
+    assert body["error"]["details"] == [
+        {
+            "pointer": "/q",
+            "message": "There is no field sevrity.",
+            "offset": 5,
+            "length": 7,
+            "suggestions": ["severity"],
+        },
+        {"pointer": "/q", "message": "A value must follow.", "offset": 0, "length": 0},
+    ]
+
+
 @pytest.mark.parametrize(
     ("accept", "media_type"),
     [
@@ -86,3 +104,14 @@ def test_the_inner_cause_is_one_line_for_the_log() -> None:
     refusal.__cause__ = OSError("connection\n  lost")
 
     assert cause_of(refusal) == "OSError: connection lost"
+
+
+def test_the_inner_cause_holds_no_secret_also_where_it_is_cut() -> None:
+    refusal = errors.StorageUnavailable()
+    refusal.__cause__ = OSError("x" * 450 + " postgresql://app:pass-word-" + "p" * 60 + "@db/lariba failed")
+
+    cause = cause_of(refusal)
+
+    assert cause is not None
+    assert "pass-word" not in cause
+    assert "postgresql://app:" in cause

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest, PayloadTooLarge, UnsupportedContentEncoding
 from app.wire.content_encoding import encoding_of, expand
+from tests.support.examples import examples
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -193,7 +194,7 @@ class TestNames:
             assert name in UnsupportedContentEncoding().message
 
 
-_few = settings(max_examples=100, deadline=None)
+_few = settings(max_examples=examples(100), deadline=None)
 
 
 @_few

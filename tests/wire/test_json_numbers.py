@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from app.wire.exact_json import WRITTEN_OUT_MAX, read_object
 from app.wire.json_numbers import Kept, UnreadableNumber, characters_written_out, read_number
+from tests.support.examples import examples
 
-_any_machine = settings(max_examples=1_000, deadline=None, derandomize=True)
+_any_machine = settings(max_examples=examples(1_000), deadline=None, derandomize=True)
 _literals = st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from app.errors import SchemaValidationFailed
 from app.wire.exact_json import read_object
 from app.wire.json_scan import cut_deeper, flatten_deeper, nests_deeper
+from tests.support.examples import examples
 
-_any_machine = settings(max_examples=500, deadline=None, derandomize=True)
+_any_machine = settings(max_examples=examples(500), deadline=None, derandomize=True)
 _texts = st.text(st.sampled_from('a"\\[]{}é\n,:'), max_size=6)
 _values = st.recursive(
     st.none() | st.integers() | _texts,

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.wire.rfc3339 import EXAMPLE, read_common_moment, read_moment
+from tests.support.examples import examples
 
-_any_machine = settings(max_examples=500, deadline=None, derandomize=True)
+_any_machine = settings(max_examples=examples(500), deadline=None, derandomize=True)
 _offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 _moments = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=_offsets)  # noqa: DTZ001 - as asked for
 _characters = st.text("0123456789-+:.,TtZzW ", max_size=30)

@@ -24,7 +24,7 @@ BEGIN
             || coalesce(' WITH CHECK (' || policy.with_check || ')', '');
     END LOOP;
 END $$;
-REVOKE ALL ON FUNCTION copy_event_policies FROM PUBLIC;
+REVOKE ALL ON FUNCTION copy_event_policies(regclass) FROM PUBLIC;
 
 
 -- Makes the partitions of so many days; returns how many it made. As the tables' owner, because the app's role owns no
@@ -63,4 +63,4 @@ BEGIN
     END LOOP;
     RETURN made;
 END $$;
-REVOKE ALL ON FUNCTION make_event_partitions FROM PUBLIC;
+REVOKE ALL ON FUNCTION make_event_partitions(date, integer) FROM PUBLIC;

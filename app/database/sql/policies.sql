@@ -1,6 +1,11 @@
 -- Which events a key may send: judged where they are written (docs/decisions/0003, 0009). A new policy of keys is a
 -- column that judge_callers returns and a condition in judge_items; store_events.sql stays as it is.
 --
+-- CREATE OR REPLACE changes a body, not what a function returns: a migration for a further column begins with
+-- DROP FUNCTION judge_callers(jsonb, timestamptz, bigint[]), and has this file behind it. With another parameter it is
+-- another function beside the old one, which the migration drops, since only functions here call it; of store_events,
+-- which processes call, both stay for a deploy. So every REVOKE and DROP names the signature (docs/decisions/0022).
+--
 -- The functions in language sql have no SECURITY DEFINER and no SET, so that PostgreSQL writes their bodies into the
 -- statement that calls them: store_events calls judge_items in two statements, for the price of a pasted text.
 
@@ -38,7 +43,7 @@ LANGUAGE sql STABLE AS $$
     LEFT JOIN projects AS project ON project.id = source.project_id
     LEFT JOIN workspaces AS workspace ON workspace.id = source.workspace_id
 $$;
-REVOKE ALL ON FUNCTION judge_callers FROM PUBLIC;
+REVOKE ALL ON FUNCTION judge_callers(jsonb, timestamptz, bigint[]) FROM PUBLIC;
 
 
 -- Why a key may not send from there: the same for all events of a batch. An unknown address is in no network. No
@@ -50,7 +55,7 @@ LANGUAGE sql IMMUTABLE AS $$
         WHEN origins IS NOT NULL AND (origin = ANY (origins)) IS NOT TRUE THEN 'origin_not_allowed'
     END
 $$;
-REVOKE ALL ON FUNCTION refuse_client_origin FROM PUBLIC;
+REVOKE ALL ON FUNCTION refuse_client_origin(text[], text[], text, text) FROM PUBLIC;
 
 
 -- `payment.*` is every type below `payment`, and not `payment` itself.
@@ -61,7 +66,7 @@ LANGUAGE sql IMMUTABLE AS $$
         WHERE allowed = event_type OR right(allowed, 2) = '.*' AND starts_with(event_type, left(allowed, -1))
     ) THEN 'event_type_not_allowed' END
 $$;
-REVOKE ALL ON FUNCTION refuse_event_type FROM PUBLIC;
+REVOKE ALL ON FUNCTION refuse_event_type(text[], text) FROM PUBLIC;
 
 
 -- The events of a group, each with the rows of its key and the refusal that its caller or its policies give it. `far` is
@@ -95,7 +100,7 @@ LANGUAGE sql STABLE AS $$
         receipt text, address text, origin text)
     JOIN caller USING (caller)
 $$;
-REVOKE ALL ON FUNCTION judge_items FROM PUBLIC;
+REVOKE ALL ON FUNCTION judge_items(jsonb, jsonb, timestamptz, bigint[]) FROM PUBLIC;
 
 
 -- Whether a live key of any workspace allows this origin: a preflight has no key. As the owner, because below a row
@@ -108,4 +113,4 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
             AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
     )
 $$;
-REVOKE ALL ON FUNCTION is_origin_allowed FROM PUBLIC;
+REVOKE ALL ON FUNCTION is_origin_allowed(text) FROM PUBLIC;

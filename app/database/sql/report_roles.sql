@@ -20,4 +20,4 @@ BEGIN
     END LOOP;
     PERFORM copy_event_policies(inhrelid) FROM pg_inherits WHERE inhparent = 'events'::regclass;
 END $$;
-REVOKE ALL ON FUNCTION admit_report_role FROM PUBLIC;
+REVOKE ALL ON FUNCTION admit_report_role(name, text) FROM PUBLIC;

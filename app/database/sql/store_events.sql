@@ -27,6 +27,7 @@ DECLARE
     missing integer[];
     marked integer[];
     received timestamptz;
+    place bigint;
 BEGIN
     -- 1. The barrier: a shared advisory lock on each workspace until the commit. A change that revokes a right holds it
     --    exclusively. By number and not as a query on the workspaces' rows: this function runs where the rows are.
@@ -38,11 +39,19 @@ BEGIN
         WHERE NOT pg_try_advisory_xact_lock_shared(workspace) INTO held;
     END IF;
 
-    -- 2. The moment of receipt, one for the group, read behind the barrier: it is later than every revocation and
+    -- 2. Bounds for readers (event_horizon in feed.sql): until the commit, two shared advisory locks say that this
+    --    group's position is higher than the sequence is now, and its moment of receipt not earlier than now.
+    PERFORM pg_advisory_xact_lock_shared(x'6c74000000000000'::bigint | last_value),
+        pg_advisory_xact_lock_shared(
+            x'6c75000000000000'::bigint | floor(date_part('epoch', clock_timestamp()) * 1000)::bigint)
+    FROM event_positions;
+    place := nextval('event_positions');
+
+    -- 3. The moment of receipt, one for the group, read behind the barrier: it is later than every revocation and
     --    expiry that was committed under the barrier, whatever the clock of the calling process says.
     received := clock_timestamp();
 
-    -- 3. Claim and write what is new. A claim is an insert under a unique key: pk_idempotency_records, then
+    -- 4. Claim and write what is new. A claim is an insert under a unique key: pk_idempotency_records, then
     --    pk_event_ledger. An insert waits for an unfinished transaction that holds the same key, up to lock_wait. The
     --    rows are sorted within each stage, so that groups can wait for each other, but not in a circle. An event is
     --    inserted if both its claims are its own; events has no unique key but that of its uid.
@@ -68,19 +77,21 @@ BEGIN
     ),
     written AS (
         INSERT INTO events (project_id, received_at, event_uid, workspace_id, environment_id, source_id,
-            source_key_id, event_id, event_type, severity, occurred_at, payload, is_occurred_at_far)
+            source_key_id, event_id, event_type, severity, occurred_at, payload, is_occurred_at_far,
+            position)
         SELECT project_id, received, event_uid, workspace_id, environment_id, source_id,
             source_key_id, event_id, event_type, severity, coalesce(occurred_at, received), payload,
-            far IS NOT DISTINCT FROM 'mark'
+            far IS NOT DISTINCT FROM 'mark', place
         FROM item WHERE event_uid IN (SELECT event_uid FROM ledgered)
     ),
     used AS (
         INSERT INTO usage_outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome, events,
-            payload_bytes, received_at, addresses)
+            payload_bytes, received_at, addresses, environment_id, event_type, severity)
         SELECT project_id, (array_agg(event_uid))[1], workspace_id, source_id, source_key_id, 'stored', count(*),
-            sum(payload_bytes), received, (array_agg(DISTINCT address) FILTER (WHERE address IS NOT NULL))[1:20]
+            sum(payload_bytes), received, (array_agg(DISTINCT address) FILTER (WHERE address IS NOT NULL))[1:20],
+            environment_id, event_type, severity
         FROM item WHERE event_uid IN (SELECT event_uid FROM ledgered)
-        GROUP BY project_id, workspace_id, source_id, source_key_id
+        GROUP BY project_id, workspace_id, source_id, source_key_id, environment_id, event_type, severity
     )
     SELECT array_agg(n) FILTER (WHERE NOT is_new), array_agg(n) FILTER (WHERE is_new AND far = 'mark')
     FROM (SELECT n, far, event_uid IN (SELECT event_uid FROM ledgered) AS is_new FROM item) AS done
@@ -92,7 +103,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- 4. Say of the others why. The claim that was in the way is committed by now, so this statement sees it: one
+    -- 5. Say of the others why. The claim that was in the way is committed by now, so this statement sees it: one
     --    look-up by each primary key. What an attempt finds of its own was committed by itself, in a commit whose
     --    answer was lost (`resumed`); that is asked first, because nothing revoked since undoes it.
     RETURN QUERY
@@ -121,7 +132,7 @@ BEGIN
             ON ledger.project_id = item.project_id AND ledger.source_id = item.source_id
             AND ledger.event_id = item.event_id
     ),
-    -- 5. Make the record of step 3 agree with the verdict: a duplicate is answered 200; a refusal and a raced attempt
+    -- 6. Make the record of step 4 agree with the verdict: a duplicate is answered 200; a refusal and a raced attempt
     --    leave no record. An expired record is deleted, and its attempt is `raced`.
     corrected AS (
         UPDATE idempotency_records AS record
@@ -137,9 +148,9 @@ BEGIN
             AND (record.expires_at <= received
                 OR found.is_record_new AND found.verdict NOT IN ('duplicate', 'resumed'))
     ),
-    -- 6. Count duplicates and replays, each attempt once (docs/decisions/0010). The row of an attempt is named by the
+    -- 7. Count duplicates and replays, each attempt once (docs/decisions/0010). The row of an attempt is named by the
     --    first attempt of the first group that it was in (`counted_under`, or this group's first). The insert waits for
-    --    a first try that is still running, and adds the attempts that its row does not hold. Sorted, as in step 3.
+    --    a first try that is still running, and adds the attempts that its row does not hold. Sorted, as in step 4.
     used AS (
         INSERT INTO usage_outbox AS outbox (project_id, usage_uid, workspace_id, source_id, source_key_id, outcome,
             events, payload_bytes, received_at, addresses, attempts)
@@ -166,4 +177,4 @@ BEGIN
         END
     FROM found;
 END $$;
-REVOKE ALL ON FUNCTION store_events FROM PUBLIC;
+REVOKE ALL ON FUNCTION store_events(jsonb, jsonb, bigint[], interval, text, boolean) FROM PUBLIC;

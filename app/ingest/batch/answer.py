@@ -28,7 +28,7 @@ def answer(events: Sequence[Judged], named: Named) -> tuple[str, dict[str, int],
     rejected: Counter[str] = Counter()
     unreadable = sum(isinstance(event, Refusal) for event in events)
     for event in events:
-        if (refusal := refusal_of(event, named)) is not None:
+        if (refusal := why_rejected(event, named)) is not None:
             totals["rejected"] += 1
             rejected[refusal.code] += 1
             verdicts.append(json.dumps(_rejection(event, refusal, _FAULTS_MAX // max(1, unreadable))))
@@ -47,14 +47,17 @@ def accepted(body: str, events: Sequence[Envelope | Refusal]) -> list[Envelope]:
     return [event for event, it in pairs if isinstance(event, Envelope) and it["status"] != "rejected"]
 
 
-def refusal_of(event: Judged, named: Named) -> Refusal | None:
+def why_rejected(event: Judged, named: Named) -> Refusal | None:
     """Why the event was rejected, or None if it was not."""
-    return event if isinstance(event, Refusal) else refusal_in(event[1], named)
+    if isinstance(event, Refusal):
+        return event
+    _, verdict = event
+    return refusal_in(verdict, named) if verdict.receipt is None else None
 
 
 def require_all(events: Sequence[Judged], named: Named) -> None:
     """Raise BatchRejected with a fault for each rejected event, if there is one."""
-    rejected = [(n, refusal) for n, event in enumerate(events) if (refusal := refusal_of(event, named)) is not None]
+    rejected = [(n, refusal) for n, event in enumerate(events) if (refusal := why_rejected(event, named)) is not None]
     if rejected:
         raise BatchRejected(
             f"Nothing was stored: {len(rejected)} of {len(events)} events would have been rejected; see details.",

@@ -101,7 +101,7 @@ class BatchRecord:
     def claim(self, fingerprint: bytes, ttl_seconds: int) -> Receipt | None:
         """Claim the key; or the answer on record: a replay, unless this very batch wrote it.
 
-        Raises IdempotencyKeyReused, and psycopg's LockNotAvailable as long as another transaction holds the claim.
+        Raises IdempotencyKeyReused, and IdempotencyInProgress if another transaction holds the claim for too long.
         """
         given = (self._identity.workspace_id, fingerprint, self._batch_uid)
         if self._execute(_CLAIM, (*self._primary_key, *given, timedelta(seconds=ttl_seconds))):

@@ -29,9 +29,9 @@ from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executin
 from app.ingest.envelope import Attempt, Receipt
 from app.ingest.retries import PAUSE_SECONDS
 from app.ingest.services import IngestServices
-from app.ingest.storage import Execute, Outcome
+from app.ingest.storage import Execute, Outcome, Verdict
 from app.ingest.table_locks import is_table_locked
-from app.ingest.verdicts import NAMED, REFUSALS, Named, named_refusals
+from app.ingest.verdicts import REFUSALS, named_refusals, refusal_in
 from app.telemetry import metrics
 
 # Refusals that are certain even if an earlier commit went unanswered: they were found behind all claims of the batch,
@@ -130,15 +130,15 @@ def _store(
     settings = services.settings
     client = attempt.client
     is_alone = progress.unknown is not None
-    refusal, source = record.begin(execute, identity, client, settings.idempotency_wait_seconds, is_alone=is_alone)
+    refused, source = record.begin(execute, identity, client, settings.idempotency_wait_seconds, is_alone=is_alone)
     claim = None
     if attempt.idempotency_key is not None:
         claim = BatchRecord(execute, identity, source, attempt.idempotency_key, attempt.batch_uid)
-    if refusal is not None:
+    if refused is not None:
         # Committed before by this very batch, in a commit that went unanswered: that counts, whatever changed since.
         if progress.latest is not None and _is_committed(attempt, identity, services, execute, claim):
             return progress.latest
-        raise named_refusals(execute, identity, client).get(refusal, REFUSALS[refusal]())
+        raise refusal_in(Verdict(refused, None), named_refusals((refused,), execute, identity, client))
     if claim is not None:
         answered = claim.claim(attempt.batch.fingerprint, settings.idempotency_ttl_seconds)
         if answered is not None:
@@ -150,9 +150,8 @@ def _store(
     store = store_apart if progress.is_poisoned else store_all
     stored = store(execute, identity, attempt.attempts, settings)
     judged = _judged(attempt, stored)
-    named: Named = {}
-    if any(not isinstance(it, Refusal) and it[1].outcome in NAMED for it in stored):
-        named = named_refusals(execute, identity, client)
+    outcomes = {it[1].outcome for it in stored if not isinstance(it, Refusal)}
+    named = named_refusals(outcomes, execute, identity, client)
     if attempt.is_atomic:
         answer.require_all(judged, named)
     body, progress.totals, progress.rejected = answer.answer(judged, named)

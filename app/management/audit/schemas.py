@@ -9,11 +9,11 @@ from app.management.audit.domain import EntryFilter
 from app.management.common.schemas import (
     MomentWithOffset,
     RequestSchema,
-    ResponseSchema,
     id_field,
     moment_field,
     page_schema,
 )
+from app.web.schema_fields import OutputSchema
 
 _ACTION: Final = r"[a-z_]{1,64}\.([a-z_]{1,64}|\*)"
 
@@ -52,7 +52,7 @@ def _changes_field(description: str) -> fields.Dict:
     )
 
 
-class AuditEntrySchema(ResponseSchema):
+class AuditEntrySchema(OutputSchema):
     id = fields.String(required=True)
     actor = fields.String(
         required=True,

@@ -51,8 +51,11 @@ class ManagementBlueprint(Blueprint):  # type: ignore[misc]
         self.after_request(guard.complete)
 
     def operation(self, method: str, rule: str, *, role: Role, **declared: Unpack[Declared]) -> Callable[[View], View]:
-        """Serve `rule` with the view, guarded and documented. The outermost decorator."""
-        operation = Operation(method=method, rule=rule, role=role, **declared)
+        """Serve `rule` with the view, guarded and documented. The outermost decorator.
+
+        An id that a producer has chosen may hold slashes: `<path:name>`.
+        """
+        operation = Operation(method=method, rule=rule.replace("<path:", "<"), role=role, **declared)
 
         def decorate(view: View) -> View:
             self.operations[view.__name__] = operation
@@ -105,9 +108,22 @@ class ManagementBlueprint(Blueprint):  # type: ignore[misc]
             @wraps(view)
             def with_links(*arguments: Any, **named: Any) -> Any:
                 shown = view(*arguments, **named)
-                return (shown, {"Link": links_of(shown)}) if isinstance(shown, Page) else shown
+                return (shown, {"Link": links_of(shown.next_cursor)}) if isinstance(shown, Page) else shown
 
             decorated: View = decorator(with_links)
+            return decorated
+
+        return decorate
+
+    def alt_response(self, status_code: int, schema: type[Schema], description: str) -> Callable[[View], View]:
+        """A further success, which the view answers with a Response; as smorest's, with an example and all headers."""
+        decorator = super().alt_response(
+            status_code, schema=schema, description=description, example=example_of(schema())
+        )
+
+        def decorate(view: View) -> View:
+            self._signatures[view.__name__].statuses.append(status_code)
+            decorated: View = decorator(view)
             return decorated
 
         return decorate

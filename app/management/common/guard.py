@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from flask import Response, g, request
 
-from app.context import current_context, urgent_database
+from app.context import current_context, management_database
 from app.credentials.verification import Identity
 from app.database.engine import Database
 from app.errors import Fault, SchemaValidationFailed
@@ -22,7 +22,7 @@ def admit(operation: Operation, *, query_names: list[str], takes_body: bool) -> 
     operator = _authenticate(operation)
     operator.require(operation.role, whole_workspace=operation.is_for_whole_workspace)
     _check_query(query_names)
-    if operation.method == "POST" and "Idempotency-Key" in request.headers:
+    if operation.method == "POST" and operation.is_change and "Idempotency-Key" in request.headers:
         operator = replace(operator, request=stated_request())
     if not takes_body:
         refuse_members()
@@ -40,16 +40,21 @@ def complete(response: Response) -> Response:
 
 def _authenticate(operation: Operation) -> Operator:
     context = current_context()
+    management = context.management
 
-    def admit_identity(identity: Identity) -> Database | None:
+    def admit_identity(identity: Identity) -> Database:
+        g.identity = identity
         g.body_owner = identity.workspace_id
-        g.allowance = context.management.rate_limiter.admit(identity, is_urgent=operation.is_urgent)
-        return urgent_database(identity.public_id) if operation.is_urgent else None
+        g.allowance = management.rate_limiter.admit(identity, is_urgent=operation.is_urgent)
+        g.database = management.database
+        if operation.is_urgent:
+            g.database = context.database.share(management.urgent, identity.public_id)
+        return management_database()
 
     return authenticate(
         request.headers.get("Authorization"),
         context.credentials,
-        context.management.database,
+        management.database,
         admit=admit_identity,
         request_id=request_id(),
         address=remote_address() or None,

@@ -106,6 +106,12 @@ def update(
     _record(session, operator, row, action, before, {**changed, **derived})
 
 
+def name_taken(constraint: str, name: str | None) -> Conflict:
+    """What refuses a name; `constraint` is the unique index of which it would be the second."""
+    taken = _TAKEN[constraint].format(name=f'"{name}"')
+    return Conflict(f"{taken} {_WAY_OUT}", faults=(Fault("/name", "This name is taken."),))
+
+
 def next_updated_at(session: Session, updated_at: datetime) -> datetime:
     """The `updated_at` of the next state of a locked row whose `updated_at` is this one.
 
@@ -145,5 +151,4 @@ def _flush(session: Session, row: Any) -> None:
             raise
         if cause.diag.constraint_name not in _TAKEN:
             raise Conflict from error  # its cause is in the log
-        taken = _TAKEN[cause.diag.constraint_name].format(name=f'"{name}"')
-        raise Conflict(f"{taken} {_WAY_OUT}", faults=(Fault("/name", "This name is taken."),)) from None
+        raise name_taken(cause.diag.constraint_name, name) from None

@@ -10,6 +10,7 @@ from marshmallow import Schema, fields
 from app import errors
 from app.errors import Refusal
 from app.management.common.lookup import PUBLIC_ID
+from app.management.common.names import PATH_NAME
 from app.management.common.operation import GUARD, Operation
 from app.management.common.operators import Role
 from app.management.common.schemas import ObjectSchema, PageSchema
@@ -38,6 +39,11 @@ _IDEMPOTENCY_KEY: Final = openapi.idempotency_key(
 SHOWN: Final = openapi.headers("ETag")
 CREATED: Final = openapi.headers("ETag", "Location")
 _MOMENT: Final = "2026-06-01T10:00:00.000000Z"
+# The one object that is known by the name that its owner gave it.
+_NAMED: Final = (
+    "The consumer's name: 1 to 100 letters, digits, dots, underscores and hyphens, no dot at the beginning.",
+    PATH_NAME,
+)
 # Members that several resources share. The `id` of a Project is a project_id.
 _EXAMPLES: Final[Mapping[str, str | None]] = {
     "workspace_id": "ws_9fKx2LmQ",
@@ -48,6 +54,9 @@ _EXAMPLES: Final[Mapping[str, str | None]] = {
     "key_id": "key_9fKx2LmQ",
     "token_id": "tok_9fKx2LmQ",
     "entry_id": "aud_9fKx2LmQ",
+    "consumer_id": "csm_9fKx2LmQ",
+    "export_id": "exp_9fKx2LmQ",
+    "replay_id": "rep_9fKx2LmQ",
     "object_id": "src_9fKx2LmQ",
     "name": "checkout",
     "description": "What sells",
@@ -63,7 +72,7 @@ _EXAMPLES: Final[Mapping[str, str | None]] = {
     "actor": "tok_9fKx2LmQ",
     "action": "source_key.issue",
     "request_id": openapi.EXAMPLE_REQUEST_ID,
-    "next_cursor": "InNyY185ZktEMk14Ig.Kd2vUFQ",
+    "next_cursor": "WyIyMDI2LTA2LTAxVDEwOjAwOjAwWiJd.Kd2vUFQ",
     "expires_at": None,
     "revoked_at": None,
 }
@@ -84,7 +93,7 @@ def describe(view: Callable[..., Any], operation: Operation, statuses: Iterable[
     parameters: list[dict[str, Any]] = (
         [_IF_MATCH | {"required": operation.needs_condition}] if operation.takes_condition else []
     )
-    if operation.method == "POST":
+    if operation.method == "POST" and operation.is_change:
         parameters.append(_IDEMPOTENCY_KEY)
         headers |= openapi.headers("Idempotent-Replayed")
     return {
@@ -99,17 +108,21 @@ def describe(view: Callable[..., Any], operation: Operation, statuses: Iterable[
 
 
 def path_parameters(rule: str) -> list[dict[str, Any]]:
-    """The ids in a rule."""
+    """The ids and names in a rule."""
     return [
-        {
-            "in": "path",
-            "name": name,
-            "required": True,
-            "description": f"The {name.removesuffix('_id').replace('_', ' ')}'s id.",
-            "schema": {"type": "string", "pattern": f"^{PUBLIC_ID}$"},
-        }
-        for name in re.findall("<([^>]+)>", rule)
+        {"in": "path", "name": name, "required": True} | _described(name, is_producers=bool(converter))
+        for converter, name in re.findall("<(?:(path):)?([^>]+)>", rule)
     ]
+
+
+def _described(name: str, *, is_producers: bool) -> dict[str, Any]:
+    if name == "name":
+        text, pattern = _NAMED
+    else:
+        text = f"The {name.removesuffix('_id').replace('_', ' ')}'s id."
+        # One that a producer has chosen may hold any visible character, and a slash is none of a path's there.
+        pattern = r"\S{1,128}" if is_producers else PUBLIC_ID
+    return {"description": text, "schema": {"type": "string", "pattern": f"^{pattern}$"}}
 
 
 def _refusals(operation: Operation) -> list[type[Refusal]]:
@@ -118,7 +131,7 @@ def _refusals(operation: Operation) -> list[type[Refusal]]:
         refusals.append(errors.InsufficientScope)
     if operation.method != "GET":
         refusals += openapi.BODY_REFUSALS
-    if operation.method == "POST":
+    if operation.method == "POST" and operation.is_change:
         refusals += [errors.IdempotencyKeyReused, errors.IdempotencyInProgress]
     if "<" in operation.rule:
         refusals.append(errors.NotFound)

@@ -17,6 +17,7 @@ class Declared(TypedDict, total=False):
     is_for_whole_workspace: bool
     refuses: Sequence[type[Refusal]]
     is_urgent: bool
+    is_query: bool
     shown_by: str
 
 
@@ -34,8 +35,15 @@ class Operation:
     """Beside what all operations refuse."""
     is_urgent: bool = False
     """Whether it bypasses the queues that other requests of its workspace fill: it ends what a stolen token can do."""
+    is_query: bool = False
+    """Whether it is a POST that changes nothing: its body is a query, and it takes no Idempotency-Key."""
     shown_by: str | None = None
     """The view that shows what a POST has made or changed, for a retry with the same Idempotency-Key."""
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it changes something."""
+        return self.method != "GET" and not self.is_query
 
     @property
     def takes_condition(self) -> bool:

@@ -1,16 +1,17 @@
-"""Keyset pages, one way for all lists: by time and id; a row that is added meanwhile repeats or hides none.
+"""Keyset pages, one way for all lists: by time and id; a row that is added or deleted meanwhile hides none.
 
-A cursor is the public id of the last row shown, signed for one workspace, one list and its filters. Rows are
-archived and never deleted, so that row can always be found again.
+A cursor holds when the last row shown was made, and its public id, signed for one workspace, one list and its filters.
+The inner id, which orders the rows of one moment, counts over all workspaces: it is looked up, and no caller sees it.
 """
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
 from itsdangerous import BadData, URLSafeSerializer
-from sqlalchemy import Select, tuple_
+from sqlalchemy import Select, func, literal, tuple_
 from sqlalchemy.orm import Session
 
 from app.errors import Fault, SchemaValidationFailed
@@ -20,6 +21,7 @@ Item = TypeVar("Item")
 
 LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
+_ID_MAX: Final = (1 << 63) - 1
 _FOREIGN_CURSOR: Final = "Not a next_cursor of this list with these filters."
 
 
@@ -59,29 +61,41 @@ class Listing(Generic[Item]):
         order = (model.created_at, model.id)
         query = self.query.order_by(*(order if self.is_oldest_first else [column.desc() for column in order]))
         query = query.limit(request.limit + 1)
-        serializer = self._serializer(workspace_id, request)
+        serializer = cursor_serializer(request.secret_keys, f"{workspace_id} list {self.name}")
         if request.cursor is not None:
-            row, position = tuple_(*order), self._position(workspace_id, serializer, request.cursor)
-            query = query.where(row > position if self.is_oldest_first else row < position)
+            row, last = tuple_(*order), self._last_shown(workspace_id, serializer, request.cursor)
+            query = query.where(row > last if self.is_oldest_first else row < last)
         rows = session.execute(query).all()
         shown = rows[: request.limit]
         is_last = len(rows) == len(shown)
-        cursor = None if is_last else str(serializer.dumps(shown[-1][0].public_id))
+        cursor = None
+        if not is_last:
+            last_shown = shown[-1][0]
+            cursor = str(serializer.dumps([last_shown.created_at.isoformat(), last_shown.public_id]))
         return Page(tuple(self.view(*row) for row in shown), cursor)
 
-    def _position(self, workspace_id: int, serializer: URLSafeSerializer, cursor: str) -> Any:
+    def _last_shown(self, workspace_id: int, serializer: URLSafeSerializer, cursor: str) -> Any:
+        """Time and id of the last row shown.
+
+        One that was deleted meanwhile has no id any more: the page begins with all rows of its moment, of which some
+        may have been shown. There are others only if their transactions began in the same microsecond.
+        """
         try:
-            public_id = serializer.loads(cursor)
+            created_at, public_id = serializer.loads(cursor)
         except BadData:
             raise SchemaValidationFailed(faults=(Fault("/cursor", _FOREIGN_CURSOR),)) from None
         model = model_of(self.query)
-        last = model.within(workspace_id).where(model.public_id == public_id)
-        return tuple_(*(last.with_only_columns(each).scalar_subquery() for each in (model.created_at, model.id)))
+        row_id = model.within(workspace_id).where(model.public_id == public_id).with_only_columns(model.id)
+        edge = 0 if self.is_oldest_first else _ID_MAX
+        moment = literal(datetime.fromisoformat(created_at), model.created_at.type)
+        return tuple_(moment, func.coalesce(row_id.scalar_subquery(), edge))
 
-    def _serializer(self, workspace_id: int, request: PageRequest) -> URLSafeSerializer:
+
+def cursor_serializer(secret_keys: tuple[str, ...], scope: str) -> URLSafeSerializer:
+    """Signs the cursors of `scope` and reads no others. Of `secret_keys` the first signs, and all verify."""
+    return URLSafeSerializer(
         # itsdangerous signs with the last key of its list.
-        return URLSafeSerializer(
-            list(reversed(request.secret_keys)),
-            salt=f"lariba cursor {workspace_id} {self.name}",
-            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-        )
+        list(reversed(secret_keys)),
+        salt=f"lariba cursor {scope}",
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+    )

@@ -1,11 +1,10 @@
 """The response for an object, with its ETag and, if it is new, its address; and the Link header of a page."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 from flask import Response, request, url_for
 
-from app.management.common.paging import Page
 from app.management.common.views import View
 
 Shown = TypeVar("Shown", bound=View)
@@ -28,12 +27,12 @@ def gone() -> Response:
     return response
 
 
-def links_of(page: Page[Any]) -> str:
+def links_of(next_cursor: str | None) -> str:
     """The Link header (RFC 8288) of a page: the list's first page, and the next one if there is one."""
     query = {name: value for name, value in request.args.items() if name != "cursor"}
     links = [_link(query, "first")]
-    if page.next_cursor is not None:
-        links.insert(0, _link(query | {"cursor": page.next_cursor}, "next"))
+    if next_cursor is not None:
+        links.insert(0, _link(query | {"cursor": next_cursor}, "next"))
     return ", ".join(links)
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.context import current_context
 from app.database.clock import read_clocks
@@ -16,7 +16,7 @@ from app.management.common.lookup import PUBLIC_ID, is_public_id
 from app.management.common.mutations import Change
 from app.management.common.paging import LIMIT_DEFAULT, LIMIT_MAX, PageRequest
 from app.rate_limits import EVENTS_PER_SECOND_MAX
-from app.web.schema_fields import InputSchema, MomentField, TextField
+from app.web.schema_fields import InputSchema, MomentField, OutputSchema, TextField
 
 # A rule that JSON Schema cannot express has a name as its format, and a description.
 _LINE = {
@@ -54,13 +54,6 @@ def change_schema(create: type[Schema], *, without: Collection[str] = ()) -> typ
     for field in members.values():
         field.required = False
     return ChangeSchema.from_dict(members, name=create.__name__.replace("CreateSchema", "Change"))
-
-
-class ResponseSchema(Schema):
-    """A body in a response. Readers must expect further members, so the document does not forbid them."""
-
-    class Meta:
-        unknown = EXCLUDE
 
 
 class ParsedText(TextField):
@@ -180,7 +173,7 @@ def moment_field(*, may_be_null: bool = False, **arguments: Any) -> fields.DateT
     return _Moment(required=True, allow_none=may_be_null, metadata={"description": "RFC 3339, UTC."}, **arguments)
 
 
-class ObjectSchema(ResponseSchema):
+class ObjectSchema(OutputSchema):
     id = fields.String(required=True, metadata={"pattern": f"^{PUBLIC_ID}$"})
     created_at = moment_field()
     updated_at = moment_field()
@@ -204,7 +197,7 @@ class ArchivedQuerySchema(RequestSchema):
     archived = flag_field("true: those that are archived, and no others.")
 
 
-class PageSchema(ResponseSchema):
+class PageSchema(OutputSchema):
     """What every list shows a page of."""
 
 

@@ -15,7 +15,7 @@ from app.management.environments import domain as environments
 from app.management.environments import schemas
 from app.management.environments.domain import EnvironmentView, NewEnvironment
 
-blueprint = ManagementBlueprint("environments", __name__, description="Isolated lanes of a project")
+blueprint = ManagementBlueprint("environments", __name__, description="Isolated parts of a project")
 
 
 @blueprint.operation(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased
 from app.audit.entries import expiry, record
 from app.credentials.verification import Credentials, Minted
 from app.database.engine import Database
-from app.errors import Conflict, Fault, SchemaValidationFailed
+from app.errors import Conflict, Fault, PreconditionFailed, SchemaValidationFailed
 from app.management.common.etags import Target, etag_of
 from app.management.common.hierarchy import live_sources
 from app.management.common.lifetimes import CredentialState, state_at
@@ -209,8 +209,9 @@ def rotate_key(
 
     def require_rotatable(session: Session) -> None:
         old, _, _, replaced_by, now = find(session, live_keys(operator), target.public_id)
-        if target.condition.is_met_by(etag_of(old.public_id, old.updated_at)):
-            _require_rotatable(old, replaced_by, now)
+        if not target.condition.is_met_by(etag_of(old.public_id, old.updated_at)):
+            raise PreconditionFailed
+        _require_rotatable(old, replaced_by, now)
 
     minted = mint_for(database, credentials, operator, "sk", require_rotatable)
     with mutation(database, operator) as session:
@@ -254,9 +255,10 @@ def _require_movable_end(row: SourceKey, replaced_by: str | None, expires_at: da
 def _require_rotatable(old: SourceKey, replaced_by: str | None, now: datetime) -> None:
     if replaced_by is not None:
         raise Conflict(f"This key was rotated before: its successor is {replaced_by}. Rotate that one.")
-    if old.revoked_at is not None:
+    state = state_at(now, expires_at=old.expires_at, revoked_at=old.revoked_at)
+    if state is CredentialState.REVOKED:
         raise Conflict("This key is revoked. Issue a new one.")
-    if old.expires_at is not None and old.expires_at <= now:
+    if state is CredentialState.EXPIRED:
         raise Conflict("This key has expired. Issue a new one, or give this one another expires_at first.")
 
 

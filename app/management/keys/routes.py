@@ -1,6 +1,6 @@
 """/v1/sources/{id}/keys and /v1/keys."""
 
-from app.context import current_context, management_database, urgent_database
+from app.context import current_context, management_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
@@ -26,8 +26,8 @@ blueprint = ManagementBlueprint("keys", __name__, description="Credentials of so
 @blueprint.response(201, schemas.IssuedKeySchema)
 def issue_key(operator: Operator, new: NewKey, source_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key for a source. This answer alone shows it."""
-    context = current_context()
-    key = keys.issue_key(context.management.database, context.credentials, operator, source_id, new)
+    credentials = current_context().credentials
+    key = keys.issue_key(management_database(), credentials, operator, source_id, new)
     return created(key, ".read_key", key_id=key.id)
 
 
@@ -76,7 +76,7 @@ def update_key(operator: Operator, change: Change, key_id: str) -> tuple[KeyView
 @blueprint.response(200, schemas.KeySchema)
 def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
     """Revoke a key for good: once this is answered, it never stores an event again. Safe to repeat."""
-    return shown(keys.revoke_key(urgent_database(operator.token_public_id), operator, target(key_id)))
+    return shown(keys.revoke_key(management_database(), operator, target(key_id)))
 
 
 @blueprint.operation(
@@ -90,6 +90,6 @@ def revoke_key(operator: Operator, key_id: str) -> tuple[KeyView, Headers]:
 @blueprint.response(201, schemas.IssuedKeySchema)
 def rotate_key(operator: Operator, rotation: Rotation, key_id: str) -> tuple[IssuedKey, Headers]:
     """Issue a key's successor, which this answer alone shows. Both work until the old key's grace is over."""
-    context = current_context()
-    successor = keys.rotate_key(context.management.database, context.credentials, operator, target(key_id), rotation)
+    credentials = current_context().credentials
+    successor = keys.rotate_key(management_database(), credentials, operator, target(key_id), rotation)
     return created(successor, ".read_key", key_id=successor.id)

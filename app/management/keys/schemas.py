@@ -20,7 +20,6 @@ from app.management.common.schemas import (
     ObjectSchema,
     ParsedText,
     RequestSchema,
-    ResponseSchema,
     change_schema,
     choice_field,
     expires_within_field,
@@ -41,6 +40,7 @@ from app.management.keys.domain import (
     Rotation,
 )
 from app.management.keys.queries import KeyFilter
+from app.web.schema_fields import OutputSchema
 from app.wire.client_address import read_network
 
 # The longest is an IPv6 address that ends as an IPv4 one, with its prefix.
@@ -139,7 +139,7 @@ class KeyQuerySchema(RequestSchema):
     expires_within_days = expires_within_field()
 
 
-class AddressSchema(ResponseSchema):
+class AddressSchema(OutputSchema):
     address = fields.String(required=True)
     last_seen_at = moment_field()
 

@@ -34,7 +34,7 @@ class CreatedProjectSchema(ProjectSchema):
     environments = fields.List(
         fields.Nested(EnvironmentSchema),
         required=True,
-        metadata={"description": "Those it is born with, in their order."},
+        metadata={"description": "Those that it is created with, in the order of their creation."},
     )
 
 

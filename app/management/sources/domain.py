@@ -16,13 +16,13 @@ from app.management.common.etags import Target
 from app.management.common.hierarchy import live_environments, live_sources, sources_within
 from app.management.common.lookup import equal_if_given, find, find_behind_barrier, find_parent, find_to_change
 from app.management.common.minting import mint_for
-from app.management.common.mutations import Change, insert, moment, mutation, update
+from app.management.common.mutations import Change, insert, moment, mutation, name_taken, update
 from app.management.common.operators import Operator
 from app.management.common.paging import Listing, Page, PageRequest
 from app.management.common.views import View, copy_of, view_of
 from app.management.keys.domain import IssuedKey, NewKey, add_key
 from app.models import Environment, Project, Source, SourceKey, SourceType, TimestampPolicy
-from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX
+from app.models.source import AHEAD_SECONDS_MAX, BEHIND_SECONDS_MAX, SOURCE_NAME_UNIQUE
 
 
 class SourceStatus(StrEnum):
@@ -86,10 +86,13 @@ def create_source(
     Raises Conflict if the name is taken, and what issue_key() raises.
     """
 
-    def require_environment(session: Session) -> None:
-        find(session, live_environments(operator), environment_id)
+    def require_free_name(session: Session) -> None:
+        environment, _ = find(session, live_environments(operator), environment_id)
+        named = Source.within(operator.workspace_id).where(Source.name == new.name, Source.archived_at.is_(None))
+        if session.scalars(named.where(Source.environment_id == environment.id)).one_or_none() is not None:
+            raise name_taken(SOURCE_NAME_UNIQUE, new.name)
 
-    minted = None if new_key is None else mint_for(database, credentials, operator, "sk", require_environment)
+    minted = None if new_key is None else mint_for(database, credentials, operator, "sk", require_free_name)
     with mutation(database, operator) as session:
         environment, project_id = find_parent(session, operator, live_environments(operator), environment_id)
         source = add_source(session, operator, environment, new)

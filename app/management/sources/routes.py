@@ -2,7 +2,7 @@
 
 from flask import Response
 
-from app.context import current_context, management_database, urgent_database
+from app.context import current_context, management_database
 from app.errors import Conflict, CredentialAlreadyShown, PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
@@ -34,8 +34,8 @@ def create_source(
     operator: Operator, new: tuple[NewSource, NewKey | None], environment_id: str
 ) -> tuple[CreatedSource, Headers]:
     """Create a source in an environment, and a first key for it if `key` is there. It is enabled."""
-    context = current_context()
-    source = sources.create_source(context.management.database, context.credentials, operator, environment_id, *new)
+    credentials = current_context().credentials
+    source = sources.create_source(management_database(), credentials, operator, environment_id, *new)
     return created(source, ".read_source", source_id=source.id)
 
 
@@ -104,7 +104,7 @@ def enable_source(operator: Operator, source_id: str) -> tuple[SourceView, Heade
 @blueprint.response(200, schemas.SourceSchema)
 def disable_source(operator: Operator, source_id: str) -> tuple[SourceView, Headers]:
     """Stop a source: once this is answered, none of its keys stores an event. Safe to repeat."""
-    return shown(sources.disable_source(urgent_database(operator.token_public_id), operator, target(source_id)))
+    return shown(sources.disable_source(management_database(), operator, target(source_id)))
 
 
 @blueprint.operation(

@@ -87,13 +87,19 @@ def issue_token(database: Database, credentials: Credentials, operator: Operator
         raise InsufficientScope(_SAY_WHICH, faults=(Fault("/project_ids", "Missing."),))
     if operator.expires_at is not None and (new.expires_at is None or new.expires_at > operator.expires_at):
         raise InsufficientScope("A token cannot outlive the one that issues it: give it an earlier expires_at.")
-    minted = mint_for(database, credentials, operator, "mt")
+
+    def require_projects(session: Session) -> None:
+        _project_rows(session, operator, new.project_ids)
+
+    minted = mint_for(database, credentials, operator, "mt", require_projects)
     with mutation(database, operator) as session:
         return add_token(session, minted, operator, new)
 
 
 def add_token(session: Session, minted: Minted, operator: Operator, new: NewToken) -> IssuedToken:
     """As issue_token(), within a transaction of the caller, for an operator who may issue it."""
+    if new.project_ids is not None:
+        share_parents(session, operator.workspace_id)  # the projects stay unarchived until the commit
     row = ManagementToken(
         public_id=f"tok_{minted.key_id}",
         workspace_id=operator.workspace_id,
@@ -155,7 +161,6 @@ def _filtered(operator: Operator, only: TokenFilter) -> Select[Any]:
 def _project_rows(session: Session, operator: Operator, public_ids: tuple[str, ...] | None) -> list[int] | None:
     if public_ids is None:
         return None
-    share_parents(session, operator.workspace_id)
     wanted = live_projects(operator).where(Project.public_id.in_(public_ids))
     rows = {project.public_id: project.id for project in session.scalars(wanted)}
     faults = [

@@ -1,6 +1,6 @@
 """/v1/tokens: the management tokens themselves."""
 
-from app.context import current_context, management_database, urgent_database
+from app.context import current_context, management_database
 from app.errors import CredentialAlreadyShown, PreconditionFailed
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.operators import Operator, Role
@@ -20,8 +20,8 @@ blueprint = ManagementBlueprint("tokens", __name__, description="Credentials of 
 @blueprint.response(201, schemas.IssuedTokenSchema)
 def issue_token(operator: Operator, new: NewToken) -> tuple[IssuedToken, Headers]:
     """Issue a management token, which may do no more than the one that issues it. This answer alone shows it."""
-    context = current_context()
-    token = tokens.issue_token(context.management.database, context.credentials, operator, new)
+    credentials = current_context().credentials
+    token = tokens.issue_token(management_database(), credentials, operator, new)
     return created(token, ".read_token", token_id=token.id)
 
 
@@ -52,4 +52,4 @@ def read_token(operator: Operator, token_id: str) -> tuple[TokenView, Headers]:
 @blueprint.response(200, schemas.TokenSchema)
 def revoke_token(operator: Operator, token_id: str) -> tuple[TokenView, Headers]:
     """Revoke a token for good: once this is answered, it opens nothing. Safe to repeat."""
-    return shown(tokens.revoke_token(urgent_database(operator.token_public_id), operator, target(token_id)))
+    return shown(tokens.revoke_token(management_database(), operator, target(token_id)))

@@ -10,17 +10,17 @@ from app.database.clock import read_clocks
 from app.management.common.schemas import (
     MomentWithOffset,
     RequestSchema,
-    ResponseSchema,
     choice_field,
     id_field,
     moment_field,
 )
 from app.management.usage.domain import Grouping, Interval, UsageQuery, aligned
+from app.web.schema_fields import OutputSchema
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 # 404, because an empty result would look like a count of zero.
-_UNKNOWN: Final = "an unknown one answers 404"
+UNKNOWN: Final = "an unknown one answers 404"
 
 
 class _Bound(MomentWithOffset):
@@ -38,6 +38,8 @@ class _Bound(MomentWithOffset):
 
 
 class UsageOfOneQuerySchema(RequestSchema):
+    makes: ClassVar[type[Any]] = UsageQuery
+
     class Meta(RequestSchema.Meta):
         include: ClassVar[dict[str, Any]] = {
             "from": _Bound("Taken back to the start of its interval. Default: 24 hours, or 30 days, before `to`."),
@@ -47,20 +49,20 @@ class UsageOfOneQuerySchema(RequestSchema):
     interval = choice_field(Interval, load_default=Interval.HOUR)
 
     @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> UsageQuery:
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
         until = data.pop("to", None) or read_clocks(current_context().database).database
         begin, end = aligned(data.pop("from", None), until, data["interval"])
-        return UsageQuery(begin=begin, end=end, **data)
+        return self.makes(begin=begin, end=end, **data)
 
 
 class UsageQuerySchema(UsageOfOneQuerySchema):
     group_by = choice_field(Grouping, load_default=Grouping.NONE)
-    project_id = id_field(_UNKNOWN)
-    source_id = id_field(_UNKNOWN)
-    key_id = id_field(_UNKNOWN)
+    project_id = id_field(UNKNOWN)
+    source_id = id_field(UNKNOWN)
+    key_id = id_field(UNKNOWN)
 
 
-class CountsSchema(ResponseSchema):
+class CountsSchema(OutputSchema):
     stored = fields.Integer(required=True)
     duplicate = fields.Integer(required=True)
     replayed = fields.Integer(required=True)
@@ -80,8 +82,8 @@ class CountsOfIntervalSchema(CountsSchema):
     project_id = fields.String(attribute="group.project_id", metadata={"description": "If grouped by project."})
 
 
-class UsageSchema(ResponseSchema):
-    class Meta(ResponseSchema.Meta):
+class UsageSchema(OutputSchema):
+    class Meta(OutputSchema.Meta):
         include: ClassVar[dict[str, Any]] = {
             "from": moment_field(attribute="begin"),
             "to": moment_field(attribute="end"),

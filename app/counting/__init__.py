@@ -1,0 +1,1 @@
+"""Counts in memory what leaves no row of its own, and writes the counts to PostgreSQL every two seconds."""

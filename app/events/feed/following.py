@@ -1,0 +1,76 @@
+"""What is known of one request that follows a feed, from one call of the application to the next."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Self
+
+from app.database.engine import Database
+from app.events.feed.cursors import Place
+from app.events.feed.domain import Feed, Page
+from app.events.feed.followers import FOLLOWERS, FOLLOWING, WAIT, Followers, Wait
+from app.events.feed.known import Follower
+from app.events.feed.pages import Asked
+from app.management.common.operators import Operator
+
+# A busy project would answer each event alone. What a filter seldom admits is asked for less and less often.
+_GATHER_SECONDS: Final = 0.05
+_GATHER_SECONDS_MAX: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """How far the request has come."""
+
+    after: Place | None
+    """None: it begins behind all that can be read now."""
+    until: float
+    """In time.monotonic() seconds."""
+    gather_seconds: float = _GATHER_SECONDS
+
+    @classmethod
+    def of(cls, environ: dict[str, Any], begin: Callable[[], Place | None], wait_seconds: int) -> Self:
+        """Of the request with this environ; `begin` says where a new one begins."""
+        kept = environ.get(FOLLOWING)
+        return kept if isinstance(kept, cls) else cls(begin(), time.monotonic() + wait_seconds)
+
+    def page(self, environ: dict[str, Any], operator: Operator, feed: Feed, database: Database, limit: int) -> Page:
+        """The next page: a new one, or for a request that can wait for more one that another has just read."""
+        followers: Followers | None = environ.get(FOLLOWERS)
+        can_wait = self.until > time.monotonic()
+        if followers is None or not can_wait or self.after is None or feed.is_filtered:
+            return feed.page(database, operator, self.after, limit)
+        asked = Asked(operator.workspace_id, feed.project_id, self.after, limit)
+        return followers.pages.page(asked, operator, partial(feed.page, database, operator, self.after, limit))
+
+    def hold(
+        self,
+        environ: dict[str, Any],
+        workspace_id: int,
+        page: Page,
+        request_id: str,
+        follower: Follower | None = None,
+    ) -> bool:
+        """Let what serves the request hold an empty page back for the time that is left; whether it may do so.
+
+        `follower`: for whom more than the application can answer.
+        """
+        has_body = environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ
+        followers = environ.get(FOLLOWERS)
+        # A body cannot be read twice. A page that is not the last one leaves the caller something to read at once.
+        if page.data or not page.is_last or has_body or followers is None or self.until <= time.monotonic():
+            return False
+        environ[WAIT] = Wait(
+            followers=followers,
+            workspace_id=workspace_id,
+            project_row=page.project_row,
+            after=page.reached.position,
+            until=self.until,
+            gather_seconds=self.gather_seconds,
+            follower=follower,
+        )
+        slower = min(2 * self.gather_seconds, _GATHER_SECONDS_MAX)
+        environ[FOLLOWING] = replace(self, after=page.reached, gather_seconds=slower)
+        environ["HTTP_X_REQUEST_ID"] = request_id  # the calls are one request
+        return True

@@ -1,0 +1,1 @@
+"""What was read, by whom: the counts that app/counting/reads.py writes."""
