@@ -16,7 +16,7 @@ from app.maintenance.retention import delete_expired_events, drop_old_partitions
 from app.maintenance.search_indexes import index_closed_partitions
 from app.maintenance.segments import TASK_NAME as BUILD_EVENT_SEGMENTS
 from app.maintenance.segments import build_event_segments
-from app.maintenance.statistics import analyze_open_days
+from app.maintenance.statistics import analyze_grown_days
 from app.maintenance.task import Task, TaskContext, TaskResult
 from app.maintenance.usage import REPEATABLE, fold_usage
 
@@ -91,9 +91,9 @@ TASKS: Final = (
         is_quiet=True,
     ),
     Task(
-        name="analyze_open_days",
+        name="analyze_grown_days",
         every=timedelta(seconds=10),
-        work=lambda it: analyze_open_days(it.owner, now=it.now, is_over=it.is_over),
+        work=lambda it: analyze_grown_days(it.owner, is_over=it.is_over),
         is_quiet=True,
     ),
     Task(

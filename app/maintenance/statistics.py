@@ -1,17 +1,16 @@
-"""Tells PostgreSQL's planner how many events the open days hold, as soon as that has doubled.
+"""Tells PostgreSQL's planner how many events a day holds, as soon as that has doubled.
 
 A day that has just begun has no statistics until autovacuum comes by, up to a minute later on a quiet server and much
 later on a busy one. Meanwhile the planner expects a handful of rows: searches, followers and the skip index sort all
 that a project has stored since midnight, and read it for each page.
 """
 
-from datetime import datetime
 from typing import Final
 
 from psycopg import sql
 
 from app.database.owner import Owner
-from app.maintenance.partitions import attached_partitions, first_open_day
+from app.maintenance.partitions import attached_partitions
 from app.maintenance.task import StopCheck, TaskResult, never
 
 # Half a megabyte; less is read as fast by any plan.
@@ -25,16 +24,15 @@ _GREW: Final = """
 _ANALYZE: Final = sql.SQL("ANALYZE (SKIP_LOCKED) {} (project_id, received_at, event_uid, position, workspace_id)")
 
 
-def analyze_open_days(owner: Owner, *, now: datetime, is_over: StopCheck = never) -> TaskResult:
-    """Analyze each open day that has doubled since it was analyzed or vacuumed; returns how many.
+def analyze_grown_days(owner: Owner, *, is_over: StopCheck = never) -> TaskResult:
+    """Analyze each day of events that has doubled since it was analyzed or vacuumed; returns how many.
 
     Raises StorageUnavailable and NotTheOwnerError.
     """
     analyzed = 0
     with owner.connection() as connection:
-        days = [each for each in attached_partitions(connection) if each.day >= first_open_day(now)]
-        names = {"names": [each.name for each in days], "pages": _PAGES_MIN}
-        for (name,) in connection.execute(_GREW, names).fetchall():
+        names = [each.name for each in attached_partitions(connection)]
+        for (name,) in connection.execute(_GREW, {"names": names, "pages": _PAGES_MIN}).fetchall():
             if is_over():
                 return TaskResult(analyzed, has_more=True)
             connection.execute(_ANALYZE.format(sql.Identifier(name)))

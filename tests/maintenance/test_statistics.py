@@ -1,10 +1,10 @@
-"""The planner knows what the open days hold, before autovacuum has come by."""
+"""The planner knows what a day holds, before autovacuum has come by."""
 
 from datetime import date, timedelta
 
 import pytest
 
-from app.maintenance.statistics import analyze_open_days
+from app.maintenance.statistics import analyze_grown_days
 from app.maintenance.task import TaskResult
 from tests.support.installation import Installation, noon
 
@@ -24,15 +24,12 @@ def _two_days(installation: Installation) -> Installation:
 
 
 def _analyze(installation: Installation) -> TaskResult:
-    return analyze_open_days(installation.owner, now=noon(_TODAY))
+    return analyze_grown_days(installation.owner)
 
 
-def test_an_open_day_is_analyzed_when_it_holds_something_and_again_when_that_has_doubled(
-    two_days: Installation,
-) -> None:
+def test_a_day_is_analyzed_when_it_holds_something_and_again_when_that_has_doubled(two_days: Installation) -> None:
     alice = two_days.tenant()
     two_days.store(alice, noon(_TODAY), count=6_000)
-    two_days.store(alice, noon(_TODAY - timedelta(days=1)), count=6_000)
 
     assert _analyze(two_days) == TaskResult(1)
     assert two_days.sql(_KNOWN) == [("events_20250329", -1), ("events_20250330", 6_000)]
@@ -42,6 +39,13 @@ def test_an_open_day_is_analyzed_when_it_holds_something_and_again_when_that_has
     two_days.store(alice, noon(_TODAY), count=4_000)
     assert _analyze(two_days) == TaskResult(1)
     assert two_days.sql(_KNOWN) == [("events_20250329", -1), ("events_20250330", 14_000)]
+
+
+def test_a_closed_day_that_gets_events_by_hand_is_analyzed_too(two_days: Installation) -> None:
+    two_days.store(two_days.tenant(), noon(_TODAY - timedelta(days=1)), count=6_000)
+
+    assert _analyze(two_days) == TaskResult(1)
+    assert two_days.sql(_KNOWN)[0] == ("events_20250329", 6_000)
 
 
 def test_of_few_events_it_need_not_know(two_days: Installation) -> None:

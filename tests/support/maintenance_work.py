@@ -593,7 +593,7 @@ WORK = {
         " ON CONFLICT DO NOTHING",
     ),
     "build_event_segments": _unsegmented(),
-    "analyze_open_days": _unknown_days(),
+    "analyze_grown_days": _unknown_days(),
     "mark_closed_days": _unmarked_days(),
     "make_event_partitions": _partitions(),
     "mark_expired_keys": _expired_keys(),
