@@ -102,25 +102,39 @@ SHOWN_COLUMNS: Final = columns_of(EVENTS)
 """Made once: that takes as long as PostgreSQL takes to find an event."""
 
 
+def shown_event(
+    row: Row[Any], *, source_id: str, environment: str, project_id: str, environment_id: str, key_id: str
+) -> ShownEvent:
+    """What a caller sees of a row with the columns of columns_of()."""
+    return ShownEvent(
+        id=shown_id(row.received_at, row.event_uid),
+        event_id=row.event_id,
+        event_type=row.event_type,
+        source_id=source_id,
+        environment=environment,
+        severity=row.severity,
+        timestamp=row.occurred_at,
+        received_at=row.received_at,
+        project_id=project_id,
+        environment_id=environment_id,
+        key_id=key_id,
+        payload=msgspec.Raw(row.payload_text.encode()),
+    )
+
+
 def shown(session: Session, rows: Collection[Row[Any]]) -> list[ShownEvent]:
     """What a caller sees of rows of columns_of()."""
     if not rows:
         return []
     names = _names(session, rows)
     return [
-        ShownEvent(
-            id=shown_id(row.received_at, row.event_uid),
-            event_id=row.event_id,
-            event_type=row.event_type,
+        shown_event(
+            row,
             source_id=names["source_id", row.source_id],
             environment=names["environment", row.environment_id],
-            severity=row.severity,
-            timestamp=row.occurred_at,
-            received_at=row.received_at,
             project_id=names["project_id", row.project_id],
             environment_id=names["environment_id", row.environment_id],
             key_id=names["source_key_id", row.source_key_id],
-            payload=msgspec.Raw(row.payload_text.encode()),
         )
         for row in rows
     ]

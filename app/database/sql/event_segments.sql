@@ -69,7 +69,8 @@ BEGIN
             WHERE project_id = $1 AND position > $2 AND position <= $3 AND (%s)
             ORDER BY position FETCH FIRST $4 ROWS WITH TIES
         ), numbered AS MATERIALIZED (
-            SELECT *, dense_rank() OVER (ORDER BY event_type, severity, source_id, source_key_id, environment_id) AS kind
+            SELECT workspace_id, position, received_at, event_type, severity, source_id, source_key_id, environment_id,
+                dense_rank() OVER (ORDER BY event_type, severity, source_id, source_key_id, environment_id) AS kind
             FROM next
         ), kinds AS MATERIALIZED (
             SELECT kind, event_type, severity, source_id, source_key_id, environment_id,

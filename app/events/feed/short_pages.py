@@ -7,16 +7,14 @@ parsed and planned anew. Those who follow read a few events of today, again and 
 from functools import lru_cache
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Row, TextClause, text
 
 from app.events.feed.cursors import Place
 from app.events.feed.domain import Page
 from app.events.feed.statements import read_days
-from app.events.query.identity import shown_id
 from app.events.statements import DAYS_AT_ONCE
 from app.events.transactions import FewDays
-from app.events.view import ShownEvent
+from app.events.view import ShownEvent, shown_event
 
 BYTES_MAX: Final = 65_536
 """Of the payloads of a page that is read so."""
@@ -76,17 +74,11 @@ def _events(days: int) -> TextClause:
 
 
 def _shown(row: Row[Any], project_id: str) -> ShownEvent:
-    return ShownEvent(
-        id=shown_id(row.received_at, row.event_uid),
-        event_id=row.event_id,
-        event_type=row.event_type,
+    return shown_event(
+        row,
         source_id=row.source_id,
         environment=row.environment,
-        severity=row.severity,
-        timestamp=row.occurred_at,
-        received_at=row.received_at,
         project_id=project_id,
         environment_id=row.environment_id,
         key_id=row.key_id,
-        payload=msgspec.Raw(row.payload_text.encode()),
     )
