@@ -57,8 +57,8 @@ class _Held:
         if not self.over.done():
             self.over.set_result(end)
 
-    def go(self) -> None:
-        """The client is gone: it gets an answer only if that is being made already."""
+    def client_is_gone(self) -> None:
+        """It gets an answer only if that is being made already."""
         if not self.is_being_answered:
             self.end(End.GONE)
 
@@ -94,7 +94,7 @@ class FeedWaits:
         held = _Held(wait, self._loop)
         woken.add_done_callback(lambda _: self._gather(held))
         gone = self._loop.create_task(_gone(protocol))
-        gone.add_done_callback(lambda _: held.go())
+        gone.add_done_callback(lambda _: held.client_is_gone())
         try:
             end = await held.over
             if end is End.GONE:

@@ -1,38 +1,33 @@
-"""What followers share: places, pages, the thread that looks for news; and what a request keeps from call to call."""
+"""What followers share: places, the thread that looks for news; and what a request keeps from call to call."""
 
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 import pytest
 from flask import Flask
-from sqlalchemy import event
 
 from app.config import Settings
 from app.context import Context
 from app.database.engine import TenantScope
 from app.errors import StorageUnavailable
-from app.events.feed import pages as feed_pages
 from app.events.feed.cursors import BEGIN, behind_all_of
 from app.events.feed.domain import Page
 from app.events.feed.followers import FOLLOWERS, WAIT, Followers, Places, Wait
 from app.events.feed.following import Following
 from app.events.feed.middleware import FollowMiddleware
 from app.events.feed.news import News, Watched
-from app.events.feed.pages import Asked, RecentPages
 from app.events.transactions import FewDays
 from app.ingest.fast_path import FastPath
 from app.management.common import guard
 from app.management.common.authentication import authenticate
-from app.management.common.operators import Role, at_the_shell
-from app.management.tokens.domain import NewToken
 from tests.support.databases import close
-from tests.support.following import FEED, Consumer, Group, store_group
-from tests.support.operating import api_of, api_with
+from tests.support.following import FEED, Group, store_group
+from tests.support.operating import api_of
 from tests.support.people import Tenant
 
 
@@ -42,66 +37,6 @@ def _followers(app: Flask) -> Iterator[Followers]:
     followers = cast(FollowMiddleware, cast(FastPath, app.wsgi_app).application).followers
     yield followers
     close(followers.database)
-
-
-class TestFollowersAtOnePlace:
-    @pytest.fixture(autouse=True)
-    def _keep_pages_for_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(feed_pages, "_SECONDS", 60.0)
-
-    def test_share_a_page(self, context: Context, app: Flask, alice: Tenant) -> None:
-        store_group(context.database, alice, "1")
-        with _horizons(context) as reads:
-            for _ in range(5):
-                assert Consumer(api_of(app, alice), alice.project_id).page(wait=25) == ["1"]
-
-        assert len(reads) == 1
-
-    def test_do_not_without_a_wait(self, context: Context, app: Flask, alice: Tenant) -> None:
-        """What was committed before the request is in its page."""
-        for number in range(5):
-            store_group(context.database, alice, str(number))
-            page = Consumer(api_of(app, alice), alice.project_id).page()
-            assert page == [str(each) for each in range(number + 1)]
-
-    def test_share_it_with_none_who_does_not_reach_the_project(
-        self, context: Context, app: Flask, alice: Tenant
-    ) -> None:
-        api = api_of(app, alice)
-        other = api.made("/v1/projects", {"name": "other"})["id"]
-        limited = api_with(app, context, alice, NewToken(role=Role.AUDITOR, label="limited", project_ids=(other,)))
-        store_group(context.database, alice, "1")
-
-        assert Consumer(api, alice.project_id).page(wait=25) == ["1"]
-        assert limited.get(FEED, project_id=alice.project_id, wait=25).status_code == 404
-
-
-def test_a_page_is_kept_no_longer_than_another_may_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes up to a megabyte, and one who goes through a project would leave hundreds."""
-    now = 0.0
-    monkeypatch.setattr("app.events.feed.pages.time.monotonic", lambda: now)
-    recent, page = RecentPages(), Page(1, [], BEGIN, is_last=False)
-    for position in range(5):
-        recent.page(Asked(1, "prj_1", behind_all_of(position), 100), at_the_shell(1), lambda: page)
-    assert len(recent) == 5
-    now = 60.0
-    recent.page(Asked(1, "prj_1", BEGIN, 100), at_the_shell(1), lambda: page)
-
-    assert len(recent) == 1
-
-
-@contextmanager
-def _horizons(context: Context) -> Iterator[list[str]]:
-    """The statements that read one, which each page begins with."""
-    reads: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if "event_horizon" in statement:
-            reads.append(statement)
-
-    event.listen(context.reading.engine, "before_cursor_execute", note)
-    yield reads
-    event.remove(context.reading.engine, "before_cursor_execute", note)
 
 
 class TestARequest:

@@ -21,11 +21,11 @@ from sqlalchemy.orm import Session
 from app.context import EXTENSION, Context
 from app.counting.reads import ANSWERED
 from app.errors import RateLimitExceeded, StorageUnavailable
-from app.events.feed import known, shared_answers
+from app.events.feed import known_followers, shared_answers
 from app.events.feed.cursors import BEGIN, Place, behind_all_of
 from app.events.feed.domain import Feed
 from app.events.feed.followers import FOLLOWERS, FOLLOWING, Followers
-from app.events.feed.known import Asked, Follower, KnownFollowers, read_asked
+from app.events.feed.known_followers import Asked, Follower, KnownFollowers, read_asked
 from app.events.feed.middleware import FollowMiddleware
 from app.events.feed.shared_answers import EXTENSION as SHARED_ANSWERS
 from app.events.feed.shared_answers import Answer, SharedAnswers
@@ -543,7 +543,7 @@ class TestTheNextRequest:
     def test_long_after_its_page_is_the_application_s(
         self, answers: SharedAnswers, query: str, alice: Tenant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(known, "_SECONDS", 0.0)
+        monkeypatch.setattr(known_followers, "_SECONDS", 0.0)
 
         assert answers.take_up(_environ(alice, query)) is None
 
@@ -568,7 +568,7 @@ def _environ(tenant: Tenant, query: str, **headers: str) -> dict[str, Any]:
 
 class TestWhatIsKnown:
     def test_is_bounded_and_the_oldest_goes_first(self, follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(known, "_FOLLOWERS_MAX", 3)
+        monkeypatch.setattr(known_followers, "_FOLLOWERS_MAX", 3)
         kept = KnownFollowers()
         for number in range(10):
             kept.keep(follower, str(number))

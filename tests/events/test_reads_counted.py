@@ -17,8 +17,6 @@ from app.counting.reads import ANSWERED, BROKEN_OFF
 from app.errors import QueryTooBroad, RateLimitExceeded, StorageUnavailable
 from app.events import export, search
 from app.events.blueprint import ReadingBlueprint
-from app.events.feed import pages
-from app.events.feed.domain import Feed
 from app.events.feed.middleware import FollowMiddleware
 from app.events.statements import reading
 from app.ingest.fast_path import FastPath
@@ -366,18 +364,6 @@ class TestFeed:
 
         assert [page["data"][0]["event_id"] for page in shown] == ["new", "new"]
         assert counted()["readFeed", ANSWERED][:2] == (2, 2)
-
-    def test_one_that_gets_a_page_which_another_has_just_read_counts_for_the_project_too(
-        self, api: ApiClient, alice: Tenant, counted: Counted
-    ) -> None:
-        query = {"project_id": alice.project_id, "cursor": "start", "wait": 1}
-        with patch.object(pages, "_SECONDS", 600.0):
-            first = api.get(FEED, **query)
-            with patch.object(Feed, "page", side_effect=AssertionError("it is read again")):
-                second = api.get(FEED, **query)
-
-        assert second.data == first.data
-        assert counted() == {("readFeed", ANSWERED): Amounts(2, 2 * _EVENTS, 2 * len(first.data))}
 
     def test_one_that_may_not_wait_counts_with_the_page_that_it_gets(
         self, app: Flask, api: ApiClient, alice: Tenant, counted: Counted, monkeypatch: pytest.MonkeyPatch

@@ -95,7 +95,7 @@ def read_consumer_events(operator: Operator, asked: schemas.EventsRequest, name:
         # A seek has moved the consumer while this request waited.
         request.environ[_SEEK_NUMBER] = reader.begin.seek_number
         following = replace(following, after=reader.begin.place)
-    page = following.page(request.environ, operator, reader.feed, database, asked.limit)
+    page = reader.feed.page(database, operator, following.after, asked.limit)
     if following.hold(request.environ, operator.workspace_id, page, request_id()):
         structlog.contextvars.bind_contextvars(outcome="feed_waits")  # the line of a call that is not the last one
     return respond({"data": page.data, "next_cursor": reader.next_cursor(page)})

@@ -6,7 +6,7 @@ from typing import Any, Final
 from marshmallow import fields, validate
 
 from app.events.consumers.domain import ConsumerFilter, NewConsumer
-from app.events.feed.known import WAIT_SECONDS_MAX
+from app.events.feed.known_followers import WAIT_SECONDS_MAX
 from app.events.feed.schemas import LIMIT_DEFAULT, LIMIT_MAX, EventFeedSchema, SecondsField
 from app.events.schemas import query_field
 from app.management.common.schemas import DigitsField, ObjectSchema, RequestSchema, id_field, moment_field, page_schema

@@ -20,9 +20,8 @@ from app.config import Settings
 from app.database.engine import Database, TenantScope
 from app.errors import StorageUnavailable
 from app.events.feed.ending import is_ending
-from app.events.feed.known import Follower, KnownFollowers
+from app.events.feed.known_followers import Follower, KnownFollowers
 from app.events.feed.news import News, Watched
-from app.events.feed.pages import RecentPages
 from app.events.transactions import FewDays
 
 WAIT: Final = "lariba.wait"
@@ -116,7 +115,6 @@ class Followers:
             prepares=False,
             session={"jit": "off"},
         )
-        self.pages: Final = RecentPages()
         self.known: Final = KnownFollowers()
         self._news = News()
         self._begin = partial(self._database.transaction, TenantScope.ALL, deadline_seconds=_DEADLINE_SECONDS)

@@ -3,16 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final, Self
 
-from app.database.engine import Database
 from app.events.feed.cursors import Place
-from app.events.feed.domain import Feed, Page
-from app.events.feed.followers import FOLLOWERS, FOLLOWING, WAIT, Followers, Wait
-from app.events.feed.known import Follower
-from app.events.feed.pages import Asked
-from app.management.common.operators import Operator
+from app.events.feed.domain import Page
+from app.events.feed.followers import FOLLOWERS, FOLLOWING, WAIT, Wait
+from app.events.feed.known_followers import Follower
 
 # A busy project would answer each event alone. What a filter seldom admits is asked for less and less often.
 _GATHER_SECONDS: Final = 0.05
@@ -34,15 +30,6 @@ class Following:
         """Of the request with this environ; `begin` says where a new one begins."""
         kept = environ.get(FOLLOWING)
         return kept if isinstance(kept, cls) else cls(begin(), time.monotonic() + wait_seconds)
-
-    def page(self, environ: dict[str, Any], operator: Operator, feed: Feed, database: Database, limit: int) -> Page:
-        """The next page: a new one, or for a request that can wait for more one that another has just read."""
-        followers: Followers | None = environ.get(FOLLOWERS)
-        can_wait = self.until > time.monotonic()
-        if followers is None or not can_wait or self.after is None or feed.is_filtered:
-            return feed.page(database, operator, self.after, limit)
-        asked = Asked(operator.workspace_id, feed.project_id, self.after, limit)
-        return followers.pages.page(asked, operator, partial(feed.page, database, operator, self.after, limit))
 
     def hold(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from app.events.feed.followers import FOLLOWERS, WAIT, Followers, Wait
-from app.events.feed.known import PATH
+from app.events.feed.known_followers import PATH
 
 _OF_CONSUMER: Final = re.compile(r"/v1/consumers/[^/]+/events")
 CAN_WAIT: Final = "lariba.can_wait"

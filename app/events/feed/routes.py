@@ -11,7 +11,7 @@ from app.events.feed import schemas
 from app.events.feed.domain import Page
 from app.events.feed.followers import FOLLOWERS
 from app.events.feed.following import Following
-from app.events.feed.known import PATH, Follower, read_asked
+from app.events.feed.known_followers import PATH, Follower, read_asked
 from app.events.feed.shared_answers import ROLE
 from app.management.common.operators import Operator
 from app.web.request_log import remote_address, request_id
@@ -30,7 +30,7 @@ def read_feed(operator: Operator, asked: schemas.FeedRequest) -> Response:
     """
     environ, feed, cursors = request.environ, asked.feed, asked.cursors_of(operator)
     following = Following.of(environ, lambda: asked.place(cursors), asked.wait)
-    page = following.page(environ, operator, feed, reading_database(), asked.limit)
+    page = feed.page(reading_database(), operator, following.after, asked.limit)
     next_cursor = cursors.write(page.reached)
     follower = _follower(asked, page)
     if following.hold(environ, operator.workspace_id, page, request_id(), follower):

@@ -8,7 +8,7 @@ from marshmallow import ValidationError, fields, validate
 from app.context import current_context
 from app.events.feed.cursors import BEGIN, FeedCursors, Place
 from app.events.feed.domain import Feed
-from app.events.feed.known import WAIT_SECONDS_MAX
+from app.events.feed.known_followers import WAIT_SECONDS_MAX
 from app.events.query.parsing import parse
 from app.events.query.printing import print_query
 from app.events.schemas import EventSchema, query_field

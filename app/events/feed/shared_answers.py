@@ -22,7 +22,7 @@ from app.events.feed.cursors import FeedCursors
 from app.events.feed.domain import Page
 from app.events.feed.followers import FOLLOWERS, WAIT, Followers, Wait
 from app.events.feed.following import Following
-from app.events.feed.known import PATH, Follower, read_asked
+from app.events.feed.known_followers import PATH, Follower, read_asked
 from app.events.feed.short_pages import BYTES_MAX, read_short_page
 from app.events.query.printing import print_query
 from app.events.transactions import FewDays
