@@ -8,7 +8,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from app.config import Settings
 from app.database.engine import Database
 from app.database.migrate import migrate
 from app.database.owner import Owner
+from app.errors import StorageUnavailable
 from app.maintenance.schedule import TASKS
 from app.maintenance.task import Task, TaskContext
 from app.worker import create_celery
@@ -119,11 +120,22 @@ def test_what_four_do_at_once_without_a_lock_is_done_once(arena: _Arena, task: T
     task_context = TaskContext(database=database, owner=owner, settings=arena.settings, now=datetime.now(UTC))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(lambda _: task.work(task_context), range(_AT_ONCE)))
+        runs = [pool.submit(_run_as_beat_repeats_it, task, task_context) for _ in range(_AT_ONCE)]
     close(database)
+    for run in runs:
+        run.result()
 
     assert work.left(arena.root) == 0
     work.check(arena.root)
+
+
+def _run_as_beat_repeats_it(task: Task, task_context: TaskContext) -> None:
+    """A machine that stands still for the two seconds that a connection may take costs a run; the next one comes."""
+    for _ in range(5):
+        with suppress(StorageUnavailable):
+            task.work(task_context)
+            return
+    task.work(task_context)
 
 
 @pytest.mark.slow
