@@ -70,6 +70,7 @@ def _event(caller: Caller, source_id: str, event_id: str) -> Any:
     return caller.model("Envelope", event_id=event_id, event_type="a.b", source_id=source_id, payload=payload)
 
 
+@pytest.mark.slow
 def test_the_generated_client_goes_from_a_project_to_a_revoked_key(
     package: ModuleType, server: LiveServer, operator: Caller
 ) -> None:

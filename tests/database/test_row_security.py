@@ -395,7 +395,14 @@ class TestStart:
 
     _WAYS_OUT = ("docs/operations.md", "LARIBA_ALLOW_RLS_BYPASS=on")
 
-    @pytest.fixture(name="unbound", params=["the owner", "a superuser", "BYPASSRLS", "a member", "a silent member"])
+    @pytest.fixture(
+        name="unbound",
+        params=[
+            "the owner",
+            *(pytest.param(each, marks=pytest.mark.slow) for each in ("a superuser", "BYPASSRLS", "a member")),
+            "a silent member",
+        ],
+    )
     def _unbound(self, request: pytest.FixtureRequest, server_url: str, settings: Settings) -> Iterator[Settings]:
         """Settings with a role that could see everything."""
         database = str(conninfo_to_dict(settings.database_url)["dbname"])
@@ -446,6 +453,7 @@ class TestStart:
 
         assert said == (0, "")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "command",
         [

@@ -209,6 +209,7 @@ def test_an_event_that_was_committed_is_said_to_be_stored_whatever_was_taken_awa
     assert len(events_of(context, alice)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_first_lost", "code"), [(True, "storage_unavailable"), (False, "idempotency_in_progress")])
 def test_after_an_unanswered_commit_a_claim_in_the_way_is_no_other_request(  # noqa: PLR0917
     client: FlaskClient,

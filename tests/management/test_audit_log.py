@@ -490,6 +490,7 @@ class TestBrokenExport:
         except IncompleteRead as broken:  # not under granian, which ends the answer as if all were well
             return [first, *broken.partial.splitlines()]
 
+    @pytest.mark.slow
     def test_read_to_its_end_it_is_whole(self, begun: HTTPConnection) -> None:
         *entries, last = self._lines(begun, lambda: None)
 
@@ -508,6 +509,7 @@ class TestBrokenExport:
         assert 0 < len(entries) < 20_000
         assert json.loads(last) == {"complete": False, "entries": len(entries)}
 
+    @pytest.mark.slow
     def test_for_a_reader_that_reads_nothing_little_is_kept(
         self, begun: HTTPConnection, live: LiveServer, context: Context, alice: Tenant
     ) -> None:

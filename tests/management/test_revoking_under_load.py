@@ -72,6 +72,7 @@ def test_a_stolen_token_is_revoked_while_it_issues_keys_and_issues_none_after_th
     assert _count(context, alice) == issued
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["disable a source", "archive a source", "archive a project"])
 def test_what_gets_children_all_the_time_can_be_taken_out_of_use(
     server: LiveServer, context: Context, bob: ApiClient, alice: Tenant, what: str

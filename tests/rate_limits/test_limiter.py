@@ -345,9 +345,9 @@ class TestHeaders:
 
 
 class TestSeveralProcesses:
-    @pytest.mark.parametrize("limit", [10, 100, 500])
+    @pytest.mark.parametrize("limit", [10, 100, pytest.param(500, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("shares", [(1,), (1, 1), (1, 1, 1, 1), (5, 1, 1), (1, 0, 0, 0)])
-    @pytest.mark.parametrize("excess", [2, 6])
+    @pytest.mark.parametrize("excess", [2, pytest.param(6, marks=pytest.mark.slow)])
     def test_the_rate_of_all_together_is_within_a_tenth_of_the_limit(
         self, server: EmbeddedRedis, limit: int, shares: tuple[int, ...], excess: int
     ) -> None:
