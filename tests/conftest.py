@@ -50,6 +50,14 @@ def _settings(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield replace(settings, download_dir=str(tmp_path_factory.mktemp("downloads")))
 
 
+@pytest.fixture(scope="session", name="migrated")
+def _migrated(server_url: str) -> Iterator[Settings]:
+    """A database to be copied: migrating each anew would take longer than most tests."""
+    with fresh_database(server_url) as settings:
+        migrate(settings)
+        yield settings
+
+
 @pytest.fixture(scope="session", name="credentials")
 def _credentials() -> Credentials:
     cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)

@@ -57,6 +57,7 @@ class Background:
 def _repeat(
     step: "weakref.WeakMethod[Callable[[], None]]", hurry: threading.Event, pause_seconds: float, least_seconds: float
 ) -> None:
+    before = 0.0
     while (method := step()) is not None:
         began = time.thread_time()
         try:
@@ -65,7 +66,10 @@ def _repeat(
             _log.exception("background_step_failed", thread=threading.current_thread().name)
             time.sleep(_PAUSE_AFTER_FAILURE_SECONDS)
         del method
-        least = max(least_seconds, (time.thread_time() - began) * _PAUSE_PER_STEP)
+        computed = time.thread_time() - began
+        # Of the last two: a step that meets the garbage collector may compute for half a second, once.
+        least = max(least_seconds, min(computed, before) * _PAUSE_PER_STEP)
+        before = computed
         time.sleep(least)
         hurry.wait(max(0.0, pause_seconds - least))
         hurry.clear()

@@ -4,6 +4,7 @@ A decision rests on what all processes had admitted at the last sync (0.1 s ago,
 one has admitted since.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class RateLimiter:
         )
 
     def _reset(self) -> None:
+        self._reloading = threading.Lock()
         self._keys: dict[int, LimitState] = {}
         self._workspaces: dict[int, LimitState] = {}
         self._to_sync: set[LimitState] = set()
@@ -197,12 +199,14 @@ class RateLimiter:
 
     def reload_overrides(self) -> None:
         """Read all overrides; while the database is away, those that were read last stay."""
-        try:
-            overrides = self._read_overrides()
-        except StorageUnavailable:
-            return
-        if overrides != self._overrides:
-            self._overrides = overrides
+        # One at a time, or an older reading could replace a newer one.
+        with self._reloading:
+            try:
+                overrides = self._read_overrides()
+            except StorageUnavailable:
+                return
+            if overrides != self._overrides:
+                self._overrides = overrides
 
     def sweep(self) -> int:
         """Drop states that say no more than a new one would, and the oldest of too many; returns how many."""

@@ -54,6 +54,21 @@ def test_a_hurried_step_does_not_wait_for_its_pause() -> None:
     assert wait_until(lambda: owner.steps == 2)
 
 
+def test_one_step_that_computes_for_long_delays_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector may do its work in any step."""
+    owner = _Owner("tried with garbage")
+    computed = {2: 1_000.0}
+
+    def thread_time() -> float:
+        is_ours = threading.current_thread().name == "tried with garbage"
+        return sum(seconds for step, seconds in computed.items() if is_ours and step <= owner.steps)
+
+    monkeypatch.setattr(background.time, "thread_time", thread_time)  # type: ignore[attr-defined]
+    owner.background.start()
+
+    assert wait_until(lambda: owner.steps >= 4)
+
+
 def test_a_machine_without_threads_gets_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -13,7 +13,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.database.migrate import migrate
 from app.factory import create_app
-from tests.support.databases import close, fresh_database
+from tests.support.databases import close, copied_database
 from tests.support.people import Tenant, make_tenant
 from tests.support.sending import send
 from tests.support.servers import database_url
@@ -34,10 +34,9 @@ Report = Callable[[], psycopg.Connection]
 
 
 @pytest.fixture(name="fresh")
-def _fresh(server_url: str) -> Iterator[Settings]:
+def _fresh(server_url: str, migrated: Settings) -> Iterator[Settings]:
     """A database of this test's own, whose privileges it may change."""
-    with fresh_database(server_url) as settings:
-        migrate(settings)
+    with copied_database(server_url, migrated) as settings:
         yield settings
 
 

@@ -31,7 +31,7 @@ from app.models import Base
 from tests.support.databases import close
 from tests.support.live import environment_of
 from tests.support.operating import api_of
-from tests.support.people import Tenant
+from tests.support.people import Tenant, make_tenant
 from tests.support.replaying import replay_of
 from tests.support.sending import send
 from tests.support.servers import database_url
@@ -53,9 +53,10 @@ TABLES = sorted(set(Base.metadata.tables) - set(_OF_NO_WORKSPACE) - _OF_THE_OWNE
 Connect = Callable[[Tenant | None], psycopg.Connection]
 
 
-@pytest.fixture(name="full")
-def _full(app: Flask, context: Context, alice: Tenant, charlie: Tenant) -> tuple[Tenant, Tenant]:
-    """Both have a row in every table at least."""
+@pytest.fixture(scope="module", name="full")
+def _full(app: Flask, context: Context) -> tuple[Tenant, Tenant]:
+    """Both have a row in every table at least; no test changes one."""
+    alice, charlie = make_tenant(context), make_tenant(context)
     client = app.test_client()
     for tenant in (alice, charlie):
         assert send(client, tenant, idempotency_key="1").status_code == 201

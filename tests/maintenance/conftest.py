@@ -10,22 +10,13 @@ from app.context import Context, ManagementContext
 from app.counting.reads import Reads
 from app.credentials.verification import Credentials
 from app.database.engine import Database
-from app.database.migrate import migrate
 from app.database.owner import Owner
 from app.rate_limits import RateLimiter, Rates
 from app.wire.body_reads import BodyReadLimiter, BodyReadLimits
-from tests.support.databases import close, copied_database, fresh_database
+from tests.support.databases import close, copied_database
 from tests.support.installation import Installation
 
 _NO_LIMIT = ConcurrencyLimit(99, at_once_per_client=99, waiting_per_client=0, wait_seconds=0, busy="")
-
-
-@pytest.fixture(scope="session", name="migrated")
-def _migrated(server_url: str) -> Iterator[Settings]:
-    """A database that is copied: migrating each anew would take longer than most tests."""
-    with fresh_database(server_url) as settings:
-        migrate(settings)
-        yield settings
 
 
 @pytest.fixture(name="installation")
@@ -45,7 +36,6 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
         )
         installation = Installation(context, Owner(settings.admin_database_url))
         # The days that migrating has made are those of the real clock; a test has one of its own.
-        for day in installation.days():
-            installation.sql(f"DROP TABLE events_{day:%Y%m%d}")
+        installation.sql(f"DROP TABLE {', '.join(f'events_{day:%Y%m%d}' for day in installation.days())}")
         yield installation
         close(database)

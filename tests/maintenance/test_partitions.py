@@ -10,9 +10,8 @@ import pytest
 from app.config import Settings
 from app.context import Context
 from app.database.engine import Database
-from app.database.migrate import migrate
 from app.maintenance.partitions import make_event_partitions
-from tests.support.databases import close, fresh_database
+from tests.support.databases import close, copied_database
 from tests.support.people import rows
 
 # The app's role sees a workspace at a time, or all if it says so.
@@ -23,10 +22,9 @@ pytestmark = pytest.mark.wiring
 
 
 @pytest.fixture(name="fresh")
-def _fresh(server_url: str) -> Iterator[Settings]:
+def _fresh(server_url: str, migrated: Settings) -> Iterator[Settings]:
     """A database of this test's own, in a time zone where this day has 23 hours."""
-    with fresh_database(server_url) as settings:
-        migrate(settings)
+    with copied_database(server_url, migrated) as settings:
         with psycopg.connect(settings.admin_database_url, autocommit=True) as owner:
             name = owner.info.dbname
             owner.execute(f"ALTER DATABASE {name} SET timezone = 'Europe/Berlin'")

@@ -8,10 +8,9 @@ from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import EXTENSION, Context
-from app.database.migrate import migrate
 from app.factory import create_app
 from local.demo import DemoCredentials, ensure_demo
-from tests.support.databases import close, fresh_database
+from tests.support.databases import close, copied_database
 from tests.support.people import execute, rows
 
 _EVENT = {
@@ -23,10 +22,9 @@ _EVENT = {
 
 
 @pytest.fixture(name="empty")
-def _empty(server_url: str) -> Iterator[Settings]:
+def _empty(server_url: str, migrated: Settings) -> Iterator[Settings]:
     """A database of its own: there is one demo in an installation."""
-    with fresh_database(server_url) as settings:
-        migrate(settings)
+    with copied_database(server_url, migrated) as settings:
         yield replace(settings, database_pool_size=4)
 
 

@@ -17,8 +17,7 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.clock import Clocks, read_clocks_in
-from app.database.engine import conninfo_of
-from app.database.migrate import migrate
+from app.database.engine import Database, conninfo_of
 from app.database.owner import Owner
 from app.factory import create_app
 from app.maintenance.schedule import TASKS
@@ -27,7 +26,7 @@ from app.maintenance.task import TaskContext, TaskResult
 from app.maintenance.usage import fold_usage
 from app.monitoring.health_issues import health_issues_of
 from app.monitoring.system_status import SystemStatus, read_system_status
-from tests.support.databases import close, copied_database, fresh_database
+from tests.support.databases import close, copied_database
 from tests.support.exporting import add_export
 from tests.support.live import live_server
 from tests.support.people import Tenant, execute, make_tenant
@@ -37,17 +36,23 @@ from tests.support.waiting import wait_until
 _DAY = timedelta(days=1)
 
 
-@pytest.fixture(name="migrated", scope="module")
-def _migrated(server_url: str) -> Iterator[Settings]:
-    with fresh_database(server_url) as settings:
-        migrate(settings)
+@pytest.fixture(name="well", scope="module")
+def _well(server_url: str, migrated: Settings) -> Iterator[Settings]:
+    """A database to be copied: of an installation in which every task has just run."""
+    with copied_database(server_url, migrated) as settings:
+        database = Database(settings.database_url, pool_size=1)
+        for task in TASKS:
+            ready = replace(task, work=lambda _: TaskResult(rows=3))
+            # A lock that several share is free when PostgreSQL has noticed that the connection before is closed.
+            wait_until(lambda ready=ready: run_if_due(ready, _task_context(database, settings)))  # type: ignore[misc]
+        close(database)
         yield settings
 
 
 @pytest.fixture(name="app")
-def _app(server_url: str, migrated: Settings, credentials: Credentials) -> Iterator[Flask]:
+def _app(server_url: str, well: Settings, credentials: Credentials) -> Iterator[Flask]:
     """On a database of its own: what is read here is of no workspace."""
-    with copied_database(server_url, migrated) as settings:
+    with copied_database(server_url, well) as settings:
         app = create_app(replace(settings, database_pool_size=5), credentials=credentials)
         yield app
         close(app.extensions[EXTENSION].database)
@@ -55,12 +60,8 @@ def _app(server_url: str, migrated: Settings, credentials: Credentials) -> Itera
 
 @pytest.fixture(name="context")
 def _context(app: Flask) -> Context:
-    """Of an installation in which every task has just run."""
     context: Context = app.extensions[EXTENSION]
-    for task in TASKS:
-        ready = replace(task, work=lambda _: TaskResult(rows=3))
-        # A lock that several share is free when PostgreSQL has noticed that the connection before is closed.
-        wait_until(lambda ready=ready: run_if_due(ready, _task_context(context)))  # type: ignore[misc]
+    execute(context, "UPDATE maintenance_tasks SET started_at = now(), succeeded_at = now()")
     return context
 
 
@@ -79,9 +80,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _task_context(context: Context) -> TaskContext:
-    owner = Owner(context.settings.admin_database_url)
-    return TaskContext(database=context.database, owner=owner, settings=context.settings, now=_now())
+def _task_context(database: Database, settings: Settings) -> TaskContext:
+    return TaskContext(database=database, owner=Owner(settings.admin_database_url), settings=settings, now=_now())
 
 
 def _read(context: Context, *, in_future: timedelta = timedelta()) -> SystemStatus:
@@ -233,7 +233,9 @@ class TestTasks:
 
         task = replace(TASKS[0], work=fail)
         for minutes in range(1, 4):
-            task_context = replace(_task_context(context), now=_now() + timedelta(minutes=minutes))
+            task_context = replace(
+                _task_context(context.database, context.settings), now=_now() + timedelta(minutes=minutes)
+            )
             run_if_due(task, task_context)
 
         (issue,) = health_issues_of(_read(context), context.settings)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,30 @@ class TestOneProcess:
         limiter.reload_overrides()
 
         assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 3
+
+    def test_an_older_reading_of_the_limits_does_not_replace_a_newer_one(self) -> None:
+        readings = iter([Overrides({1: 3}), Overrides({1: 7})])
+        is_read, may_go_on = threading.Event(), threading.Event()
+
+        def read() -> Overrides:
+            reading = next(readings)
+            if reading.keys[1] == 3:
+                is_read.set()
+                may_go_on.wait(30)
+            return reading
+
+        limiter = without_thread(Rates(10, None), read_overrides=read, clock=Clock())
+        with ThreadPoolExecutor(2) as pool:
+            older = pool.submit(limiter.reload_overrides)
+            assert is_read.wait(30)
+            newer = pool.submit(limiter.reload_overrides)
+            # As long as it may take to be through, where nothing holds it back.
+            wait([newer], timeout=0.2)
+            may_go_on.set()
+            older.result(30)
+            newer.result(30)
+
+        assert sum(is_admitted(limiter, someone()) for _ in range(20)) == 7
 
     def test_of_many_threads_every_event_counts(self) -> None:
         limiter, _ = local(key=2**20, workspace=2**20)  # whose sums have no rounding

@@ -35,7 +35,13 @@ _MANAGEMENT: dict[str, tuple[str, str, Any, dict[str, str], set[int]]] = {
 }
 
 
-@pytest.mark.parametrize("request_name", _MANAGEMENT)
+# Others than these are variants, which seldom tell anything more.
+_AT_EVERY_RUN = ("read", "create again", "issue", "revoke")
+
+
+@pytest.mark.parametrize(
+    "request_name", [pytest.param(each, marks=[pytest.mark.slow] * (each not in _AT_EVERY_RUN)) for each in _MANAGEMENT]
+)
 def test_a_management_request_that_loses_its_backend_is_503_and_its_repeat_works(
     app: Flask, context: Context, settings: Settings, request_name: str
 ) -> None:
@@ -65,7 +71,17 @@ def test_a_refused_event_that_loses_its_backend_is_503(
     _lose_at_every_moment(context, settings, call, lambda: None, {400, 401})
 
 
-@pytest.mark.parametrize("kind", ["accepted", "repeated", "reused", "rejected", "atomic", "revoked", "unreadable"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "accepted",
+        "rejected",
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ("repeated", "reused", "atomic", "revoked", "unreadable")
+        ),
+    ],
+)
 def test_a_batch_that_loses_its_backend_is_503_or_what_it_would_be(
     app: Flask, context: Context, settings: Settings, kind: str
 ) -> None:
