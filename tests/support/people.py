@@ -63,7 +63,7 @@ _TENANT: Final = text("""
 def make_tenant(context: Context) -> Tenant:
     """A new workspace, written straight into the tables."""
     token, key = context.credentials.mint("mt"), context.credentials.mint("sk")
-    ids = {
+    ids: dict[str, Any] = {
         "workspace_id": new_public_id("ws"),
         "project_id": new_public_id("prj"),
         "environment_id": new_public_id("env"),

@@ -1,6 +1,6 @@
 """A backend that ends at any statement of any request: a 503, whatever statement it was, and a repeat that works."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -35,13 +35,12 @@ _MANAGEMENT: dict[str, tuple[str, str, Any, dict[str, str], set[int]]] = {
 }
 
 
-# Others than these are variants, which seldom tell anything more.
-_AT_EVERY_RUN = ("read", "create again", "issue", "revoke")
+def _but_for(fast: tuple[str, ...], names: Iterable[str]) -> list[Any]:
+    """All of `names`; those that are variants, which seldom tell anything more, as slow tests."""
+    return [each if each in fast else pytest.param(each, marks=pytest.mark.slow) for each in names]
 
 
-@pytest.mark.parametrize(
-    "request_name", [pytest.param(each, marks=[pytest.mark.slow] * (each not in _AT_EVERY_RUN)) for each in _MANAGEMENT]
-)
+@pytest.mark.parametrize("request_name", _but_for(("read", "create again", "issue", "revoke"), _MANAGEMENT))
 def test_a_management_request_that_loses_its_backend_is_503_and_its_repeat_works(
     app: Flask, context: Context, settings: Settings, request_name: str
 ) -> None:
@@ -73,14 +72,9 @@ def test_a_refused_event_that_loses_its_backend_is_503(
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        "accepted",
-        "rejected",
-        *(
-            pytest.param(each, marks=pytest.mark.slow)
-            for each in ("repeated", "reused", "atomic", "revoked", "unreadable")
-        ),
-    ],
+    _but_for(
+        ("accepted", "rejected"), ("accepted", "repeated", "reused", "rejected", "atomic", "revoked", "unreadable")
+    ),
 )
 def test_a_batch_that_loses_its_backend_is_503_or_what_it_would_be(
     app: Flask, context: Context, settings: Settings, kind: str
