@@ -6,6 +6,9 @@ PORT ?= 8000
 VAR_DIR ?= ./var
 export PORT VAR_DIR
 
+# The tests start a hundred processes: without kept bytecode, each compiles the product anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # The first interpreter that really runs and is new enough; `make PYTHON=/path/to/python3.12` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)

@@ -15,6 +15,8 @@ from contract.client import PACKAGE, generate
 from tests.support.live import LiveServer, live_server
 from tests.support.people import Tenant
 
+pytestmark = pytest.mark.slow  # the generator takes seconds
+
 
 class Caller:
     """Calls operations by the names of their views, with bodies made of the client's own models."""
@@ -70,7 +72,6 @@ def _event(caller: Caller, source_id: str, event_id: str) -> Any:
     return caller.model("Envelope", event_id=event_id, event_type="a.b", source_id=source_id, payload=payload)
 
 
-@pytest.mark.slow
 def test_the_generated_client_goes_from_a_project_to_a_revoked_key(
     package: ModuleType, server: LiveServer, operator: Caller
 ) -> None:

@@ -178,8 +178,11 @@ class TestStart:
     @pytest.mark.parametrize(
         "command",
         [
-            ["-m", "granian", "--interface", "wsgi", "--port", "0", "--log-level", "error", "wsgi:app"],
-            ["-m", "celery", "-A", "wsgi.celery", "worker"],
+            pytest.param(
+                ["-m", "granian", "--interface", "wsgi", "--port", "0", "--log-level", "error", "wsgi:app"],
+                marks=pytest.mark.slow,
+            ),
+            pytest.param(["-m", "celery", "-A", "wsgi.celery", "worker"], marks=pytest.mark.slow),
             ["-c", "import wsgi"],
         ],
     )

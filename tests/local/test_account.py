@@ -33,6 +33,7 @@ def _install_useradd(folder: Path, script: str) -> None:
     useradd.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_a_user_database_that_another_program_locks_is_waited_for(user_database: Path) -> None:
     """As of two first runs at once."""
     locked = 'echo "useradd: cannot lock /etc/passwd; try again later." >&2; exit 1'
@@ -44,6 +45,7 @@ def test_a_user_database_that_another_program_locks_is_waited_for(user_database:
     assert found.uid == 4242
 
 
+@pytest.mark.slow
 def test_a_user_that_cannot_be_made_is_refused_with_the_reason(user_database: Path) -> None:
     _install_useradd(user_database, 'echo "useradd: cannot open /etc/passwd" >&2; exit 1')
 

@@ -84,6 +84,7 @@ def test_committed_rows_survive_a_stop_a_power_cut_and_a_killed_postmaster(tmp_p
         assert ask(server, "SELECT id FROM kept ORDER BY id", user="lariba_owner") == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_backend_too_busy_to_see_its_server_die_does_not_keep_the_next_one_out(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", options=QUICK) as server:
         busy = psycopg.connect(server.url("postgres", "lariba"), autocommit=True)
@@ -106,6 +107,7 @@ def test_data_survive_in_the_folder_from_one_server_to_the_next(tmp_path: Path) 
         assert ask(server, "SELECT count(*) FROM kept", user="lariba_owner") == [0]
 
 
+@pytest.mark.slow
 def test_libpq_and_sqlalchemy_find_the_same_server_at_the_end_of_an_awkward_path(
     awkward_folder: Path,
 ) -> None:
@@ -122,12 +124,14 @@ def test_libpq_and_sqlalchemy_find_the_same_server_at_the_end_of_an_awkward_path
     assert not socket_folder.exists()
 
 
+@pytest.mark.slow
 def test_a_space_in_a_short_path_needs_no_other_folder(short_folder: Path) -> None:
     with EmbeddedPostgres(short_folder / "a b+c" / "postgres", options=QUICK) as server:
         assert server.url("lariba_app", "lariba").endswith("/a%20b%2Bc/postgres")
         assert ask(server, "SELECT 1", user="lariba_app") == [1]
 
 
+@pytest.mark.slow
 def test_it_changes_the_permissions_of_no_folder_above_the_data(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -142,6 +146,7 @@ def test_it_changes_the_permissions_of_no_folder_above_the_data(tmp_path: Path) 
     assert [folder.stat().st_mode for folder in folders] == modes
 
 
+@pytest.mark.slow
 def test_after_a_power_cut_a_process_number_given_out_again_does_not_hinder_the_start(tmp_path: Path) -> None:
     account = database_account()
     with EmbeddedPostgres(tmp_path / "postgres", options=QUICK) as server:
@@ -161,6 +166,7 @@ def test_after_a_power_cut_a_process_number_given_out_again_does_not_hinder_the_
         other.wait()
 
 
+@pytest.mark.slow
 def test_a_creation_cut_short_is_begun_anew(tmp_path: Path) -> None:
     draft = tmp_path / ".postgres.draft"
     draft.mkdir()
@@ -201,6 +207,7 @@ def test_another_major_version_is_refused_by_name(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_it_does_not_outlive_a_killed_owner(tmp_path: Path) -> None:
     code = "import pathlib, sys, time; from local.postgres import EmbeddedPostgres\n"
     code += f"with EmbeddedPostgres(pathlib.Path({str(tmp_path / 'postgres')!r})): time.sleep(600)"
@@ -212,6 +219,7 @@ def test_it_does_not_outlive_a_killed_owner(tmp_path: Path) -> None:
         wait_until(owner.nothing_is_left, 60)
 
 
+@pytest.mark.slow
 def test_its_own_log_says_why_it_does_not_start(tmp_path: Path) -> None:
     with (
         pytest.raises(EmbeddedError, match="unrecognized configuration parameter"),

@@ -26,6 +26,7 @@ def _closed_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_the_owner_uses_the_wheel_where_it_lies(closed_wheel: Path) -> None:
     assert postgres_binaries().is_relative_to(closed_wheel)
 
@@ -46,6 +47,7 @@ def test_for_another_account_a_closed_wheel_is_copied_once_and_never_opened(clos
     assert closed_wheel.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_a_copy_that_others_could_change_is_not_executed(closed_wheel: Path, tmp_path: Path) -> None:
     binaries = postgres_binaries(STRANGER, tmp_path / "cache")
     binaries.parents[2].chmod(0o777)

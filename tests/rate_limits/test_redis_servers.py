@@ -52,6 +52,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]
         (["-m", "celery", "-A", "wsgi.celery", "beat"], "LARIBA_BROKER_URL"),
     ],
 )
+@pytest.mark.slow
 def test_a_cluster_ends_the_start_with_one_line_that_names_the_setting(
     settings: Settings, checkout: Path, node: _ClusterNode, command: list[str], variable: str
 ) -> None:
