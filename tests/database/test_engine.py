@@ -93,14 +93,21 @@ def test_options_in_the_url_are_kept_beside_ours(settings: Settings) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_opens_connections_of_its_own(context: Context) -> None:
-    parent = rows(context, "SELECT pg_backend_pid() AS pid")[0].pid
+def test_a_forked_child_opens_connections_of_its_own(settings: Settings) -> None:
+    database = Database(settings.database_url, pool_size=1)
+
+    def backend() -> int:
+        with database.transaction(TenantScope.NONE) as session:
+            return int(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+    parent = backend()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writer, str(rows(context, "SELECT pg_backend_pid() AS pid")[0].pid).encode())
+        os.write(writer, str(backend()).encode())
         os._exit(0)
     os.waitpid(child, 0)
 
     assert os.read(reader, 100) != str(parent).encode()
-    assert rows(context, "SELECT pg_backend_pid() AS pid")[0].pid == parent
+    assert backend() == parent
+    close(database)

@@ -72,9 +72,16 @@ class Replays:
         return [event["event_id"] for event in self.events(project_id, **query)]
 
     def events(self, project_id: str | None = None, **query: Any) -> list[dict[str, Any]]:
-        page = self.api.get("/v1/events/feed", project_id=project_id or self.tenant.project_id, limit=1_000, **query)
-        assert page.json is not None, page.text
-        return list(page.json["data"])
+        asked = {"project_id": project_id or self.tenant.project_id, "limit": 1_000, **query}
+        found: list[dict[str, Any]] = []
+        cursor, before = "start", ""
+        # A page of a filter ends after half a second, which a busy machine may take over anything.
+        while cursor != before:
+            page = self.api.get("/v1/events/feed", cursor=cursor, **asked)
+            assert page.json is not None, page.text
+            found += page.json["data"]
+            cursor, before = page.json["next_cursor"], cursor
+        return found
 
 
 def replay_of(api: ApiClient, tenant: Tenant) -> str:
