@@ -23,6 +23,7 @@ from app.events.statements import QueryClass
 from app.management.common.authentication import authenticate
 from app.management.common.operators import Operator
 from tests.events.counts_world import SCENES, StoredEvent, World, make_world
+from tests.events.query.strategies import combined
 from tests.support.examples import examples
 
 _ZONES: Final = [
@@ -43,14 +44,7 @@ _ENDS: Final = [
     for microseconds in (-1, 0, 1, 7_000_000)
 ]
 
-_queries = st.recursive(
-    st.sampled_from(_LEAVES),
-    lambda inner: (
-        st.tuples(inner, st.sampled_from([" ", " OR "]), inner).map(lambda it: f"({''.join(it)})")
-        | inner.map("NOT {}".format)
-    ),
-    max_leaves=4,
-)
+_queries = combined(st.sampled_from(_LEAVES), max_leaves=4)
 
 
 @pytest.fixture(scope="module", name="world")

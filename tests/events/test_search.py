@@ -26,8 +26,10 @@ from app.events.statements import DAYS_AT_ONCE
 from app.events.view import PAGE_BYTES, ShownEvent
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
+from tests.events.query.strategies import combined
 from tests.support.examples import examples
 from tests.support.operating import ApiClient, api_of, api_with
+from tests.support.past_days import MARK_CLOSED_DAYS
 from tests.support.people import Tenant, make_tenant
 from tests.support.sending import error_of, event_for, pointers_of, send
 
@@ -35,12 +37,6 @@ _EVENTS = 240
 _DAYS = 20
 _TYPES = ("payment.failed", "payment.card.failed", "payment", "order.created")
 _SEVERITIES = ("debug", "info", "warning", "error", "critical")
-# As the worker marks closed days: so many open ones would hold the skip index up.
-_MARK_DAYS = """
-    INSERT INTO event_days SELECT received_at::date, min(position), max(position) FROM events
-    WHERE received_at < date_trunc('day', now(), 'UTC') GROUP BY 1
-    ON CONFLICT (day) DO UPDATE SET first_position = excluded.first_position, last_position = excluded.last_position
-"""
 # Each of which the skip index knows together with the name of its member.
 _SHORT_VALUES = (
     *("payload.n:7", "payload.n:7.0", "payload.n:170", "payload.n:170.00", "payload.ok:true", 'payload.ok:"true"'),
@@ -63,15 +59,7 @@ _ATOMS = st.sampled_from([
     *("declined", '"card declined"', "rare17", "id:e33", "nowhere", "payload.reason:nothing", "payload.ok:true"),
     "payload.reason:card*", *_SHORT_VALUES,
 ])  # fmt: skip
-_QUERIES = st.recursive(
-    _ATOMS,
-    lambda inner: st.one_of(
-        st.lists(inner, min_size=2, max_size=3).map(" ".join),
-        st.lists(inner, min_size=2, max_size=3).map(lambda parts: f"({' OR '.join(parts)})"),
-        inner.map(lambda part: f"-({part})"),
-    ),
-    max_leaves=5,
-)
+_QUERIES = combined(_ATOMS, max_leaves=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +130,7 @@ def _stored(app: Flask, context: Context) -> Stored:
             " position = position # 8 WHERE project_id = %s",
             [_EVENTS - 1, tenant.project_row],
         )
-        owner.execute(_MARK_DAYS)
+        owner.execute(MARK_CLOSED_DAYS)
     with context.database.transaction(TenantScope.ALL) as session:
         for _ in range(_EVENTS * 2 // 3 // 16):
             build = text("SELECT build_event_segment(:project, 16)")

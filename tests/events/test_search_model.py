@@ -28,8 +28,10 @@ from app.events.query.parsing import parse
 from app.events.query.words import read_payload
 from app.events.view import PAGE_BYTES, ShownEvent
 from app.management.common.authentication import authenticate
+from tests.events.query.strategies import combined
 from tests.support.databases import SECRET_KEY
 from tests.support.examples import examples
+from tests.support.past_days import MARK_CLOSED_DAYS
 from tests.support.people import issue_key, make_tenant, source_of
 
 _DAYS: Final = 30
@@ -42,11 +44,6 @@ _INSERT: Final = """
     VALUES (%(project)s, %(at)s, %(uid)s, %(workspace)s,
         (SELECT environment_id FROM sources WHERE id = %(source)s), %(source)s, %(key)s, %(id)s, %(type)s, %(severity)s,
         %(at)s, %(payload)s, %(position)s)
-"""
-_MARK_DAYS: Final = """
-    INSERT INTO event_days SELECT received_at::date, min(position), max(position) FROM events
-    WHERE received_at < date_trunc('day', now(), 'UTC') GROUP BY 1
-    ON CONFLICT (day) DO UPDATE SET first_position = excluded.first_position, last_position = excluded.last_position
 """
 
 
@@ -116,7 +113,7 @@ class World:
         with self.owner.cursor() as cursor:
             cursor.executemany(_INSERT, rows)
         self.events = {row["id"]: self._shown(row) for row in rows if row["project"] == self.tenant.project_row}
-        self.owner.execute(_MARK_DAYS)
+        self.owner.execute(MARK_CLOSED_DAYS)
         for size in builds:
             self.build(size)
 
@@ -263,15 +260,7 @@ _ATOMS = st.sampled_from([
     *("key:K0", "key:K1", "payload.w:red", "red", "green", "has:payload.w", "has:payload.none", "nowhere"),
     *("payload.n<10", "payload.n:7", "id:e3"),
 ])  # fmt: skip
-_QUERIES = st.recursive(
-    _ATOMS,
-    lambda inner: st.one_of(
-        st.lists(inner, min_size=2, max_size=3).map(" ".join),
-        st.lists(inner, min_size=2, max_size=3).map(lambda parts: f"({' OR '.join(parts)})"),
-        inner.map(lambda part: f"-({part})"),
-    ),
-    max_leaves=4,
-)
+_QUERIES = combined(_ATOMS, max_leaves=4)
 
 
 @settings(

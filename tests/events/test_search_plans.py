@@ -23,6 +23,7 @@ from app.maintenance.search_indexes import index_closed_partitions
 from app.management.common.authentication import authenticate
 from tests.events.counts_world import index_events
 from tests.support.databases import SECRET_KEY, close, fresh_database
+from tests.support.past_days import MARK_CLOSED_DAYS
 from tests.support.people import Tenant, execute, make_tenant
 
 _DAYS: Final = 6
@@ -39,10 +40,6 @@ _FILL: Final = """
     JOIN sources AS source ON source.id = CASE WHEN n % 2 = 0 THEN :mine ELSE :others END
     JOIN source_keys AS key ON key.source_id = source.id,
     LATERAL (SELECT :begin + n * (:span * interval '1 second' / :number) AS at) AS moment
-"""
-_CLOSED: Final = """
-    INSERT INTO event_days SELECT received_at::date, min(position), max(position) FROM events
-    WHERE received_at < date_trunc('day', now(), 'UTC') GROUP BY 1
 """
 _PARTITION: Final = re.compile(r"events_([0-9]{8}|default)")
 # A page of fifty or some segments, what no segment holds, and what a walk looks at in order before it asks.
@@ -108,7 +105,7 @@ def _filled(settings: Settings, credentials: Credentials) -> Iterator[_Stored]:
     fill = {"mine": mine.source_row, "others": neighbour.source_row, "number": _EVENTS}
     execute(context, _FILL, **fill, begin=begin, span=(now - begin).total_seconds())
     with psycopg.connect(**conninfo_of(settings.admin_database_url), autocommit=True) as owner:
-        owner.execute(_CLOSED)
+        owner.execute(MARK_CLOSED_DAYS)
         owner.execute("SELECT setval('event_positions', %s)", [_EVENTS + 1])
         owner.execute("ANALYZE events")
     for tenant in (mine, neighbour):

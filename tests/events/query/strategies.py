@@ -212,6 +212,19 @@ def _joined(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
 queries: st.SearchStrategy[Node] = st.recursive(leaves, _joined, max_leaves=8) | st.just(Everything())
 
 
+def combined(atoms: st.SearchStrategy[str], max_leaves: int) -> st.SearchStrategy[str]:
+    """Queries as text, of simple ones."""
+    return st.recursive(
+        atoms,
+        lambda inner: st.one_of(
+            st.lists(inner, min_size=2, max_size=3).map(" ".join),
+            st.lists(inner, min_size=2, max_size=3).map(lambda parts: f"({' OR '.join(parts)})"),
+            inner.map(lambda part: f"-({part})"),
+        ),
+        max_leaves=max_leaves,
+    )
+
+
 def true_of(payload: dict[str, Any]) -> Iterator[Leaf]:
     """Leaves that an event of this payload fulfils."""
     for members, value in _members((), payload):
