@@ -79,7 +79,9 @@ class SchemaValidationFailed(Refusal):
 
 
 class QueryTooBroad(Refusal):
-    """The query reads more than one request may. Give a shorter range, or a filter by type, source, env or severity."""
+    """The query reads more than one request may. Give a shorter range, or a filter by type, source, env, key or
+    severity.
+    """
 
     code = "query_too_broad"
 
