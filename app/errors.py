@@ -79,9 +79,7 @@ class SchemaValidationFailed(Refusal):
 
 
 class QueryTooBroad(Refusal):
-    """The query reads more than one request may. Give a shorter range, or a filter by type, source, env, key or
-    severity.
-    """
+    """The query reads more than one request may. Shorten the range, or filter by type, source, env, key or severity."""
 
     code = "query_too_broad"
 
