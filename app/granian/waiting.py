@@ -2,13 +2,13 @@
 
 import asyncio
 import contextvars
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from enum import Enum
 from functools import partial
-from typing import Final
 
 from granian.rsgi import HTTPProtocol  # type: ignore[attr-defined]
 
+from app.events.feed.cursors import Place
 from app.events.feed.followers import WAIT, Wait
 from app.events.feed.middleware import CAN_WAIT, may_wait
 from app.events.feed.shared_answers import Answer, SharedAnswers
@@ -48,9 +48,11 @@ class _Held:
     """A wait that has begun; the first end of it counts."""
 
     def __init__(self, wait: Wait, loop: asyncio.AbstractEventLoop) -> None:
-        self.wait: Final = wait
+        self.wait = wait
         self.over: asyncio.Future[End | Answer] = loop.create_future()
         self.is_being_answered = False
+        self._is_client_gone = False
+        self._loop = loop
         self._timer = loop.call_later(wait.seconds_left, self.end, End.DUE)
 
     def end(self, end: End | Answer) -> None:
@@ -59,13 +61,21 @@ class _Held:
 
     def client_is_gone(self) -> None:
         """It gets an answer only if that is being made already."""
+        self._is_client_gone = True
         if not self.is_being_answered:
             self.end(End.GONE)
 
-    def gather(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+    def gather(self, seconds: float) -> None:
         """Wait for so long yet."""
         self.stop()
-        self._timer = loop.call_later(seconds, self.end, End.DUE)
+        self._timer = self._loop.call_later(seconds, self.end, End.DUE)
+
+    def wait_on(self, wait: Wait) -> None:
+        """As a further wait, for there was nothing for it."""
+        self.wait, self.is_being_answered = wait, False
+        self.gather(wait.seconds_left)
+        if self._is_client_gone:
+            self.end(End.GONE)
 
     def stop(self) -> None:
         """Let it not end by time."""
@@ -87,12 +97,11 @@ class FeedWaits:
 
     async def end_of(self, wait: Wait, protocol: HTTPProtocol) -> End | Answer:
         """Wait; how it ended, or the answer to the request."""
-        woken = self._loop.create_future()
-        if not wait.followers.add(wait, partial(self._handover.put, woken, None), on_thread=False):
+        held = _Held(wait, self._loop)
+        if not wait.followers.add(wait, self._when_woken(held), on_thread=False):
+            held.stop()
             wait.when_sent()
             return End.NOT_HELD
-        held = _Held(wait, self._loop)
-        woken.add_done_callback(lambda _: self._gather(held))
         gone = self._loop.create_task(_gone(protocol))
         gone.add_done_callback(lambda _: held.client_is_gone())
         try:
@@ -103,7 +112,13 @@ class FeedWaits:
         finally:
             held.stop()
             gone.cancel()
-            wait.followers.remove(wait)
+            held.wait.followers.remove(held.wait)
+
+    def _when_woken(self, held: _Held) -> Callable[[], None]:
+        """What another thread calls when something has come."""
+        woken = self._loop.create_future()
+        woken.add_done_callback(lambda _: self._gather(held))
+        return partial(self._handover.put, woken, None)
 
     def _gather(self, held: _Held) -> None:
         """Something has come: wait on for what comes with it, together with all who wait for the same."""
@@ -111,7 +126,7 @@ class FeedWaits:
             return
         seconds = held.wait.followers.gather_seconds(held.wait)
         if held.wait.follower is None:
-            held.gather(seconds, self._loop)
+            held.gather(seconds)
             return
         # Its time may be over before that of the others: they gather for as long as the first of them may.
         key = held.wait.follower.feed_key
@@ -133,13 +148,26 @@ class FeedWaits:
 
     async def _answer(self, together: list[_Held]) -> None:
         followers = [held.wait.follower for held in together if held.wait.follower is not None]
-        answers: list[Answer | None] = [None] * len(together)
+        answers: list[Answer | Place | None] = [None] * len(together)
         try:
             step = partial(contextvars.copy_context().run, self._answers.answer, followers)
             answers = await self._threads.run(together[0].wait.workspace_id, step)
         finally:
             for held, answer in zip(together, answers, strict=True):
-                held.end(answer or End.DUE)
+                if isinstance(answer, Place):
+                    self._wait_on(held, answer)
+                else:
+                    held.end(answer or End.DUE)
+
+    def _wait_on(self, held: _Held, behind: Place) -> None:
+        """Hold on what has come to a place up to which there is nothing for it."""
+        further = held.wait.behind(behind)
+        if held.over.done():  # the server gave it up meanwhile
+            return
+        if held.wait.followers.go_on(held.wait, further, self._when_woken(held)):
+            held.wait_on(further)
+        else:
+            held.end(End.DUE)
 
 
 async def _gone(protocol: HTTPProtocol) -> None:

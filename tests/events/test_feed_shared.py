@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from app.context import EXTENSION, Context
 from app.counting.reads import ANSWERED
 from app.errors import RateLimitExceeded, StorageUnavailable
-from app.events.feed import known_followers, shared_answers
+from app.events.feed import domain, known_followers, shared_answers
 from app.events.feed.cursors import BEGIN, Place, behind_all_of
 from app.events.feed.domain import Feed
 from app.events.feed.followers import FOLLOWERS, FOLLOWING, Followers
@@ -85,9 +85,15 @@ def _follower_of(context: Context, tenant: Tenant, token: str, q: str = "", **ch
     return replace(asked, **changes)
 
 
-def _events_in(answer: Answer | None) -> list[str]:
+def _given(answer: Answer | Place | None) -> Answer:
     assert answer is not None
-    return [event["event_id"] for event in json.loads(answer[2])["data"]]
+    assert not isinstance(answer, Place)
+    return answer
+
+
+def _events_in(answer: Answer | Place | None) -> list[str]:
+    _, _, body = _given(answer)
+    return [event["event_id"] for event in json.loads(body)["data"]]
 
 
 class TestAnAnswer:
@@ -102,8 +108,7 @@ class TestAnAnswer:
         other = api_of(app, alice).call("GET", path, headers={"X-Request-ID": "req_1"})
         (own,) = answers.answer([follower])
 
-        assert own is not None
-        status, headers, body = own
+        status, headers, body = _given(own)
         assert (status, body) == (other.status_code, other.data)
         assert len(json.loads(body)["data"]) == 2
         assert _without_rest(headers) == _without_rest(list(other.headers))
@@ -173,10 +178,8 @@ class TestAnAnswer:
         store_group(context.database, alice, "1")
         theirs = _follower_of(context, alice, colleague.token, request_id="req_2")
 
-        first, second = answers.answer([follower, theirs])
+        first, second = map(_given, answers.answer([follower, theirs]))
 
-        assert first is not None
-        assert second is not None
         assert ("X-Request-ID", "req_1") in first[1]
         assert ("X-Request-ID", "req_2") in second[1]
         for api, answer in ((api_of(app, alice), first), (colleague, second)):
@@ -198,8 +201,12 @@ class TestAnAnswer:
         with _pages_read(context) as reads:
             found = answers.answer([replace(follower, after=place) for place in places])
 
-        assert [each and _events_in(each) for each in found] == [
-            [event.event_id for event in page] or None for page in expected
+        at_end = places.index(second)
+        behind = found[at_end]
+        assert isinstance(behind, Place)
+        assert behind >= second
+        assert [_events_in(each) for each in found[:at_end] + found[at_end + 1 :]] == [
+            [event.event_id for event in page] for page in expected[:at_end] + expected[at_end + 1 :]
         ]
         assert len(reads) == 3  # the two events, the second one, and none behind it
 
@@ -246,6 +253,51 @@ def _logging() -> Iterator[None]:
         yield
 
 
+class TestWhereThereIsNothing:
+    @pytest.fixture(name="event", autouse=True)
+    def _event(self, context: Context, alice: Tenant) -> None:
+        store_group(context.database, alice, "1")
+
+    def test_a_follower_goes_on_behind_what_was_judged(
+        self, context: Context, answers: SharedAnswers, alice: Tenant
+    ) -> None:
+        end = _end_of(context, alice)
+        none = _follower_of(context, alice, alice.token, "type:none")
+        store_group(context.database, alice, "2")
+
+        (place,) = answers.answer([none])
+
+        assert isinstance(place, Place)
+        assert place > end
+        store_group(context.database, alice, "3", event_type="none")
+        assert [_events_in(each) for each in answers.answer([replace(none, after=place)])] == [["3"]]
+
+    def test_it_goes_back_to_no_place_before_its_own(
+        self, context: Context, answers: SharedAnswers, follower: Follower, alice: Tenant
+    ) -> None:
+        """A group that is taking its position lowers the horizon."""
+        far = behind_all_of(_end_of(context, alice).position)
+
+        assert answers.answer([replace(follower, after=each) for each in (_end_of(context, alice), far)])[1] == far
+
+    def test_nothing_is_counted_or_logged(
+        self, app: Flask, context: Context, answers: SharedAnswers, alice: Tenant, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        before = _requests()
+        with _logging():
+            answers.answer([_follower_of(context, alice, alice.token, "type:none")])
+
+        assert (_requests(), counted_reads(app, alice)) == (before, {})
+        assert "request_finished" not in capfd.readouterr().err
+
+    def test_who_lost_the_right_is_left_to_the_application(
+        self, context: Context, answers: SharedAnswers, follower: Follower, alice: Tenant
+    ) -> None:
+        execute(context, "UPDATE management_tokens SET revoked_at = now() WHERE public_id = :id", id=alice.token_id)
+
+        assert answers.answer([replace(follower, after=_end_of(context, alice))]) == [None]
+
+
 class TestTheApplicationIsLeft:
     """Those who cannot have the page as it is."""
 
@@ -288,11 +340,13 @@ class TestTheApplicationIsLeft:
         monkeypatch.setattr(context.management.rate_limiter, "admit", refuse)
         assert answers.answer([follower]) == [None]
 
-    def test_when_there_is_nothing(self, context: Context, answers: SharedAnswers, alice: Tenant) -> None:
-        none = _follower_of(context, alice, alice.token, "type:none")
-        at_end = _follower_of(context, alice, alice.token, after=_end_of(context, alice))
+    def test_when_a_filter_has_judged_as_much_as_one_page_may_and_found_nothing(
+        self, context: Context, answers: SharedAnswers, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store_group(context.database, alice, "2")
+        monkeypatch.setattr(domain, "SCANNED_MAX", 1)
 
-        assert answers.answer([none]) == answers.answer([at_end]) == [None]
+        assert answers.answer([_follower_of(context, alice, alice.token, "type:none")]) == [None]
 
     @pytest.mark.parametrize("q", ["", "type:payment.*"])
     def test_when_the_page_is_too_large_to_be_sent_to_many_at_once(

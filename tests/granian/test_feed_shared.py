@@ -88,21 +88,27 @@ class _Server:
         (answer,) = protocol.answers
         return answer
 
-    async def cursor(self, tenant: Tenant) -> str:
+    async def cursor(self, tenant: Tenant, q: str = "") -> str:
         """Of now."""
-        _, _, body = await self.ask(tenant, "cursor=now")
+        _, _, body = await self.ask(tenant, f"{_with(q)}cursor=now")
         return _cursor_in(body)
 
     @asynccontextmanager
-    async def held(self, tenant: Tenant, number: int, query: str = "wait=25") -> AsyncIterator[list[asyncio.Task[Any]]]:
+    async def held(
+        self, tenant: Tenant, number: int, query: str = "wait=25", q: str = ""
+    ) -> AsyncIterator[list[asyncio.Task[Any]]]:
         """Requests that go on behind a page of the process, and wait."""
-        cursor = await self.cursor(tenant)
+        cursor = await self.cursor(tenant, q)
         before = self.waiting
-        tasks = [asyncio.create_task(self.ask(tenant, f"cursor={cursor}&{query}")) for _ in range(number)]
+        tasks = [asyncio.create_task(self.ask(tenant, f"{_with(q)}cursor={cursor}&{query}")) for _ in range(number)]
         await _until(lambda: self.waiting == before + number)
         yield tasks
         for task in tasks:
             task.cancel()
+
+
+def _with(q: str) -> str:
+    return f"q={q}&" if q else ""
 
 
 async def _until(is_so: Callable[[], bool]) -> None:
@@ -203,6 +209,79 @@ def test_they_go_on_so_with_no_event_skipped_or_shown_twice_while_others_store(
     seen = run(scenario)
     assert all(each == seen[0] for each in seen)
     assert len(set(seen[0])) == len(seen[0]) == 2 * events
+
+
+async def _judged_in_vain(server: _Server, context: Context, tenant: Tenant) -> None:
+    """Store what the filter does not admit, and wait until all wait behind it."""
+    judged = max(wait.after for wait in server.followers._waits)  # noqa: SLF001
+    store_group(context.database, tenant, f"behind-{judged}", event_type="a")
+    await _until(lambda: all(wait.after > judged for wait in list(server.followers._waits)))  # noqa: SLF001
+
+
+def test_of_events_that_a_filter_does_not_admit_the_application_hears_nothing(
+    run: Run, app: Flask, context: Context, alice: Tenant
+) -> None:
+    """Hundreds wait behind filters, and each event of the project would cost a call for each of them."""
+
+    async def scenario(server: _Server) -> Any:
+        async with server.held(alice, 10, q="type:b") as tasks:
+            for _ in range(3):
+                await _judged_in_vain(server, context, alice)
+            called, waiting = server.called, server.waiting
+            store_group(context.database, alice, "b", event_type="b")
+            return await asyncio.gather(*tasks), called, waiting, server.called
+
+    answers, *calls = run(scenario)
+    assert [_ids_in(body) for _, _, body in answers] == [["b"]] * 10
+    assert calls == [1, 10, 1]  # for `now`
+    assert counted_reads(app, alice)["readFeed", "answered"][:2] == (11, 10)
+
+
+def test_a_wait_that_goes_on_ends_in_its_time(run: Run, context: Context, alice: Tenant) -> None:
+    async def scenario(server: _Server) -> Any:
+        async with server.held(alice, 1, "wait=3", q="type:b") as tasks:
+            await _judged_in_vain(server, context, alice)
+            ((status, _, body),) = await asyncio.gather(*tasks)
+            return status, _ids_in(body), server.waiting
+
+    assert run(scenario) == (200, [], 0)
+
+
+def test_one_that_went_away_while_its_filter_judged_gives_its_place_back(
+    run: Run, app: Flask, context: Context, alice: Tenant
+) -> None:
+    answers = app.extensions[SHARED_ANSWERS]
+    answer = answers.answer
+    protocol = _Protocol()
+
+    async def scenario(server: _Server) -> Any:
+        loop = asyncio.get_running_loop()
+
+        def answer_one_that_goes(followers: Any) -> Any:
+            loop.call_soon_threadsafe(protocol.gone.set)
+            return answer(followers)
+
+        query = f"q=type:b&cursor={await server.cursor(alice, 'type:b')}&wait=25"
+        serving = asyncio.create_task(server.serve(alice, query, protocol))
+        await _until(lambda: server.waiting == 1)
+        with patch.object(answers, "answer", answer_one_that_goes):
+            store_group(context.database, alice, "a", event_type="a")
+            await asyncio.wait_for(serving, _BUSY_SECONDS_MAX)
+        return server.waiting, protocol.answers
+
+    assert run(scenario) == (0, [])
+
+
+def test_a_process_that_is_to_end_lets_no_wait_go_on(
+    run: Run, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(server: _Server) -> Any:
+        async with server.held(alice, 3, q="type:b") as tasks:
+            await _judged_in_vain(server, context, alice)
+            monkeypatch.setattr(follow, "is_ending", lambda: True)
+            return [_ids_in(body) for _, _, body in await asyncio.gather(*tasks)]
+
+    assert run(scenario) == [[]] * 3
 
 
 @pytest.mark.parametrize(

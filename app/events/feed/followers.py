@@ -10,7 +10,7 @@ hundreds (shared_answers.py).
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from app.concurrency.fork import reset_after_fork
 from app.config import Settings
 from app.database.engine import Database, TenantScope
 from app.errors import StorageUnavailable
+from app.events.feed.cursors import Place
 from app.events.feed.ending import is_ending
 from app.events.feed.known_followers import Follower, KnownFollowers
 from app.events.feed.news import News, Watched
@@ -38,6 +39,9 @@ _DEADLINE_SECONDS: Final = 2.0
 # Waits per thread of the setting: half of the connections that a process takes (app/granian/bounds.py).
 _ON_LOOP_FACTOR: Final = 64
 _THREADS_SHARE: Final = 4
+# A busy project would answer each event alone. What a filter seldom admits is asked for less and less often.
+GATHER_SECONDS: Final = 0.05
+_GATHER_SECONDS_LONGEST: Final = 1.0
 # What comes meanwhile goes with the same page. Few followers hear of each event at once; hundreds get about two pages a
 # second each, or pages would take most of the interpreter.
 _GATHER_SECONDS_EACH: Final = 0.002
@@ -64,6 +68,16 @@ class Wait:
     @property
     def seconds_left(self) -> float:
         return max(0.0, self.until - time.monotonic())
+
+    def behind(self, place: Place) -> "Wait":
+        """As it goes on when there was nothing for it up to a place."""
+        follower = self.follower and replace(self.follower, after=place)
+        return replace(self, after=place.position, follower=follower, gather_seconds=slower(self.gather_seconds))
+
+
+def slower(gather_seconds: float) -> float:
+    """How long one gathers that was woken in vain."""
+    return min(2 * gather_seconds, _GATHER_SECONDS_LONGEST)
 
 
 class Places:
@@ -163,8 +177,17 @@ class Followers:
         for_all = min(len(self._waits) * _GATHER_SECONDS_EACH, _GATHER_SECONDS_MAX)
         return min(max(wait.gather_seconds, for_all), wait.seconds_left)
 
+    def go_on(self, wait: Wait, further: Wait, woken: Callable[[], Any]) -> bool:
+        """Let what add() has begun go on as a further wait, with the same place; False if none may."""
+        with self._mutex:
+            if is_ending():
+                return False
+            self._waits[further] = _Held(woken, self._waits.pop(wait).places)
+        self._background.hurry()
+        return True
+
     def remove(self, wait: Wait) -> None:
-        """After add(), once."""
+        """After add(), once; after go_on(), the further one."""
         with self._mutex:
             self._waits.pop(wait).places.give_back(wait.workspace_id)
 

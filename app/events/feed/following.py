@@ -3,16 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from app.events.feed.cursors import Place
 from app.events.feed.domain import Page
-from app.events.feed.followers import FOLLOWERS, FOLLOWING, WAIT, Wait
+from app.events.feed.followers import FOLLOWERS, FOLLOWING, GATHER_SECONDS, WAIT, Wait, slower
 from app.events.feed.known_followers import Follower
-
-# A busy project would answer each event alone. What a filter seldom admits is asked for less and less often.
-_GATHER_SECONDS: Final = 0.05
-_GATHER_SECONDS_MAX: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +19,7 @@ class Following:
     """None: it begins behind all that can be read now."""
     until: float
     """In time.monotonic() seconds."""
-    gather_seconds: float = _GATHER_SECONDS
+    gather_seconds: float = GATHER_SECONDS
 
     @classmethod
     def of(cls, environ: dict[str, Any], begin: Callable[[], Place | None], wait_seconds: int) -> Self:
@@ -57,7 +53,6 @@ class Following:
             gather_seconds=self.gather_seconds,
             follower=follower,
         )
-        slower = min(2 * self.gather_seconds, _GATHER_SECONDS_MAX)
-        environ[FOLLOWING] = replace(self, after=page.reached, gather_seconds=slower)
+        environ[FOLLOWING] = replace(self, after=page.reached, gather_seconds=slower(self.gather_seconds))
         environ["HTTP_X_REQUEST_ID"] = request_id  # the calls are one request
         return True

@@ -18,7 +18,7 @@ from app.context import Context
 from app.counting.reads import ANSWERED, Read
 from app.credentials.verification import Identity
 from app.errors import RateLimitExceeded, Refusal
-from app.events.feed.cursors import FeedCursors
+from app.events.feed.cursors import FeedCursors, Place
 from app.events.feed.domain import Page
 from app.events.feed.followers import FOLLOWERS, WAIT, Followers, Wait
 from app.events.feed.following import Following
@@ -95,31 +95,36 @@ class SharedAnswers:
         wait: Wait | None = environ.pop(WAIT, None)
         return wait
 
-    def answer(self, followers: Sequence[Follower]) -> list[Answer | None]:
-        """The answer to each of some followers with one `feed_key`; None where the application is to answer.
+    def answer(self, followers: Sequence[Follower]) -> list[Answer | Place | None]:
+        """The answer to each of some followers with one `feed_key`, or the place up to which there is nothing for it.
 
-        What is answered is counted and logged. Never raises.
+        None where the application is to answer. What is answered is counted and logged. Never raises.
         """
         began = time.perf_counter()
+        answers: dict[int, Answer | Place] = {}
+        answered: list[_Answered] = []
         try:
-            answered = self._answered(self._read(followers))
+            shared = self._read(followers)
+            for page, others in shared:
+                if not page.data:
+                    answers |= {id(each): max(each.after, page.reached) for each in others}
+            answered = self._answered(shared)
         except Refusal:
-            answered = []  # the application meets it too, and says so
+            pass  # the application meets it too, and says so
         except Exception:  # noqa: BLE001 - the application answers
             _log.exception("feed_not_shared")
-            answered = []
         try:
             self._note(answered, time.perf_counter() - began)
         except Exception:  # noqa: BLE001 - the answers are right
             _log.exception("feed_not_noted")
-        answers = {id(each.follower): each.answer for each in answered}
+        answers |= {id(each.follower): each.answer for each in answered}
         return [answers.get(id(each)) for each in followers]
 
     def _read(self, followers: Sequence[Follower]) -> "list[_Shared]":
-        """The pages of those who may have them as they are: not if they are empty, or too large for many at once.
+        """The pages of those who may have them as they are: not if they are too large for many at once.
 
         Nearly always it is one page. Where followers are at different places, those behind whom it lies as a whole have
-        it too: an empty page has taken each as far as could be read at its time.
+        it too: an empty page has taken each as far as could be read at its time. The last page may be empty, too.
         """
         first, shared = followers[0], list[_Shared]()
         workspace_id = first.identity.workspace_id
@@ -130,13 +135,17 @@ class SharedAnswers:
             able.sort(key=lambda each: each.after)
             while able and len(shared) < _PAGES_MAX:
                 page = _page(transactions, callers[able[0].identity].operator, able[0])
-                # Of a restored database, the row may be another project's.
-                if not page.data or page.payload_bytes > BYTES_MAX or page.project_row != first.project_row:
+                # Of a restored database, the row may be another project's. A filter may have judged as much as it may.
+                if (
+                    page.payload_bytes > BYTES_MAX
+                    or page.project_row != first.project_row
+                    or not (page.data or page.is_last)
+                ):
                     break
-                shared.append(_Shared(page, [each for each in able if each.after < page.places[0]]))
+                shared.append(_Shared(page, [each for each in able if not page.data or each.after < page.places[0]]))
                 able = able[len(shared[-1].followers) :]
         database = self._context.management.database
-        served = {each.identity for _, followers in shared for each in followers}
+        served = {each.identity for page, followers in shared if page.data for each in followers}
         if used := [identity for identity in served if callers[identity].is_use_news]:
             with database.transaction(workspace_id, deadline_seconds=_NOTE_SECONDS) as session:
                 note_uses(session, used)
@@ -146,7 +155,7 @@ class SharedAnswers:
         answered: list[_Answered] = []
         bytes_left = _BODY_BYTES_MAX
         for page, followers in shared:
-            found = list(self._answered_with(page, followers, bytes_left))
+            found = list(self._answered_with(page, followers, bytes_left)) if page.data else []
             bytes_left -= sum(len(each.answer[2]) for each in found)
             answered += found
         return answered
