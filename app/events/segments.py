@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
@@ -25,9 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, array
 from sqlalchemy.orm import Session
 
-from app.events.query.tokens import AllOf, AnyOf, Token, Tokens
+from app.events.query.tokens import AllOf, AnyOf, Token, Tokens, named_events
 from app.events.ranges import TimeRange
 from app.events.statements import DAYS_AT_ONCE
+from app.events.transactions import FewDays
 from app.events.view import EVENTS
 
 SEGMENTS_MAX: Final = 500
@@ -80,17 +82,19 @@ class Indexed(NamedTuple):
     """How many of them are among the parts."""
 
 
-def indexed_parts(session: Session, project_row: int, wanted: Tokens, within: TimeRange) -> Indexed | None:
+def indexed_parts(transactions: FewDays, project_row: int, wanted: Tokens, within: TimeRange) -> Indexed | None:
     """Where matches can be: segments that hold the tokens, and what no segment holds yet; None for too many segments.
 
     Up to which position segments are there is asked first, and later ones are left out: the events of one that is built
     between two statements would be read twice, or not at all.
     """
-    position = newest_position(session, project_row)
-    segments = segments_with(session, project_row, wanted, within, position)
+    position = newest_position(transactions.session(), project_row)
+    segments = segments_with(transactions, project_row, wanted, within, position)
     if segments is None:
         return None
-    parts = merged(unsegmented_parts(session, within, position), sorted(_parts_of(segments), key=_end, reverse=True))
+    parts = merged(
+        unsegmented_parts(transactions.session(), within, position), sorted(_parts_of(segments), key=_end, reverse=True)
+    )
     return Indexed(list(parts), len(segments))
 
 
@@ -102,9 +106,9 @@ def newest_position(session: Session, project_row: int) -> int:
 
 
 def segments_with(
-    session: Session, project_row: int, wanted: Tokens, within: TimeRange, position: int
+    transactions: FewDays, project_row: int, wanted: Tokens, within: TimeRange, position: int
 ) -> list[Segment] | None:
-    """Those of segments_in() that hold the tokens; None for more than SEGMENTS_MAX.
+    """Those of segments_in() that hold the tokens, or an event of ours that is named; None for more than SEGMENTS_MAX.
 
     Tokens alone choose in the inner query, which leaves the planner nothing but their index: another one would lead it
     to all tokens of a project's segments, which are thousands each.
@@ -112,8 +116,30 @@ def segments_with(
     holding = select(SEGMENTS).where(_holds(wanted, project_row)).offset(0).subquery("holding")
     columns = [holding.c[name] for name in Segment._fields]
     query = segments_in(project_row, within, position, holding).with_only_columns(*columns).limit(SEGMENTS_MAX + 1)
-    found = [Segment(*row) for row in session.execute(query)]
-    return None if len(found) > SEGMENTS_MAX else found
+    found = [Segment(*row) for row in transactions.session().execute(query)]
+    if len(found) > SEGMENTS_MAX:
+        return None
+    for received_at, event_uid in named_events(wanted):
+        if within.begin <= received_at < within.end:
+            found += _segment_of(transactions, project_row, received_at, event_uid, position)
+    return sorted(set(found), key=_newest_first, reverse=True)
+
+
+def _segment_of(
+    transactions: FewDays, project_row: int, received_at: datetime, event_uid: UUID, position: int
+) -> list[Segment]:
+    """The segment, up to a position, that holds an event; none if there is no such event or no such segment."""
+    of_event = select(EVENTS.c.position).where(
+        EVENTS.c.project_id == project_row, EVENTS.c.received_at == received_at, EVENTS.c.event_uid == event_uid
+    )
+    event = transactions.session({received_at.date()}).execute(of_event).scalar_one_or_none()
+    if event is None:
+        return []
+    following = select(*(SEGMENTS.c[name] for name in Segment._fields)).where(
+        SEGMENTS.c.project_id == project_row, SEGMENTS.c.last_position.between(event, position)
+    )
+    rows = transactions.session().execute(following.order_by(SEGMENTS.c.last_position).limit(1))
+    return [Segment(*row) for row in rows]
 
 
 def segments_in(project_row: int, within: TimeRange, position: int, of: FromClause = SEGMENTS) -> Select[Any]:
@@ -142,6 +168,10 @@ def unsegmented_parts(session: Session, within: TimeRange, position: int) -> lis
 def merged(*parts: Iterable[Part]) -> Iterator[Part]:
     """The parts of some, each with the latest end first, in that order."""
     return heapq.merge(*parts, key=_end, reverse=True)
+
+
+def _newest_first(segment: Segment) -> tuple[datetime, int]:
+    return segment.ends_at, segment.last_position
 
 
 def _end(part: Part) -> datetime:

@@ -192,7 +192,7 @@ class Walk:
         """Where matches can be, the latest end first; None if the skip index knows nothing or too much."""
         if (wanted := tokens(self.node)) is None:
             return None
-        indexed = indexed_parts(self.transactions.session(), self.project_row, wanted, self._rest)
+        indexed = indexed_parts(self.transactions, self.project_row, wanted, self._rest)
         if indexed is None or any(self._is_large(part) for part in indexed.parts if not part.is_segmented):
             return None
         return indexed.parts
@@ -206,7 +206,7 @@ class Walk:
         segments = segments_in(self.project_row, self._rest, position)
         # What is among the first ones is in most segments.
         if not self.found and (wanted := tokens(self.node)) is not None:
-            holding = segments_with(session(), self.project_row, wanted, self._rest, position)
+            holding = segments_with(self.transactions, self.project_row, wanted, self._rest, position)
             if holding is not None:
                 segments = segments.where(SEGMENTS.c.last_position.in_([each.last_position for each in holding]))
         # As frequent as they were among the first ones, of which half a match is none.

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -163,7 +162,7 @@ class TestTheThread:
         assert followers.add(wait, lambda: None, on_thread=False)
         assert followers.have_place(alice.workspace_row)
         with monkeypatch.context() as failing, suppress(error):
-            failing.setattr(News, "newest", partial(_fail, error))
+            failing.setattr(News, "newest", lambda *_: _fail(error))
             followers._poll()  # noqa: SLF001
         assert not followers.have_place(alice.workspace_row)
 

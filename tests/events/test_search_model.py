@@ -155,6 +155,14 @@ class World:
             payload=payload,
         )
 
+    def named(self, q: str) -> str:
+        """The query with the ids of keys for K0 and K1, and ours of the events e3 and e5 for E3 and E5."""
+        named = {f"K{n}": key_id for n, (_, key_id) in enumerate(self.keys)}
+        named |= {each.upper(): getattr(self.events.get(each), "id", "none") for each in ("e3", "e5")}
+        for name, meant in named.items():
+            q = q.replace(name, meant)
+        return q
+
     def build(self, size: int) -> None:
         self.owner.execute("SELECT build_event_segment(%s, %s)", [self.tenant.project_row, size])
 
@@ -258,7 +266,7 @@ _CHANGES = st.lists(
 _ATOMS = st.sampled_from([
     *("type:a", "type:a.*", "type:[a.b, c]", "type:none", "severity:critical", "severity>=error", "-severity:info"),
     *("key:K0", "key:K1", "payload.w:red", "red", "green", "has:payload.w", "has:payload.none", "nowhere"),
-    *("payload.n<10", "payload.n:7", "id:e3"),
+    *("payload.n<10", "payload.n:7", "id:e3", "id:E3", "id:[e4, E5]"),
 ])  # fmt: skip
 _QUERIES = combined(_ATOMS, max_leaves=4)
 
@@ -279,7 +287,7 @@ def test_all_pages_show_each_match_once_and_in_order_whatever_happens_meanwhile(
     world: World, sent: list[Sent], laid_out: tuple[int, list[int]], changes: list[Change], q: str, steps: Steps
 ) -> None:
     world.begin_with(sent, *laid_out)
-    q = q.replace("K0", world.keys[0][1]).replace("K1", world.keys[1][1])
+    q = world.named(q)
     before = world.expected(q)
 
     pages = world.pages(q, steps, changes)

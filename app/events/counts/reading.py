@@ -95,7 +95,7 @@ class Counting:
         if is_rollup(self.node) and self.grouping.path is None:
             return self._counted_hours()
         wanted = tokens(self.node)
-        indexed = wanted and indexed_parts(self.transactions.session(), self.project_row, wanted, self.within)
+        indexed = wanted and indexed_parts(self.transactions, self.project_row, wanted, self.within)
         if indexed and indexed.segments <= _FEW_SEGMENTS:
             return self._parts(indexed.parts)
         hours = self._hours_with_events(upper_bound(self.node))

@@ -8,8 +8,10 @@ if that is short. event_segments.sql writes them.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
+from uuid import UUID
 
 from app.events.query.fields import SEVERITIES, Field
 from app.events.query.identity import read_shown_id
@@ -38,6 +40,7 @@ from app.events.query.nodes import (
 from app.events.query.values import order
 from app.events.query.words import words_of, written_number
 
+_ID: Final = "id:"
 _SHORT_BYTES: Final = 3
 # What stands for any list or object.
 _SEVERAL: Final = "["
@@ -68,7 +71,7 @@ Tokens = Token | AllOf | AnyOf
 
 
 def tokens(node: Node) -> Tokens | None:
-    """What every match holds; None if that is nothing that can be named."""
+    """What every match holds, but for those of named_events(); None if that is nothing that can be named."""
     match node:
         case And(items):
             return _all_of(map(tokens, items))
@@ -81,6 +84,17 @@ def tokens(node: Node) -> Tokens | None:
         # A payload that lacks something need not hold anything in its place.
         case _:
             return None if isinstance(node, Not | Everything) else _of_leaf(node)
+
+
+def named_events(wanted: Tokens) -> set[tuple[datetime, UUID]]:
+    """When the events were received that ids of ours among the tokens name, and their uids.
+
+    The token is that of an event whose producer has called it so; the event that we call so has another one.
+    """
+    if isinstance(wanted, Token):
+        named = read_shown_id(wanted.word.removeprefix(_ID)) if wanted.word.startswith(_ID) else None
+        return {named} if named else set()
+    return set().union(*map(named_events, wanted.items))
 
 
 def _of_leaf(leaf: Leaf) -> Tokens | None:
@@ -104,16 +118,11 @@ def _of_scalar(leaf: Leaf) -> Tokens | None:
         case OneOf(Field.TYPE, values):
             return _any_of(map(_of_type, values))
         case OneOf(Field.ID, values):
-            return _any_of(map(_of_event_id, values))
+            return _any_of(Token(f"{_ID}{it.text}") if isinstance(it, String) else None for it in values)
         case OneOf(Field.SEVERITY) | Compared(Field.SEVERITY) | Between(Field.SEVERITY):
             return _any_of(Token(f"severity:{each}") for each in _severities(leaf))
         case _:
             return None
-
-
-def _of_event_id(value: Value) -> Tokens | None:
-    """Only the producer's ids have tokens: a text that can be ours names another event too."""
-    return Token(f"id:{value.text}") if isinstance(value, String) and read_shown_id(value.text) is None else None
 
 
 def _of_type(value: Value) -> Tokens | None:
