@@ -4,7 +4,7 @@ PostgreSQL's statistics choose badly for what is rare: a walk in order for a val
 So the steps are decided here:
 
 1. Read some hundred or thousand events in order through the filter. What is common is found among them. If they say
-   that enough matches are not far, read on to there.
+   that enough matches are not far, read on to there, unless the query is one by type, severity and the like.
 2. Otherwise ask the skip index which segments can hold a match, and, of a query by type, severity, source, key or
    environment, which of their events. Read those, the newest first, and what no segment holds yet. What is rare is
    found so, or is known to be nowhere.

@@ -1,4 +1,4 @@
-"""Search against a model: events of one moment, of shared positions and of neighbours, whatever happens meanwhile."""
+"""Search, export and feed against a model: events of one moment and of shared positions, whatever happens meanwhile."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,10 @@ from sqlalchemy import event
 
 from app.context import Context
 from app.database.engine import conninfo_of
-from app.events import kinds, search, segments, walk
+from app.events import export, kinds, search, segments, walk
+from app.events.feed import domain as feed
+from app.events.feed.cursors import BEGIN, Place
+from app.events.feed.domain import Feed
 from app.events.query.evaluation import matches
 from app.events.query.identity import shown_id
 from app.events.query.parsing import parse
@@ -97,6 +100,7 @@ class World:
         self.keys = [(self.tenant.key_row, self.tenant.key_id), second[:2]]
         self.operator = authenticate(f"Bearer {self.tenant.token}", context.credentials, context.database)
         self.events: dict[str, Any] = {}
+        self.places: dict[str, Place] = {}
 
     def __repr__(self) -> str:
         return self.tenant.project_id
@@ -112,7 +116,9 @@ class World:
         rows = [self._row(n, it, begin + timedelta(hours=it.moment * hours), first[0]) for n, it in enumerate(sent)]
         with self.owner.cursor() as cursor:
             cursor.executemany(_INSERT, rows)
-        self.events = {row["id"]: self._shown(row) for row in rows if row["project"] == self.tenant.project_row}
+        own = [row for row in rows if row["project"] == self.tenant.project_row]
+        self.events = {row["id"]: self._shown(row) for row in own}
+        self.places = {row["id"]: Place(row["position"], row["uid"]) for row in own}
         self.owner.execute(MARK_CLOSED_DAYS)
         for size in builds:
             self.build(size)
@@ -178,6 +184,23 @@ class World:
     def expected(self, q: str) -> list[str]:
         found = [shown for shown in self.events.values() if matches(parse(q), shown)]
         return [shown.event_id for shown in sorted(found, key=lambda shown: shown.id, reverse=True)]
+
+    def exported(self, q: str) -> list[str]:
+        request = export.ExportRequest(project_id=self.tenant.project_id, q=q, begin=timedelta(days=_DAYS + 5))
+        chunks = export.export_events(self.context.reading, self.operator, request)
+        return [shown.event_id for chunk in chunks for shown in chunk]
+
+    def followed(self, q: str, limit: int) -> list[str]:
+        """From the beginning to the end of the feed."""
+        followed, place = Feed(self.tenant.project_id, parse(q)), BEGIN
+        found: list[str] = []
+        for _ in range(_PAGES_MAX):
+            page = followed.page(self.context.reading, self.operator, place, limit)
+            found += [shown.event_id for shown in page.data]
+            place = page.reached
+            if page.is_last:
+                return found
+        raise AssertionError("the pages do not end")
 
     def pages(self, q: str, steps: Steps, changes: Sequence[Change] = ()) -> list[search.SearchPage]:
         """All of them; the changes come before the statements with their numbers."""
@@ -299,6 +322,34 @@ def test_all_pages_show_each_match_once_and_in_order_whatever_happens_meanwhile(
     for page in pages[:-1]:
         size = sum(len(bytes(shown.payload)) for shown in page.data) + len(_LONG) + 30  # of what was not shown any more
         assert page.searched_from or len(page.data) == steps.limit or size >= steps.page_bytes
+
+
+@settings(
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    sent=st.lists(_SENT, min_size=1, max_size=60),
+    laid_out=st.tuples(st.sampled_from([0, 1, 7, 17]), st.lists(st.integers(1, 12), max_size=6)),
+    q=_QUERIES,
+    steps=_STEPS,
+    sizes=st.tuples(st.sampled_from([1, 7, 1_000]), st.sampled_from([1, 5, 5_000])),
+)
+def test_an_export_has_the_same_and_a_feed_in_the_order_of_positions(
+    world: World, sent: list[Sent], laid_out: tuple[int, list[int]], q: str, steps: Steps, sizes: tuple[int, int]
+) -> None:
+    world.begin_with(sent, *laid_out)
+    q = world.named(q)
+    expected, (chunk, scanned) = world.expected(q), sizes
+
+    with _in(steps), patch.object(export, "CHUNK_EVENTS", chunk):
+        exported = world.exported(q)
+    with patch.multiple(feed, SCANNED_MAX=scanned, _SCANNED_MIN=1, PAGE_BYTES=steps.page_bytes):
+        followed = world.followed(q, steps.limit)
+
+    assert exported == expected
+    assert followed == sorted(expected, key=world.places.__getitem__)
 
 
 @pytest.mark.parametrize("q", ["type:a", "has:payload.w -type:c"])
