@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.database.engine import Database
-from app.errors import QueryTooBroad
+from app.errors import QueryTooBroad, StorageUnavailable
 
 DAYS_AT_ONCE: Final = 8
 """How many days (partitions) one statement touches at the most. It locks each of them and each of its indexes, and the
@@ -23,9 +23,11 @@ class QueryClass(NamedTuple):
     """A kind of queries, and how long one statement of it may take."""
 
     seconds: float
+    can_be_narrowed: bool = True
+    """Whether a caller could ask for less. Else a statement that takes long says of the database that it is slow."""
 
 
-LOOK_UP: Final = QueryClass(1.0)
+LOOK_UP: Final = QueryClass(1.0, can_be_narrowed=False)
 SEARCH: Final = QueryClass(2.0)
 FEED: Final = QueryClass(1.0)
 COUNTS: Final = QueryClass(4.0)
@@ -37,7 +39,7 @@ LAG: Final = QueryClass(0.5)
 def reading(database: Database, workspace_id: int, query_class: QueryClass) -> Iterator[Session]:
     """A transaction that reads the events of one workspace.
 
-    Raises QueryTooBroad if a statement takes longer than its class may, and StorageUnavailable.
+    Raises StorageUnavailable, and QueryTooBroad if a statement of what can be narrowed takes longer than its class may.
     """
     seconds = query_class.seconds
     deadline_seconds = seconds + _DEADLINE_MARGIN_SECONDS
@@ -46,5 +48,5 @@ def reading(database: Database, workspace_id: int, query_class: QueryClass) -> I
             yield session
         except DBAPIError as error:
             if isinstance(error.orig, QueryCanceled):
-                raise QueryTooBroad from error
+                raise (QueryTooBroad if query_class.can_be_narrowed else StorageUnavailable) from error
             raise

@@ -8,7 +8,6 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app.database.engine import Database
-from app.errors import QueryTooBroad, StorageUnavailable
 from app.events.feed.cursors import BEGIN, Place, behind_all_of
 from app.events.feed.statements import read_days, within
 from app.events.statements import DAYS_AT_ONCE, LOOK_UP, reading
@@ -57,21 +56,18 @@ def at_moment(database: Database, workspace_id: int, project_row: int, moment: d
     received_at = EVENTS.c.received_at
     of_project = EVENTS.c.project_id == project_row
     first = select(received_at).where(of_project, received_at >= moment).order_by(received_at).limit(1)
-    try:
-        with FewDays(partial(reading, database, workspace_id, LOOK_UP)) as transactions:
-            days = sorted(day for day in read_days(transactions.session(), 0) if day.ends > moment)
-            for begin in range(0, len(days), DAYS_AT_ONCE):
-                part = days[begin : begin + DAYS_AT_ONCE]
-                since = transactions.session(part).execute(first.where(within(received_at, part))).scalar_one_or_none()
-                if since is None:
-                    continue
-                until = since + _DISORDER
-                near = [day for day in days if day.begins <= until and day.ends > since]
-                lowest = select(func.min(EVENTS.c.position)).where(
-                    of_project, received_at.between(since, until), within(received_at, near)
-                )
-                position: int = transactions.session(near).execute(lowest).scalar_one()
-                return Landing(behind_all_of(position - 1), moment)
-    except QueryTooBroad as error:
-        raise StorageUnavailable from error
+    with FewDays(partial(reading, database, workspace_id, LOOK_UP)) as transactions:
+        days = sorted(day for day in read_days(transactions.session(), 0) if day.ends > moment)
+        for begin in range(0, len(days), DAYS_AT_ONCE):
+            part = days[begin : begin + DAYS_AT_ONCE]
+            since = transactions.session(part).execute(first.where(within(received_at, part))).scalar_one_or_none()
+            if since is None:
+                continue
+            until = since + _DISORDER
+            near = [day for day in days if day.begins <= until and day.ends > since]
+            lowest = select(func.min(EVENTS.c.position)).where(
+                of_project, received_at.between(since, until), within(received_at, near)
+            )
+            position: int = transactions.session(near).execute(lowest).scalar_one()
+            return Landing(behind_all_of(position - 1), moment)
     return None
