@@ -1,4 +1,4 @@
-"""Web processes that are killed under load: followers go on with their cursors, and see each stored event once."""
+"""Web processes or PostgreSQL killed under load: followers go on with their cursors, and see each stored event once."""
 
 import json
 import threading
@@ -13,14 +13,20 @@ import psutil
 import pytest
 
 from app.config import Settings
-from app.context import Context
+from app.context import EXTENSION, Context
+from app.credentials.verification import Credentials
+from app.database.migrate import migrate
+from app.factory import create_app
+from local.postgres import EmbeddedPostgres
+from tests.support.databases import SECRET_KEY, close
 from tests.support.following import FEED
 from tests.support.live import LiveServer, live_server, workers_of
-from tests.support.people import Tenant, rows
+from tests.support.logging_left_alone import logging_left_alone
+from tests.support.people import Tenant, make_tenant, rows
 from tests.support.sending import PATH, event_for
 from tests.support.waiting import wait_until
 
-_KILLS, _PRODUCERS, _FOLLOWERS = 6, 6, 12
+_KILLS, _KILLS_OF_POSTGRESQL, _PRODUCERS, _FOLLOWERS = 6, 3, 6, 12
 _OLD_SECONDS = 6.5
 
 pytestmark = [pytest.mark.slow, pytest.mark.wiring]
@@ -33,17 +39,25 @@ class _Load:
     server: LiveServer
     tenant: Tenant
     is_over: threading.Event = field(default_factory=threading.Event)
+    acknowledged: list[str] = field(default_factory=list)
     has_all: threading.Event = field(default_factory=threading.Event)
     seen: list[list[str]] = field(default_factory=lambda: [[] for _ in range(_FOLLOWERS)])
 
     def produce(self, number: int) -> None:
-        headers = {"X-API-Key": self.tenant.key, "Content-Type": "application/json"}
+        """Each event is sent until it is acknowledged, and the last one too: no outcome is left unknown."""
         count = 0
         while not self.is_over.is_set():
-            event = event_for(self.tenant, event_id=f"{number}-{count}")
+            self._send_until_acknowledged(f"{number}-{count}")
+            count += 1
+
+    def _send_until_acknowledged(self, event_id: str) -> None:
+        headers = {"X-API-Key": self.tenant.key, "Content-Type": "application/json", "Idempotency-Key": event_id}
+        body = json.dumps(event_for(self.tenant, event_id=event_id)).encode()
+        while True:
             with suppress(OSError, HTTPException):
-                if self.server.request("POST", PATH, json.dumps(event).encode(), headers).status in (200, 201):
-                    count += 1
+                if self.server.request("POST", PATH, body, headers).status in (200, 201):
+                    self.acknowledged.append(event_id)
+                    return
 
     def follow(self, number: int) -> None:
         cursor = "start"
@@ -56,22 +70,30 @@ class _Load:
                     self.seen[number] += [event["event_id"] for event in page["data"]]
                     cursor = page["next_cursor"]
 
+    def wait_for_progress(self) -> None:
+        """Until each follower has been shown more."""
+        before = [len(seen) for seen in self.seen]
+        wait_until(lambda: all(len(seen) > number for seen, number in zip(self.seen, before, strict=True)))
 
-@contextmanager
-def _running(load: _Load) -> Iterator[None]:
-    producers = [threading.Thread(target=load.produce, args=(number,)) for number in range(_PRODUCERS)]
-    followers = [threading.Thread(target=load.follow, args=(number,)) for number in range(_FOLLOWERS)]
-    for thread in (*producers, *followers):
-        thread.start()
-    try:
-        yield
-    finally:
-        load.is_over.set()
-        for thread in producers:
-            thread.join()
-        load.has_all.set()
-        for thread in followers:
-            thread.join()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """In the end, until each follower has been shown as many as are acknowledged."""
+        producers = [threading.Thread(target=self.produce, args=(number,)) for number in range(_PRODUCERS)]
+        followers = [threading.Thread(target=self.follow, args=(number,)) for number in range(_FOLLOWERS)]
+        for thread in (*producers, *followers):
+            thread.start()
+        try:
+            yield
+            self.is_over.set()
+            for thread in producers:
+                thread.join()
+            expected = len(self.acknowledged)
+            wait_until(lambda: all(len(seen) >= expected for seen in self.seen), timeout_seconds=120)
+        finally:
+            self.is_over.set()
+            self.has_all.set()
+            for thread in (*producers, *followers):
+                thread.join()
 
 
 def _old_workers(server: LiveServer) -> list[psutil.Process]:
@@ -81,26 +103,64 @@ def _old_workers(server: LiveServer) -> list[psutil.Process]:
     return [oldest] if len(workers) == 2 and time.time() - oldest.create_time() > _OLD_SECONDS else []
 
 
+def _audit(load: _Load, context: Context) -> None:
+    """All that is acknowledged is stored, once, and nothing else; each follower was shown just that, in one order."""
+    stored = "SELECT event_id FROM events WHERE project_id = :project ORDER BY position, event_uid"
+    expected = [row.event_id for row in rows(context, stored, project=load.tenant.project_row)]
+    assert len(expected) > _KILLS
+    assert sorted(expected) == sorted(load.acknowledged)
+    for seen in load.seen:
+        assert seen == expected
+
+
 def test_each_follower_sees_each_event_once_and_in_one_order(
     settings: Settings, checkout: Path, context: Context, alice: Tenant
 ) -> None:
     with live_server(replace(settings, database_pool_size=8), checkout, workers=2) as server:
         load = _Load(server, alice)
-        with _running(load):
+        with load.running():
             for _ in range(_KILLS):
-                before = [len(seen) for seen in load.seen]
-                wait_until(lambda: all(len(seen) > number for seen, number in zip(load.seen, before, strict=True)))  # noqa: B023
+                load.wait_for_progress()
                 wait_until(lambda: _old_workers(server))[0].kill()
-            load.is_over.set()
-            stored = "SELECT event_id FROM events WHERE project_id = :project ORDER BY position, event_uid"
 
-            def have_all() -> bool:
-                expected = len(rows(context, stored, project=alice.project_row))
-                return all(len(seen) >= expected for seen in load.seen)
+    _audit(load, context)
 
-            wait_until(have_all, timeout_seconds=120, pause_seconds=0.5)
 
-    expected = [row.event_id for row in rows(context, stored, project=alice.project_row)]
-    assert len(expected) > _KILLS
-    for seen in load.seen:
-        assert seen == expected
+@pytest.fixture(name="postgres")
+def _postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of the test's own, which it may kill."""
+    with EmbeddedPostgres(tmp_path / "data") as server:
+        yield server
+
+
+@pytest.fixture(name="context_of_postgres")
+def _context_of_postgres(postgres: EmbeddedPostgres, credentials: Credentials) -> Iterator[Context]:
+    settings = Settings(
+        database_url=postgres.url("lariba_app", "lariba"),
+        admin_database_url=postgres.url("lariba_owner", "lariba"),
+        broker_url="memory://",
+        secret_key=(SECRET_KEY,),
+        log_level="CRITICAL",
+        management_token_requests_per_second=None,
+        management_workspace_requests_per_second=None,
+    )
+    migrate(settings)
+    with logging_left_alone():
+        context: Context = create_app(settings, credentials=credentials).extensions[EXTENSION]
+        yield context
+        close(context.database)
+
+
+def test_so_does_each_if_postgresql_is_killed(
+    postgres: EmbeddedPostgres, context_of_postgres: Context, checkout: Path
+) -> None:
+    context = context_of_postgres
+    with live_server(context.settings, checkout, workers=2) as server:
+        load = _Load(server, make_tenant(context))
+        with load.running():
+            for _ in range(_KILLS_OF_POSTGRESQL):
+                load.wait_for_progress()
+                postgres.kill()
+                postgres.start()
+
+    _audit(load, context)
