@@ -1,6 +1,7 @@
 """What a producer can ask with its source key: whether its own event is stored, and with which receipt."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from flask import Flask
@@ -13,7 +14,24 @@ from tests.support.sending import PATH, error_of, event_for, pointers_of, send
 
 
 def _ask(client: FlaskClient, tenant: Tenant, path: str = "", **query: str) -> TestResponse:
-    return client.get(f"{PATH}{path}", query_string=query, headers={"X-API-Key": tenant.key})
+    headers = {"X-API-Key": tenant.key, "X-Request-ID": "the-same-for-all"}
+    return client.get(f"{PATH}{path}", query_string=query, headers=headers)
+
+
+def _stored_at(app: Flask, tenant: Tenant, event_id: str) -> str:
+    """When an event was received, as who reads it is shown."""
+    stored = api_of(app, tenant).get(f"/v1/sources/{tenant.source_id}/events/{event_id}")
+    assert stored.json is not None
+    return str(stored.json["received_at"])
+
+
+@pytest.fixture(name="sibling")
+def _sibling(app: Flask, alice: Tenant) -> Tenant:
+    """Alice's workspace again, with another source of the same environment, and its key."""
+    api = api_of(app, alice)
+    source = api.made(f"/v1/environments/{alice.environment_id}/sources", {"name": "other", "type": "backend"})
+    key = api.made(f"/v1/sources/{source['id']}/keys", {})
+    return replace(alice, source_id=source["id"], key=key["key"])
 
 
 class TestByEventId:
@@ -36,10 +54,23 @@ class TestByEventId:
     def test_is_not_found_for_another_one(self, client: FlaskClient, alice: Tenant, event_id: str) -> None:
         assert error_of(_ask(client, alice, f"/{event_id}"))["code"] == "not_found"
 
-    def test_is_not_found_for_one_of_another_source(self, client: FlaskClient, alice: Tenant, charlie: Tenant) -> None:
-        assert send(client, charlie, event_for(charlie, event_id="theirs")).status_code == 201
+    def test_says_when_the_event_was_received(self, app: Flask, client: FlaskClient, alice: Tenant) -> None:
+        """Also after it was sent again, when it was received at first."""
+        for status in (201, 200):
+            assert send(client, alice, event_for(alice, event_id="e")).status_code == status
 
-        assert _ask(client, alice, "/theirs").status_code == 404
+        answer = _ask(client, alice, "/e").json or {}
+        assert (answer["stored"], answer["received_at"]) == (True, _stored_at(app, alice, "e"))
+
+    def test_says_the_same_of_an_event_of_another_source_as_of_none(
+        self, client: FlaskClient, alice: Tenant, sibling: Tenant, charlie: Tenant
+    ) -> None:
+        for other in (sibling, charlie):
+            assert send(client, other, event_for(other, event_id="theirs")).status_code == 201
+
+        none = _ask(client, alice, "/nobody")
+        assert none.status_code == 404
+        assert _ask(client, alice, "/theirs").data == none.data
 
 
 class TestByIdempotencyKey:
@@ -51,6 +82,24 @@ class TestByIdempotencyKey:
         assert answer.status_code == 200, answer.json
         assert answer.json is not None
         assert answer.json["receipt"] == sent.json
+
+    def test_says_when_the_event_was_received(self, app: Flask, client: FlaskClient, alice: Tenant) -> None:
+        """Also after the request was repeated, when it was received at first."""
+        for _ in range(2):
+            assert send(client, alice, event_for(alice, event_id="e"), idempotency_key="k").status_code == 201
+
+        answer = _ask(client, alice, idempotency_key="k").json or {}
+        assert (answer["stored"], answer["received_at"]) == (True, _stored_at(app, alice, "e"))
+
+    def test_says_the_same_of_a_key_of_another_source_as_of_none(
+        self, client: FlaskClient, alice: Tenant, sibling: Tenant, charlie: Tenant
+    ) -> None:
+        for other in (sibling, charlie):
+            assert send(client, other, event_for(other), idempotency_key="theirs").status_code == 201
+
+        none = _ask(client, alice, idempotency_key="nobody")
+        assert none.status_code == 404
+        assert _ask(client, alice, idempotency_key="theirs").data == none.data
 
     def test_is_the_whole_answer_to_a_batch(self, client: FlaskClient, alice: Tenant) -> None:
         body = json.dumps({"events": [event_for(alice), {}]})
