@@ -3,6 +3,7 @@
 All of it also as the tables' owner, whom row security does not bind: it would hide a query that forgot its workspace.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from app.factory import create_app
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
 from tests.support.databases import close
-from tests.support.every_route import UNKNOWN_IDS, Route, all_it_says, every_route
+from tests.support.every_route import UNKNOWN_IDS, Route, all_it_says, every_route, with_q
 from tests.support.operating import UNKNOWN_ID, ApiClient, api_with
 from tests.support.people import Tenant
 from tests.support.replaying import replay_of
@@ -133,6 +134,53 @@ def test_a_strangers_id_in_any_filter_shows_what_an_unknown_one_shows(
             assert (status, body, headers) == all_it_says(unknown), (route, name)
             asked += 1
     assert asked >= 6
+
+
+def test_a_strangers_project_in_any_body_is_like_an_unknown_one(
+    routes: list[Route], api: ApiClient, alice: Tenant, theirs: dict[str, str]
+) -> None:
+    """As of a search, a consumer, an export or a replay."""
+    own = _ids_of(api, alice) | {"name": "new"}
+    asked = 0
+    for route in routes:
+        if "project_id" in json.dumps(route.body) and "project_id" not in route.names:
+            strange = all_it_says(route.ask(api, own | {"project_id": theirs["project_id"]}))
+            assert strange[0] in (404, 422), route
+            assert strange == all_it_says(route.ask(api, own | {"project_id": UNKNOWN_IDS["project_id"]})), route
+            asked += 1
+    assert asked >= 4
+
+
+@pytest.mark.parametrize(("field", "name"), [("source", "source_id"), ("key", "key_id"), ("env", "environment_id")])
+def test_a_name_of_another_project_or_workspace_in_a_query_is_like_an_unknown_one(
+    routes: list[Route], api: ApiClient, alice: Tenant, theirs: dict[str, str], field: str, name: str
+) -> None:
+    own, unknown = _ids_of(api, alice) | {"name": "new"}, UNKNOWN_IDS[name]
+    beside = _ids_of_a_project_beside(api)
+
+    def says(route: Route, q: str) -> tuple[int, bytes]:
+        if "q" in route.queries:
+            return all_it_says(route.ask(api, own, query_string={"project_id": own["project_id"], "q": q}))[:2]
+        return all_it_says(replace(route, body=with_q(route.body, q)).ask(api, own))[:2]
+
+    asked = 0
+    for route in routes:
+        if "q" in route.queries or '"q": ' in json.dumps(route.body):
+            status, body = says(route, f"{field}:{unknown}")
+            assert status == 422, route
+            for foreign in (theirs[name], beside[name]):
+                assert says(route, f"{field}:{foreign}") == (status, body.replace(unknown.encode(), foreign.encode()))
+            asked += 1
+    assert asked >= 8
+
+
+def _ids_of_a_project_beside(api: ApiClient) -> dict[str, str]:
+    """Of another project of the same workspace."""
+    project = api.made("/v1/projects", {"name": "beside"})["id"]
+    environment = api.made(f"/v1/projects/{project}/environments", {"name": "elsewhere"})["id"]
+    source = api.made(f"/v1/environments/{environment}/sources", {"name": "beside", "type": "backend"})["id"]
+    key = api.made(f"/v1/sources/{source}/keys", {})["id"]
+    return {"environment_id": environment, "source_id": source, "key_id": key}
 
 
 def test_a_strangers_project_in_the_body_of_a_token_is_refused_like_an_unknown_one(

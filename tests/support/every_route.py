@@ -64,6 +64,13 @@ def named_in(body: Any, ids: dict[str, str]) -> Any:
     }
 
 
+def with_q(body: Any, q: str) -> Any:
+    """The body, with this query where it has one."""
+    if not isinstance(body, dict):
+        return body
+    return {name: q if name == "q" else with_q(value, q) for name, value in body.items()}
+
+
 def every_route(app: Flask) -> list[Route]:
     paths = (app.test_client().get("/openapi.json").json or {})["paths"]
 
