@@ -168,6 +168,8 @@ def test_it_is_compressed_for_who_accepts_gzip(api: ApiClient, alice: Tenant) ->
         ({"format": "xml"}, "/format"),
         ({"q": "sevrity:error"}, "/q"),
         ({"from": "-1h", "to": "-2h"}, "/to"),
+        ({"from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "/to"),
+        ({"from": "2016-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "/from"),
         ({"limit": "5"}, "/limit"),
     ],
 )

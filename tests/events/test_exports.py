@@ -114,6 +114,8 @@ class TestAsking:
             ({"q": "sevrity:error"}, "/q"),
             ({"q": "env:nowhere"}, "/q"),
             ({"from": "-1h", "to": "-2h"}, "/to"),
+            ({"from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "/to"),
+            ({"from": "2016-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "/from"),
             ({"format": "xml"}, "/format"),
             ({"project_id": None}, "/project_id"),
             ({"after": "evu_1"}, "/after"),

@@ -211,6 +211,18 @@ class TestFinding:
 
 
 class TestRange:
+    @pytest.mark.parametrize("path", ["/v1/events", "/v1/events/counts"])
+    @pytest.mark.parametrize(("asked", "to"), [({}, None), ({"to": "2024-06-02T00:00:00Z"}, "2024-06-02T00:00:00Z")])
+    def test_is_a_day_if_the_query_does_not_say_since_when(
+        self, stored: Stored, path: str, asked: dict[str, str], to: str | None
+    ) -> None:
+        answer = stored.api.get(path, project_id=stored.tenant.project_id, **asked)
+
+        assert answer.json is not None
+        begin, end = (datetime.fromisoformat(answer.json["query"][name]) for name in ("from", "to"))
+        assert end - begin == timedelta(hours=24)
+        assert to is None or end == datetime.fromisoformat(to)
+
     def test_is_frozen_in_the_first_answer(self, client: FlaskClient, app: Flask, alice: Tenant) -> None:
         for n in range(6):
             assert send(client, alice, event_for(alice, event_id=f"a{n}")).status_code == 201
