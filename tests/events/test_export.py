@@ -49,6 +49,10 @@ def _lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def _records(answer: TestResponse) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(answer.text, newline="")))
+
+
 def _read(answer: TestResponse) -> tuple[bytes, Exception | None]:
     """What comes of a response that is streamed, and what ends it."""
     read = b""
@@ -144,6 +148,18 @@ class TestCsv:
         first = _lines(api.get("/v1/events/export", project_id=alice.project_id).text)[0]
         assert {**rows[0], "payload": json.loads(rows[0]["payload"])} == first
         assert _DIGITS in rows[0]["payload"]
+
+    def test_goes_on_behind_the_last_event_that_was_received_and_begins_with_its_head_again(
+        self, api: ApiClient, alice: Tenant
+    ) -> None:
+        """Each answer is a CSV file of its own, whatever came before."""
+        head, *whole = _records(api.get("/v1/events/export", project_id=alice.project_id, format="csv"))
+        after = whole[9][head.index("id")]
+
+        rest = api.get("/v1/events/export", project_id=alice.project_id, format="csv", after=after)
+        assert _records(rest) == [head, *whole[10:]]
+        nothing = api.get("/v1/events/export", project_id=alice.project_id, format="csv", after=whole[-1][0])
+        assert _records(nothing) == [head]
 
 
 def test_it_is_compressed_for_who_accepts_gzip(api: ApiClient, alice: Tenant) -> None:
