@@ -7,19 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
+from itertools import count
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.migrate import migrate
+from app.errors import StorageUnavailable
+from app.events.feed.cursors import BEGIN
+from app.events.feed.domain import Feed
+from app.events.query.parsing import parse
 from app.factory import create_app
+from app.management.common.operators import at_the_shell
 from local.postgres import EmbeddedPostgres
 from tests.support.databases import SECRET_KEY, close
-from tests.support.following import FEED
+from tests.support.following import FEED, Group, store_group
 from tests.support.live import LiveServer, live_server, workers_of
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.people import Tenant, make_tenant, rows
@@ -128,8 +135,8 @@ def test_each_follower_sees_each_event_once_and_in_one_order(
 
 @pytest.fixture(name="postgres")
 def _postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL of the test's own, which it may kill."""
-    with EmbeddedPostgres(tmp_path / "data") as server:
+    """A PostgreSQL of the test's own, which it may kill, and which writes its log when a commit asks for it."""
+    with EmbeddedPostgres(tmp_path / "data", options={"wal_writer_delay": "10s"}) as server:
         yield server
 
 
@@ -149,6 +156,7 @@ def _context_of_postgres(postgres: EmbeddedPostgres, credentials: Credentials) -
         context: Context = create_app(settings, credentials=credentials).extensions[EXTENSION]
         yield context
         close(context.database)
+        close(context.reading)
 
 
 def test_so_does_each_if_postgresql_is_killed(
@@ -164,3 +172,38 @@ def test_so_does_each_if_postgresql_is_killed(
                 postgres.start()
 
     _audit(load, context)
+
+
+def _give_away_what_is_logged_ahead(context: Context, tenant: Tenant) -> None:
+    """PostgreSQL logs positions thirty-three at a time, and the next one is the first of these afterwards."""
+    with psycopg.connect(context.settings.admin_database_url, autocommit=True) as owner:
+        for number in count():
+            if owner.execute("SELECT log_cnt FROM event_positions").fetchone() == (0,):
+                return
+            store_group(context.database, tenant, f"ahead-{number}")
+
+
+@pytest.mark.parametrize(
+    ("q", "follows_on"), [("", False), ("", True), ("type:none", True)], ids=["now", "an empty page", "a filter's page"]
+)
+def test_no_place_is_given_away_behind_which_a_killed_postgresql_would_put_no_later_event(
+    postgres: EmbeddedPostgres, context_of_postgres: Context, q: str, *, follows_on: bool
+) -> None:
+    """A group that is open when PostgreSQL is killed has taken a position, which is then given again."""
+    context = context_of_postgres
+    alice, charlie = make_tenant(context), make_tenant(context)
+    feed, operator = Feed(alice.project_id, parse(q)), at_the_shell(alice.workspace_row)
+    store_group(context.database, alice, "before")
+    after = feed.page(context.reading, operator, BEGIN, 100).reached if follows_on else None
+    _give_away_what_is_logged_ahead(context, charlie)
+    with suppress(StorageUnavailable), Group(context.database, charlie, "open"):
+        place = feed.page(context.reading, operator, after, 100).reached
+        postgres.kill()
+    postgres.start()
+    for database in (context.database, context.reading):
+        database.engine.dispose()
+    store_group(context.database, alice, "1")
+    store_group(context.database, alice, "2")
+
+    page = Feed(alice.project_id).page(context.reading, operator, place, 100)
+    assert [shown.event_id for shown in page.data] == ["1", "2"]

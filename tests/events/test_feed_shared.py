@@ -276,7 +276,7 @@ class TestWhereThereIsNothing:
         self, context: Context, answers: SharedAnswers, follower: Follower, alice: Tenant
     ) -> None:
         """A group that is taking its position lowers the horizon."""
-        far = behind_all_of(_end_of(context, alice).position)
+        far = behind_all_of(_end_of(context, alice).position + 5)
 
         assert answers.answer([replace(follower, after=each) for each in (_end_of(context, alice), far)])[1] == far
 

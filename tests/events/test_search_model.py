@@ -366,6 +366,17 @@ def test_a_page_that_ends_before_what_may_be_newer_is_read_says_so(world: World,
         assert all(page.data or page.searched_from for page in pages[:-1])
 
 
+@pytest.mark.parametrize("q", ["id:E3", "id:[E3, e3]", "id:E3 OR id:e4", "id:E3 type:a", "id:[E3, E5] -type:c"])
+@pytest.mark.parametrize("built", [0, 3])
+def test_an_event_that_is_named_by_our_id_is_found_once(world: World, q: str, built: int) -> None:
+    world.begin_with([Sent(n, n) for n in range(12)], hours=1, builds=[3] * built)
+    q = world.named(q)
+
+    pages = world.pages(q, Steps(limit=50))
+
+    assert [shown.event_id for page in pages for shown in page.data] == world.expected(q) != []
+
+
 @pytest.mark.parametrize("q", ["type:a", "payload.w:red"])
 def test_a_segment_that_is_built_between_two_statements_neither_repeats_nor_hides_its_events(
     world: World, q: str

@@ -70,7 +70,7 @@ def test_a_query_that_is_out_of_time_is_told_what_to_narrow(
     assert answer.status_code == 422
     error = error_of(answer)
     assert (error["code"], error["retryable"]) == ("query_too_broad", False)
-    assert "Give a shorter range, or a filter by type, source, env or severity." in error["message"]
+    assert "Shorten the range, or filter by type, source, env, key or severity." in error["message"]
     owner.rollback()
     monkeypatch.undo()
     assert api.call("GET", path).status_code == 200

@@ -227,6 +227,7 @@ def test_of_events_that_a_filter_does_not_admit_the_application_hears_nothing(
         async with server.held(alice, 10, q="type:b") as tasks:
             for _ in range(3):
                 await _judged_in_vain(server, context, alice)
+            assert {wait.gather_seconds for wait in server.followers._waits} == {0.4}  # noqa: SLF001 - three times in vain
             called, waiting = server.called, server.waiting
             store_group(context.database, alice, "b", event_type="b")
             return await asyncio.gather(*tasks), called, waiting, server.called
@@ -273,15 +274,19 @@ def test_one_that_went_away_while_its_filter_judged_gives_its_place_back(
 
 
 def test_a_process_that_is_to_end_lets_no_wait_go_on(
-    run: Run, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+    run: Run, app: Flask, context: Context, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers = app.extensions[SHARED_ANSWERS]
+
     async def scenario(server: _Server) -> Any:
         async with server.held(alice, 3, q="type:b") as tasks:
             await _judged_in_vain(server, context, alice)
-            monkeypatch.setattr(follow, "is_ending", lambda: True)
-            return [_ids_in(body) for _, _, body in await asyncio.gather(*tasks)]
+            with patch.object(answers, "answer", wraps=answers.answer) as answer:
+                monkeypatch.setattr(follow, "is_ending", lambda: True)
+                bodies = [_ids_in(body) for _, _, body in await asyncio.gather(*tasks)]
+            return bodies, answer.call_count
 
-    assert run(scenario) == [[]] * 3
+    assert run(scenario) == ([[]] * 3, 1)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_
 from app.database.engine import Database
 from app.events.feed.cursors import Place, behind_all_of
 from app.events.feed.restored import require_existing
-from app.events.feed.statements import Day, Key, Stretch, read_days, read_horizon
+from app.events.feed.statements import Day, Key, Stretch, make_durable, read_days, read_horizon
 from app.events.names import find_project, known_names
 from app.events.query.nodes import EVERYTHING, Node
 from app.events.query.resolution import KnownNames, bound
@@ -118,6 +118,7 @@ class Feed:
         admitted = self._admitted(bound(self.node, known))
         horizon = read_horizon(session, operator.workspace_id)
         if after is None:
+            make_durable(session)
             return Page(project.id, [], behind_all_of(horizon), is_last=True)
         if after.position > horizon:
             require_existing(session, after)
@@ -139,6 +140,8 @@ class Feed:
         if is_last and keys and not self.is_filtered:
             # All who have read so far are at one place then, wherever the horizon was for each of them.
             reached = keys[-1].place
+        if reached.position > max([after, *places]).position:
+            make_durable(transactions.session())
         return Page(project.id, data, reached, is_last, places)
 
     def _keys(

@@ -16,6 +16,9 @@ from app.events.feed.cursors import Place, behind_all_of
 from app.events.view import EVENTS, SHOWN_COLUMNS
 
 _HORIZON: Final = text("SELECT place FROM event_horizon(:workspace)")
+# The commit of a transaction that has logged something waits until the log is on disk, with all that was logged before.
+# A transaction that only reads logs nothing else. A decoder of the log can tell it by its name.
+_MAKE_DURABLE: Final = text("SELECT pg_logical_emit_message(true, 'lariba_horizon', '')")
 _DAYS: Final = text("SELECT begins, ends, first_position FROM event_days_after(:after)")
 
 
@@ -40,6 +43,15 @@ def read_horizon(session: Session, workspace_id: int) -> int:
     """The position up to which nothing of the workspace can commit any more; events are to be read after it."""
     position: int = session.execute(_HORIZON, {"workspace": workspace_id}).scalar_one()
     return position
+
+
+def make_durable(session: Session) -> None:
+    """Have the horizon that was read before on disk when the session's transaction ends.
+
+    A position that no committed event has may be one that PostgreSQL gives again after a crash, for it does not wait
+    for the log before it gives one away. Behind such a place new events would be skipped.
+    """
+    session.execute(_MAKE_DURABLE)
 
 
 def read_days(session: Session, after: int) -> list[Day]:
