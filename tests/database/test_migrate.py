@@ -208,6 +208,7 @@ class TestStart:
         assert ended.returncode != 0
         assert ended.stderr == f"lariba: {variable} is missing; docs/settings.md says what it holds\n"
 
+    @pytest.mark.slow
     def test_a_database_that_cannot_hold_every_character_ends_the_start_with_one_line(
         self, server_url: str, settings: Settings, checkout: Path
     ) -> None:
@@ -224,6 +225,7 @@ class TestStart:
         (line,) = ended.stderr.splitlines()
         assert line.startswith("lariba: the database in LARIBA_DATABASE_URL is not in the encoding UTF8")
 
+    @pytest.mark.slow
     def test_a_c_library_with_another_order_of_text_is_logged_and_ends_nothing(
         self, server_url: str, empty: Settings, checkout: Path
     ) -> None:

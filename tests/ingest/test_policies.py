@@ -346,8 +346,13 @@ def test_a_change_of_rights_waits_for_every_ingest_that_may_not_have_seen_it(
     ("policy", "code"),
     [
         ({"allowed_event_types": ["other"]}, "event_type_not_allowed"),
-        ({"allowed_networks": ["192.0.2.0/24"]}, "address_not_allowed"),
-        ({"allowed_event_types": ["payment.*"], "allowed_origins": [_SHOP]}, "origin_not_allowed"),
+        *(
+            pytest.param(policy, code, marks=pytest.mark.slow)
+            for policy, code in (
+                ({"allowed_networks": ["192.0.2.0/24"]}, "address_not_allowed"),
+                ({"allowed_event_types": ["payment.*"], "allowed_origins": [_SHOP]}, "origin_not_allowed"),
+            )
+        ),
     ],
 )
 def test_no_event_outside_a_policy_is_stored_after_its_change_has_answered(
