@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from collections.abc import Iterator
 from unittest.mock import patch
 
@@ -12,9 +13,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.context import Context
 from app.errors import InvalidManagementToken, StorageUnavailable
 from app.events import export, walk
 from app.events.statements import reading
+from app.events.view import PAGE_BYTES
+from tests.support.following import store_group
 from tests.support.operating import ApiClient, api_of
 from tests.support.people import Tenant
 from tests.support.sending import event_for, pointers_of, send
@@ -62,6 +66,30 @@ def _read(answer: TestResponse) -> tuple[bytes, Exception | None]:
     except Exception as error:  # noqa: BLE001 - it is returned
         return read, error
     return read, None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_an_export_takes_the_memory_of_some_chunks_however_long_it_is(
+    app: Flask, context: Context, alice: Tenant, form: str
+) -> None:
+    for group in range(20):
+        ids = [f"{group}-{n}" for n in range(20)]
+        store_group(context.database, alice, *ids, payload={"text": "x" * 200_000})
+    size = 0
+
+    with patch.object(export, "CHUNK_EVENTS", 1_000):
+        answer = api_of(app, alice).get("/v1/events/export", project_id=alice.project_id, format=form)
+        tracemalloc.start()
+        try:
+            for piece in answer.iter_encoded():
+                size += len(piece)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    # What PostgreSQL sends, its rows, what is shown and what is written, of this chunk and in part of the next one.
+    assert peak < 12 * PAGE_BYTES < size
 
 
 class TestNdjson:
