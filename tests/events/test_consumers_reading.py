@@ -7,13 +7,14 @@ from typing import Any
 import psycopg
 import pytest
 from flask import Flask
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from app.config import Settings
 from app.context import Context
 from app.events.consumers.cursors import ConsumerCursors, bookmark_of
+from app.events.consumers.places import moment_in
 from app.events.feed.cursors import behind_all_of
 from app.management.common.operators import Role
 from app.management.tokens.domain import NewToken
@@ -264,9 +265,10 @@ class TestACursor:
             self._is_refused(worker, cursor, may_seek=cursor in ("start", "now"))
 
     @given(text=st.text(min_size=1, max_size=450))
+    @example(text="0001-01-01T00:00:00Z")  # a consumer can be put there, and not by a cursor
     @hypothesis(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_of_any_other_text_is_refused(self, worker: Worker, text: str) -> None:
-        self._is_refused(worker, text, may_seek=text in ("start", "now"))
+        self._is_refused(worker, text, may_seek=text in ("start", "now") or moment_in(text) is not None)
 
     @staticmethod
     def _is_refused(worker: Worker, cursor: str, *, may_seek: bool = False) -> None:

@@ -62,6 +62,8 @@ class _Arena:
     chance: random.Random
     cut_off: dict[str, list[int]] = field(default_factory=lambda: {task.name: [] for task in TASKS})
     """The numbers of the runs that the test has killed."""
+    dead: set[int] = field(default_factory=set)
+    """The pids of their processes."""
 
     def states(self) -> dict[str, Any]:
         """The rows of maintenance_tasks by the name of their task."""
@@ -183,7 +185,7 @@ def test_a_tick_whose_process_is_killed_is_redelivered(arena: _Arena, checkout: 
             arena.root.execute(_LATER, (canary.name,))
             arena.celery.send_task(canary.celery_name, queue=QUEUE)
             first = wait_until(lambda: arena.running(canary))
-            os.kill(wait_until(lambda: _runner(arena, canary, set())), SIGKILL)
+            os.kill(wait_until(lambda: _runner(arena, canary)), SIGKILL)
             holding.end_orphans(arena.root)
 
             wait_until(lambda: arena.running(canary) > first)
@@ -198,22 +200,20 @@ def _in_two(chance: random.Random) -> list[list[Task]]:
 
 
 def _kill_again_and_again(arena: _Arena, task: Task) -> None:
-    """SIGKILL for the process that runs the task, as the kernel does when memory is short."""
-
-    dead: set[int] = set()
-
-    def kill() -> None:
-        dead.add(pid := wait_until(lambda: _runner(arena, task, dead)))
-        os.kill(pid, SIGKILL)
-
     for _ in range(_KILLS):
-        _cut_off(arena, task, kill)
+        _cut_off(arena, task, lambda: _kill(arena, task))
 
 
-def _runner(arena: _Arena, task: Task, dead: set[int]) -> int:
+def _kill(arena: _Arena, task: Task) -> None:
+    """SIGKILL for the process that runs the task, as the kernel does when memory is short."""
+    arena.dead.add(pid := wait_until(lambda: _runner(arena, task)))
+    os.kill(pid, SIGKILL)
+
+
+def _runner(arena: _Arena, task: Task) -> int:
     """The pid of the process that runs the task; 0 as long as another one is just finding that it is not due."""
     (active,) = (arena.celery.control.inspect(timeout=5, limit=1).active() or {"": []}).values()
-    pids = {each["worker_pid"] for each in active if each["name"] == task.celery_name} - dead
+    pids = {each["worker_pid"] for each in active if each["name"] == task.celery_name} - arena.dead
     return pids.pop() if len(pids) == 1 else 0
 
 
@@ -222,7 +222,17 @@ def _cut_off(arena: _Arena, task: Task, kill: Callable[[], None]) -> None:
     work = _work_of(task)
     point = arena.chance.randint(0, work.left(arena.root))
     arena.root.execute(_LATER, (task.name,))
-    tick_until(arena.celery, [task.celery_name], lambda: arena.running(task) and work.left(arena.root) <= point)
+
+    def has_come_to_it() -> bool:
+        for other in TASKS:
+            # A tick of before that Celery has delivered again: held, its run would keep all others waiting.
+            if other is not task and (number := arena.running(other)):
+                arena.cut_off[other.name].append(number)
+                _kill(arena, other)
+                holding.end_orphans(arena.root)
+        return arena.running(task) > 0 and work.left(arena.root) <= point
+
+    tick_until(arena.celery, [task.celery_name], has_come_to_it)
 
     def is_over() -> bool:
         # A tick that was waiting, or that Celery delivers again, starts another run at once, which would be held too.
