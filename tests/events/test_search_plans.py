@@ -155,6 +155,8 @@ def test_what_is_frequent_is_found_among_the_newest(stored: _Stored, q: str) -> 
         ("severity:critical -type:payment.disputed", 50),
         ("-severity:[info, error]", 50),
         ("source:{source}", 50),
+        ("key:{key} severity:critical", 50),
+        ("severity:debug..debug", 0),
         ("env:production type:payment.disputed", 30),
         ("type:order.created payload.order:o20002", 1),
         ("severity:critical payload.is_new:false", 0),
@@ -165,7 +167,7 @@ def test_what_is_frequent_is_found_among_the_newest(stored: _Stored, q: str) -> 
     ],
 )
 def test_by_kind_hardly_more_than_what_is_found_is_looked_at(stored: _Stored, q: str, there: int) -> None:
-    found, looked_at = stored.rows_for(q.format(source=stored.tenant.source_id))
+    found, looked_at = stored.rows_for(q.format(source=stored.tenant.source_id, key=stored.tenant.key_id))
 
     assert found == there
     assert sum(looked_at) <= _FEW
@@ -202,7 +204,15 @@ def test_what_is_rare_or_nowhere_is_found_by_the_skip_index(stored: _Stored, q: 
 
 
 @pytest.mark.parametrize(
-    "q", ["timestamp>=2999-01-01T00:00:00Z", "id:none*", "payload.order:none*", "payload.n>1000", "-took"]
+    "q",
+    [
+        "timestamp>=2999-01-01T00:00:00Z",
+        "id:none*",
+        "payload.order:none*",
+        "payload.n>1000",
+        "payload.n:1000..2000",
+        "-took",
+    ],
 )
 def test_what_no_index_knows_is_read_in_order_by_short_statements(stored: _Stored, q: str) -> None:
     found, looked_at = stored.rows_for(q)
