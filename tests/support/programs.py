@@ -73,8 +73,17 @@ def started(*arguments: str, **variables: str) -> Iterator[Running]:
             wait_until(running.nothing_is_left, 60)
 
 
+def program_of(process: psutil.Process) -> str:
+    """The name of its program; empty for one that has ended."""
+    return Path(next(iter(_command_line(process)), "")).name
+
+
 def _says(process: psutil.Process, word: str) -> bool:
+    return word in " ".join(_command_line(process))
+
+
+def _command_line(process: psutil.Process) -> list[str]:
     try:
-        return word in " ".join(process.cmdline())
+        return process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
+        return []
