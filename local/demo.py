@@ -52,6 +52,8 @@ def ensure_demo(settings: Settings, known: Mapping[str, str]) -> DemoCredentials
     """
     database = Database(settings.database_url, pool_size=2, application_name="lariba-demo")
     credentials = Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max)
+    # Else its first key would start a thread that reads keys for later, and loses its connection below.
+    credentials.preload(lambda: ())
     try:
         with database.transaction(TenantScope.ALL) as session:
             source = _find_source(session) or _create_source(session)

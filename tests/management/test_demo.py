@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from flask.testing import FlaskClient
 
 from app.config import Settings
 from app.context import EXTENSION, Context
+from app.credentials.table import CredentialTable
 from app.factory import create_app
 from local.demo import DemoCredentials, ensure_demo
 from tests.support.databases import close, copied_database
 from tests.support.people import execute, rows
+from tests.support.waiting import wait_for_preloads
 
 _EVENT = {
     "event_type": "payment.failed",
@@ -126,6 +129,14 @@ def test_what_an_operator_disabled_stays_disabled(empty: Settings, context: Cont
         assert _send(client, again.source_key) == 403
     finally:
         execute(context, "UPDATE sources SET disabled_at = NULL")
+
+
+def test_nothing_reads_on_when_they_are_given_back(demo: DemoCredentials, empty: Settings) -> None:
+    with patch.object(CredentialTable, "used_last") as used_last:
+        ensure_demo(empty, _known(demo))
+        wait_for_preloads()
+
+    assert used_last.call_count == 0
 
 
 def test_no_secret_stands_in_its_repr(demo: DemoCredentials) -> None:
