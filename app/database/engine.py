@@ -168,7 +168,7 @@ class Database:
             yield session
             session.flush()
         except BaseException as error:
-            lost = _roll_back(session, connection)
+            lost = _roll_back(session, connection, deadline)
             if isinstance(error, PoolTimeoutError):
                 metrics.POOL_TIMEOUTS.labels(self._program).inc()
             if (refusal := unavailable(error)) is not None:
@@ -184,7 +184,7 @@ class Database:
             is_said = isinstance(error, DBAPIError) and not error.connection_invalidated
             raise (StorageUnavailable if is_said else OutcomeUnknown) from error
         finally:
-            _roll_back(session, connection)
+            _roll_back(session, connection, deadline)
 
     def _connect(self) -> DeadlineConnection:
         connection = DeadlineConnection.connect(**self._arguments)
@@ -201,13 +201,13 @@ def _connected(session: Session) -> Connection:
         raise StorageUnavailable from error
 
 
-def _roll_back(session: Session, connection: Connection | None) -> Exception | None:
+def _roll_back(session: Session, connection: Connection | None, deadline: float) -> Exception | None:
     """End the session and, if it is open, its transaction; returns the error, if that fails.
 
     After an error the connection is closed: PostgreSQL rolls back a transaction whose connection ends before COMMIT.
     """
-    # A deadline of its own, or it would fail for the one that has just passed.
-    _set_deadline(connection, time.monotonic() + _ROLLBACK_SECONDS)
+    # A refusal has what its transaction has left; what failed by its deadline, a little, or this would fail by it too.
+    _set_deadline(connection, max(deadline, time.monotonic() + _ROLLBACK_SECONDS))
     try:
         session.close()
     except (SQLAlchemyError, psycopg.Error) as error:

@@ -89,6 +89,15 @@ def test_a_backend_may_end_at_any_moment_of_a_transaction(context: Context, sett
         assert type(raised) is (OutcomeUnknown if is_commit else StorageUnavailable), at
 
 
+def test_a_refusal_has_the_time_of_its_transaction_to_roll_back(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is slow for a moment makes no 503 of it."""
+    monkeypatch.setattr("app.database.engine._ROLLBACK_SECONDS", 0.0)
+
+    assert type(_outcome_of(context.database, "refusal")) is NotFound
+
+
 def test_a_lost_connection_gives_its_slot_in_the_pool_back(settings: Settings) -> None:
     database = Database(settings.database_url, pool_size=1, application_name="lossy")
     in_use = metrics.POOL_IN_USE.labels("lossy")

@@ -20,7 +20,7 @@ from app.database.migrate import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
 from tests.support.databases import SECRET_KEY, close
-from tests.support.live import LiveServer, live_server, workers_of
+from tests.support.live import LiveServer, eldest_of_two_workers, live_server, workers_of
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.people import Tenant, make_tenant
 from tests.support.sending import PATH
@@ -143,7 +143,7 @@ def _server(app: Flask, checkout: Path) -> Iterator[LiveServer]:
 def test_kill_9_of_web_processes_under_load(server: LiveServer, app: Flask, dana: Tenant) -> None:
     with _load(server, dana) as load:
         for _ in range(3):
-            workers_of(server)[0].kill()
+            eldest_of_two_workers(server).kill()
             load.go_on()
 
     _audit(app, load)

@@ -16,7 +16,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from flask import Flask
 
@@ -27,7 +26,7 @@ from app.database.migrate import migrate
 from app.factory import create_app
 from app.maintenance.usage import fold_usage
 from tests.support.databases import close, fresh_database
-from tests.support.live import LiveServer, environment_of, live_server, workers_of
+from tests.support.live import LiveServer, eldest_of_two_workers, environment_of, live_server
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.operating import ApiClient, api_of
 from tests.support.people import Tenant, make_tenant, rows
@@ -138,7 +137,7 @@ def test_usage_equals_the_events_whatever_was_killed(
     with _folding(context.settings, checkout) as folders, _burning(fire):
         for _ in range(_ROUNDS):
             fire.go_on(_EVENTS_PER_ROUND + chance.randrange(_EVENTS_PER_ROUND))
-            os.kill(_eldest_worker(server), signal.SIGKILL)
+            eldest_of_two_workers(server).kill()
             folders.kill_one(chance)
             for api in apis:
                 _check_at_this_moment(context, api, tenants[apis.index(api)])
@@ -284,12 +283,6 @@ def _folding(settings: Settings, checkout: Path) -> Iterator[_Folders]:
         for process in folders.processes:
             process.kill()
             process.wait()
-
-
-def _eldest_worker(server: LiveServer) -> int:
-    """granian gives up when the one that it has started last ends."""
-    wait_until(lambda: len(workers_of(server)) == 2)
-    return min(workers_of(server), key=psutil.Process.create_time).pid
 
 
 def _stop(server: LiveServer, context: Context) -> None:

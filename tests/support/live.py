@@ -46,6 +46,12 @@ def workers_of(server: LiveServer) -> list[psutil.Process]:
     return [child for child in psutil.Process(server.process.pid).children() if _is_alive(child)]
 
 
+def eldest_of_two_workers(server: LiveServer) -> psutil.Process:
+    """To be killed: granian gives up when the one that it has started last ends within 5.5 seconds."""
+    wait_until(lambda: len(workers_of(server)) == 2)
+    return min(workers_of(server), key=psutil.Process.create_time)
+
+
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
@@ -85,6 +91,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_TRUSTED_PROXIES": ",".join(settings.trusted_proxies),
         "LARIBA_BODY_SECONDS": str(settings.body_seconds),
         "LARIBA_STORAGE_DEADLINE_SECONDS": str(settings.storage_deadline_seconds),
+        "LARIBA_IDEMPOTENCY_WAIT_SECONDS": str(settings.idempotency_wait_seconds),
     }
 
 
