@@ -2,7 +2,8 @@
 
 A setting's environment variable is `LARIBA_` and its field name in capitals; docs/settings.md has the same table
 (a test compares them). With `_FILE` behind it, the variable names a file that holds the value: what systemd and
-containers hand secrets over in. No other module reads the environment.
+containers hand secrets over in. Where a machine serves several cells, `LARIBA_EU1_DATABASE_URL` is that of the cell eu1
+alone. No other module reads the environment.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from app.cells.names import read_name
 from app.wire.client_address import read_network
 
 PREFIX = "LARIBA_"
@@ -41,6 +43,8 @@ class Settings:
     secret_key: tuple[str, ...] = field(repr=False)
     """Signs the checksum of keys and tokens and keys their digests. The first signs, all verify: see operations.md."""
 
+    cells: tuple[str, ...] = ()
+    """The one cell that these settings are for, by its name; none: the only one of an installation, without a name."""
     redis_url: str = field(default="", repr=False)
     """Redis 6.2 or newer, shared by all processes: how fast each key sends. May be absent or away."""
 
@@ -108,19 +112,47 @@ class Settings:
     management_workspace_requests_per_second: int | None = 200
     """What all management tokens of a workspace may ask for together."""
 
+    @property
+    def cell(self) -> str:
+        """The name of the one cell that these settings are for; empty if it has none."""
+        return self.cells[0] if self.cells else ""
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """Read all settings from `environ`; raises SettingsError naming the first variable that is wrong."""
+        first, *others = cls.of_cells(environ)
+        if others:
+            raise SettingsError(f"{variable_of('cells')} names several cells: name the one that this is for")
+        return first
+
+    @classmethod
+    def of_cells(cls, environ: Mapping[str, str]) -> tuple[Self, ...]:
+        """The settings of each cell that is named, or of the only one; raises as from_environment() does."""
+        variable = variable_of("cells")
+        names = _texts(variable, raw) if (raw := _given(environ, variable)) else ()
+        for name in names:
+            try:
+                read_name(name)
+            except ValueError as error:
+                raise SettingsError(f"{variable}: {error}") from None
+        if len(set(names)) < len(names):
+            raise SettingsError(f"{variable} names a cell twice")
+        return tuple(cls._of_cell(environ, name) for name in names) or (cls._of_cell(environ, ""),)
+
+    @classmethod
+    def _of_cell(cls, environ: Mapping[str, str], cell: str) -> Self:
+        own = [setting for setting in dataclasses.fields(cls) if setting.name != "cells"]
         values = {
             setting.name: _READERS[setting.type](variable, raw)
-            for setting in dataclasses.fields(cls)
-            if (raw := _given(environ, variable := variable_of(setting.name)))
+            for named in ("", cell)
+            for setting in own
+            if (raw := _given(environ, variable := variable_of(setting.name, named)))
         }
         values.setdefault("admin_database_url", values.get("database_url"))
         for setting in dataclasses.fields(cls):
             if setting.default is dataclasses.MISSING and not values.get(setting.name):
                 raise SettingsError(f"{variable_of(setting.name)} is missing; docs/settings.md says what it holds")
-        settings = cls(**values)
+        settings = cls(**values, cells=(cell,) if cell else ())
         settings._check()
         return settings
 
@@ -153,9 +185,9 @@ class Settings:
                 raise SettingsError(f"{variable_of('trusted_proxies')}, network {number}: {error}") from None
 
 
-def variable_of(setting_name: str) -> str:
-    """`database_url` → `LARIBA_DATABASE_URL`."""
-    return PREFIX + setting_name.upper()
+def variable_of(setting_name: str, cell: str = "") -> str:
+    """`database_url` → `LARIBA_DATABASE_URL`, of a cell alone `LARIBA_EU1_DATABASE_URL`."""
+    return PREFIX + (f"{cell}_{setting_name}" if cell else setting_name).upper()
 
 
 def _given(environ: Mapping[str, str], variable: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from flask import current_app, g
 
+from app.cells.directory import OtherCells
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.counting.reads import Reads
@@ -36,6 +37,7 @@ class Context:
     settings: Settings
     database: Database
     credentials: Credentials
+    other_cells: OtherCells
     rate_limiter: RateLimiter
     management: ManagementContext
     reading: Database

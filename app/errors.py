@@ -7,7 +7,7 @@
     ├── BodyTimeout                 ├── LengthRequired
     ├── UnsupportedTransferCoding   │
     ├── InvalidSourceKey            ├── InvalidManagementToken
-    ├── InvalidMetricsToken         │
+    ├── InvalidMetricsToken         ├── WrongCell
     ├── SourceDisabled              ├── WorkspaceSuspended
     ├── SourceMismatch              ├── EnvironmentMismatch
     ├── EventTypeNotAllowed         ├── OriginNotAllowed
@@ -138,6 +138,12 @@ class InvalidMetricsToken(Refusal):
     """The metrics are for whoever shows the token of LARIBA_METRICS_TOKEN in Authorization: Bearer."""
 
     code = "invalid_metrics_token"
+
+
+class WrongCell(Refusal):
+    """This key or token is of another cell of this installation: send the request to the one in Lariba-Cell."""
+
+    code = "wrong_cell"
 
 
 class SourceDisabled(Refusal):
@@ -279,13 +285,7 @@ class RateLimitExceeded(Refusal):
 
     code = "rate_limit_exceeded"
     retryable = True
-
-    def __init__(
-        self, message: str | None = None, *, retry_after_seconds: int = 1, headers: Mapping[str, str] = _NO_HEADERS
-    ) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
-        self.headers = headers
+    retry_after_seconds = 1
 
 
 class StorageUnavailable(Refusal):

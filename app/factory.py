@@ -1,5 +1,6 @@
 """Puts the web application together. Imported by wsgi.py and tests only."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -8,7 +9,9 @@ from flask import Flask, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app import api
+from app.cells.directory import OtherCells
 from app.cli import commands
+from app.cli.cells import EXTENSION as CELLS
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import EXTENSION, Context, ManagementContext
@@ -52,7 +55,7 @@ def create_app(
 
     With `count_flush_seconds` None, refusals and reads are written when their `flush` is called.
     """
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.cell)
     app = Flask("lariba", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_bytes_max
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -66,7 +69,9 @@ def create_app(
     app.extensions[EXTENSION] = Context(
         settings=settings,
         database=database,
-        credentials=credentials or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max),
+        credentials=credentials
+        or Credentials(settings.secret_key, argon2_runs_max=settings.argon2_runs_max, cell=settings.cell),
+        other_cells=OtherCells(database),
         rate_limiter=_rate_limiter(settings, database, redis_sync),
         management=_management(settings, database, redis_sync),
         reading=_reading(settings),
@@ -74,12 +79,13 @@ def create_app(
         reads=Reads(database, flush_seconds=count_flush_seconds),
     )
     sampling = Sampling(settings.log_accepted_one_in)
-    lines = RequestLines(sampling)
+    lines = RequestLines(sampling, cell=settings.cell)
+    app.extensions[CELLS] = (settings,)
     app.extensions[INGEST] = services = _ingest_services(app.extensions[EXTENSION], lines, count_flush_seconds)
     followers = Followers(settings)
     app.extensions[SHARED_ANSWERS] = SharedAnswers(app.extensions[EXTENSION], followers, lines)
     app.wsgi_app = FastPath(FollowMiddleware(app.wsgi_app, followers), services, lines)  # type: ignore[method-assign]
-    request_log.register(app, settings.trusted_proxies, sampling)
+    request_log.register(app, settings.trusted_proxies, sampling, settings.cell)
     app.before_request(_keep_to_http)
     app.after_request(discard_unread)
     error_handlers.register(app)
@@ -89,10 +95,17 @@ def create_app(
     return app
 
 
-def create_app_without_settings(reason: str) -> Flask:
-    """For `flask --app wsgi --help`: it shows the commands; one that is run ends with `reason`."""
+def serve_together(apps: Sequence[Flask]) -> None:
+    """Set up what the applications of several cells share in one process: its log, and one page of metrics."""
+    logs.configure(apps[0].extensions[EXTENSION].settings.log_level)
+    metrics_route.register_together(apps)
+
+
+def create_shell(reason: str, cells: tuple[Settings, ...] = ()) -> Flask:
+    """For `flask --app wsgi --help`, and for what is about several cells: any other command ends with `reason`."""
     app = Flask("lariba", static_folder=None)
     app.extensions[EXTENSION] = click.ClickException(reason)
+    app.extensions[CELLS] = cells
     commands.register(app)
     return app
 
@@ -114,6 +127,7 @@ def _ingest_services(context: Context, lines: RequestLines, count_flush_seconds:
         rate_limiter=context.rate_limiter,
         batch_slots=_batch_slots(context.settings.batches_at_once_max),
         body_reads=context.body_reads,
+        other_cells=context.other_cells,
         origins=Origins(context.database),
         refusals=Refusals(context.database, flush_seconds=count_flush_seconds),
     )
@@ -191,7 +205,11 @@ def _share_of_pool(at_once: int, *, at_once_each: int, waiting_each: int) -> Con
 
 
 def _redis_sync(settings: Settings) -> RedisSync | None:
-    return RedisSync(settings.redis_url, namespace_of(settings.secret_key[0])) if settings.redis_url else None
+    return (
+        RedisSync(settings.redis_url, namespace_of(settings.secret_key[0], settings.cell))
+        if settings.redis_url
+        else None
+    )
 
 
 def _rate_limiter(settings: Settings, database: Database, redis_sync: RedisSync | None) -> RateLimiter:

@@ -32,7 +32,6 @@ _STARTED: Final = (datetime.now(UTC), time.monotonic())
 # A tick that is lost, late or doubled changes nothing (app/maintenance/scheduler.py), so each setting is chosen for the
 # fastest recovery. docs/maintenance.md explains them to operators.
 _SETTINGS: Final[dict[str, Any]] = {
-    "task_default_queue": "maintenance",
     "task_ignore_result": True,
     "task_serializer": "json",
     "accept_content": ["json"],
@@ -100,7 +99,14 @@ def create_celery(settings: Settings) -> Celery:
     # try that on the lost connection, log an emergency, and leave the ticks in a file in the temporary folder.
     Channel.do_restore = False
     is_redis = urlsplit(settings.broker_url).scheme.startswith(("redis", "sentinel"))
-    celery.conf.update(_SETTINGS, broker_transport_options=_REDIS if is_redis else {}, beat_schedule=BEAT_SCHEDULE)
+    # Cells may share a broker.
+    queue = "-".join(filter(None, ("maintenance", settings.cell)))
+    celery.conf.update(
+        _SETTINGS,
+        task_default_queue=queue,
+        broker_transport_options=_REDIS if is_redis else {},
+        beat_schedule=BEAT_SCHEDULE,
+    )
     database = Database(
         settings.database_url,
         pool_size=_POOL_SIZE,
@@ -111,5 +117,5 @@ def create_celery(settings: Settings) -> Celery:
         session={"jit": "off"},
     )
     register(celery, database, settings)
-    setup_logging.connect(lambda **_: logs.configure(settings.log_level), weak=False)
+    setup_logging.connect(lambda **_: logs.configure(settings.log_level, settings.cell), weak=False)
     return celery

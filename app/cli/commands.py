@@ -2,6 +2,7 @@
 
 from flask import Flask
 
+from app.cli.cells import cell
 from app.cli.keys import key
 from app.cli.migrate import migrate
 from app.cli.status import status
@@ -11,5 +12,5 @@ from app.cli.workspaces import workspace
 
 def register(app: Flask) -> None:
     """Add every command to `flask --app wsgi`."""
-    for command in (migrate, status, workspace, token, key):
+    for command in (migrate, status, cell, workspace, token, key):
         app.cli.add_command(command)

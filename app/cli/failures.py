@@ -9,6 +9,7 @@ from psycopg import Error as PsycopgError
 from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
+from app.database.cell import WrongCellError
 from app.database.migrate import UnknownSchemaError
 from app.errors import OutcomeUnknown, Refusal
 
@@ -24,14 +25,23 @@ def one_line_failures() -> Iterator[None]:
     except OutcomeUnknown as error:
         raise click.ClickException(_OUTCOME_UNKNOWN) from error
     except Refusal as error:
-        cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
+        cause = f" ({first_line(error.__cause__)})" if error.__cause__ else ""
         raise click.ClickException(f"{error.message}{cause}") from error
     except ProgrammingError as error:
         is_schema_behind = isinstance(error.orig, UndefinedTable | UndefinedColumn)
-        raise click.ClickException(_SCHEMA_BEHIND if is_schema_behind else _first_line(error)) from error
-    except (SQLAlchemyError, PsycopgError, CommandError, UnknownSchemaError, ValueError, OSError) as error:
-        raise click.ClickException(_first_line(error)) from error
+        raise click.ClickException(_SCHEMA_BEHIND if is_schema_behind else first_line(error)) from error
+    except (
+        SQLAlchemyError,
+        PsycopgError,
+        CommandError,
+        UnknownSchemaError,
+        WrongCellError,
+        ValueError,
+        OSError,
+    ) as error:
+        raise click.ClickException(first_line(error)) from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What of an error an operator reads."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,14 +1,23 @@
 """`flask --app wsgi workspace`: creates, lists, suspends, resumes and limits workspaces."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC
 from typing import Final
 
 import click
+from flask import current_app
 from flask.cli import AppGroup
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli.failures import one_line_failures
+from app.cells.operations import CellState, emptiest, read_state
+from app.cli.cells import EXTENSION, named
+from app.cli.failures import first_line, one_line_failures
 from app.cli.tokens import show_token
+from app.config import Settings
 from app.context import current_context
+from app.credentials.verification import Credentials
+from app.database.engine import Database
 from app.management.workspace import domain as workspaces
 from app.models import WorkspaceStatus
 from app.rate_limits import EVENTS_PER_SECOND_MAX
@@ -20,14 +29,20 @@ workspace = AppGroup("workspace", help="Create, list, suspend, resume and limit 
 
 @workspace.command("create")
 @click.argument("name")
+@click.option(
+    "--cell", "cell_name", help="In which of several cells; without this in the emptiest that takes new ones."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @one_line_failures()
-def create(name: str, *, as_json: bool) -> None:
+def create(name: str, cell_name: str | None, *, as_json: bool) -> None:
     """Create a workspace and its first management token, which is shown this once."""
-    context = current_context()
-    new, issued = workspaces.create_workspace(context.database, context.credentials, name)
-    show_token({"workspace_id": new.id, "token_id": issued.id, "management_token": issued.token}, as_json=as_json)
-    if others := workspaces.namesakes(context.database, new):
+    with _home(cell_name) as (database, credentials, cell):
+        new, issued = workspaces.create_workspace(database, credentials, name)
+        others = workspaces.namesakes(database, new)
+    shown = {"cell": cell} if cell else {}
+    shown |= {"workspace_id": new.id, "token_id": issued.id, "management_token": issued.token}
+    show_token(shown, as_json=as_json)
+    if others:
         click.echo(
             f"Note: {len(others)} more of this name: {', '.join(others[:_NAMESAKES_MAX])}. If one of them was meant,"
             f" suspend the new one (flask --app wsgi workspace suspend {new.id}) and issue a token for that one.",
@@ -71,6 +86,33 @@ def limit(workspace_id: str, *, events_per_second: int | None, is_default: bool)
     changed = workspaces.set_workspace_limit(current_context().database, workspace_id, events_per_second)
     rate = changed.events_per_second
     click.echo(f"{changed.id} may send {f'{rate} events per second' if rate else 'what the default says'}")
+
+
+@contextmanager
+def _home(cell_name: str | None) -> Iterator[tuple[Database, Credentials, str]]:
+    """Where a new workspace goes: the database and the credentials of that cell, and its name."""
+    cells: tuple[Settings, ...] = current_app.extensions[EXTENSION]
+    if len(cells) <= 1:
+        context = current_context()
+        if cell_name is not None:
+            named(cell_name)
+        yield context.database, context.credentials, context.settings.cell
+        return
+    settings = named(cell_name or emptiest(list(_states_of(cells))).name)
+    database = Database(settings.database_url, pool_size=1, application_name="lariba-shell")
+    try:
+        yield database, Credentials(settings.secret_key, argon2_runs_max=1, cell=settings.cell), settings.cell
+    finally:
+        database.engine.dispose()
+
+
+def _states_of(cells: tuple[Settings, ...]) -> Iterator[CellState]:
+    """Of those that are there: one that is away takes no workspace."""
+    for each in cells:
+        try:
+            yield read_state(each)
+        except SQLAlchemyError as error:
+            click.echo(f"Note: {each.cell} is away ({first_line(error)}).", err=True)
 
 
 def _set_status(workspace_id: str, status: WorkspaceStatus) -> None:

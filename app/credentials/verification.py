@@ -124,7 +124,11 @@ class Verification:
 class Credentials:
     """Mints and verifies credentials; holds the server's secrets, the hasher and the cache of this process."""
 
-    def __init__(self, secret_keys: tuple[str, ...], *, argon2_runs_max: int, hasher: PasswordHasher = OWASP) -> None:
+    def __init__(
+        self, secret_keys: tuple[str, ...], *, argon2_runs_max: int, hasher: PasswordHasher = OWASP, cell: str = ""
+    ) -> None:
+        """`cell`: what the id of each new credential begins with."""
+        self._cell = cell
         self._signers = tuple(Signer(secret) for secret in secret_keys)
         self._hasher = hasher
         self.hash_form: Final = HashForm.of(hasher)
@@ -157,7 +161,8 @@ class Credentials:
 
         Raises StorageUnavailable when argon2 is busy with as many others as it may be.
         """
-        key_id, secret = random_text(KEY_ID_CHARACTERS), random_text(SECRET_CHARACTERS)
+        key_id = self._cell + random_text(KEY_ID_CHARACTERS - len(self._cell))
+        secret = random_text(SECRET_CHARACTERS)
         with self._issuing.held(workspace), self._argon2.held(_ISSUING):
             secret_hash = self._hash(secret, purpose="issue")
         return self.assemble(kind, key_id, secret, secret_hash)

@@ -14,6 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, make_url, text
 
 from app.config import Settings
+from app.database.cell import bind_cell
 from app.database.engine import ask
 from app.database.owner import owner_engine
 from app.database.row_security import bind_policies
@@ -53,7 +54,7 @@ _GRANTS = {
         "exports",
         "replays",
     ),
-    "SELECT": ("alembic_version", "readable_events", "readable_segments"),
+    "SELECT": ("alembic_version", "readable_events", "readable_segments", "cells"),
     "USAGE": ("SEQUENCE event_positions",),
 }
 
@@ -87,6 +88,7 @@ def migrate(settings: Settings, revision: str = "head") -> None:
             app_role = _app_role(settings)
             _grant(connection, app_role)
             bind_policies(connection, app_role)
+            bind_cell(connection, settings.cell)
 
 
 def downgrade(settings: Settings, revision: str) -> None:

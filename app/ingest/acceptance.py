@@ -140,12 +140,18 @@ async def _refusal_unless_revoked(
 async def _authenticate(incoming: Incoming[Decoded], services: IngestServices) -> Identity:
     client = incoming.client
     deadline = time.monotonic() + services.settings.storage_deadline_seconds
-    identity = await incoming.waits.run(
-        partial(authenticate, client.key, services.credentials, services.database, deadline)
-    )
+    identity = await incoming.waits.run(partial(prove_key, client.key, services, deadline))
     if client.on_authenticated is not None:
         client.on_authenticated(identity, deadline)
     return identity
+
+
+def prove_key(key: str | None, services: IngestServices, deadline: float) -> Identity:
+    """Whose key it is; waits until `deadline` (time.monotonic() seconds). Raises InvalidSourceKey, WrongCell and
+    StorageUnavailable.
+    """
+    with services.other_cells.naming_theirs(key):
+        return authenticate(key, services.credentials, services.database, deadline)
 
 
 def _require_live(identity: Identity, services: IngestServices) -> None:

@@ -100,6 +100,7 @@ _REFUSALS: Final = (
     errors.IdempotencyInProgress,
     errors.SchemaValidationFailed,
     errors.IdempotencyKeyReused,
+    errors.WrongCell,
     errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )
@@ -249,6 +250,7 @@ _RECEIPT_REFUSALS: Final = (
     errors.AddressNotAllowed,
     errors.NotFound,
     errors.SchemaValidationFailed,
+    errors.WrongCell,
     errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )

@@ -13,8 +13,7 @@ from app.credentials.policies import origin_of
 from app.credentials.verification import Identity
 from app.errors import BadRequest, Fault, OriginNotAllowed, SchemaValidationFailed
 from app.idempotency.header import is_idempotency_key
-from app.ingest.acceptance import Accepted, Client, Incoming, accept
-from app.ingest.authentication import authenticate
+from app.ingest.acceptance import Accepted, Client, Incoming, accept, prove_key
 from app.ingest.batch.body import NDJSON
 from app.ingest.batch.incoming import IncomingBatch
 from app.ingest.cors import ANSWER_HEADERS, PREFLIGHT_HEADERS, allowing
@@ -117,7 +116,7 @@ def _stored(look_up: Callable[[Receipts], StoredReceipt]) -> Response:
         origin=origin_of(request.headers.get("Origin")),
     )
     deadline = time.monotonic() + services.settings.storage_deadline_seconds
-    identity = authenticate(client.key, services.credentials, services.database, deadline)
+    identity = prove_key(client.key, services, deadline)
     g.body_owner = identity.workspace_id
     allowance = services.rate_limiter.admit(identity, 1)
     found = look_up(Receipts(services, identity, client))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from app.cells.directory import OtherCells
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.credentials.verification import Credentials
@@ -29,5 +30,6 @@ class IngestServices:
     batch_slots: ConcurrencyLimit
     """Bounds how many batches are decoded and stored at once."""
     body_reads: BodyReadLimiter
+    other_cells: OtherCells
     origins: Origins
     refusals: Refusals

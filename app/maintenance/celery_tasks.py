@@ -8,6 +8,7 @@ from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
+from app.database.cell import WrongCellError
 from app.database.clock import read_clocks
 from app.database.engine import Database
 from app.database.migrate import SchemaBehindError
@@ -23,12 +24,12 @@ from app.maintenance.task import Task, TaskContext
 _SOFT_SECONDS: Final = 20
 _HARD_SECONDS: Final = 35
 # What stops all tasks alike. The next tick tries again.
-_OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, RowSecurityMissingError, SQLAlchemyError)
+_OBSTACLES: Final = (StorageUnavailable, SchemaBehindError, WrongCellError, RowSecurityMissingError, SQLAlchemyError)
 
 
 def register(celery: Celery, database: Database, settings: Settings) -> None:
     owner = Owner(settings.admin_database_url)
-    readiness = Readiness(database, needs_row_security=settings.allow_rls_bypass == "off")
+    readiness = Readiness(database, cell=settings.cell, needs_row_security=settings.allow_rls_bypass == "off")
 
     def run(task: Task) -> None:
         ends_at = time.monotonic() + task.seconds

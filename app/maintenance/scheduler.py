@@ -99,7 +99,9 @@ def run_if_due(task: Task, context: TaskContext) -> TaskResult | None:
 
     Raises StorageUnavailable if PostgreSQL is away: no work is possible, and no record.
     """
-    with try_lock(context.database, task.lock_name) as is_locked:
+    # Cells may share a database, and locks with it.
+    lock = " ".join(filter(None, (context.settings.cell, task.lock_name)))
+    with try_lock(context.database, lock) as is_locked:
         if not is_locked or (number := _begin(task, context)) is None:
             return None
         run = _Run(task=task, number=number, context=context)

@@ -9,6 +9,7 @@ which begin with the workspace.
 
 from app.models.audit_entry import AuditEntry
 from app.models.base import Base
+from app.models.cell import Cell
 from app.models.consumer import Consumer
 from app.models.environment import Environment
 from app.models.event import Event, EventLedger
@@ -29,6 +30,7 @@ from app.models.workspace import Workspace, WorkspaceStatus
 __all__ = [
     "AuditEntry",
     "Base",
+    "Cell",
     "Consumer",
     "Environment",
     "Event",

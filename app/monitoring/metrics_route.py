@@ -1,12 +1,15 @@
 """`GET /metrics`: the page that a monitoring system reads every few seconds."""
 
 import hmac
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
 from flask_smorest import Blueprint
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from app.context import EXTENSION, Context, current_context
 from app.errors import InvalidMetricsToken
@@ -30,11 +33,40 @@ blueprint = Blueprint("metrics", __name__, description="What monitoring asks")
 
 def register(app: Flask) -> None:
     """Set up the page of `app`, whose Context must be there: metrics of the processes, then of the system status."""
-    context: Context = app.extensions[EXTENSION]
-    folder = context.settings.metrics_dir
-    app.extensions[METRICS] = page = CollectorRegistry()
-    page.register(SharedMetrics(folder) if folder else metrics.REGISTRY)
-    page.register(StatusMetrics(context.database, context.settings))
+    register_together([app])
+
+
+def register_together(apps: Sequence[Flask]) -> None:
+    """One page for the applications of several cells in one process; what the process counts is of all of them."""
+    contexts: list[Context] = [app.extensions[EXTENSION] for app in apps]
+    page = CollectorRegistry()
+    folder = contexts[0].settings.metrics_dir
+    names = ",".join(context.settings.cell for context in contexts)
+    page.register(_InCells({names: SharedMetrics(folder) if folder else metrics.REGISTRY}))
+    page.register(_InCells({each.settings.cell: StatusMetrics(each.database, each.settings) for each in contexts}))
+    for app in apps:
+        app.extensions[METRICS] = page
+
+
+class _InCells(Collector):
+    """What other collectors have, each sample with the name of its cell, if that has one."""
+
+    def __init__(self, collectors: Mapping[str, Collector]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, Metric] = {}
+        for cell, collector in self._collectors.items():
+            for metric in collector.collect():
+                if cell:
+                    metric.samples = [
+                        sample._replace(labels={"cell": cell} | sample.labels) for sample in metric.samples
+                    ]
+                if metric.name in found:
+                    found[metric.name].samples += metric.samples
+                else:
+                    found[metric.name] = metric
+        return found.values()
 
 
 @blueprint.route("/metrics", methods=["GET"])

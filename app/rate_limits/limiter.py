@@ -175,7 +175,9 @@ class RateLimiter:
                 f"This request counts as {events} {units}, and its {called} may send {limit} per second: it is taken"
                 f" only while nothing of that is used. {later}, or send fewer {units} at once."
             )
-        return RateLimitExceeded(message, retry_after_seconds=seconds, headers=allowance.headers)
+        refusal = RateLimitExceeded(message)
+        refusal.retry_after_seconds, refusal.headers = seconds, allowance.headers
+        return refusal
 
     def step(self) -> None:
         """The background thread's work, ten times a second."""

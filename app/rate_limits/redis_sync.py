@@ -100,6 +100,7 @@ class RedisSync:
         return answer
 
 
-def namespace_of(secret_key: str) -> str:
-    """Keeps two installations apart that share one Redis; the same in all processes of one."""
-    return hashlib.sha256(b"lariba redis namespace " + secret_key.encode()).hexdigest()[:8]
+def namespace_of(secret_key: str, cell: str) -> str:
+    """Keeps two installations apart that share one Redis, and two cells of one; the same in all processes of a cell."""
+    digest = hashlib.sha256(b"lariba redis namespace " + secret_key.encode()).hexdigest()[:8]
+    return f"{digest}:{cell}" if cell else digest

@@ -40,6 +40,8 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     event: str
     cause: str | msgspec.UnsetType = msgspec.UNSET
     """The inner error behind a refusal (problems.cause_of)."""
+    cell: str | msgspec.UnsetType = msgspec.UNSET
+    """If it has a name."""
     error_code: str | msgspec.UnsetType = msgspec.UNSET
     key: str | msgspec.UnsetType = msgspec.UNSET
     """Of an event."""
@@ -80,8 +82,9 @@ class Sampling:
 class RequestLines:
     """Buffers lines of any thread; `flush` writes them."""
 
-    def __init__(self, sampling: Sampling, *, lines_max: int = _LINES_MAX) -> None:
+    def __init__(self, sampling: Sampling, *, cell: str = "", lines_max: int = _LINES_MAX) -> None:
         self._sampling = sampling
+        self._cell = cell or msgspec.UNSET
         self._lines: deque[RequestLine] = deque(maxlen=lines_max)
         self._writing = threading.Lock()
 
@@ -93,6 +96,7 @@ class RequestLines:
         if times := self._sampling.stands_for(line.event, key, line.milliseconds):
             if times > 1:
                 line.sampled_one_in = times
+            line.cell = self._cell
             self._lines.append(line)
 
     def flush(self) -> None:

@@ -22,8 +22,15 @@ _ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace")
 _FIRST = {"timestamp": 0, "level": 1, "event": 2}
 
 
-def configure(level: str) -> None:
-    """Send structlog's and the standard library's records through one formatter to standard error."""
+def configure(level: str, cell: str = "") -> None:
+    """Send structlog's and the standard library's records through one formatter to standard error.
+
+    Each line of a `cell` with a name bears it.
+    """
+
+    def in_cell(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+        return {**event, "cell": cell} if cell else event
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -37,6 +44,7 @@ def configure(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 redact,
+                in_cell,
                 in_reading_order,
                 structlog.processors.JSONRenderer(),
             ],

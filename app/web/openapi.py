@@ -126,6 +126,9 @@ HEADERS: Final[Mapping[str, Document]] = {
     "Accept-Ranges": _header("`bytes`: a part of it can be fetched with Range.", {"type": "string", "const": "bytes"}),
     "Content-Range": _header("Which bytes these are, and how many there are; `bytes */123` if none are."),
     "Repr-Digest": _header("RFC 9530: the SHA-256 of the whole file, whatever part of it this is."),
+    "Lariba-Cell": _header(
+        "The name of the cell whose key or token it is.", {"type": "string", "pattern": "^[a-z0-9]{3}$"}
+    ),
     "Accept-Encoding": _header("There if the Content-Encoding was the reason: what is taken.", required=False),
 }
 # Some statuses stand for several codes, of which only some send it.
@@ -188,6 +191,8 @@ def _headers_of(refusals: list[type[Refusal]]) -> Document:
         found |= headers("Accept-Encoding")
     if errors.RangeNotSatisfiable in refusals:
         found |= headers("Content-Range")
+    if errors.WrongCell in refusals:
+        found |= headers("Lariba-Cell")
     return found
 
 

@@ -46,6 +46,7 @@ STATUSES: Final[dict[type[Refusal], int]] = {
     errors.UnsupportedMediaType: 415,
     errors.UnsupportedContentEncoding: 415,
     errors.RangeNotSatisfiable: 416,
+    errors.WrongCell: 421,
     errors.IdempotencyKeyReused: 422,
     errors.SchemaValidationFailed: 422,
     errors.QueryTooBroad: 422,

@@ -26,9 +26,9 @@ _UNMATCHED: Final = "unmatched"
 _ALL: Final = Sampling()
 
 
-def register(app: Flask, trusted_proxies: tuple[str, ...] = (), sampling: Sampling = _ALL) -> None:
+def register(app: Flask, trusted_proxies: tuple[str, ...] = (), sampling: Sampling = _ALL, cell: str = "") -> None:
     """Install the context in `app`. `sampling` decides which requests that succeed are logged."""
-    app.before_request(partial(_begin, trusted_proxies))
+    app.before_request(partial(_begin, trusted_proxies, cell))
     app.after_request(partial(_end, sampling))
 
 
@@ -42,7 +42,7 @@ def remote_address() -> str:
     return str(g.remote_address)
 
 
-def _begin(trusted_proxies: tuple[str, ...]) -> None:
+def _begin(trusted_proxies: tuple[str, ...], cell: str) -> None:
     g.remote_address = client_address(request.environ, trusted_proxies)
     g.request_id = request_id_from(request.headers.get("X-Request-ID"))
     g.began = time.perf_counter()
@@ -52,6 +52,7 @@ def _begin(trusted_proxies: tuple[str, ...]) -> None:
         method=request.method,
         path=request.path[:_PATH_CHARACTERS_MAX],
         remote_address=g.remote_address,
+        **({"cell": cell} if cell else {}),
     )
 
 

@@ -131,7 +131,13 @@ def _refusals_of(operation: Operation) -> set[str]:
     is_of |= dict.fromkeys(
         ("idempotency_key_reused", "idempotency_in_progress"), operation.method == "POST" and operation.is_change
     )
-    always = ("invalid_management_token", "schema_validation_failed", "rate_limit_exceeded", "storage_unavailable")
+    always = (
+        "invalid_management_token",
+        "wrong_cell",
+        "schema_validation_failed",
+        "rate_limit_exceeded",
+        "storage_unavailable",
+    )
     is_of |= dict.fromkeys(always, True)
     return {code for code, is_so in is_of.items() if is_so}
 

@@ -39,7 +39,7 @@ def _exceed_rate(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[], No
     """From then on every key is over its rate."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise RateLimitExceeded(retry_after_seconds=1)
+        raise RateLimitExceeded
 
     return lambda: monkeypatch.setattr(app.extensions[INGEST].rate_limiter, "admit", refuse)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.cells.directory import OtherCells
 from app.concurrency.limit import ConcurrencyLimit
 from app.config import Settings
 from app.context import Context, ManagementContext
@@ -31,6 +32,7 @@ def _installation(server_url: str, migrated: Settings, credentials: Credentials)
             rate_limiter=limiter,
             management=ManagementContext(database, _NO_LIMIT, limiter),
             reading=database,
+            other_cells=OtherCells(database),
             body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
             reads=Reads(database, flush_seconds=None),
         )

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from app.config import Settings
+from app.config import Settings, variable_of
 from tests.support.waiting import wait_until
 
 
@@ -72,9 +72,14 @@ def read(response: HTTPResponse) -> Answer:
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 
-def environment_of(settings: Settings) -> dict[str, str]:
-    """The process environment that makes `settings`."""
-    return {
+def environment_of(settings: Settings, *others: Settings) -> dict[str, str]:
+    """The process environment that makes `settings`, and beside it those of other cells."""
+    of_others = {
+        variable_of(name, other.cell): str(getattr(other, name))
+        for other in others
+        for name in ("database_url", "admin_database_url")
+    }
+    return of_others | {
         **{name: value for name, value in os.environ.items() if not name.startswith("LARIBA_")},
         "LARIBA_DATABASE_URL": settings.database_url,
         "LARIBA_ADMIN_DATABASE_URL": settings.admin_database_url,
@@ -92,6 +97,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "LARIBA_BODY_SECONDS": str(settings.body_seconds),
         "LARIBA_STORAGE_DEADLINE_SECONDS": str(settings.storage_deadline_seconds),
         "LARIBA_IDEMPOTENCY_WAIT_SECONDS": str(settings.idempotency_wait_seconds),
+        "LARIBA_CELLS": ",".join(each.cell for each in (settings, *others)),
     }
 
 
@@ -101,34 +107,43 @@ def _limit(rate: int | None) -> str:
 
 @contextmanager
 def live_server(
-    settings: Settings, checkout: Path, *, workers: int = 1, adapter: bool = True, http: str = "1"
+    settings: Settings,
+    checkout: Path,
+    *,
+    workers: int = 1,
+    adapter: bool = True,
+    http: str = "1",
+    others: Sequence[Settings] = (),
 ) -> Iterator[LiveServer]:
-    """granian with `workers` processes, ready to serve; gone with all its processes after the block."""
+    """granian with `workers` processes, ready to serve; gone with all its processes after the block.
+
+    They serve the cells of `others` too.
+    """
     port = free_port()
     interface = ["--interface", "rsgi", "--loop", "uvloop"] if adapter else ["--interface", "wsgi"]
     command = ["-m", "granian", *interface, "--http", http, "--no-ws"]
     sizes = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers), "--log-level", "error"]
     command += ["--respawn-failed-workers", "--respawn-interval", "0.5", "--workers-kill-timeout", "5"]
     command += [*sizes, "wsgi:rsgi" if adapter else "wsgi:app"]
-    with _serving(port, command, settings, checkout) as server:
+    with _serving(port, command, environment_of(settings, *others), checkout) as server:
         yield server
 
 
 @contextmanager
-def gunicorn_server(settings: Settings, checkout: Path, *, threads: int = 8) -> Iterator[LiveServer]:
+def gunicorn_server(
+    settings: Settings, checkout: Path, *, threads: int = 8, others: Sequence[Settings] = ()
+) -> Iterator[LiveServer]:
     """Two processes with threads, forked from one that has loaded the application already."""
     port = free_port()
     command = ["-m", "gunicorn", "--preload", "--workers", "2", "--threads", str(threads)]
     command += ["--bind", f"127.0.0.1:{port}", "--log-level", "error", "wsgi:app"]
-    with _serving(port, command, settings, checkout) as server:
+    with _serving(port, command, environment_of(settings, *others), checkout) as server:
         yield server
 
 
 @contextmanager
-def _serving(port: int, command: list[str], settings: Settings, checkout: Path) -> Iterator[LiveServer]:
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=checkout, env=environment_of(settings), start_new_session=True
-    )
+def _serving(port: int, command: list[str], environment: dict[str, str], checkout: Path) -> Iterator[LiveServer]:
+    process = subprocess.Popen([sys.executable, *command], cwd=checkout, env=environment, start_new_session=True)
     server = LiveServer(port, process)
     try:
         wait_until(lambda: is_ready(server), timeout_seconds=60.0)  # four processes begin beside other work

@@ -85,7 +85,8 @@ def test_problem_details_have_the_same_facts() -> None:
 
 
 def test_a_refusal_brings_its_own_headers() -> None:
-    limited = errors.RateLimitExceeded(retry_after_seconds=7, headers={"RateLimit": '"key";r=0;t=7'})
+    limited = errors.RateLimitExceeded()
+    limited.retry_after_seconds, limited.headers = 7, {"RateLimit": '"key";r=0;t=7'}
 
     assert rendered(limited)[1].items() >= {"Retry-After": "7", "RateLimit": '"key";r=0;t=7'}.items()
     assert rendered(errors.InvalidSourceKey())[1]["WWW-Authenticate"] == 'ApiKey realm="lariba"'

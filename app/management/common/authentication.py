@@ -59,13 +59,13 @@ def authenticate(
     share of the database that the rest of the request uses.
     Raises InvalidManagementToken, alike for whatever is wrong with it, and StorageUnavailable.
     """
-    scheme, _, sent = (header or "").partition(" ")
-    if scheme.lower() != "bearer":
+    token = token_in(header)
+    if token is None:
         raise InvalidManagementToken
     deadline = time.monotonic() + _DEADLINE_SECONDS
-    credential = credentials.parse(sent.strip(), "mt")
+    credential = credentials.parse(token, "mt")
     if credential is None:
-        raise InvalidManagementToken(_SOURCE_KEY if sent.strip().startswith("lrb_sk_") else None)
+        raise InvalidManagementToken(_SOURCE_KEY if token.startswith("lrb_sk_") else None)
     structlog.contextvars.bind_contextvars(token=credential.public_id)
     verification = _TOKENS.verify(credential, credentials, database, deadline)
     if verification is None:
@@ -80,6 +80,12 @@ def authenticate(
         raise InvalidManagementToken
     _TOKENS.renew(verification, database, deadline)
     return replace(caller.operator, request_id=request_id, address=address)
+
+
+def token_in(header: str | None) -> str | None:
+    """What an Authorization header holds behind Bearer."""
+    scheme, _, token = (header or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def read_callers(session: Session, identities: Collection[Identity]) -> dict[Identity, Caller]:

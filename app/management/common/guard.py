@@ -8,7 +8,7 @@ from app.context import current_context, management_database
 from app.credentials.verification import Identity
 from app.database.engine import Database
 from app.errors import Fault, SchemaValidationFailed
-from app.management.common.authentication import authenticate
+from app.management.common.authentication import authenticate, token_in
 from app.management.common.operation import Operation
 from app.management.common.operators import Operator
 from app.management.common.parsing import refuse_members
@@ -51,14 +51,16 @@ def _authenticate(operation: Operation) -> Operator:
             g.database = context.database.share(management.urgent, identity.public_id)
         return management_database()
 
-    return authenticate(
-        request.headers.get("Authorization"),
-        context.credentials,
-        management.database,
-        admit=admit_identity,
-        request_id=request_id(),
-        address=remote_address() or None,
-    )
+    header = request.headers.get("Authorization")
+    with context.other_cells.naming_theirs(token_in(header)):
+        return authenticate(
+            header,
+            context.credentials,
+            management.database,
+            admit=admit_identity,
+            request_id=request_id(),
+            address=remote_address() or None,
+        )
 
 
 def _check_query(known: list[str]) -> None:

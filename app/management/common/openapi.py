@@ -19,6 +19,7 @@ from app.web import openapi
 _ALWAYS: Final = (
     errors.InvalidManagementToken,
     errors.SchemaValidationFailed,
+    errors.WrongCell,
     errors.RateLimitExceeded,
     errors.StorageUnavailable,
 )

@@ -1,0 +1,1 @@
+"""Cells: complete installations side by side, each with some of the workspaces (docs/scaling.md)."""

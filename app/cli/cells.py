@@ -1,0 +1,79 @@
+"""`flask --app wsgi cell`: adds, lists, checks and drains the cells that LARIBA_CELLS names."""
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.cells.operations import CellState, drain, introduce, read_state
+from app.cli.failures import first_line, one_line_failures
+from app.config import Settings
+
+EXTENSION = "lariba.cells"
+"""Where the settings of all cells are that the shell knows."""
+_MIB = 1024 * 1024
+
+cell = AppGroup("cell", help="Add, list, check and drain cells: all that LARIBA_CELLS names.")
+
+
+@cell.command("add")
+@click.argument("name")
+@one_line_failures()
+def add(name: str) -> None:
+    """Let all cells know of a new one, and it of them: then each names the others to a key that came to the wrong one.
+
+    The new one must have been migrated. Safe to repeat.
+    """
+    introduce([named(name), *(each for each in known_cells() if each.cell != name)])
+    click.echo(f"{name} is known to {', '.join(each.cell for each in known_cells())}")
+
+
+@cell.command("list")
+@one_line_failures()
+def list_all() -> None:
+    """List the cells: name, state, workspaces, size on disk. One that is away does not hide the others."""
+    for each in known_cells():
+        try:
+            click.echo(_line(read_state(each)))
+        except SQLAlchemyError as error:
+            click.echo(f"{each.cell}\taway\t{first_line(error)}")
+
+
+@cell.command("status")
+@click.argument("name")
+@one_line_failures()
+def status(name: str) -> None:
+    """Show one cell; ends with 1 if its database cannot be read."""
+    click.echo(_line(read_state(named(name))))
+
+
+@cell.command("drain")
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Make new workspaces there again.")
+@one_line_failures()
+def drain_one(name: str, *, undo: bool) -> None:
+    """Make no new workspace in a cell. Those that it has stay, and go on."""
+    named(name)
+    drain(known_cells(), name, is_draining=not undo)
+    click.echo(f"{name} {'takes new workspaces again' if undo else 'takes no new workspace'}")
+
+
+def known_cells() -> tuple[Settings, ...]:
+    """The settings of all cells that LARIBA_CELLS names. Raises ClickException without any."""
+    cells: tuple[Settings, ...] = current_app.extensions[EXTENSION]
+    if not cells or not cells[0].cell:
+        raise click.ClickException("LARIBA_CELLS names no cell: this installation has one, without a name")
+    return cells
+
+
+def named(name: str) -> Settings:
+    """The settings of one of them. Raises ClickException."""
+    for each in known_cells():
+        if each.cell == name:
+            return each
+    raise click.ClickException(f"LARIBA_CELLS does not name {name}: it has {', '.join(c.cell for c in known_cells())}")
+
+
+def _line(state: CellState) -> str:
+    how = "draining" if state.is_draining else "open"
+    return f"{state.name}\t{how}\t{state.workspaces} workspaces\t{state.bytes // _MIB} MiB"

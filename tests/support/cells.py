@@ -1,0 +1,56 @@
+"""Two cells of one installation, each with a database of its own."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from argon2 import PasswordHasher, profiles
+from flask import Flask
+
+from app.cells.operations import introduce
+from app.config import Settings
+from app.context import EXTENSION, Context
+from app.credentials.verification import Credentials
+from app.database.migrate import migrate
+from app.factory import create_app
+from tests.support.databases import SECRET_KEY, close, fresh_database
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell, and the application that serves it."""
+
+    settings: Settings
+    app: Flask
+
+    @property
+    def name(self) -> str:
+        return self.settings.cell
+
+    @property
+    def context(self) -> Context:
+        context: Context = self.app.extensions[EXTENSION]
+        return context
+
+
+@contextmanager
+def cells(server_url: str, *names: str) -> Iterator[list[Cell]]:
+    """Cells that know of each other."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(_cell(server_url, name)) for name in names]
+        introduce([each.settings for each in made])
+        yield made
+
+
+@contextmanager
+def _cell(server_url: str, name: str) -> Iterator[Cell]:
+    with fresh_database(server_url) as fresh:
+        settings = replace(fresh, cells=(name,), database_pool_size=8)
+        migrate(settings)
+        cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)
+        credentials = Credentials((SECRET_KEY,), argon2_runs_max=2, hasher=cheapest, cell=name)
+        credentials.preload(lambda: ())
+        cell = Cell(settings, create_app(settings, credentials=credentials))
+        yield cell
+        close(cell.context.database)
+        close(cell.context.reading)
