@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from app.config import Settings
+from app.database.cell import WrongCellError, cell_mismatch
 from app.database.owner import owner_engine
 
 # Of all tables of the schema, with their partitions and indexes: another cell may lie in the same database.
@@ -38,7 +39,7 @@ class CellState:
 
 
 def read_state(settings: Settings) -> CellState:
-    """Of one cell, which has a name. Raises SQLAlchemyError."""
+    """Of one cell, which has a name. Raises SQLAlchemyError, and WrongCellError if its URL is that of another one."""
     with _owner_of(settings) as connection:
         row = connection.execute(_STATE).one()
     return CellState(name=settings.cell, is_draining=bool(row.is_draining), workspaces=row.workspaces, bytes=row.bytes)
@@ -47,7 +48,7 @@ def read_state(settings: Settings) -> CellState:
 def introduce(cells: Sequence[Settings]) -> None:
     """Let each of these cells know of all others, so that it names them to who has come to the wrong one.
 
-    Safe to repeat, and needed again after one was away. Raises SQLAlchemyError.
+    Safe to repeat, and needed again after one was away. Raises as read_state() does.
     """
     states = [read_state(each) for each in cells]
     for each in cells:
@@ -58,7 +59,7 @@ def introduce(cells: Sequence[Settings]) -> None:
 
 
 def drain(cells: Sequence[Settings], name: str, *, is_draining: bool) -> None:
-    """Make no new workspace in a cell, or make them there again. Raises SQLAlchemyError."""
+    """Make no new workspace in a cell, or make them there again. Raises as read_state() does."""
     for each in cells:
         with _owner_of(each) as connection:
             connection.execute(_DRAIN, {"name": name, "is_draining": is_draining})
@@ -77,6 +78,9 @@ def _owner_of(settings: Settings) -> Iterator[Connection]:
     engine = owner_engine(settings.admin_database_url)
     try:
         with engine.begin() as connection:
+            # A URL that stands under another cell's name would have this one's workspaces counted, or made, there.
+            if (mismatch := cell_mismatch(connection, settings.cell)) is not None:
+                raise WrongCellError(mismatch)
             yield connection
     finally:
         engine.dispose()

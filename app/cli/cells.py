@@ -8,9 +8,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.cells.operations import CellState, drain, introduce, read_state
 from app.cli.failures import first_line, one_line_failures
 from app.config import Settings
+from app.database.cell import WrongCellError
 
 EXTENSION = "lariba.cells"
 """Where the settings of all cells are that the shell knows."""
+UNREADABLE = (SQLAlchemyError, WrongCellError)
+"""What of one cell does not end what is about several."""
 _MIB = 1024 * 1024
 
 cell = AppGroup("cell", help="Add, list, check and drain cells: all that LARIBA_CELLS names.")
@@ -31,12 +34,12 @@ def add(name: str) -> None:
 @cell.command("list")
 @one_line_failures()
 def list_all() -> None:
-    """List the cells: name, state, workspaces, size on disk. One that is away does not hide the others."""
+    """List the cells: name, state, workspaces, size on disk. One that cannot be read does not hide the others."""
     for each in known_cells():
         try:
             click.echo(_line(read_state(each)))
-        except SQLAlchemyError as error:
-            click.echo(f"{each.cell}\taway\t{first_line(error)}")
+        except UNREADABLE as error:
+            click.echo(f"{each.cell}\tunreadable\t{first_line(error)}")
 
 
 @cell.command("status")

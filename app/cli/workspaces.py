@@ -8,10 +8,9 @@ from typing import Final
 import click
 from flask import current_app
 from flask.cli import AppGroup
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.cells.operations import CellState, emptiest, read_state
-from app.cli.cells import EXTENSION, named
+from app.cli.cells import EXTENSION, UNREADABLE, named
 from app.cli.failures import first_line, one_line_failures
 from app.cli.tokens import show_token
 from app.config import Settings
@@ -99,6 +98,7 @@ def _home(cell_name: str | None) -> Iterator[tuple[Database, Credentials, str]]:
         yield context.database, context.credentials, context.settings.cell
         return
     settings = named(cell_name or emptiest(list(_states_of(cells))).name)
+    read_state(settings)  # or the workspace could be made in a database that is another cell's
     database = Database(settings.database_url, pool_size=1, application_name="lariba-shell")
     try:
         yield database, Credentials(settings.secret_key, argon2_runs_max=1, cell=settings.cell), settings.cell
@@ -107,12 +107,12 @@ def _home(cell_name: str | None) -> Iterator[tuple[Database, Credentials, str]]:
 
 
 def _states_of(cells: tuple[Settings, ...]) -> Iterator[CellState]:
-    """Of those that are there: one that is away takes no workspace."""
+    """Of those that can be read: no other takes a workspace."""
     for each in cells:
         try:
             yield read_state(each)
-        except SQLAlchemyError as error:
-            click.echo(f"Note: {each.cell} is away ({first_line(error)}).", err=True)
+        except UNREADABLE as error:
+            click.echo(f"Note: {each.cell} cannot be read ({first_line(error)}).", err=True)
 
 
 def _set_status(workspace_id: str, status: WorkspaceStatus) -> None:

@@ -63,11 +63,22 @@ def test_one_that_is_away_does_not_hide_the_others(all_settings: tuple[Settings,
     eu1, us1 = all_settings
     shell = _shell_of(create_shell("", (_away(eu1), us1)))
 
-    assert [line[:2] for line in _said(shell("cell", "list"))] == [["eu1", "away"], ["us1", "open"]]
+    assert [line[:2] for line in _said(shell("cell", "list"))] == [["eu1", "unreadable"], ["us1", "open"]]
     assert "refused" in _refused(shell("cell", "status", "eu1"))
     made = shell("workspace", "create", "Acme", "--json")
     assert json.loads(made.stdout)["cell"] == "us1"
-    assert made.stderr.startswith("Note: eu1 is away")
+    assert made.stderr.startswith("Note: eu1 cannot be read")
+
+
+def test_a_url_that_stands_under_another_cells_name_is_noticed(all_settings: tuple[Settings, ...]) -> None:
+    eu1, us1 = all_settings
+    mixed_up = replace(eu1, database_url=us1.database_url, admin_database_url=us1.admin_database_url)
+    shell = _shell_of(create_shell("", (mixed_up, us1)))
+
+    said = "the database is that of the cell us1, and LARIBA_CELLS says eu1"
+    assert _said(shell("cell", "list"))[0] == ["eu1", "unreadable", said]
+    for command in (("cell", "add", "us1"), ("cell", "drain", "us1"), ("workspace", "create", "Acme", "--cell", "eu1")):
+        assert said in _refused(shell(*command))
 
 
 def test_a_cell_that_drains_takes_no_new_workspace_unless_it_is_named(shell: Shell, pair: list[Cell]) -> None:
