@@ -60,6 +60,8 @@ def test_each_token_manages_its_own_cell(both: LiveServer, pair: list[Cell]) -> 
         tenant = make_tenant(cell.context)
         answer = both.request("GET", "/v1/projects", headers=tenant.bearer)
         assert [project["id"] for project in json.loads(answer.body)["data"]] == [tenant.project_id]
+        workspace = json.loads(both.request("GET", "/v1/workspace", headers=tenant.bearer).body)
+        assert (workspace["id"], workspace["cell"]) == (tenant.workspace_id, cell.name)
 
 
 def test_a_browser_key_in_the_query_finds_its_cell(both: LiveServer, pair: list[Cell]) -> None:

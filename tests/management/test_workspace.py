@@ -21,6 +21,7 @@ def test_it_is_the_tokens_own(api: ApiClient, stranger: ApiClient, alice: Tenant
     assert set(facts) == {"id", "name", "status", "created_at", "updated_at"} | {
         "retention_days",
         "key_events_per_second",
+        "cell",
         "events_per_second",
     }
     assert MOMENT.fullmatch(facts["created_at"])

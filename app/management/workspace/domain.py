@@ -32,6 +32,8 @@ class WorkspaceView(View):
     events_per_second: int | None
     key_events_per_second: int | None
     retention_days: int | None
+    cell: str | None = None
+    """Where it lives, if cells have names."""
 
 
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceView, IssuedToken]:
@@ -141,4 +143,4 @@ def _find(session: Session, public_id: str) -> Workspace:
 
 
 def _view(workspace: Workspace) -> WorkspaceView:
-    return view_of(WorkspaceView, workspace, status=WorkspaceStatus(workspace.status))
+    return view_of(WorkspaceView, workspace, status=WorkspaceStatus(workspace.status), cell=None)

@@ -1,6 +1,8 @@
 """/v1/workspace: the token's own."""
 
-from app.context import management_database
+from dataclasses import replace
+
+from app.context import current_context, management_database
 from app.errors import PreconditionFailed, PreconditionRequired
 from app.management.common.blueprint import ManagementBlueprint
 from app.management.common.mutations import Change
@@ -18,7 +20,7 @@ blueprint = ManagementBlueprint("workspace", __name__, description="The tenant i
 @blueprint.response(200, schemas.WorkspaceSchema)
 def read_workspace(operator: Operator) -> tuple[WorkspaceView, Headers]:
     """Read the workspace that the token belongs to."""
-    return shown(workspaces.read_workspace(management_database(), operator))
+    return shown(_in_its_cell(workspaces.read_workspace(management_database(), operator)))
 
 
 @blueprint.operation(
@@ -32,4 +34,9 @@ def read_workspace(operator: Operator) -> tuple[WorkspaceView, Headers]:
 @blueprint.response(200, schemas.WorkspaceSchema)
 def update_workspace(operator: Operator, change: Change) -> tuple[WorkspaceView, Headers]:
     """Change the workspace's name, how long events are kept, or the rate limit of its keys."""
-    return shown(workspaces.change_workspace(management_database(), operator, stated_condition(), change))
+    changed = workspaces.change_workspace(management_database(), operator, stated_condition(), change)
+    return shown(_in_its_cell(changed))
+
+
+def _in_its_cell(workspace: WorkspaceView) -> WorkspaceView:
+    return replace(workspace, cell=current_context().settings.cell or None)

@@ -37,3 +37,8 @@ class WorkspaceSchema(ObjectSchema):
         allow_none=True,
         metadata={"description": "For all keys together; set by the operator of the installation."},
     )
+    cell = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Where it lives; null: the installation has one cell.", "example": "eu1"},
+    )
