@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from argon2 import PasswordHasher, Type, profiles
@@ -21,14 +20,11 @@ from app.credentials.verification import Credentials
 from app.database.migrate import migrate
 from local.postgres import EmbeddedPostgres
 from local.redis import EmbeddedRedis
-from tests.support.databases import SECRET_KEY, close, fresh_database
+from tests.support.databases import SECRET_KEY, fresh_database
 from tests.support.live import LiveServer, live_server
+from tests.support.patient import patient, patient_app
 from tests.support.people import Tenant, make_tenant
 
-# A machine with other work can stand still for the two seconds of the product, and for the second in which it waits for
-# a lock or for a place; what is about those has its own.
-_PATIENCE_SECONDS = 6.0
-_WAIT_SECONDS = 2.5
 # Enough connections for several applications with pools of their own. Without fsync a killed process loses no more than
 # with it, only a machine that ends would; so no test waits for the disk, which other work may keep busy for seconds.
 _OPTIONS = {"max_connections": "300", "fsync": "off"}
@@ -85,17 +81,8 @@ def _no_application_of_a_test_flushes_counts_by_itself() -> Iterator[None]:
 
 @pytest.fixture(scope="session", name="app")
 def _app(settings: Settings, credentials: Credentials) -> Iterator[Flask]:
-    patient = replace(
-        settings,
-        database_pool_size=40,
-        storage_deadline_seconds=_PATIENCE_SECONDS,
-        idempotency_wait_seconds=_WAIT_SECONDS,
-    )
-    with patch.object(factory, "_WAIT_SECONDS", _WAIT_SECONDS):
-        app = factory.create_app(patient, credentials=credentials)
-    yield app
-    close(app.extensions[EXTENSION].database)
-    close(app.extensions[EXTENSION].reading)
+    with patient_app(settings, credentials) as app:
+        yield app
 
 
 @pytest.fixture(scope="session", name="context")
@@ -136,13 +123,7 @@ def _checkout() -> Path:
 @pytest.fixture(scope="session", name="live")
 def _live(settings: Settings, checkout: Path) -> Iterator[LiveServer]:
     """Four web processes on the test database."""
-    patient = replace(
-        settings,
-        database_pool_size=16,
-        storage_deadline_seconds=_PATIENCE_SECONDS,
-        idempotency_wait_seconds=_WAIT_SECONDS,
-    )
-    with live_server(patient, checkout, workers=4) as server:
+    with live_server(patient(settings, pool_size=16), checkout, workers=4) as server:
         yield server
 
 

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from app.config import Settings
 from app.context import EXTENSION, Context
 from app.counting.reads import ANSWERED
+from app.credentials.verification import Credentials
 from app.errors import RateLimitExceeded, StorageUnavailable
 from app.events.feed import domain, known_followers, shared_answers
 from app.events.feed.cursors import BEGIN, Place, behind_all_of
@@ -39,14 +41,28 @@ from app.rate_limits import Rates
 from app.telemetry import logs
 from tests.support.counted_reads import Amounts, counted_reads
 from tests.support.counting import count_of, counts_of_this_process
-from tests.support.databases import close
+from tests.support.databases import close, copied_database
 from tests.support.examples import examples
 from tests.support.following import FEED, Group, store_group
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.operating import ApiClient, api_of, api_with
+from tests.support.patient import patient_app
 from tests.support.people import Tenant, execute, rows
 
 _RATE = re.compile(r"r=\d+;t=\d+")
+
+
+@pytest.fixture(name="app", scope="module")
+def _app(server_url: str, migrated: Settings, credentials: Credentials) -> Iterator[Flask]:
+    """On a database of its own: where others have stored events of many days, a page takes another way."""
+    with copied_database(server_url, migrated) as settings, patient_app(settings, credentials) as app:
+        yield app
+
+
+@pytest.fixture(name="context", scope="module")
+def _context(app: Flask) -> Context:
+    context: Context = app.extensions[EXTENSION]
+    return context
 
 
 @pytest.fixture(name="answers")
