@@ -40,7 +40,7 @@ class CellState:
 
 def read_state(settings: Settings) -> CellState:
     """Of one cell, which has a name. Raises SQLAlchemyError, and WrongCellError if its URL is that of another one."""
-    with _owner_of(settings) as connection:
+    with owner_of(settings) as connection:
         row = connection.execute(_STATE).one()
     return CellState(name=settings.cell, is_draining=bool(row.is_draining), workspaces=row.workspaces, bytes=row.bytes)
 
@@ -54,14 +54,14 @@ def introduce(cells: Sequence[Settings]) -> None:
     for each in cells:
         others = [state for state in states if state.name != each.cell]
         known = {"names": [other.name for other in others], "draining": [other.is_draining for other in others]}
-        with _owner_of(each) as connection:
+        with owner_of(each) as connection:
             connection.execute(_LEARN, known)
 
 
 def drain(cells: Sequence[Settings], name: str, *, is_draining: bool) -> None:
     """Make no new workspace in a cell, or make them there again. Raises as read_state() does."""
     for each in cells:
-        with _owner_of(each) as connection:
+        with owner_of(each) as connection:
             connection.execute(_DRAIN, {"name": name, "is_draining": is_draining})
 
 
@@ -74,7 +74,8 @@ def emptiest(states: Sequence[CellState]) -> CellState:
 
 
 @contextmanager
-def _owner_of(settings: Settings) -> Iterator[Connection]:
+def owner_of(settings: Settings) -> Iterator[Connection]:
+    """A transaction of the tables' owner, whom row security does not bind."""
     engine = owner_engine(settings.admin_database_url)
     try:
         with engine.begin() as connection:

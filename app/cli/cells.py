@@ -1,4 +1,4 @@
-"""`flask --app wsgi cell`: adds, lists, checks and drains the cells that LARIBA_CELLS names."""
+"""`flask --app wsgi cell`: adds, lists, checks, drains and maps the cells that LARIBA_CELLS names."""
 
 import click
 from flask import current_app
@@ -6,6 +6,7 @@ from flask.cli import AppGroup
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.cells.operations import CellState, drain, introduce, read_state
+from app.cells.routing import FORMATS, read_exceptions
 from app.cli.failures import first_line, one_line_failures
 from app.config import Settings
 from app.database.cell import WrongCellError
@@ -16,7 +17,7 @@ UNREADABLE = (SQLAlchemyError, WrongCellError)
 """What of one cell does not end what is about several."""
 _MIB = 1024 * 1024
 
-cell = AppGroup("cell", help="Add, list, check and drain cells: all that LARIBA_CELLS names.")
+cell = AppGroup("cell", help="Add, list, check, drain and map cells: all that LARIBA_CELLS names.")
 
 
 @cell.command("add")
@@ -59,6 +60,21 @@ def drain_one(name: str, *, undo: bool) -> None:
     named(name)
     drain(known_cells(), name, is_draining=not undo)
     click.echo(f"{name} {'takes new workspaces again' if undo else 'takes no new workspace'}")
+
+
+@cell.command("map")
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="nginx", show_default=True)
+@one_line_failures()
+def print_map(form: str) -> None:
+    """Print the map from keys and tokens to cells, for a proxy. The first cell gets what is of none.
+
+    Nothing is printed if one of the cells cannot be read: keys that have moved there would be missing.
+    """
+    cells = known_cells()
+    exceptions = read_exceptions(cells)
+    click.echo(f"# Made by `flask --app wsgi cell map --format {form}`.")
+    for line in FORMATS[form]([each.cell for each in cells], exceptions):
+        click.echo(line)
 
 
 def known_cells() -> tuple[Settings, ...]:

@@ -138,6 +138,20 @@ def test_in_the_shell_of_one_cell_a_workspace_is_made_there(pair: list[Cell]) ->
     assert "does not name eu1" in _refused(shell("workspace", "create", "Acme", "--cell", "eu1"))
 
 
+@pytest.mark.parametrize(("form", "line"), [("nginx", "default eu1;"), ("haproxy", "lrb_ eu1")])
+def test_map_prints_what_a_proxy_reads(shell: Shell, form: str, line: str) -> None:
+    said = [line for (line,) in _said(shell("cell", "map", "--format", form))]
+
+    assert said[:2] == [f"# Made by `flask --app wsgi cell map --format {form}`.", line]
+
+
+def test_map_prints_nothing_if_a_cell_is_away(all_settings: tuple[Settings, ...]) -> None:
+    """A file without its exceptions would send its keys elsewhere."""
+    shell = _shell_of(create_shell("", (all_settings[0], _away(all_settings[1]))))
+
+    assert "refused" in _refused(shell("cell", "map"))
+
+
 def test_add_lets_a_new_cell_and_the_others_know_of_each_other(server_url: str) -> None:
     with cells(server_url, "eu1") as (one,), cells(server_url, "us1") as (other,):
         shell = _shell_of(create_shell("", (one.settings, other.settings)))

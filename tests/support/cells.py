@@ -14,6 +14,7 @@ from app.credentials.verification import Credentials
 from app.database.migrate import migrate
 from app.factory import create_app
 from tests.support.databases import SECRET_KEY, close, fresh_database
+from tests.support.people import Tenant, make_tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,24 @@ def cells(server_url: str, *names: str) -> Iterator[list[Cell]]:
         yield made
 
 
+def tenant_with_letters(cell: Cell, letters: str) -> Tenant:
+    """Lives in `cell`, whatever its key and token say."""
+    return make_tenant(replace(cell.context, credentials=_minting(letters)))
+
+
+def _minting(letters: str) -> Credentials:
+    cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)
+    credentials = Credentials((SECRET_KEY,), argon2_runs_max=2, hasher=cheapest, cell=letters)
+    credentials.preload(lambda: ())
+    return credentials
+
+
 @contextmanager
 def _cell(server_url: str, name: str) -> Iterator[Cell]:
     with fresh_database(server_url) as fresh:
         settings = replace(fresh, cells=(name,), database_pool_size=8)
         migrate(settings)
-        cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)
-        credentials = Credentials((SECRET_KEY,), argon2_runs_max=2, hasher=cheapest, cell=name)
-        credentials.preload(lambda: ())
-        cell = Cell(settings, create_app(settings, credentials=credentials))
+        cell = Cell(settings, create_app(settings, credentials=_minting(name)))
         yield cell
         close(cell.context.database)
         close(cell.context.reading)
