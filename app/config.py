@@ -21,6 +21,8 @@ _FILE = "_FILE"
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # 32 characters of anything a generator prints carry more than 128 bits; shorter ones are passwords.
 _SECRET_CHARACTERS_MIN = 32
+# A standby that is a second behind by what is known may be up to date: it is looked at once a second.
+_READ_LAG_SECONDS_MIN = 2
 
 
 class SettingsError(Exception):
@@ -43,6 +45,8 @@ class Settings:
     secret_key: tuple[str, ...] = field(repr=False)
     """Signs the checksum of keys and tokens and keys their digests. The first signs, all verify: see operations.md."""
 
+    read_database_url: str = field(default="", repr=False)
+    """A standby of `database_url`, on which events are searched, counted and exported; empty: none."""
     cells: tuple[str, ...] = ()
     """The one cell that these settings are for, by its name; none: the only one of an installation, without a name."""
     redis_url: str = field(default="", repr=False)
@@ -59,6 +63,8 @@ class Settings:
     """Connections per process, for all but single events: those have the committer's own. Management has a third."""
     reading_pool_size: int = 4
     """Connections per process for reading events; one workspace has all but one of them at the most."""
+    read_lag_seconds_max: float = 5.0
+    """How far the standby may lag; beyond, the primary answers. It is looked at once a second."""
     granian_adapter: str = "on"
     """`off` ends the start of `wsgi:rsgi`, so that only `wsgi:app` is served: without app/granian/adapter.py."""
     server_threads: int = 16
@@ -157,8 +163,9 @@ class Settings:
         return settings
 
     def _check(self) -> None:
-        for name in ("database_url", "admin_database_url"):
-            if urlsplit(getattr(self, name)).scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+        for name in ("database_url", "admin_database_url", "read_database_url"):
+            url = getattr(self, name)
+            if url and urlsplit(url).scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
                 raise SettingsError(f"{variable_of(name)} must start with postgresql://")
         if self.redis_url and urlsplit(self.redis_url).scheme not in ("redis", "rediss", "unix"):
             raise SettingsError(f"{variable_of('redis_url')} must start with redis://, rediss:// or unix://")
@@ -167,6 +174,8 @@ class Settings:
                 f"{variable_of('secret_key')}: each secret needs {_SECRET_CHARACTERS_MIN} characters or more"
             )
         self._check_proxies()
+        if self.read_lag_seconds_max < _READ_LAG_SECONDS_MIN:
+            raise SettingsError(f"{variable_of('read_lag_seconds_max')} must be {_READ_LAG_SECONDS_MIN} or more")
         if self.event_id_days * 86_400 < self.idempotency_ttl_seconds:
             raise SettingsError(
                 f"{variable_of('event_id_days')} must be no shorter than {variable_of('idempotency_ttl_seconds')}"

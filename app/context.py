@@ -10,6 +10,7 @@ from app.config import Settings
 from app.counting.reads import Reads
 from app.credentials.verification import Credentials
 from app.database.engine import Database
+from app.events.standby import Standby
 from app.rate_limits import RateLimiter
 from app.wire.body_reads import BodyReadLimiter
 
@@ -45,6 +46,8 @@ class Context:
     body_reads: BodyReadLimiter
     reads: Reads
     """Who reads, and how much."""
+    standby: Standby | None = None
+    """Where events are searched, counted and exported instead, if there is one."""
 
 
 def management_database() -> Database:
@@ -56,6 +59,11 @@ def management_database() -> Database:
 def reading_database() -> Database:
     """The database for requests that read events."""
     return current_context().reading
+
+
+def reading_standby() -> Standby | None:
+    """The standby for requests that search, count or export events."""
+    return current_context().standby
 
 
 def current_context() -> Context:

@@ -23,6 +23,8 @@ from app.events.feed.followers import Followers
 from app.events.feed.middleware import FollowMiddleware
 from app.events.feed.shared_answers import EXTENSION as SHARED_ANSWERS
 from app.events.feed.shared_answers import SharedAnswers
+from app.events.standby import PROGRAM as STANDBY
+from app.events.standby import Standby
 from app.ingest.committer import Committer
 from app.ingest.cors import Origins
 from app.ingest.fast_path import FastPath
@@ -74,7 +76,8 @@ def create_app(
         other_cells=OtherCells(database),
         rate_limiter=_rate_limiter(settings, database, redis_sync),
         management=_management(settings, database, redis_sync),
-        reading=_reading(settings),
+        reading=_reading(settings, settings.database_url, "lariba-reading"),
+        standby=_standby(settings),
         body_reads=BodyReadLimiter(BodyReadLimits.of_threads(settings.server_threads)),
         reads=Reads(database, flush_seconds=count_flush_seconds),
     )
@@ -163,13 +166,24 @@ def _management(settings: Settings, database: Database, redis_sync: RedisSync | 
     )
 
 
-def _reading(settings: Settings) -> Database:
+def _standby(settings: Settings) -> Standby | None:
+    if not settings.read_database_url:
+        return None
+    database = _reading(settings, settings.read_database_url, STANDBY)
+    primary, standby = (
+        Database(url, pool_size=1, application_name="lariba-standby-watch")
+        for url in (settings.database_url, settings.read_database_url)
+    )
+    return Standby(database, watched=(primary, standby), lag_seconds_max=settings.read_lag_seconds_max)
+
+
+def _reading(settings: Settings, url: str, program: str) -> Database:
     """Queries over days of events: a pool of their own, so that they hold up neither ingest nor management."""
     size = settings.reading_pool_size
     database = Database(
-        settings.database_url,
+        url,
         pool_size=size,
-        application_name="lariba-reading",
+        application_name=program,
         # A plan that is made once for all values of a prepared statement would lock every day of events.
         prepares=False,
         # Compiling a query takes longer than most queries here. Parallel workers would take cores that are ingest's.

@@ -26,6 +26,8 @@ def test_three_variables_are_enough() -> None:
     [
         ("LARIBA_DATABASE_URL", "mysql://app@db/lariba"),
         ("LARIBA_ADMIN_DATABASE_URL", "sqlite:///x"),
+        ("LARIBA_READ_DATABASE_URL", "https://standby/lariba"),
+        ("LARIBA_READ_LAG_SECONDS_MAX", "1.9"),
         ("LARIBA_REDIS_URL", "redis+socket:///run/redis.sock"),
         ("LARIBA_SECRET_KEY", "short"),
         ("LARIBA_SECRET_KEY", "x" * 40 + ",short"),

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import Connection, Engine, TextClause, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.concurrency.fork import reset_after_fork
 from app.concurrency.limit import ConcurrencyLimit
+from app.database.conninfo import conninfo_of
 from app.database.dedicated_connection import DeadlineConnection, DedicatedConnection, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.telemetry import metrics
@@ -224,15 +225,6 @@ def _settings_of(scope: int | TenantScope, reads_for_seconds: float | None) -> t
     if reads_for_seconds is None:
         return _SCOPE, settings
     return _SCOPE_TO_READ, settings | {"milliseconds": str(round(reads_for_seconds * 1000))}
-
-
-def conninfo_of(url: str) -> dict[str, Any]:
-    """Libpq's keywords for a database URL (`postgresql://…`, as SQLAlchemy reads it)."""
-    parsed = make_url(url)
-    keywords: dict[str, Any] = dict(parsed.query)
-    named = {"host": parsed.host, "port": parsed.port, "dbname": parsed.database}
-    named |= {"user": parsed.username, "password": parsed.password}
-    return keywords | {name: value for name, value in named.items() if value is not None}
 
 
 def unavailable(error: BaseException) -> StorageUnavailable | None:

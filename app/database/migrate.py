@@ -11,10 +11,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy import Connection, Engine, text
 
 from app.config import Settings
 from app.database.cell import bind_cell
+from app.database.conninfo import conninfo_of
 from app.database.engine import ask
 from app.database.owner import owner_engine
 from app.database.row_security import bind_policies
@@ -167,7 +168,7 @@ def _configuration(connection: Connection | None = None) -> Config:
 
 
 def _app_role(settings: Settings) -> str:
-    return str(make_url(settings.database_url).username)
+    return str(conninfo_of(settings.database_url)["user"])
 
 
 def _grant(connection: Connection, app_role: str) -> None:

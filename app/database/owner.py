@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-from app.database.engine import conninfo_of
+from app.database.conninfo import conninfo_of
 from app.errors import StorageUnavailable
 
 Connection = psycopg.Connection[Any]

@@ -26,6 +26,7 @@ from app.events.query.nodes import Node
 from app.events.query.parsing import parse
 from app.events.ranges import Bound, frozen_range
 from app.events.search import read_horizon
+from app.events.standby import Standby, read_up_to
 from app.events.statements import EXPORT, reading
 from app.events.transactions import FewDays
 from app.events.view import ShownEvent, shown
@@ -94,26 +95,37 @@ def next_chunk(transactions: FewDays, matches: Matches, upper: Key, until: float
     return Chunk(events, walk.upper, is_last=walk.is_at_end)
 
 
-def export_events(database: Database, operator: Operator, request: ExportRequest) -> Iterator[list[ShownEvent]]:
-    """The matches in chunks, which may be empty.
+def export_events(
+    database: Database, operator: Operator, request: ExportRequest, standby: Standby | None = None
+) -> Iterator[list[ShownEvent]]:
+    """The matches in chunks, which may be empty; read on the standby if there is one.
+
+    The token is checked on the primary, which has its revocation first.
 
     Raises SchemaValidationFailed and NotFound before the first chunk; InvalidManagementToken, QueryTooBroad and
     StorageUnavailable at any.
     """
     node = parse(request.q)
+    begin = partial(reading, workspace_id=operator.workspace_id, query_class=EXPORT)
     matches: Matches | None = None
     is_over = False
     while not is_over:
-        with FewDays(partial(reading, database, operator.workspace_id, EXPORT)) as transactions:
+        with FewDays(partial(begin, database)) as transactions:
             session = transactions.session()
             check_validity(session, operator)
             if matches is None:
-                matches, upper = _begin(session, operator, request, node)
-            events, upper, is_over = next_chunk(transactions, matches, upper, time.monotonic() + SECONDS_MAX)
+                matches, end, upper = _begin(session, operator, request, node)
+            read = partial(_read_chunk, matches, upper)
+            events, upper, is_over = read_up_to(end, read, transactions, standby, begin)
         yield events
 
 
-def _begin(session: Session, operator: Operator, request: ExportRequest, node: Node) -> tuple[Matches, Key]:
+def _read_chunk(matches: Matches, upper: Key, transactions: FewDays) -> Chunk:
+    return next_chunk(transactions, matches, upper, time.monotonic() + SECONDS_MAX)
+
+
+def _begin(session: Session, operator: Operator, request: ExportRequest, node: Node) -> tuple[Matches, datetime, Key]:
+    """What is exported, up to which moment, and below which event."""
     project = find_project(session, operator, request.project_id)
     within = frozen_range(request.begin, request.end, read_horizon(session, operator))
     upper = Key.before(within.end)
@@ -123,7 +135,7 @@ def _begin(session: Session, operator: Operator, request: ExportRequest, node: N
             raise SchemaValidationFailed(faults=(Fault("/after", _NOT_OURS),))
         upper = min(upper, Key(*last))
     node = resolved(session, operator, project.id, node)
-    return Matches(project_row=project.id, node=node, begin=within.begin), upper
+    return Matches(project_row=project.id, node=node, begin=within.begin), within.end, upper
 
 
 _ENCODER: Final = msgspec.json.Encoder()

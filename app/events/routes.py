@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from flask import Response, request
 
-from app.context import reading_database
+from app.context import reading_database, reading_standby
 from app.errors import NotFound, QueryTooBroad
 from app.events import export, one_event, schemas, search
 from app.events.answers import respond, shown_query
@@ -50,7 +50,7 @@ def search_events(operator: Operator, query: SearchRequest) -> Response:
     The range is frozen in the first answer, so pages are stable while events come in. `searched_from` is not null if
     time was over before a page was full: everything received since then is looked through, and `next_cursor` goes on.
     """
-    page = search.search(reading_database(), operator, query)
+    page = search.search(reading_database(), operator, query, reading_standby())
     response = _page(page)
     response.headers["Link"] = links_of(page.next_cursor)
     return response
@@ -61,7 +61,7 @@ def search_events(operator: Operator, query: SearchRequest) -> Response:
 @blueprint.response(200, schemas.EventSearchSchema)
 def search_events_by_body(operator: Operator, query: SearchRequest) -> Response:
     """Search a project's events with a query in the body, where an address would be too long or be logged."""
-    return _page(search.search(reading_database(), operator, query))
+    return _page(search.search(reading_database(), operator, query, reading_standby()))
 
 
 @blueprint.operation("GET", "/v1/events/export", role=Role.AUDITOR, refuses=[NotFound, QueryTooBroad])
@@ -82,7 +82,7 @@ def export_events(operator: Operator, query: tuple[ExportRequest, Format]) -> Re
     that was received.
     """
     asked, form = query
-    chunks = export.export_events(reading_database(), operator, asked)
+    chunks = export.export_events(reading_database(), operator, asked, reading_standby())
     # The first chunk is read before the response begins, so that a refusal still gets a status of its own.
     pieces = counted(export.written(chain([next(chunks, [])], chunks), form))
     response = Response(mimetype=NDJSON if form is Format.NDJSON else "text/csv")

@@ -14,9 +14,11 @@ from sqlalchemy.orm import Session
 from app.database.engine import Database
 from app.events.cursors import Cursors, foreign_cursor
 from app.events.names import find_project, resolved
+from app.events.query.nodes import Node
 from app.events.query.parsing import parse
 from app.events.query.printing import print_query
 from app.events.ranges import Bound, TimeRange, frozen_range
+from app.events.standby import Standby, read_up_to
 from app.events.statements import SEARCH, reading
 from app.events.transactions import FewDays
 from app.events.view import ShownEvent, shown
@@ -83,33 +85,26 @@ def _bound_of_json(value: Any) -> Any:
     return timedelta(seconds=value) if isinstance(value, float) else value and datetime.fromisoformat(value)
 
 
-def search(database: Database, operator: Operator, request: SearchRequest) -> SearchPage:
-    """The page that `request` asks for.
+def search(
+    database: Database, operator: Operator, request: SearchRequest, standby: Standby | None = None
+) -> SearchPage:
+    """The page that `request` asks for, read on the standby if there is one.
 
     Raises SchemaValidationFailed for a query, a range or a cursor that is wrong, NotFound for a project beyond the
     caller's reach, and QueryTooBroad.
     """
     node = parse(request.q)
     normalized = print_query(node)
-    with FewDays(partial(reading, database, operator.workspace_id, SEARCH)) as transactions:
+    begin = partial(reading, workspace_id=operator.workspace_id, query_class=SEARCH)
+    with FewDays(partial(begin, database)) as transactions:
         session = transactions.session()
         project = find_project(session, operator, request.project_id)
         node = resolved(session, operator, project.id, node)
         cursors = Cursors(request.secret_keys, operator, f"search {project.public_id} {normalized}")
         position = _position(session, operator, request, cursors)
-        walk = Walk(
-            transactions=transactions,
-            project_row=project.id,
-            node=node,
-            begin=position.range.begin,
-            upper=position.below,
-            limit=request.limit + 1,
-            until=time.monotonic() + _SECONDS_MAX,
-        )
-        walk.run()
-        page = walk.found[: request.limit]
-        data = shown(transactions.session(), page)
-    below = key_of(page[-1]) if len(walk.found) > request.limit else walk.upper
+        read = partial(_read_page, project.id, node, position, request.limit)
+        walk, data = read_up_to(position.range.end, read, transactions, standby, begin)
+    below = key_of(walk.found[request.limit - 1]) if len(walk.found) > request.limit else walk.upper
     is_last = walk.is_at_end and len(walk.found) <= request.limit
     return SearchPage(
         data=data,
@@ -118,6 +113,22 @@ def search(database: Database, operator: Operator, request: SearchRequest) -> Se
         range=position.range,
         searched_from=None if walk.is_over else walk.upper.received_at,
     )
+
+
+def _read_page(
+    project_row: int, node: Node, position: _Position, limit: int, transactions: FewDays
+) -> tuple[Walk, list[ShownEvent]]:
+    walk = Walk(
+        transactions=transactions,
+        project_row=project_row,
+        node=node,
+        begin=position.range.begin,
+        upper=position.below,
+        limit=limit + 1,
+        until=time.monotonic() + _SECONDS_MAX,
+    )
+    walk.run()
+    return walk, shown(transactions.session(), walk.found[:limit])
 
 
 def read_horizon(session: Session, operator: Operator) -> datetime:

@@ -30,12 +30,17 @@ class FewDays:
     ) -> None:
         self._open.__exit__(kind, error, traceback)
 
+    def close(self) -> None:
+        """End the open one; the next statement begins another."""
+        self._open.close()
+        self._session, self._touched = None, frozenset()
+
     def session(self, days: Iterable[Hashable] = ()) -> Session:
         """The session for a statement that touches these days; not to be kept."""
         touched = self._touched.union(days)
         if len(touched) > DAYS_AT_ONCE:
-            self._open.close()
-            self._session, touched = None, frozenset(days)
+            self.close()
+            touched = frozenset(days)
         if self._session is None:
             self._session = self._open.enter_context(self._begin())
         self._touched = touched

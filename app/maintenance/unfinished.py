@@ -1,28 +1,18 @@
-"""The groups of events that ingest has begun to store and not yet committed.
-
-Each holds an advisory lock that says when it began (app/database/sql/store_events.sql, step 2): its moment of receipt
-is not earlier.
-"""
+"""Asks, as the owner, for the groups of events that ingest has begun to store and not yet committed."""
 
 from datetime import datetime, timedelta
 from typing import Final
 
 from app.database.owner import Connection
+from app.database.unfinished import OLDEST_UNFINISHED
 
 _CLOCK: Final = "SELECT clock_timestamp()"
-_OLDEST: Final = """
-    SELECT to_timestamp((min(classid::bigint << 32 | objid::bigint) - x'6c75000000000000'::bigint) / 1000.0)
-    FROM pg_locks
-    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::bigint << 32 BETWEEN x'6c75000000000000'::bigint AND x'6c75ffffffffffff'::bigint
-"""
 _AHEAD: Final = timedelta(hours=1)
 
 
 def oldest_unfinished(connection: Connection) -> datetime | None:
     """When the oldest group that is under way began; None if there is none."""
-    found = connection.execute(_OLDEST).fetchone()
+    found = connection.execute(OLDEST_UNFINISHED).fetchone()
     return found[0] if found else None
 
 

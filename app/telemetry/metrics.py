@@ -135,6 +135,23 @@ POOL_TIMEOUTS: Final = _counter(
     "Transactions that got no connection within a second, and so were refused with 503.",
     ("program",),
 )
+STANDBY_USED: Final = _gauge(
+    "lariba_standby_used",
+    "1 while the standby is read, 0 while the primary answers instead; none where no standby is set.",
+    ("program",),
+    multiprocess_mode="livemin",
+)
+STANDBY_LAG_SECONDS: Final = _gauge(
+    "lariba_standby_lag_seconds",
+    "How long ago the primary was where the standby is known to be, looked at once a second.",
+    ("program",),
+    multiprocess_mode="livemax",
+)
+STANDBY_READS: Final = _counter(
+    "lariba_standby_reads_total",
+    "Searches, counts and chunks of exports where a standby is set, by who answered, and why it was the primary.",
+    ("answered_by",),
+)
 
 
 def count_request(method: str, route: str, outcome: str, seconds: float) -> None:

@@ -8,7 +8,8 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.context import Context
-from app.database.engine import Database, TenantScope, conninfo_of
+from app.database.conninfo import conninfo_of
+from app.database.engine import Database, TenantScope
 from app.errors import Conflict, StorageUnavailable
 from tests.support.databases import close
 from tests.support.people import Tenant, execute, rows

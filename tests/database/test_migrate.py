@@ -18,7 +18,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from app.config import Settings
-from app.database.engine import conninfo_of
+from app.database.conninfo import conninfo_of
 from app.database.migrate import SchemaBehindError, UnknownSchemaError, behind, downgrade, migrate, require_head
 from app.database.owner import owner_engine
 from app.models import Base

@@ -8,7 +8,7 @@ import pytest
 
 from app.config import Settings
 from app.context import EXTENSION
-from app.database.engine import conninfo_of
+from app.database.conninfo import conninfo_of
 from app.database.migrate import downgrade, migrate
 from app.factory import create_app
 from tests.support.databases import close, fresh_database

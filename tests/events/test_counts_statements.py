@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.engine import conninfo_of
+from app.database.conninfo import conninfo_of
 from app.database.migrate import migrate
 from app.events.counts import reading as counts_reading
 from app.events.counts.buckets import Interval

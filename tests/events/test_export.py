@@ -139,11 +139,11 @@ class TestNdjson:
     def test_that_breaks_off_does_not_say_that_it_is_whole(self, api: ApiClient, alice: Tenant) -> None:
         opened = []
 
-        def break_off(*arguments: object) -> object:
+        def break_off(*arguments: object, **named: object) -> object:
             opened.append(arguments)
             if len(opened) > 2:
                 raise StorageUnavailable
-            return reading(*arguments)  # type: ignore[arg-type]
+            return reading(*arguments, **named)  # type: ignore[arg-type]
 
         with patch.object(export, "reading", break_off):
             answer = api.call("GET", f"/v1/events/export?project_id={alice.project_id}", buffered=False)

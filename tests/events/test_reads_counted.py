@@ -324,11 +324,11 @@ class TestExport:
     def test_so_does_one_that_fails(self, api: ApiClient, alice: Tenant, counted: Counted) -> None:
         opened = []
 
-        def break_off(*arguments: Any) -> Any:
+        def break_off(*arguments: Any, **named: Any) -> Any:
             opened.append(arguments)
             if len(opened) > 2:
                 raise StorageUnavailable
-            return reading(*arguments)
+            return reading(*arguments, **named)
 
         with patch.object(export, "reading", break_off), pytest.raises(StorageUnavailable):
             list(api.call("GET", f"{_EXPORT}?project_id={alice.project_id}", buffered=False).iter_encoded())

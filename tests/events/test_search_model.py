@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import event
 
 from app.context import Context
-from app.database.engine import conninfo_of
+from app.database.conninfo import conninfo_of
 from app.events import export, kinds, search, segments, walk
 from app.events.feed import domain as feed
 from app.events.feed.cursors import BEGIN, Place

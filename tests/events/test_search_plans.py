@@ -14,7 +14,8 @@ from sqlalchemy import event, text
 from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
-from app.database.engine import TenantScope, conninfo_of
+from app.database.conninfo import conninfo_of
+from app.database.engine import TenantScope
 from app.database.migrate import migrate
 from app.database.owner import Owner
 from app.events import search as search_module

@@ -9,7 +9,8 @@ import pytest
 from celery import Celery
 
 from app.config import Settings
-from app.database.engine import Database, conninfo_of
+from app.database.conninfo import conninfo_of
+from app.database.engine import Database
 from app.database.migrate import migrate
 from app.maintenance.celery_tasks import register
 from app.maintenance.schedule import TASKS

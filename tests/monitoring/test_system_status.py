@@ -17,7 +17,8 @@ from app.config import Settings
 from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.clock import Clocks, read_clocks_in
-from app.database.engine import Database, conninfo_of
+from app.database.conninfo import conninfo_of
+from app.database.engine import Database
 from app.database.owner import Owner
 from app.factory import create_app
 from app.maintenance.schedule import TASKS

@@ -11,7 +11,8 @@ from psycopg import sql
 from sqlalchemy import event
 
 from app.config import Settings
-from app.database.engine import Database, conninfo_of
+from app.database.conninfo import conninfo_of
+from app.database.engine import Database
 from tests.support.servers import database_url
 
 SECRET_KEY = "a secret for tests only and long enough to be taken"

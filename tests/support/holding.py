@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from app.config import Settings
-from app.database.engine import conninfo_of
+from app.database.conninfo import conninfo_of
 from tests.support.servers import ENDED
 
 Root = psycopg.Connection[Any]

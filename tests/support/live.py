@@ -84,6 +84,7 @@ def environment_of(settings: Settings, *others: Settings) -> dict[str, str]:
         "LARIBA_DATABASE_URL": settings.database_url,
         "LARIBA_ADMIN_DATABASE_URL": settings.admin_database_url,
         "LARIBA_BROKER_URL": settings.broker_url,
+        "LARIBA_READ_DATABASE_URL": settings.read_database_url,
         "LARIBA_SECRET_KEY": ",".join(settings.secret_key),
         "LARIBA_LOG_LEVEL": "WARNING",
         "LARIBA_DATABASE_POOL_SIZE": str(settings.database_pool_size),

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, event
 
-from app.database.engine import Database, conninfo_of
+from app.database.conninfo import conninfo_of
+from app.database.engine import Database
 from tests.support.databases import close
 
 # The last moments of a transaction count as well: whatever is said then goes through them.

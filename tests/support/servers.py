@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 from sqlalchemy import make_url
 
-from app.database.engine import conninfo_of
+from app.database.conninfo import conninfo_of
 
 OUR_LOCKS = "pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND"
 """Stands between FROM and a condition: pg_locks shows those of all databases."""

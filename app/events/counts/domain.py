@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -27,6 +27,7 @@ from app.events.query.parsing import parse
 from app.events.query.printing import print_query
 from app.events.ranges import Bound, TimeRange, frozen_range
 from app.events.search import read_horizon
+from app.events.standby import Standby, read_up_to
 from app.events.statements import COUNTS, reading
 from app.events.transactions import FewDays
 from app.management.common.operators import Operator
@@ -81,8 +82,10 @@ class Counts:
     range: TimeRange
 
 
-def count_events(database: Database, operator: Operator, request: CountsRequest) -> Counts:
-    """The counts that `request` asks for.
+def count_events(
+    database: Database, operator: Operator, request: CountsRequest, standby: Standby | None = None
+) -> Counts:
+    """The counts that `request` asks for, read on the standby if there is one.
 
     Raises SchemaValidationFailed for a query, a range, an interval, a group or a time zone that is wrong, NotFound for
     a project beyond the caller's reach, and QueryTooBroad.
@@ -91,25 +94,24 @@ def count_events(database: Database, operator: Operator, request: CountsRequest)
     grouping = read_grouping(request.group_by)
     node = parse(request.q)
     normalized = print_query(node)
-    with FewDays(partial(reading, database, operator.workspace_id, COUNTS)) as transactions:
+    begin = partial(reading, workspace_id=operator.workspace_id, query_class=COUNTS)
+    with FewDays(partial(begin, database)) as transactions:
         session = transactions.session()
-        until = time.monotonic() + COUNTS.seconds
         project = find_project(session, operator, request.project_id)
         node = resolved(session, operator, project.id, node)
         within = frozen_range(request.begin, request.end, read_horizon(session, operator))
         interval = request.interval or usual_interval(within)
         buckets = buckets_of(within, interval, zone)
-        counting = Counting(
-            transactions=transactions,
+        count = partial(
+            _by_bucket,
             operator=operator,
             project_row=project.id,
             node=node,
             grouping=grouping,
             within=within,
             starts=buckets.starts,
-            until=until,
         )
-        found = counting.by_bucket() if buckets.starts else {}
+        found = read_up_to(within.end, count, transactions, standby, begin) if buckets.starts else {}
     events: Counter[Group] = Counter()
     for counted in found.values():
         events.update(counted)
@@ -124,6 +126,10 @@ def count_events(database: Database, operator: Operator, request: CountsRequest)
         normalized=normalized,
         range=within,
     )
+
+
+def _by_bucket(transactions: FewDays, **asked: Any) -> dict[int, Counter[Group]]:
+    return Counting(transactions=transactions, until=time.monotonic() + COUNTS.seconds, **asked).by_bucket()
 
 
 def _place_of(group: Group, events: Mapping[Group, int]) -> tuple[bool, bool, int, Group]:

@@ -2,7 +2,7 @@
 
 from flask import Response
 
-from app.context import reading_database
+from app.context import reading_database, reading_standby
 from app.errors import NotFound, QueryTooBroad
 from app.events.answers import respond, shown_query
 from app.events.blueprint import ReadingBlueprint
@@ -23,7 +23,7 @@ def count_events(operator: Operator, query: CountsRequest) -> Response:
     The total is the number of events that a search with the same query and range finds, and the sum of all buckets.
     Buckets without events are there too; an event is in one group.
     """
-    counted = counts.count_events(reading_database(), operator, query)
+    counted = counts.count_events(reading_database(), operator, query, reading_standby())
     body = {
         "total": counted.total,
         "interval": counted.interval,
