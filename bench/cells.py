@@ -1,9 +1,12 @@
 """`python -m bench.cells`: what an event costs where 1, 2 and 4 cells of one machine have a load each.
 
 Each cell is the product as `make run` starts it, with a PostgreSQL, web processes and a worker of its own, and all run
-all the while. In turns, the first 1, 2 and 4 of them are sent to at once, by one wrk with 64 connections for each. More
-cells cannot store more on one machine; what is compared is the CPU per event: what a cell costs that it would not cost
-alone. Printed are medians of the rounds, and `of linear`: the cost of one cell by that of many.
+all the while. In turns, the first 1, 2 and 4 of them are sent to at once, each by a wrk of its own over 64 connections,
+as fast as they answer or at `--rate` events a second. More cells cannot store more on one machine; what is compared is
+what an event costs where there are many. Printed are medians of the rounds, and `of linear`: the CPU per event of one
+cell by that of many. It falls with how many events share a commit, and rises on cores that are all busy: as fast as
+they answer, one cell leaves a part of the machine idle, and many do not; at a low rate, one cell has each event alone
+in its commit, and many on a busy machine do not. So both are to be read.
 
 `--nodes 4 16 100` adds what so many machines would store, if these costs hold there too: a reckoning, no measurement.
 It assumes machines like this one, web servers and PostgreSQL on machines of their own, each used to 70 %, a proxy that
@@ -44,8 +47,9 @@ class _Cell:
     product: Installation
     senders: Path
 
-    def send(self, seconds: float) -> Result:
-        load = wrk.Load(script=SINGLE.script, connections=SINGLE.connections, senders=self.senders)
+    def send(self, seconds: float, rate: int) -> Result:
+        script, argument = ("paced", str(rate)) if rate else (SINGLE.script, "")
+        load = wrk.Load(script=script, connections=SINGLE.connections, senders=self.senders, argument=argument)
         with machine.Meter(self.product.roots()) as meter:
             answers = wrk.send(self.product.url, load, seconds)
         return of_answers(SINGLE, answers, meter.use)
@@ -70,11 +74,11 @@ def main() -> None:
     wrk.check()
     with ExitStack() as stack:
         cells = [_start(stack) for _ in range(max(_COUNTS))]
-        _send(cells, _WARM_SECONDS)
+        _send(cells, _WARM_SECONDS, arguments.rate)
         turns: dict[int, list[_Turn]] = {count: [] for count in _COUNTS}
         for _ in range(arguments.rounds):
             for count in _COUNTS:
-                turns[count].append(_send(cells[:count], arguments.seconds))
+                turns[count].append(_send(cells[:count], arguments.seconds, arguments.rate))
                 machine.wait_until_idle(_REST_SECONDS)
     alone = statistics.median(turn.whole_cost for turn in turns[1])
     print(f"{'cells':>5}{'events/s':>12}{'web µs':>10}{'postgres µs':>14}{'of linear':>12}")
@@ -112,10 +116,10 @@ def _start(stack: ExitStack) -> _Cell:
     return _Cell(product, demo_sender(product, folder))
 
 
-def _send(cells: Sequence[_Cell], seconds: float) -> _Turn:
+def _send(cells: Sequence[_Cell], seconds: float, rate: int) -> _Turn:
     """To all at once."""
     with ThreadPoolExecutor(len(cells)) as pool:
-        results = list(pool.map(lambda cell: cell.send(seconds), cells))
+        results = list(pool.map(lambda cell: cell.send(seconds, rate), cells))
     rates = [result.events_per_second for result in results]
     cost = {
         tier: sum(result.cpu_us_per_event[tier] * rate for result, rate in zip(results, rates, strict=True))
@@ -130,6 +134,7 @@ def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.cells", description=__doc__, formatter_class=form)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn (4)")
+    parser.add_argument("--rate", type=int, default=0, help="events a second of each cell (as fast as they answer)")
     parser.add_argument("--nodes", type=int, nargs="*", default=[], help="reckon what so many machines would store")
     return parser.parse_args()
 
