@@ -12,6 +12,7 @@ from app.cells.names import row_ids
 from app.database.engine import ask
 
 _OWN: Final = text("SELECT name FROM cells WHERE is_own")
+_MAY_READ: Final = text("SELECT has_table_privilege('cells', 'SELECT')")
 _HAS_CELLS: Final = text("SELECT to_regclass('cells') IS NOT NULL")
 _NAME: Final = text("""
     INSERT INTO cells (name, is_own) VALUES (:name, true)
@@ -33,6 +34,8 @@ class WrongCellError(Exception):
 
 def cell_mismatch(connection: Connection, name: str) -> str | None:
     """Why this database is not that of the cell, in one line; None if it is. An empty name is that of no cell."""
+    if not connection.execute(_MAY_READ).scalar_one():  # a role that `migrate` has given no rights can do nothing else
+        return None
     own = connection.execute(_OWN).scalar_one_or_none() or ""
     if own == name:
         return None
