@@ -37,8 +37,8 @@ def _unnamed(server_url: str, migrated: Settings) -> Iterator[Settings]:
 
 
 @pytest.fixture(name="cell", scope="module")
-def _cell(server_url: str) -> Iterator[Cell]:
-    with cells(server_url, "eu1") as (cell,):
+def _cell(server_url: str, migrated: Settings) -> Iterator[Cell]:
+    with cells(server_url, migrated, "eu1") as (cell,):
         yield cell
 
 

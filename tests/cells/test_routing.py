@@ -7,14 +7,15 @@ import pytest
 from sqlalchemy import text
 
 from app.cells.routing import BETWEEN, FORMATS, read_exceptions
+from app.config import Settings
 from app.credentials.format import KEY_ID
 from tests.support.cells import Cell, cells, tenant_with_letters
 from tests.support.people import Tenant, make_tenant
 
 
 @pytest.fixture(name="pair")
-def _pair(server_url: str) -> Iterator[list[Cell]]:
-    with cells(server_url, "eu1", "us1") as pair:
+def _pair(server_url: str, migrated: Settings) -> Iterator[list[Cell]]:
+    with cells(server_url, migrated, "eu1", "us1") as pair:
         yield pair
 
 

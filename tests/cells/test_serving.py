@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.cells.serving import ServedCells
+from app.config import Settings
 from app.database.migrate import migrate
 from tests.support.cells import Cell, cells
 from tests.support.databases import fresh_database
@@ -18,12 +19,12 @@ from tests.support.sending import PATH, event_for
 
 
 @pytest.fixture(name="pair", scope="module")
-def _pair(server_url: str) -> Iterator[list[Cell]]:
-    with cells(server_url, "eu1", "us1") as pair:
+def _pair(server_url: str, migrated: Settings) -> Iterator[list[Cell]]:
+    with cells(server_url, migrated, "eu1", "us1") as pair:
         yield pair
 
 
-@pytest.fixture(name="both", scope="module", params=["granian", "gunicorn"])
+@pytest.fixture(name="both", scope="module", params=["granian", pytest.param("gunicorn", marks=pytest.mark.slow)])
 def _both(
     request: pytest.FixtureRequest, pair: list[Cell], checkout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:

@@ -9,6 +9,7 @@ from werkzeug.test import TestResponse
 
 from app.cells.directory import OtherCells
 from app.cells.names import read_name, row_ids
+from app.config import Settings
 from app.database.engine import Database
 from app.errors import InvalidSourceKey, StorageUnavailable, WrongCell
 from tests.support.cells import Cell, cells
@@ -17,8 +18,8 @@ from tests.support.sending import PATH, error_of, event_for, send
 
 
 @pytest.fixture(name="pair", scope="module")
-def _pair(server_url: str) -> Iterator[list[Cell]]:
-    with cells(server_url, "eu1", "us1") as pair:
+def _pair(server_url: str, migrated: Settings) -> Iterator[list[Cell]]:
+    with cells(server_url, migrated, "eu1", "us1") as pair:
         yield pair
 
 

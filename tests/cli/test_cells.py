@@ -17,8 +17,8 @@ Shell = Callable[..., Result]
 
 
 @pytest.fixture(name="pair", scope="module")
-def _pair(server_url: str) -> Iterator[list[Cell]]:
-    with cells(server_url, "eu1", "us1") as pair:
+def _pair(server_url: str, migrated: Settings) -> Iterator[list[Cell]]:
+    with cells(server_url, migrated, "eu1", "us1") as pair:
         yield pair
 
 
@@ -152,8 +152,8 @@ def test_map_prints_nothing_if_a_cell_is_away(all_settings: tuple[Settings, ...]
     assert "refused" in _refused(shell("cell", "map"))
 
 
-def test_add_lets_a_new_cell_and_the_others_know_of_each_other(server_url: str) -> None:
-    with cells(server_url, "eu1") as (one,), cells(server_url, "us1") as (other,):
+def test_add_lets_a_new_cell_and_the_others_know_of_each_other(server_url: str, migrated: Settings) -> None:
+    with cells(server_url, migrated, "eu1") as (one,), cells(server_url, migrated, "us1") as (other,):
         shell = _shell_of(create_shell("", (one.settings, other.settings)))
         for _ in range(2):
             _said(shell("cell", "add", "us1"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.cells.routing import read_exceptions
+from app.config import Settings
 from app.credentials.format import KEY_ID
 from app.ingest.cors import PREFLIGHT_HEADERS
 from bench.proxies import PROGRAMS, Program, Proxy, missing, proxy
@@ -34,9 +35,9 @@ _PROXY, _NEAR, _FAR = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
 
 @pytest.fixture(name="pair", scope="module")
-def _pair(server_url: str) -> Iterator[list[Cell]]:
+def _pair(server_url: str, migrated: Settings) -> Iterator[list[Cell]]:
     """eu1 gets what is of none."""
-    with cells(server_url, "eu1", "us1") as pair:
+    with cells(server_url, migrated, "eu1", "us1") as pair:
         yield pair
 
 

@@ -13,7 +13,7 @@ from app.context import EXTENSION, Context
 from app.credentials.verification import Credentials
 from app.database.migrate import migrate
 from app.factory import create_app
-from tests.support.databases import SECRET_KEY, close, fresh_database
+from tests.support.databases import SECRET_KEY, close, copied_database
 from tests.support.people import Tenant, make_tenant
 
 
@@ -35,10 +35,10 @@ class Cell:
 
 
 @contextmanager
-def cells(server_url: str, *names: str) -> Iterator[list[Cell]]:
-    """Cells that know of each other."""
+def cells(server_url: str, migrated: Settings, *names: str) -> Iterator[list[Cell]]:
+    """Cells that know of each other, each a copy of an empty installation that has got its name."""
     with ExitStack() as stack:
-        made = [stack.enter_context(_cell(server_url, name)) for name in names]
+        made = [stack.enter_context(_cell(server_url, migrated, name)) for name in names]
         introduce([each.settings for each in made])
         yield made
 
@@ -56,9 +56,9 @@ def _minting(letters: str) -> Credentials:
 
 
 @contextmanager
-def _cell(server_url: str, name: str) -> Iterator[Cell]:
-    with fresh_database(server_url) as fresh:
-        settings = replace(fresh, cells=(name,), database_pool_size=8)
+def _cell(server_url: str, migrated: Settings, name: str) -> Iterator[Cell]:
+    with copied_database(server_url, migrated) as copy:
+        settings = replace(copy, cells=(name,), database_pool_size=8)
         migrate(settings)
         cell = Cell(settings, create_app(settings, credentials=_minting(name)))
         yield cell
