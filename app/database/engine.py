@@ -68,6 +68,7 @@ _PLANS = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 _SCOPE_TO_READ = text(f"{_SCOPE.text}, {_READS}, {_PLANS}")
 _DEADLINE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 0.2
+_ROLLBACK_SECONDS_MAX = 1.5
 
 
 class TenantScope(Enum):
@@ -207,8 +208,10 @@ def _roll_back(session: Session, connection: Connection | None, deadline: float)
 
     After an error the connection is closed: PostgreSQL rolls back a transaction whose connection ends before COMMIT.
     """
-    # A refusal has what its transaction has left; what failed by its deadline, a little, or this would fail by it too.
-    _set_deadline(connection, max(deadline, time.monotonic() + _ROLLBACK_SECONDS))
+    # A server that is slow for a moment makes no 503 of a refusal, and one that is silent delays it no longer than
+    # requests may wait. What failed by its deadline has a little more, or this would fail by it too.
+    now = time.monotonic()
+    _set_deadline(connection, max(min(deadline, now + _ROLLBACK_SECONDS_MAX), now + _ROLLBACK_SECONDS))
     try:
         session.close()
     except (SQLAlchemyError, psycopg.Error) as error:

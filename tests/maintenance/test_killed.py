@@ -25,6 +25,7 @@ from app.database.migrate import migrate
 from app.database.owner import Owner
 from app.errors import StorageUnavailable
 from app.maintenance.schedule import TASKS
+from app.maintenance.segments import TASK_NAME as BUILD_EVENT_SEGMENTS
 from app.maintenance.task import Task, TaskContext
 from app.worker import create_celery
 from tests.support import holding
@@ -259,5 +260,9 @@ def _check_what_is_recorded(arena: _Arena, task: Task, began: datetime, before: 
     state = arena.states()[task.name]
     assert (state.failures, state.failures_in_a_row) == (cut_off, 0), task.name
     assert state.error.startswith("cut off"), task.name
-    wanted = 1 + (state.started_at - began) / (0.9 * task.every)
-    assert 1 <= arena.good_runs(task) - before <= wanted, task.name
+    good = arena.good_runs(task) - before
+    assert good >= 1, task.name
+    if (
+        task.name != BUILD_EVENT_SEGMENTS
+    ):  # it has more to do, at each tick, as long as a default partition is being moved
+        assert good <= 1 + (state.started_at - began) / (0.9 * task.every), task.name
