@@ -98,6 +98,17 @@ def test_a_refusal_has_the_time_of_its_transaction_to_roll_back(
     assert type(_outcome_of(context.database, "refusal")) is NotFound
 
 
+def test_nor_does_a_silent_server_delay_it_for_as_long_as_its_transaction_may_take(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float] = []
+    monkeypatch.setattr("app.database.engine._set_deadline", lambda _, until: left.append(until - time.monotonic()))
+
+    assert type(_outcome_of(context.database, "refusal")) is NotFound
+    of_the_transaction, of_the_rollback = left
+    assert of_the_rollback <= 1.5 < of_the_transaction
+
+
 def test_a_lost_connection_gives_its_slot_in_the_pool_back(settings: Settings) -> None:
     database = Database(settings.database_url, pool_size=1, application_name="lossy")
     in_use = metrics.POOL_IN_USE.labels("lossy")
