@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from app.config import Settings
 from app.context import Context
+from app.database import engine
 from app.database.dedicated_connection import DeadlineConnection
 from app.database.engine import Database, TenantScope
 from app.database.owner import Owner
@@ -102,7 +103,13 @@ def test_nor_does_a_silent_server_delay_it_for_as_long_as_its_transaction_may_ta
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[float] = []
-    monkeypatch.setattr("app.database.engine._set_deadline", lambda _, until: left.append(until - time.monotonic()))
+
+    def set_and_note(connection: Connection | None, until: float) -> None:
+        left.append(until - time.monotonic())
+        set_deadline(connection, until)
+
+    set_deadline = engine._set_deadline  # noqa: SLF001 - what a transaction may still take is seen nowhere else
+    monkeypatch.setattr(engine, "_set_deadline", set_and_note)
 
     assert type(_outcome_of(context.database, "refusal")) is NotFound
     of_the_transaction, of_the_rollback = left
