@@ -32,6 +32,8 @@ pytestmark = pytest.mark.slow
 # The app's role sees a workspace at a time, or all if it says so.
 _ALL_WORKSPACES = "-c lariba.all_workspaces=on"
 _SENDERS = 16
+# Nobody may listen for a while: producers that ask again at once would keep the processes from starting.
+_AGAIN_SECONDS = 0.05
 
 
 @dataclass
@@ -85,7 +87,7 @@ class _Load:
                         self.answered.append(event_id)
                         self.replayed += [event_id] if response.getheader("Idempotent-Replayed") else []
                         return
-            if self.is_over.is_set():
+            if self.is_over.wait(_AGAIN_SECONDS):
                 self.given_up.append(event_id)
                 return
 

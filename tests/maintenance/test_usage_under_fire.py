@@ -38,6 +38,8 @@ pytestmark = [pytest.mark.wiring, pytest.mark.slow]
 _SENDERS = 8
 _ROUNDS = 5
 _EVENTS_PER_ROUND = 100
+# Nobody may listen for a while: producers that ask again at once would keep the processes from starting.
+_AGAIN_SECONDS = 0.05
 
 # A worker that folds without a pause, a few rows at a time, so that most moments to kill it are in the middle.
 _FOLD_ON = """
@@ -86,6 +88,7 @@ class _Fire:
             except (OSError, HTTPException):
                 connection.close()
                 self.unanswered.append(event_id)
+                self.is_over.wait(_AGAIN_SECONDS)
                 continue
             if response.status in (200, 201):
                 self.accepted.append(event_id)

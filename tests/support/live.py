@@ -147,7 +147,7 @@ def _serving(port: int, command: list[str], environment: dict[str, str], checkou
     process = subprocess.Popen([sys.executable, *command], cwd=checkout, env=environment, start_new_session=True)
     server = LiveServer(port, process)
     try:
-        wait_until(lambda: is_ready(server), timeout_seconds=60.0)  # four processes begin beside other work
+        wait_until(lambda: is_ready(server))
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -8,7 +8,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def wait_until(condition: Callable[[], Value], timeout_seconds: float = 60.0, *, pause_seconds: float = 0.02) -> Value:
+def wait_until(condition: Callable[[], Value], timeout_seconds: float = 180.0, *, pause_seconds: float = 0.02) -> Value:
     """The first truthy value of `condition`; fails the test if there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while not (value := condition()):

@@ -15,7 +15,7 @@ from app.config import Settings
 from app.context import Context
 from app.database.advisory_locks import exclude_workspace
 from app.database.engine import TenantScope
-from tests.support.live import LiveServer, free_port, gunicorn_server, live_server
+from tests.support.live import LiveServer, free_port, gunicorn_server, live_server, make_known
 from tests.support.people import Tenant, events_of, rows
 from tests.support.sending import PATH, event_for
 from tests.support.servers import OUR_LOCKS
@@ -80,6 +80,7 @@ def test_gunicorn_with_a_preloaded_application_stores_and_replays(
     settings: Settings, checkout: Path, context: Context, alice: Tenant
 ) -> None:
     with gunicorn_server(settings, checkout) as server, ThreadPoolExecutor(16) as senders:
+        make_known(server, alice.key, workers=2)
         statuses = list(senders.map(lambda n: _send(server, alice, f"e{n % 100}"), range(200)))
 
     assert set(statuses) <= {200, 201}
