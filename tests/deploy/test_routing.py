@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from bench.proxies import PROGRAMS, Program, Proxy, missing, proxy
 from tests.support.breaking_servers import breaking_server
 from tests.support.cells import Cell, cells, tenant_with_letters
 from tests.support.following import FEED
-from tests.support.live import Answer, LiveServer, live_server
+from tests.support.live import Answer, LiveServer, live_server, read
 from tests.support.people import Tenant, execute, make_tenant, rows
 from tests.support.proxies import ask
 from tests.support.sending import PATH, event_for
@@ -207,6 +209,26 @@ def test_an_export_passes_whole(front: Proxy, pair: list[Cell]) -> None:
     answer = ask(front, "GET", f"/v1/events/export?project_id={tenant.project_id}", headers=tenant.bearer)
 
     assert json.loads(answer.body.splitlines()[-1]) == {"complete": True, "events": _EVENTS}
+
+
+def test_each_path_is_answered_as_the_product_does(
+    front: Proxy, pair: list[Cell], servers: dict[str, list[int]]
+) -> None:
+    tenant = make_tenant(pair[1].context)
+    paths = json.loads(ask(front, "GET", "/openapi.json").body)["paths"]
+    asked = [(method, re.sub(r"{\w+}", "x", path)) for path in paths for method in ("GET", "POST", "TRACE")]
+
+    def answered(port: int) -> list[tuple[int, str, str | None]]:
+        return [_kind_of_answer(port, method, path, tenant) for method, path in asked]
+
+    assert answered(front.port) == answered(servers["us1"][0])
+
+
+def _kind_of_answer(port: int, method: str, path: str, tenant: Tenant) -> tuple[int, str, str | None]:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request(method, path, headers=tenant.bearer)
+        answer = read(connection.getresponse())
+    return answer.status, answer.headers.get("content-type", ""), answer.headers.get("allow")
 
 
 def test_the_address_is_the_clients_whatever_it_says(front: Proxy, pair: list[Cell]) -> None:
