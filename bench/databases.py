@@ -31,8 +31,8 @@ class Sender:
 
 
 @contextmanager
-def migrated_database(folder: Path) -> Iterator[Settings]:
-    """Fsync is on. The server's data lie in `folder`, and it stops after the block."""
+def migrated_database(folder: Path, *cells: str) -> Iterator[Settings]:
+    """Fsync is on. The server's data lie in `folder`, and it stops after the block. `cells`: the name of its cell."""
     with EmbeddedPostgres(folder / "pg") as server:
         settings = Settings(
             database_url=server.url(APP_ROLE, DATABASE),
@@ -40,6 +40,7 @@ def migrated_database(folder: Path) -> Iterator[Settings]:
             broker_url="memory://",
             secret_key=(SECRET_KEY,),
             log_level="WARNING",
+            cells=cells,
         )
         migrate(settings)
         yield settings

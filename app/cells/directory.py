@@ -18,6 +18,18 @@ _REMEMBERED_SECONDS: Final = 10.0
 _DEADLINE_SECONDS: Final = 1.0
 
 
+MOVING: Final = (
+    "Nothing was stored or changed: this workspace is moving to another cell. Repeat the same request later."
+)
+
+
+def wrong_cell(name: str) -> WrongCell:
+    """The refusal that says where to go."""
+    refusal = WrongCell(f"This key or token is of the cell {name}: send the request there.")
+    refusal.headers = {CELL_HEADER: name}
+    return refusal
+
+
 class OtherCells:
     """Those of one process. Read again when an unknown key comes, every ten seconds at the most."""
 
@@ -39,9 +51,7 @@ class OtherCells:
         except (InvalidSourceKey, InvalidManagementToken) as refusal:
             name = named_in(credential or "")
             if name in self._known():
-                wrong = WrongCell(f"This key or token is of the cell {name}: send the request there.")
-                wrong.headers = {CELL_HEADER: name}
-                raise wrong from refusal
+                raise wrong_cell(name) from refusal
             raise
 
     def _known(self) -> frozenset[str]:

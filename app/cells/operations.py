@@ -14,7 +14,7 @@ from app.database.owner import owner_engine
 # Of all tables of the schema, with their partitions and indexes: another cell may lie in the same database.
 _STATE: Final = text("""
     SELECT (SELECT is_draining FROM cells WHERE is_own) AS is_draining,
-        (SELECT count(*) FROM workspaces) AS workspaces,
+        (SELECT count(*) FROM workspaces WHERE home IS NULL) AS workspaces,
         (SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class
             WHERE relnamespace = current_schema()::text::regnamespace AND relkind = 'r')::bigint AS bytes
 """)

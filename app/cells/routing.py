@@ -8,13 +8,16 @@ from sqlalchemy import text
 from app.cells.operations import owner_of
 from app.config import Settings
 
-# A few ranges of the unique indexes, so that no more rows are read than there are exceptions.
+# A few ranges of the unique indexes, so that no more rows are read than there are exceptions. What is left of a
+# workspace that has moved on says nothing: the cell that it lives in does.
 BETWEEN: Final = text("""
     SELECT 'lrb_sk_' || substr(public_id, 5) FROM source_keys
     WHERE public_id >= 'key_' || CAST(:first AS text) AND public_id < 'key_' || CAST(:behind AS text)
+        AND workspace_id NOT IN (SELECT id FROM workspaces WHERE home IS NOT NULL)
     UNION ALL
     SELECT 'lrb_mt_' || substr(public_id, 5) FROM management_tokens
     WHERE public_id >= 'tok_' || CAST(:first AS text) AND public_id < 'tok_' || CAST(:behind AS text)
+        AND workspace_id NOT IN (SELECT id FROM workspaces WHERE home IS NOT NULL)
 """)
 _BEHIND_ALL: Final = "{"
 """Stands behind every letter and digit, as PostgreSQL's collation "C" sorts."""

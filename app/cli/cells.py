@@ -9,6 +9,7 @@ from app.cells.operations import CellState, drain, introduce, read_state
 from app.cells.routing import FORMATS, read_exceptions
 from app.cli.failures import first_line, one_line_failures
 from app.config import Settings
+from app.context import current_context
 from app.database.cell import WrongCellError
 
 EXTENSION = "lariba.cells"
@@ -78,8 +79,10 @@ def print_map(form: str) -> None:
 
 
 def known_cells() -> tuple[Settings, ...]:
-    """The settings of all cells that LARIBA_CELLS names. Raises ClickException without any."""
+    """The settings of all cells that LARIBA_CELLS names. Raises ClickException without any, or for a wrong setting."""
     cells: tuple[Settings, ...] = current_app.extensions[EXTENSION]
+    if not cells:
+        current_context()  # which names the setting that is missing or wrong
     if not cells or not cells[0].cell:
         raise click.ClickException("LARIBA_CELLS names no cell: this installation has one, without a name")
     return cells

@@ -9,6 +9,7 @@ from psycopg import Error as PsycopgError
 from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
+from app.cells.moving.stages import MoveError
 from app.database.cell import WrongCellError
 from app.database.migrate import UnknownSchemaError
 from app.errors import OutcomeUnknown, Refusal
@@ -36,6 +37,7 @@ def one_line_failures() -> Iterator[None]:
         CommandError,
         UnknownSchemaError,
         WrongCellError,
+        MoveError,
         ValueError,
         OSError,
     ) as error:

@@ -24,9 +24,11 @@ from sqlalchemy.orm import Session
 from app.database.engine import Database
 from app.errors import OutcomeUnknown, StorageUnavailable
 
-# Keep these numbers apart from each other and from all other advisory locks of the database.
+# Keep these numbers apart from each other and from all other advisory locks of the database: 0x6C74 and 0x6C75 are
+# those of feeds (sql/feed.sql).
 _INGEST = 0x6C72_0000_0000_0000
 _PARENTS = 0x6C73_0000_0000_0000
+_RESIDENCE = 0x6C76_0000_0000_0000
 _TRY: Final = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
 _RELEASE: Final = "SELECT pg_advisory_unlock_all()"
 _TRY_SECONDS: Final = 5.0
@@ -35,6 +37,7 @@ _EXCLUDE = text(
 )
 _SHARE_PARENTS = text("SELECT pg_advisory_xact_lock_shared(:key)")
 _EXCLUDE_PARENTS = text("SELECT pg_advisory_xact_lock(:key)")
+_SHARE_RESIDENCE = text("SELECT pg_advisory_xact_lock_shared(:key)")
 _SHARE_TOKEN = text("SELECT pg_advisory_xact_lock_shared(hashtextextended('token ' || :token, 0))")
 _EXCLUDE_TOKEN = text("SELECT pg_advisory_xact_lock(hashtextextended('token ' || :token, 0))")
 
@@ -62,6 +65,16 @@ def share_parents(session: Session, workspace_id: int) -> None:
 def exclude_parents(session: Session, workspace_id: int) -> None:
     """Wait until no child is being made in this workspace; later ones wait for this transaction."""
     session.execute(_EXCLUDE_PARENTS, {"key": _PARENTS | workspace_id})
+
+
+def residence_lock(workspace_id: int) -> int:
+    """The number of the lock that the last part of a workspace's move takes exclusively (app/cells/moving/)."""
+    return _RESIDENCE | workspace_id
+
+
+def share_residence(session: Session, workspace_id: int) -> None:
+    """The last part of the workspace's move does not begin until we commit. Take it last: mutations wait behind it."""
+    session.execute(_SHARE_RESIDENCE, {"key": residence_lock(workspace_id)})
 
 
 def share_token(session: Session, token: str) -> None:

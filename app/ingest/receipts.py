@@ -14,8 +14,8 @@ from app.credentials.verification import Identity
 from app.errors import NotFound
 from app.ingest.acceptance import Client
 from app.ingest.services import IngestServices
-from app.ingest.storage import Outcome
-from app.ingest.verdicts import REFUSALS
+from app.ingest.storage import Outcome, Verdict
+from app.ingest.verdicts import look_up_refusal
 
 # The key and its policies are judged in the statement that reads, as in the one that writes. Each look-up is one by a
 # primary key; an expired record is none.
@@ -78,5 +78,6 @@ class Receipts:
         with self.services.database.transaction(self.identity.workspace_id, deadline_seconds=seconds) as session:
             ((refused, received_at, body),) = session.connection().exec_driver_sql(statement, given).all()
         if refused is not None:
-            raise REFUSALS[Outcome(refused)]
+            verdict = Verdict(Outcome(refused), None)
+            raise look_up_refusal(verdict, self.identity, self.client, self.services.database)
         return None if received_at is None else (received_at, body)

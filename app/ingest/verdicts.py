@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from app import errors
+from app.cells.directory import MOVING, wrong_cell
 from app.credentials.verification import Identity
 from app.database.engine import Database
 from app.errors import (
@@ -26,6 +27,7 @@ from app.ingest.storage import Execute, Outcome, Verdict
 
 REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
     Outcome.INVALID_SOURCE_KEY: errors.InvalidSourceKey,
+    Outcome.WRONG_CELL: errors.WrongCell,
     Outcome.WORKSPACE_SUSPENDED: errors.WorkspaceSuspended,
     Outcome.SOURCE_DISABLED: errors.SourceDisabled,
     Outcome.SOURCE_MISMATCH: errors.SourceMismatch,
@@ -40,7 +42,9 @@ REFUSALS: Final[dict[Outcome, type[Refusal]]] = {
 Named = Mapping[Outcome, Refusal]
 
 # Outcomes whose refusal names the source, the environment or what is out of use.
-_NAMED: Final = frozenset((Outcome.SOURCE_MISMATCH, Outcome.ENVIRONMENT_MISMATCH, Outcome.SOURCE_DISABLED))
+_NAMED: Final = frozenset(
+    (Outcome.SOURCE_MISMATCH, Outcome.ENVIRONMENT_MISMATCH, Outcome.SOURCE_DISABLED, Outcome.WRONG_CELL)
+)
 # A refusal is known already; a name in it is not worth a longer wait.
 _NAMING_SECONDS: Final = 1.0
 # By primary keys. The storage function judges source and environment before the client's origin, so this
@@ -52,11 +56,13 @@ _NAMES: Final = """
             WHEN source.archived_at IS NOT NULL THEN 'source' END,
         CASE WHEN project.archived_at IS NOT NULL THEN project.public_id
             WHEN environment.archived_at IS NOT NULL THEN environment.public_id
-            ELSE source.public_id END
+            ELSE source.public_id END,
+        workspace.home
     FROM source_keys AS key
     JOIN sources AS source ON source.id = key.source_id
     JOIN environments AS environment ON environment.id = source.environment_id
     JOIN projects AS project ON project.id = source.project_id
+    JOIN workspaces AS workspace ON workspace.id = source.workspace_id
     WHERE key.id = %s AND refuse_client_origin(key.allowed_origins, key.allowed_networks, %s, %s) IS NULL
 """
 
@@ -85,7 +91,12 @@ def refusal_in(verdict: Verdict, named: Named) -> Refusal:
         return named[verdict.outcome]
     if verdict.outcome is Outcome.TIMESTAMP_OUT_OF_RANGE:
         return _timestamp_out_of_range(verdict.detail)
-    return REFUSALS[verdict.outcome]()
+    return refusal_of(verdict.outcome)
+
+
+def refusal_of(outcome: Outcome) -> Refusal:
+    """The refusal that an outcome means, without names."""
+    return StorageUnavailable(MOVING) if outcome is Outcome.WORKSPACE_MOVING else REFUSALS[outcome]()
 
 
 def named_refusals(outcomes: Iterable[Outcome], execute: Execute, identity: Identity, client: Client) -> Named:
@@ -99,8 +110,9 @@ def named_refusals(outcomes: Iterable[Outcome], execute: Execute, identity: Iden
     )
     if not rows:
         return {}
-    ((source, environment, archived, out_of_use),) = rows
-    return {
+    ((source, environment, archived, out_of_use, home),) = rows
+    where = {Outcome.WRONG_CELL: wrong_cell(home)} if home else {}
+    return where | {
         Outcome.SOURCE_MISMATCH: SourceMismatch(
             f"source_id is not the source that this key belongs to: send {source}, or the key of the other source."
         ),

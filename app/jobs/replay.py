@@ -33,7 +33,7 @@ from app.events.statements import EXPORT, reading
 from app.ingest.batch.storing import AgainError, PoisonedError, Stored, executing, store_all, store_apart
 from app.ingest.retries import PAUSE_SECONDS
 from app.ingest.storage import Outcome
-from app.ingest.verdicts import REFUSALS
+from app.ingest.verdicts import refusal_of
 from app.jobs.replayed import attempt_of
 from app.jobs.turns import Turn, end, note, postpone
 from app.management.common.mutations import moment, next_updated_at
@@ -57,6 +57,8 @@ _PAUSE_SECONDS_MAX: Final = 0.15
 _ENDING: Final = frozenset(
     (
         Outcome.INVALID_SOURCE_KEY,
+        Outcome.WRONG_CELL,
+        Outcome.WORKSPACE_MOVING,
         Outcome.WORKSPACE_SUSPENDED,
         Outcome.SOURCE_DISABLED,
         Outcome.SOURCE_MISMATCH,
@@ -99,7 +101,7 @@ class _Progress:
         """When these are stored. Raises the Refusal that would meet all that come after them, too."""
         outcomes = Counter(each.code if isinstance(each, Refusal) else each[1].outcome for each in stored)
         for outcome in _ENDING & outcomes.keys():
-            raise REFUSALS[Outcome(outcome)]
+            raise refusal_of(Outcome(outcome))
         accepted = sum(outcomes.pop(each, 0) for each in _STORED)
         duplicates = outcomes.pop(Outcome.DUPLICATE, 0)
         return _Progress(

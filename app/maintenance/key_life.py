@@ -20,11 +20,12 @@ _BATCH_ROWS: Final = 500
 # By ix_…_unmarked. least(): PostgreSQL's clock judges every use, so nothing is marked before that clock has reached its
 # expiry. SKIP LOCKED: workers share the work, and a row that an operator is changing is left for the next run, so a run
 # waits for no lock and cannot deadlock. FOR UPDATE rechecks the condition: a credential that was just revoked or
-# prolonged is not due. `updated_at` is unchanged, so that no If-Match fails.
+# prolonged is not due. `updated_at` is unchanged, so that no If-Match fails. What has moved is marked in its new cell.
 _MARK: Final = """
     WITH due AS (
         SELECT id, expired_at FROM {table}
         WHERE expires_at <= least(:now, now()) AND revoked_at IS NULL AND expired_at IS DISTINCT FROM expires_at
+            AND workspace_id NOT IN (SELECT id FROM workspaces WHERE home IS NOT NULL)
         ORDER BY expires_at LIMIT :rows FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE {table} AS credential SET expired_at = credential.expires_at

@@ -64,7 +64,10 @@ _BEHIND = text("""
         ) AS segment ON true
     )
     SELECT project_id FROM newest
-    WHERE ends_at > :now OR (
+    WHERE EXISTS (
+        SELECT FROM projects JOIN workspaces ON workspaces.id = workspace_id
+        WHERE projects.id = project_id AND home IS NULL
+    ) AND ( ends_at > :now OR (
         (SELECT coalesce(sum(events), 0) FROM waiting WHERE project_id = newest.project_id)
         + (SELECT coalesce(sum(events), 0) FROM event_hours
            WHERE project_id = newest.project_id AND hour >= coalesce(newest.hour, '-infinity'))
@@ -72,7 +75,7 @@ _BEHIND = text("""
             SELECT events, begins_at FROM event_segments WHERE project_id = newest.project_id
             ORDER BY project_id DESC, last_position DESC LIMIT 50
         ) AS latest WHERE begins_at >= newest.hour)
-    ) >= :size
+    ) >= :size)
     ORDER BY ends_at NULLS FIRST, project_id
 """)
 _TIMEOUT = text("SELECT set_config('statement_timeout', :milliseconds, true)")

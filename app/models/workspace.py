@@ -1,5 +1,6 @@
 """A workspace: the tenant, owner of every row with its id."""
 
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, Index, Integer, text
@@ -36,3 +37,9 @@ class Workspace(ControlRow, Base):
     """How long events are kept. None: as long as the installation keeps them."""
     key_events_per_second: Mapped[int | None] = mapped_column(Integer)
     """For each key without a limit of its own. None: the installation's default."""
+    moving_to: Mapped[str | None]
+    """The cell that it is being copied to. It goes on here."""
+    frozen_at: Mapped[datetime | None]
+    """Since when it has waited for the last part of its move: nothing is stored or changed, here or there."""
+    home: Mapped[str | None]
+    """The cell that it lives in, if that is another one: this is what is left of it, or not whole yet."""

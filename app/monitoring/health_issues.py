@@ -24,6 +24,8 @@ STALLED_JOB_SECONDS_MAX: Final = 3600
 """A job gets a turn every few seconds, beside many others every few minutes; what meets the same in ten of them in a
 row has failed by then.
 """
+FROZEN_SECONDS_MAX: Final = 30
+"""The last part of a move takes a second or two. If it was cut off, its workspace is answered 503 until the next."""
 PARTITIONS_AHEAD_SECONDS_MIN: Final = 2 * _DAY_SECONDS
 """Less would not last a weekend; after that, events go to the default partition."""
 RETENTION_SLACK_SECONDS: Final = 2 * _DAY_SECONDS
@@ -54,6 +56,13 @@ def health_issues_of(system: SystemStatus, settings: Settings) -> Iterator[Healt
     if system.stalled_job_seconds > STALLED_JOB_SECONDS_MAX:
         message = f"an export or replay has done nothing for {system.stalled_job_seconds:.0f} s"
         yield HealthIssue("LaribaJobStalls", message)
+    if system.frozen_seconds > FROZEN_SECONDS_MAX:
+        message = f"a workspace has waited for {system.frozen_seconds:.0f} s for the last part of its move"
+        yield HealthIssue("LaribaMoveCutOff", message)
+    yield from _issues_of_days(system, settings)
+
+
+def _issues_of_days(system: SystemStatus, settings: Settings) -> Iterator[HealthIssue]:
     if system.default_partition_rows > 0:
         yield HealthIssue("LaribaEventsInDefaultPartition", "events of days without a partition are in events_default")
     if system.partitions_ahead_seconds < PARTITIONS_AHEAD_SECONDS_MIN:

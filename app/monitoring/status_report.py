@@ -52,6 +52,8 @@ def _rows_of_status(system: SystemStatus, settings: Settings) -> Iterator[_Row]:
     kept = "for ever" if settings.retention_days is None else f"{settings.retention_days} days"
     yield "retention", kept, ""
     yield _row_of_consumers(system)
+    if system.frozen_seconds:
+        yield "move of a workspace", "waits", f"for {system.frozen_seconds:.0f} s, for its last part"
 
 
 def _row_of_consumers(system: SystemStatus) -> _Row:

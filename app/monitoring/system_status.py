@@ -56,6 +56,7 @@ _PARTITIONS = text(r"""
     WHERE inhparent = 'events'::regclass AND bounds IS NOT NULL
     ORDER BY begins_at
 """)
+_FROZEN = text("SELECT min(frozen_at) FROM workspaces")
 _TASKS = text("""
     SELECT name, succeeded_at, failed_at, error, failures_in_a_row, runs, failures, rows_done, seconds, seconds_total
     FROM maintenance_tasks
@@ -165,6 +166,13 @@ class SystemStatus:
         float,
         Metric("lariba_jobs_stalled_seconds", "For how long that one of them has done nothing which has for longest."),
     ]
+    frozen_seconds: Annotated[
+        float,
+        Metric(
+            "lariba_workspaces_frozen_seconds",
+            "For how long a workspace has waited for the last part of its move to another cell; 0: none does.",
+        ),
+    ]
     tasks: tuple[TaskStatus, ...]
 
 
@@ -182,6 +190,7 @@ def read_system_status(
         days = session.execute(_PARTITIONS).all()
         default_partition_rows = _count_in_default_partition(session, days, rows_max)
         pending = read_pending(session, KINDS, rows_max)
+        frozen_since = session.execute(_FROZEN).scalar_one()
         runs = {row.name: row for row in session.execute(_TASKS)}
     return SystemStatus(
         read_at=now,
@@ -201,6 +210,7 @@ def read_system_status(
         pending_jobs=pending.jobs,
         oldest_job_seconds=_seconds_since(pending.oldest_at, now),
         stalled_job_seconds=_seconds_since(pending.stalled_since, now),
+        frozen_seconds=_seconds_since(frozen_since, now),
         tasks=tuple(_task(task, runs.get(task.name), now) for task in TASKS),
     )
 

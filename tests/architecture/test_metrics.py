@@ -126,6 +126,7 @@ def test_status_and_the_rules_have_the_same_bounds() -> None:
         "LaribaUsageOutboxLags": f"> {health_issues.OUTBOX_LAG_SECONDS_MAX}",
         "LaribaExpiredRecordsPileUp": f"> {health_issues.EXPIRED_LAG_SECONDS_MAX}",
         "LaribaJobStalls": f"> {health_issues.STALLED_JOB_SECONDS_MAX}",
+        "LaribaMoveCutOff": f"> {health_issues.FROZEN_SECONDS_MAX}",
         "LaribaEventsInDefaultPartition": "> 0",
         "LaribaPartitionsRunOut": f"< {health_issues.PARTITIONS_AHEAD_SECONDS_MIN}",
         "LaribaRetentionBehind": f"> {health_issues.RETENTION_SLACK_SECONDS}",

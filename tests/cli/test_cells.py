@@ -180,3 +180,9 @@ def test_the_shell_reads_each_cells_settings_under_its_name(all_settings: tuple[
     assert [each.database_url for each in read] == [eu1.database_url, us1.database_url]
     assert [each.broker_url for each in read] == ["redis://broker", "redis://of-us1"]
     assert create_app(read[0]).name == "lariba"
+
+
+def test_without_cells_the_setting_that_is_wrong_is_named() -> None:
+    assert _refused(_shell_of(create_shell("LARIBA_BROKER_URL is missing"))("cell", "list")) == (
+        "Error: LARIBA_BROKER_URL is missing"
+    )

@@ -13,7 +13,8 @@
 -- Whose keys these are and whether they may send at all, read in the statement that writes. A key is named by its row
 -- and its public id: after a restore of the database a row number may belong to another key, and a process that has
 -- been running since before the restore must not store under it. One look-up by each primary key for each caller, not
--- for each event. An expiry that the worker has marked (`expired_at`) counts even if the clock was set back since.
+-- for each event. An expiry that the worker has marked (`expired_at`) counts even if the clock was set back since. What
+-- has been changed of a key since its workspace left is known in the cell that it lives in.
 --     judged  the moment of receipt; the bounds of a timestamp are reckoned from it
 --     held    the advisory locks that were not free (store_events, step 1)
 CREATE OR REPLACE FUNCTION judge_callers(callers jsonb, judged timestamptz, held bigint[])
@@ -24,8 +25,10 @@ LANGUAGE sql STABLE AS $$
     SELECT c.caller, key.id, source.id, source.project_id, source.environment_id, source.workspace_id,
         CASE
             WHEN c.barrier = ANY (held) THEN 'held'
+            WHEN workspace.home IS NOT NULL THEN 'wrong_cell'
             WHEN key.id IS NULL OR key.revoked_at IS NOT NULL OR key.expires_at <= judged
                 OR key.expires_at = key.expired_at THEN 'invalid_source_key'
+            WHEN workspace.frozen_at IS NOT NULL THEN 'workspace_moving'
             WHEN workspace.status <> 'active' THEN 'workspace_suspended'
             WHEN source.disabled_at IS NOT NULL OR source.archived_at IS NOT NULL
                 OR environment.archived_at IS NOT NULL OR project.archived_at IS NOT NULL THEN 'source_disabled'

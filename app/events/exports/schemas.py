@@ -65,8 +65,8 @@ class ExportSchema(ObjectSchema):
         required=True,
         allow_none=True,
         metadata={
-            "description": "Why it failed: disk_full, quota_exceeded, file_lost, or the code of an error; null: it did"
-            " not.",
+            "description": "Why it failed: disk_full, quota_exceeded, file_lost, moved, or the code of an error; null:"
+            " it did not.",
             "example": None,
         },
     )

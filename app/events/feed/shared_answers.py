@@ -244,6 +244,6 @@ def _page(transactions: FewDays, operator: Operator, follower: Follower) -> Page
 
 
 def _may_read(caller: Caller | None, project_row: int) -> bool:
-    if caller is None or not caller.operator.role.includes(ROLE):
+    if caller is None or caller.home is not None or not caller.operator.role.includes(ROLE):
         return False
     return caller.operator.project_rows is None or project_row in caller.operator.project_rows

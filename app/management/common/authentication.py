@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from app.cells.directory import wrong_cell
 from app.credentials.table import CredentialTable, seconds_until
 from app.credentials.verification import Credentials, Identity
 from app.database.engine import Database
@@ -17,13 +18,15 @@ from app.management.common.operators import Operator, Role
 
 _TOKENS: Final = CredentialTable("management_tokens")
 # What can change is read at every request. A token whose expiry is marked (app/maintenance/key_life.py) stays expired
-# if PostgreSQL's clock is set back, as source keys do (app/database/sql/policies.sql).
+# if PostgreSQL's clock is set back, as source keys do (app/database/sql/policies.sql). What has been changed of a token
+# since its workspace left is known in the cell that it lives in.
 _READ = text("""
-    SELECT id, public_id, role, project_ids, expires_at,
+    SELECT token.id, token.public_id, role, project_ids, expires_at, home,
         coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news
-    FROM management_tokens
-    WHERE id = ANY(CAST(:ids AS bigint[])) AND public_id = ANY(CAST(:public_ids AS text[])) AND revoked_at IS NULL
-        AND (expires_at IS NULL OR expires_at > now() AND expired_at IS DISTINCT FROM expires_at)
+    FROM management_tokens AS token JOIN workspaces AS workspace ON workspace.id = workspace_id
+    WHERE token.id = ANY(CAST(:ids AS bigint[])) AND token.public_id = ANY(CAST(:public_ids AS text[]))
+        AND (home IS NOT NULL OR revoked_at IS NULL
+            AND (expires_at IS NULL OR expires_at > now() AND expired_at IS DISTINCT FROM expires_at))
 """)
 # SKIP LOCKED: of many requests at once one writes, and none waits for the transaction that revokes the token.
 _NOTE_USES = text("""
@@ -42,6 +45,8 @@ class Caller(NamedTuple):
     operator: Operator
     is_use_news: bool
     """Whether no use of the token was noted in the last minute: note_uses() is due."""
+    home: str | None = None
+    """The cell that its workspace lives in, if that is another one."""
 
 
 def authenticate(
@@ -57,7 +62,8 @@ def authenticate(
 
     `admit` is called as soon as the token's workspace is known. It may refuse before the next query, or return the
     share of the database that the rest of the request uses.
-    Raises InvalidManagementToken, alike for whatever is wrong with it, and StorageUnavailable.
+    Raises InvalidManagementToken, alike for whatever is wrong with it, WrongCell for a workspace that has moved, and
+    StorageUnavailable.
     """
     token = token_in(header)
     if token is None:
@@ -74,10 +80,12 @@ def authenticate(
     database = admit(identity) or database
     with database.transaction(identity.workspace_id, deadline_seconds=seconds_until(deadline)) as session:
         caller = read_callers(session, [identity]).get(identity)
-        if caller is not None and caller.is_use_news:
+        if caller is not None and caller.home is None and caller.is_use_news:
             note_uses(session, [identity])
     if caller is None:
         raise InvalidManagementToken
+    if caller.home is not None:
+        raise wrong_cell(caller.home)
     _TOKENS.renew(verification, database, deadline)
     return replace(caller.operator, request_id=request_id, address=address)
 
@@ -109,4 +117,4 @@ def _caller(identity: Identity, row: Row[Any]) -> Caller:
         project_rows=None if row.project_ids is None else frozenset(row.project_ids),
         expires_at=row.expires_at,
     )
-    return Caller(operator, row.is_use_news)
+    return Caller(operator, row.is_use_news, row.home)

@@ -20,7 +20,7 @@ from app.database.engine import Database
 from app.errors import Conflict, Fault
 from app.management.common.idempotency import claim, note_created
 from app.management.common.operators import Operator
-from app.management.common.token_validity import hold_validity
+from app.management.common.token_validity import hold_residence, hold_validity
 from app.models import ManagementToken, Project, SourceKey
 from app.models.base import ControlRow, WithinWorkspace
 from app.models.environment import ENVIRONMENT_NAME_UNIQUE
@@ -61,7 +61,7 @@ def mutation(database: Database, operator: Operator) -> Iterator[Session]:
 
     Raises InvalidManagementToken if the caller's token was revoked before the commit; AlreadyDoneError for a request
     that was carried out before, IdempotencyKeyReused if its key stands for another one, and IdempotencyInProgress while
-    it is being carried out.
+    it is being carried out; WrongCell and StorageUnavailable if the workspace has left or is leaving for another cell.
     """
     with database.transaction(operator.workspace_id) as session:
         if operator.request is not None:
@@ -70,6 +70,7 @@ def mutation(database: Database, operator: Operator) -> Iterator[Session]:
         yield session
         session.flush()  # what can wait, or be refused, comes before the lock that a revocation waits for
         hold_validity(session, operator)
+        hold_residence(session, operator.workspace_id)
 
 
 def insert(session: Session, operator: Operator, row: WithinWorkspace, action: str, after: Mapping[str, Any]) -> None:

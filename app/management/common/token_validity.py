@@ -12,27 +12,35 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.database.advisory_locks import exclude_token, share_token
-from app.errors import InvalidManagementToken
+from app.cells.directory import MOVING, wrong_cell
+from app.database.advisory_locks import exclude_token, share_residence, share_token
+from app.errors import InvalidManagementToken, StorageUnavailable
 from app.management.common.operators import Operator
 
 # By the clock and not by now(), which stands still at the beginning of the transaction.
 _IS_VALID: Final = text("""
-    SELECT 1 FROM management_tokens
-    WHERE public_id = :public_id AND workspace_id = :workspace_id
+    SELECT home FROM management_tokens AS token JOIN workspaces AS workspace ON workspace.id = workspace_id
+    WHERE token.public_id = :public_id AND workspace_id = :workspace_id
         AND revoked_at IS NULL
         AND (expires_at IS NULL OR expires_at > clock_timestamp() AND expired_at IS DISTINCT FROM expires_at)
 """)
+_RESIDENCE: Final = text("SELECT home, frozen_at FROM workspaces WHERE id = :workspace_id")
 _IS_HELD: Final = "token_validity_is_held"
 
 
 def check_validity(session: Session, operator: Operator) -> None:
-    """Raises InvalidManagementToken if the caller's token has been revoked or has expired since it came in."""
+    """Raises InvalidManagementToken if the caller's token has been revoked or has expired since it came in.
+
+    And WrongCell if its workspace has moved away meanwhile.
+    """
     if operator.token_public_id is None:
         return
     named = {"public_id": operator.token_public_id, "workspace_id": operator.workspace_id}
-    if session.execute(_IS_VALID, named).one_or_none() is None:
+    row = session.execute(_IS_VALID, named).one_or_none()
+    if row is None:
         raise InvalidManagementToken
+    if row.home is not None:
+        raise wrong_cell(row.home)
 
 
 def hold_validity(session: Session, operator: Operator) -> None:
@@ -56,3 +64,16 @@ def hold_validity_to_revoke(session: Session, operator: Operator, token: str) ->
             share_token(session, name)
     check_validity(session, operator)
     session.info[_IS_HELD] = True  # until the commit, by then the caller may have revoked its own token
+
+
+def hold_residence(session: Session, workspace_id: int) -> None:
+    """The workspace does not leave this cell until the commit, which must be next.
+
+    Raises WrongCell if it has left, and StorageUnavailable during the last part of its move.
+    """
+    share_residence(session, workspace_id)
+    row = session.execute(_RESIDENCE, {"workspace_id": workspace_id}).one()
+    if row.home is not None:
+        raise wrong_cell(row.home)
+    if row.frozen_at is not None:
+        raise StorageUnavailable(MOVING)

@@ -136,7 +136,7 @@ def _stale_keys(stale: Staleness) -> Select[Any]:
         .join(Environment, Environment.id == Source.environment_id)
         .join(Project, Project.id == Source.project_id)
         .where(Source.archived_at.is_(None), Environment.archived_at.is_(None), Project.archived_at.is_(None))
-        .where(SourceKey.revoked_at.is_(None), or_(*_reasons(stale)))
+        .where(Workspace.home.is_(None), SourceKey.revoked_at.is_(None), or_(*_reasons(stale)))
         .order_by(*_ORDER)
     )
 

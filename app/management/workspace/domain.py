@@ -18,6 +18,7 @@ from app.management.common.lookup import is_public_id
 from app.management.common.mutations import Change, mutation, update
 from app.management.common.names import read_label, read_name
 from app.management.common.operators import Operator, Role, at_the_shell
+from app.management.common.token_validity import hold_residence
 from app.management.common.views import View, view_of
 from app.management.tokens.domain import IssuedToken, NewToken, add_token
 from app.models import Workspace, WorkspaceStatus
@@ -33,7 +34,7 @@ class WorkspaceView(View):
     key_events_per_second: int | None
     retention_days: int | None
     cell: str | None = None
-    """Where it lives, if cells have names."""
+    """The cell that it lives in, if this is another one."""
 
 
 def create_workspace(database: Database, credentials: Credentials, name: str) -> tuple[WorkspaceView, IssuedToken]:
@@ -118,7 +119,9 @@ def issue_workspace_token(
     minted = credentials.mint("mt")
     with database.transaction(TenantScope.ALL) as session:
         workspace = _find(session, workspace_id)
-        return add_token(session, minted, at_the_shell(workspace.id), new)
+        issued = add_token(session, minted, at_the_shell(workspace.id), new)
+        hold_residence(session, workspace.id)
+        return issued
 
 
 def _own(operator: Operator) -> Select[Workspace]:
@@ -131,6 +134,7 @@ def _locked(database: Database, workspace_id: str) -> Iterator[tuple[Session, Wo
         workspace = _find(session, workspace_id)
         session.refresh(workspace, with_for_update={"key_share": True})
         yield session, workspace
+        hold_residence(session, workspace.id)
 
 
 def _find(session: Session, public_id: str) -> Workspace:
@@ -143,4 +147,4 @@ def _find(session: Session, public_id: str) -> Workspace:
 
 
 def _view(workspace: Workspace) -> WorkspaceView:
-    return view_of(WorkspaceView, workspace, status=WorkspaceStatus(workspace.status), cell=None)
+    return view_of(WorkspaceView, workspace, status=WorkspaceStatus(workspace.status), cell=workspace.home)
