@@ -11,6 +11,7 @@ from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from app.cells.moving.stages import MoveError
 from app.database.cell import WrongCellError
+from app.database.citus.distribute import ClusterError
 from app.database.migrate import UnknownSchemaError
 from app.errors import OutcomeUnknown, Refusal
 
@@ -37,6 +38,7 @@ def one_line_failures() -> Iterator[None]:
         CommandError,
         UnknownSchemaError,
         WrongCellError,
+        ClusterError,
         MoveError,
         ValueError,
         OSError,

@@ -54,18 +54,26 @@ def require_cell(engine: Engine, name: str) -> None:
 
 
 def bind_cell(connection: Connection, name: str) -> None:
-    """Give the database the cell's name, and its rows the cell's range of ids; as the owner. Safe to repeat.
+    """Give the database the cell's name, for good; as the owner. Safe to repeat.
 
-    Rows that are there keep their ids, which no cell with a name uses. Raises WrongCellError if it has another name.
+    Raises WrongCellError if it has another name.
     """
     if not connection.execute(_HAS_CELLS).scalar_one():  # the schema is before a019
         return
     own = connection.execute(_OWN).scalar_one_or_none()
     if own is not None and own != name:
         raise WrongCellError(cell_mismatch(connection, name))
-    if not name:
+    if name:
+        connection.execute(_NAME, {"name": name})
+
+
+def number_rows(connection: Connection, name: str) -> None:
+    """Give rows the cell's range of ids; as the owner. Safe to repeat.
+
+    Rows that are there keep their ids, which no cell with a name uses.
+    """
+    if not name or not connection.execute(_HAS_CELLS).scalar_one():
         return
-    connection.execute(_NAME, {"name": name})
     ids = row_ids(name)
     for sequence in connection.execute(_SEQUENCES).scalars().all():
         if connection.execute(_ENDS, {"name": sequence}).scalar_one() != ids[-1]:

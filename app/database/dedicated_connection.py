@@ -10,9 +10,13 @@ from psycopg.abc import PQGen
 from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 
+from app.database.citus.cluster import Cluster
 from app.errors import OutcomeUnknown, StorageUnavailable
 
 Result = TypeVar("Result")
+
+# For the first statements on a new connection.
+_JOIN_SECONDS = 2.0
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
@@ -43,8 +47,9 @@ class DedicatedConnection:
     Waits are what costs a busy process: a thread that comes back from the network queues for the interpreter each time.
     """
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], cluster: Cluster) -> None:
         self._arguments = arguments
+        self._cluster = cluster
         self._connection: DeadlineConnection | None = None
 
     def run(self, statement: str, parameters: Sequence[Any], deadline: float) -> list[Any]:
@@ -60,7 +65,7 @@ class DedicatedConnection:
         except ReadOnlySqlTransaction as error:
             raise StorageUnavailable from error
         except psycopg.Error as error:
-            if connection.closed:
+            if connection.closed or not self._cluster.has_rolled_back(error):
                 raise OutcomeUnknown from error
             raise
 
@@ -72,9 +77,12 @@ class DedicatedConnection:
         if self._connection is None or self._connection.closed or has_hung_up(self._connection):
             self.close()
             try:
-                self._connection = DeadlineConnection.connect(**self._arguments, autocommit=True)
+                connection = DeadlineConnection.connect(**self._arguments, autocommit=True)
+                connection.deadline = time.monotonic() + _JOIN_SECONDS
+                self._cluster.join(connection, is_single=True)
             except psycopg.Error as error:
                 raise StorageUnavailable from error
+            self._connection = connection
         return self._connection
 
 

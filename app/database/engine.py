@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.concurrency.fork import reset_after_fork
 from app.concurrency.limit import ConcurrencyLimit
+from app.database.citus.cluster import Cluster
 from app.database.conninfo import conninfo_of
 from app.database.dedicated_connection import DeadlineConnection, DedicatedConnection, has_hung_up
 from app.errors import OutcomeUnknown, StorageUnavailable
@@ -117,6 +118,7 @@ class Database:
         )
         event.listen(self._engine, "checkout", _refuse_if_hung_up)
         _count_use(self._engine, application_name, pool_size)
+        self._cluster = Cluster()
         self._program = application_name
         self._limit: ConcurrencyLimit | None = None
         self._client: Hashable = None
@@ -137,7 +139,7 @@ class Database:
 
     def dedicated_connection(self) -> "DedicatedConnection":
         """A further connection, beside the pool, for one thread that sends statements all the time."""
-        return DedicatedConnection(self._arguments)
+        return DedicatedConnection(self._arguments, self._cluster)
 
     @contextmanager
     def transaction(
@@ -182,8 +184,9 @@ class Database:
         try:
             session.commit()
         except (DBAPIError, psycopg.Error) as error:
-            # An error that the server reports is a rollback. A lost connection is not: it may have committed.
-            is_said = isinstance(error, DBAPIError) and not error.connection_invalidated
+            # An error that the server reports is a rollback. A lost connection is not: it may have committed; and a
+            # node of a cluster may be reporting that it lost another one.
+            is_said = isinstance(error, DBAPIError) and not error.connection_invalidated and not self._cluster.is_citus
             raise (StorageUnavailable if is_said else OutcomeUnknown) from error
         finally:
             _roll_back(session, connection, deadline)
@@ -192,6 +195,8 @@ class Database:
         connection = DeadlineConnection.connect(**self._arguments)
         # SQLAlchemy sends the first connection a few queries before a transaction can set its deadline.
         connection.deadline = time.monotonic() + _CONNECT_TIMEOUT_SECONDS
+        self._cluster.join(connection, is_single=False)
+        connection.commit()
         return connection
 
 

@@ -14,7 +14,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
 from app.config import Settings
-from app.database.cell import bind_cell
+from app.database.cell import bind_cell, number_rows
+from app.database.citus.distribute import distribute, is_cluster, share_row_ids
 from app.database.conninfo import conninfo_of
 from app.database.engine import ask
 from app.database.owner import owner_engine
@@ -72,10 +73,11 @@ def migrate(settings: Settings, revision: str = "head") -> None:
     """Take the schema to `revision` as the owner, then grant the app's role what it needs, and the policies.
 
     Safe to run twice and concurrently: an advisory lock lets one run at a time. Raises SQLAlchemy's errors, and
-    UnknownSchemaError.
+    UnknownSchemaError, and ClusterError.
     """
     with _locked(settings) as engine:
         with engine.connect() as connection:
+            has_nodes = is_cluster(connection, settings.cell)
             current = MigrationContext.configure(connection).get_current_revision()
             if not _is_known(current):
                 raise UnknownSchemaError(
@@ -90,6 +92,14 @@ def migrate(settings: Settings, revision: str = "head") -> None:
             _grant(connection, app_role)
             bind_policies(connection, app_role)
             bind_cell(connection, settings.cell)
+            if has_nodes:
+                distribute(connection)
+                _grant(connection, app_role)  # the functions that it has made
+            else:
+                number_rows(connection, settings.cell)
+        if has_nodes:
+            with engine.begin() as connection:
+                share_row_ids(connection, settings.cell)
 
 
 def downgrade(settings: Settings, revision: str) -> None:

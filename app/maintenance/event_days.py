@@ -21,19 +21,21 @@ _FORMER_IS_THERE: Final = "SELECT to_regclass('events_default_former') IS NOT NU
 _FORGET: Final = "DELETE FROM event_days WHERE day = ANY (%s)"
 # One look-up for each project and two for its positions, however many events it has. Positions begin at 1: of a day
 # without events 0 says that no follower has anything to read in it.
-_MARK: Final = sql.SQL("""
+_POSITIONS: Final = sql.SQL("""
     WITH RECURSIVE project AS (
         SELECT min(project_id) AS id FROM {table}
         UNION ALL
         SELECT (SELECT min(project_id) FROM {table} WHERE project_id > id) FROM project WHERE id IS NOT NULL
     )
-    INSERT INTO event_days (day, first_position, last_position)
-    SELECT {day}, coalesce(min(first), 0), coalesce(max(last), 0)
+    SELECT coalesce(min(first), 0), coalesce(max(last), 0)
     FROM project, LATERAL (
         SELECT min(position) AS first, max(position) AS last FROM {table} WHERE project_id = id
     ) AS positions
-    ON CONFLICT DO NOTHING
 """)
+_LOCK: Final = "LOCK TABLE event_days IN ROW EXCLUSIVE MODE"
+_MARK: Final = """
+    INSERT INTO event_days (day, first_position, last_position) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING
+"""
 
 
 def mark_closed_days(owner: Owner, *, now: datetime, is_over: StopCheck = never) -> TaskResult:
@@ -72,6 +74,11 @@ def _mark(connection: Connection, partition: Partition) -> int:
     """1, or 0 if it has been marked or dropped meanwhile."""
     day: date = partition.day
     try:
-        return connection.execute(_MARK.format(table=partition.table, day=day)).rowcount
+        # Two statements, because Citus plans no INSERT of what a recursive query finds. The day stays locked between,
+        # and who widens marks for what has moved here waits for a mark that was made without it.
+        with connection.transaction():
+            connection.execute(_LOCK)
+            found = connection.execute(_POSITIONS.format(table=partition.table)).fetchone() or (0, 0)
+            return connection.execute(_MARK, [day, *found]).rowcount
     except errors.UndefinedTable:
         return 0

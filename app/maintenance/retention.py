@@ -29,11 +29,12 @@ catches up in five; and if all clocks jump by a year, a week is gone when the al
 _SHORT_LIVED: Final = """
     SELECT coalesce(array_agg(projects.id), '{}')
     FROM workspaces JOIN projects ON projects.workspace_id = workspaces.id
-    WHERE workspaces.retention_days < %s
+    WHERE workspaces.retention_days < %s AND home IS NULL
 """
 _DELETE_SEGMENTS: Final = """
     DELETE FROM event_segments AS segment USING projects JOIN workspaces ON workspaces.id = projects.workspace_id
-    WHERE segment.project_id = projects.id AND segment.ends_at < (%s::date - retention_days)::timestamptz
+    WHERE segment.project_id = projects.id AND home IS NULL
+        AND segment.ends_at < (%s::date - retention_days)::timestamp AT TIME ZONE 'UTC'
 """
 
 

@@ -1,10 +1,12 @@
 """The people of the tests: the owner of a workspace, and a stranger with one of his own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
 
 from app.context import Context
 from app.database.engine import TenantScope
@@ -60,7 +62,14 @@ _TENANT: Final = text("""
 """)
 
 
-def make_tenant(context: Context) -> Tenant:
+def insert_at_once(session: Session, values: dict[str, Any]) -> dict[str, Any]:
+    """Write the rows of a tenant; returns the numbers of four of them."""
+    return dict(session.execute(_TENANT, values).one()._asdict())
+
+
+def make_tenant(
+    context: Context, insert: Callable[[Session, dict[str, Any]], dict[str, Any]] = insert_at_once
+) -> Tenant:
     """A new workspace, written straight into the tables."""
     token, key = context.credentials.mint("mt"), context.credentials.mint("sk")
     ids: dict[str, Any] = {
@@ -79,7 +88,7 @@ def make_tenant(context: Context) -> Tenant:
         "key_digest": key.secret_digest,
     }
     with context.database.transaction(TenantScope.ALL) as session:
-        inner = session.execute(_TENANT, ids | minted).one()._asdict()
+        inner = insert(session, ids | minted)
     return Tenant(**ids, **inner, key=key.text, token=token.text)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.audit.entries import Mutation, record
+from app.database.citus.constraints import without_shard
 from app.database.engine import Database
 from app.errors import Conflict, Fault
 from app.management.common.idempotency import claim, note_created
@@ -150,6 +151,7 @@ def _flush(session: Session, row: Any) -> None:
         cause = error.orig
         if not isinstance(cause, UniqueViolation):
             raise
-        if cause.diag.constraint_name not in _TAKEN:
+        constraint = without_shard(cause.diag.constraint_name)
+        if constraint not in _TAKEN:
             raise Conflict from error  # its cause is in the log
-        raise name_taken(cause.diag.constraint_name, name) from None
+        raise name_taken(constraint, name) from None
