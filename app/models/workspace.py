@@ -41,5 +41,7 @@ class Workspace(ControlRow, Base):
     """The cell that it is being copied to. It goes on here."""
     frozen_at: Mapped[datetime | None]
     """Since when it has waited for the last part of its move: nothing is stored or changed, here or there."""
+    move_id: Mapped[str | None]
+    """Of the last move, in the rows of both cells: a row that a backup has brought back bears that of an older one."""
     home: Mapped[str | None]
     """The cell that it lives in, if that is another one: this is what is left of it, or not whole yet."""

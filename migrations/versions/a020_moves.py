@@ -18,13 +18,16 @@ def upgrade() -> None:
         ALTER TABLE workspaces
             ADD COLUMN moving_to {_TEXT},
             ADD COLUMN frozen_at timestamptz,
+            ADD COLUMN move_id {_TEXT},
             ADD COLUMN home {_TEXT}""")
     _apply("a020")
 
 
 def downgrade() -> None:
     _apply("a006")
-    op.execute("ALTER TABLE workspaces DROP COLUMN moving_to, DROP COLUMN frozen_at, DROP COLUMN home")
+    op.execute("""
+        ALTER TABLE workspaces
+            DROP COLUMN moving_to, DROP COLUMN frozen_at, DROP COLUMN move_id, DROP COLUMN home""")
 
 
 def _apply(revision: str) -> None:

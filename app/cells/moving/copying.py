@@ -104,6 +104,8 @@ class Copier:
             raise ValueError("there was no round")
         self._forget(scope, now)
         for history in HISTORIES:
+            if history.origin is Origin.BUILT:
+                continue
             range_ = history.between(self._begin(history), None)
             if history.ends is not None:
                 ends, soonest = sql.Identifier(history.ends), sql.Literal(since + self._durations.records)
@@ -129,6 +131,8 @@ class Copier:
 
     def _ranges(self, history: History, until: datetime) -> Iterator[tuple[datetime | None, datetime]]:
         begin = self._begin(history)
+        if history.origin is Origin.BUILT and self._since is not None:
+            return
         if begin is None and history.is_large:
             for partition in attached_partitions(self._source):
                 if partition.end < until:
@@ -148,7 +152,7 @@ class Copier:
             case Origin.NOTED:
                 return _hour(self._since - _NOTES_OVERLAP)
             case Origin.BUILT:
-                return None
+                return None  # in the first round; its index takes longer to write than a workspace may wait
 
     def _make_days(self) -> None:
         """The target needs a partition for each day that the source has, or all would go to the default one."""

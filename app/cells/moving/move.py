@@ -1,17 +1,18 @@
 """One move, from its beginning or from wherever an earlier try was cut off, to its end (docs/decisions/0027)."""
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import errors, sql
 
 from app.cells.moving.copying import ClockSetError, Copier, Durations, StillDifferentError
 from app.cells.moving.positions import pass_positions_of, widen_days, widen_days_since
-from app.cells.moving.stages import Cells, MoveError, Stage, read_stage, require_pair
+from app.cells.moving.stages import Cells, MoveError, Stage, read_stage, require_fit, require_pair
 from app.cells.moving.tables import (
     CONTROL,
     HISTORIES,
@@ -37,7 +38,10 @@ _PROJECTS: Final = "SELECT id FROM projects WHERE workspace_id = %s ORDER BY id"
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('move ' || %s || ' ' || %s, 0))"
 # The last part waits for the other cell in open transactions.
 _MAY_IDLE: Final = "SET idle_in_transaction_session_timeout = 0"
-_BEGIN: Final = "UPDATE workspaces SET moving_to = %s WHERE id = %s"
+_BEGIN: Final = """
+    UPDATE workspaces SET moving_to = %(to)s, move_id = CASE WHEN moving_to = %(to)s THEN move_id ELSE %(id)s END
+    WHERE id = %(row)s RETURNING move_id
+"""
 _FREEZE: Final = "UPDATE workspaces SET frozen_at = coalesce(frozen_at, clock_timestamp()) WHERE id = %s"
 _THAW: Final = "UPDATE workspaces SET frozen_at = NULL WHERE id = %s AND home IS NULL"
 _LEAVE: Final = """
@@ -46,8 +50,8 @@ _LEAVE: Final = """
 _STAY: Final = "UPDATE workspaces SET moving_to = NULL, frozen_at = NULL WHERE id = %s"
 # What was left by an earlier move away from the new cell is kept, and says now that the workspace lives in the old one.
 _ANNOUNCE: Final = """
-    INSERT INTO workspaces (id, public_id, name, home) VALUES (%s, %s, '', %s)
-    ON CONFLICT (id) DO UPDATE SET home = excluded.home WHERE workspaces.home IS NOT NULL
+    INSERT INTO workspaces (id, public_id, name, home, move_id) VALUES (%s, %s, '', %s, %s)
+    ON CONFLICT (id) DO UPDATE SET home = excluded.home, move_id = excluded.move_id WHERE workspaces.home IS NOT NULL
 """
 _ARRIVE: Final = "UPDATE workspaces SET home = NULL, moving_to = NULL, frozen_at = NULL WHERE id = %s"
 _HOLD_ARRIVAL: Final = "SELECT home FROM workspaces WHERE id = %s FOR UPDATE"
@@ -60,7 +64,8 @@ _UNANNOUNCE: Final = """
 # whether the workspace is frozen before it was.
 _EXCLUDE_INGEST: Final = "SELECT set_config('lock_timeout', '8s', true), pg_advisory_xact_lock(%s)"
 _EXCLUDE_MUTATIONS: Final = "SELECT pg_advisory_xact_lock(%s)"
-_IS_SETTLING: Final = "SELECT to_regclass('events_default_former') IS NOT NULL"
+# What a former default partition holds is no part of `events` until it has been moved to where it belongs.
+_DEFAULT: Final = "SELECT to_regclass('events_default_former') IS NULL, 'events_default'::regclass::oid"
 # An export's file lies on the machines of the old cell.
 _FORGET_FILES: Final = """
     UPDATE exports SET state = 'failed', failure = 'moved', ended_at = coalesce(ended_at, clock_timestamp())
@@ -73,9 +78,14 @@ _ROUND_SHARE_ENOUGH: Final = 0.7
 # PostgreSQL needs a moment to notice that the process of an earlier try is gone.
 _LOCK_SECONDS_MAX: Final = 5.0
 _LOCK_PAUSE_SECONDS: Final = 0.1
-# A request that came before the workspace had left may read for ten seconds (app/database/engine.py): it must not find
-# a part of the rows, and show a cursor behind them.
-_READS_END_SECONDS: Final = 12.0
+# A request that came before the workspace had left may read on, each transaction for ten seconds at the most
+# (app/database/engine.py): it must not find a part of the rows, and show a cursor behind them.
+_READS_END_SECONDS: Final = 30.0
+_IS_EMPTIED: Final = "{} is moving events out of its default partition: run it again in some minutes"
+
+
+# Each waits for two seconds (app/database/owner.py), and those that may have locked the row for eight at the most.
+_TRIES: Final = 6
 
 
 class Moved(NamedTuple):
@@ -95,7 +105,7 @@ class Move:
     ) -> None:
         self._cells = Cells(source.cell, target.cell)
         self._owners = Owner(source.admin_database_url), Owner(target.admin_database_url)
-        self._secrets = source.secret_key, target.secret_key
+        self._settings = source, target
         self._durations = Durations(
             records=timedelta(seconds=source.idempotency_ttl_seconds),
             event_ids=timedelta(days=source.event_id_days),
@@ -106,18 +116,16 @@ class Move:
 
     def run(self) -> Moved:
         """Go on to the end. Raises MoveError, StorageUnavailable and psycopg.Error: then it can be run again."""
-        if not set(self._secrets[0]) <= set(self._secrets[1]):
-            raise MoveError(
-                "the new cell lacks a secret of LARIBA_SECRET_KEY of the old one: keys would not open there"
-            )
+        require_fit(*self._settings)
         with self._connected() as (source, target):
             row, stage = read_stage(source, target, self._cells, self._public_id)
             copier = Copier(source, target, self._durations)
             frozen_seconds = 0.0
             if stage in (Stage.NOT_BEGUN, Stage.COPYING, Stage.FROZEN):
                 source.execute(_THAW, [row])  # its rounds begin anew, and take longer than anyone would wait
+                default = self._default_partition(source)
                 self._copy_history(source, target, row, copier)
-                frozen_seconds = self._cut_over(source, target, row, copier)
+                frozen_seconds = self._cut_over(source, target, row, copier, default)
             elif stage is Stage.ARRIVED:
                 self._leave(source, row)
             self._say(f"it lives in {self._cells.new}")
@@ -155,8 +163,9 @@ class Move:
 
     def _copy_history(self, source: Connection, target: Connection, row: int, copier: Copier) -> None:
         """Until little is left."""
-        source.execute(_BEGIN, [self._cells.new, row])
-        target.execute(_ANNOUNCE, [row, self._public_id, self._cells.old])
+        begun = {"to": self._cells.new, "id": secrets.token_hex(8), "row": row}
+        ((move_id,),) = source.execute(_BEGIN, begun).fetchall()
+        target.execute(_ANNOUNCE, [row, self._public_id, self._cells.old, move_id])
         seconds = float("inf")
         for number in range(1, _ROUNDS_MAX + 1):
             began, before, last = time.monotonic(), copier.rows, seconds
@@ -164,37 +173,36 @@ class Move:
                 copier.round(self._scope(source, row))
             except StillDifferentError as error:
                 raise MoveError(f"its rows differ, however often they are copied: {error}") from error
-            if number == 1:
-                widen_days(target, self._scope(source, row))
             seconds = time.monotonic() - began
+            widen_days(target, self._scope(source, row))
             self._say(f"round {number}: {copier.rows - before} rows in {seconds:.1f} s")
             if number > 1 and (seconds < _ROUND_SECONDS_ENOUGH or seconds > _ROUND_SHARE_ENOUGH * last):
                 break
 
-    def _cut_over(self, source: Connection, target: Connection, row: int, copier: Copier) -> float:
+    def _cut_over(self, source: Connection, target: Connection, row: int, copier: Copier, default: int) -> float:
         """Copy the last part while it waits, and let it live in the new cell; how many seconds that took."""
-        with ExitStack() as stack:
-            holder = stack.enter_context(self._owners[0].connection())
-            holder.execute(_MAY_IDLE)
-            stack.enter_context(holder.transaction())
-            holder.execute(_EXCLUDE_INGEST, [workspace_lock(row)])
-            began = time.monotonic()
-            source.execute(_FREEZE, [row])
-            try:
-                holder.execute(_EXCLUDE_MUTATIONS, [residence_lock(row)])
-                with source.transaction(), target.transaction():
-                    source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                    self._copy_rest(source, target, row, copier)
-            except BaseException:
-                self._thaw(source, row)
-                raise
-            self._leave(source, row)
-            return time.monotonic() - began
+        try:
+            with self._owners[0].connection() as holder:
+                holder.execute(_MAY_IDLE)
+                with holder.transaction():
+                    holder.execute(_EXCLUDE_INGEST, [workspace_lock(row)])
+                    began = time.monotonic()
+                    source.execute(_FREEZE, [row])
+                    holder.execute(_EXCLUDE_MUTATIONS, [residence_lock(row)])
+                    with source.transaction(), target.transaction():
+                        source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                        self._copy_rest(source, target, row, copier, default)
+        except BaseException:
+            self._thaw(source, row)
+            raise
+        # Not before the locks are free: a change that waits for one of them may have locked the workspace's row.
+        self._leave(source, row)
+        return time.monotonic() - began
 
-    def _copy_rest(self, source: Connection, target: Connection, row: int, copier: Copier) -> None:
+    def _copy_rest(self, source: Connection, target: Connection, row: int, copier: Copier, default: int) -> None:
         """All that the snapshot of `source` has and the new cell has not; with the commit it lives there."""
-        if source.execute(_IS_SETTLING).fetchone() == (True,):
-            raise MoveError(f"{self._cells.old} is settling events of days without a partition: run it again later")
+        if source.execute(_DEFAULT).fetchone() != (True, default):
+            raise MoveError(_IS_EMPTIED.format(self._cells.old))
         if target.execute(_HOLD_ARRIVAL, [row]).fetchone() != (self._cells.old,):
             raise MoveError("its row in the new cell has been changed meanwhile: run the move again")
         scope = self._scope(source, row)
@@ -209,8 +217,15 @@ class Move:
         pass_positions_of(source, target)
         target.execute(_ARRIVE, [row])
 
+    def _default_partition(self, source: Connection) -> int:
+        """Its oid: another one in the last part means that events have left `events`, or come back, meanwhile."""
+        ((is_whole, oid),) = source.execute(_DEFAULT).fetchall()
+        if not is_whole:
+            raise MoveError(_IS_EMPTIED.format(self._cells.old))
+        return int(oid)
+
     def _leave(self, source: Connection, row: int) -> None:
-        if source.execute(_LEAVE, [row, self._cells.new]).rowcount != 1:
+        if _patiently(lambda: source.execute(_LEAVE, [row, self._cells.new])).rowcount != 1:
             raise MoveError("its row in the old cell has been changed meanwhile: run the move again")
 
     def _thaw(self, source: Connection, row: int) -> None:
@@ -220,7 +235,7 @@ class Move:
         """
         with suppress(StorageUnavailable, psycopg.Error), self._owners[1].connection() as target, target.transaction():
             if target.execute(_HOLD_ARRIVAL, [row]).fetchone() == (self._cells.old,):
-                source.execute(_THAW, [row])
+                _patiently(lambda: source.execute(_THAW, [row]))
 
     def _copy_control(self, source: Connection, target: Connection, scope: Scope, copier: Copier) -> None:
         delete_rows(target, scope, reversed(CONTROL))
@@ -257,6 +272,14 @@ class Move:
 
     def _scope(self, source: Connection, row: int) -> Scope:
         return Scope(row, tuple(project for (project,) in source.execute(_PROJECTS, [row]).fetchall()))
+
+
+def _patiently(update: Callable[[], psycopg.Cursor[Any]]) -> psycopg.Cursor[Any]:
+    """An update of the workspace's row: a change that has locked it ends within seconds, by its own time-out."""
+    for _ in range(_TRIES - 1):
+        with suppress(errors.LockNotAvailable):
+            return update()
+    return update()
 
 
 def _parts_of_histories(connection: Connection) -> list[str]:

@@ -49,6 +49,7 @@ def widen_days(target: Connection, scope: Scope) -> None:
 
 def widen_days_since(target: Connection, scope: Scope, since: datetime) -> None:
     """As widen_days(), for what was received since a moment; in the target's current transaction."""
+    target.execute(_LOCK)
     for day, first, last in target.execute(_SINCE, [list(scope.projects), since]).fetchall():
         _widen(target, day, first, last)
 

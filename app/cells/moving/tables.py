@@ -53,8 +53,7 @@ class Origin(Enum):
     NOTED = auto()
     """Web processes and the worker, seconds after the moment that it bears."""
     BUILT = auto()
-    """The worker, from what is stored, at any time behind it: a segment that was missed would be a range of events that
-    no search finds."""
+    """The worker, from what is stored: in the new cell it goes on from what was copied of it."""
 
 
 @dataclass(frozen=True, slots=True)

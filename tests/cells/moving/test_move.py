@@ -196,3 +196,25 @@ def test_an_idempotency_key_that_is_used_again_after_its_life_while_it_moves_is_
     _move(old, new, erin).run()
     answer = send(_client(new), erin, again, idempotency_key="k7")
     assert (answer.status_code, answer.headers["Idempotent-Replayed"]) == (201, "true")
+
+
+def test_the_index_of_search_goes_on_in_the_new_cell_from_what_was_copied_of_it(
+    old: Cell, new: Cell, erin: Tenant
+) -> None:
+    counted = "SELECT 1 FROM event_segments WHERE project_id = :id"
+
+    def build(cell: Cell) -> int:
+        with psycopg.connect(cell.settings.admin_database_url, autocommit=True) as owner:
+            while owner.execute("SELECT build_event_segment(%s, 5)", [erin.project_row]).fetchone() != (0,):
+                pass
+        return len(rows(cell.context, counted, id=erin.project_row))
+
+    built = build(old)
+    _move(old, new, erin).run()
+    assert built == len(rows(new.context, counted, id=erin.project_row)) > 1
+
+    for number in range(10):
+        assert send(_client(new), erin, event_for(erin, event_id=f"n{number}")).status_code == 201
+    assert build(new) > built
+    found = _api(new, erin).get("/v1/events", limit=100, project_id=erin.project_id, q="payload.amount>1").json or {}
+    assert len(found["data"]) == 21 + 10

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.cells.moving import copying
 from app.cells.moving.move import Move
 from app.cells.moving.stages import MoveError
-from app.cells.moving.tables import Scope
+from app.cells.moving.tables import Connection, Scope
 from app.database.advisory_locks import share_residence
 from app.database.owner import Owner
 from app.maintenance.event_counts import Difference, correct_counts
@@ -140,6 +140,30 @@ def test_a_change_that_is_about_to_commit_is_waited_for_and_moves_too(old: Cell,
     mover.join()
 
     assert rows(new.context, "SELECT name FROM projects WHERE id = :id", id=erin.project_row) == [("late",)]
+
+
+def test_a_change_of_the_workspace_that_waits_for_the_last_part_does_not_keep_it_from_its_end(
+    old: Cell, new: Cell, erin: Tenant
+) -> None:
+    answers: list[int] = []
+
+    def change() -> None:
+        answers.append(api_of(old.app, erin).patch("/v1/workspace", {"name": "later"}).status_code)
+
+    changer = threading.Thread(target=change)
+    copy_rest = copying.Copier.rest
+
+    def let_change_wait(copier: copying.Copier, snapshot: Connection, scope: Scope) -> datetime:
+        changer.start()
+        waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND mode = 'ShareLock'"
+        wait_until(lambda: bool(rows(old.context, waits)))
+        return copy_rest(copier, snapshot, scope)
+
+    with patch.object(copying.Copier, "rest", let_change_wait):
+        _move(old, new, erin).run()
+    changer.join()
+    assert answers in ([421], [503])
+    assert send(new.app.test_client(), erin).status_code == 201
 
 
 def test_a_clock_that_is_set_back_meanwhile_lets_it_stay_and_the_next_try_end_it(

@@ -10,6 +10,8 @@ import pytest
 from app.cells.moving import move as moving
 from app.cells.moving.move import Move
 from app.cells.moving.stages import MoveError
+from app.database.owner import Owner
+from app.maintenance import retention
 from tests.support.cells import Cell
 from tests.support.people import Tenant, execute, make_tenant, rows
 from tests.support.sending import event_for, send
@@ -46,7 +48,7 @@ def _stored(cell: Cell, tenant: Tenant) -> int:
     return len(rows(cell.context, "SELECT 1 FROM events WHERE workspace_id = :id", id=tenant.workspace_row))
 
 
-def _set(cell: Cell, tenant: Tenant, **columns: str | None) -> None:
+def _set(cell: Cell, tenant: Tenant, **columns: str | int | None) -> None:
     changes = ", ".join(f"{name} = :{name}" for name in columns)
     execute(cell.context, f"UPDATE workspaces SET {changes} WHERE id = :id", id=tenant.workspace_row, **columns)
 
@@ -124,3 +126,42 @@ def test_what_an_earlier_move_has_left_survives_one_that_is_taken_back(old: Cell
 
     _move(old, new, erin).take_back()
     assert send(new.app.test_client(), erin).headers["Lariba-Cell"] == "eu1"
+
+
+def test_a_new_cell_that_was_restored_to_an_earlier_residence_is_not_taken_for_the_end_of_this_move(
+    old: Cell, new: Cell, copied: Tenant
+) -> None:
+    execute(old.context, "UPDATE workspaces SET frozen_at = now() WHERE id = :id", id=copied.workspace_row)
+    _set(new, copied, home=None, move_id="an earlier one")
+
+    with pytest.raises(MoveError, match="it lives in eu1 and in us1: was one restored"):
+        _move(old, new, copied).run()
+    assert _stored(old, copied) == _EVENTS
+    execute(old.context, "UPDATE workspaces SET frozen_at = NULL WHERE id = :id", id=copied.workspace_row)
+
+
+@pytest.mark.parametrize("days", [30, None])
+def test_a_new_cell_that_keeps_events_for_a_shorter_time_is_refused(
+    old: Cell, new: Cell, erin: Tenant, days: int | None
+) -> None:
+    longer, shorter = replace(old.settings, retention_days=days), replace(new.settings, retention_days=7)
+
+    with pytest.raises(MoveError, match=f"LARIBA_RETENTION_DAYS is 7 in us1, and {days or 'for ever'} in eu1"):
+        Move(longer, shorter, erin.workspace_id).run()
+
+
+def test_events_that_have_left_the_default_partition_meanwhile_end_the_try(old: Cell, new: Cell, erin: Tenant) -> None:
+    with (
+        patch.object(Move, "_default_partition", return_value=0),
+        pytest.raises(MoveError, match="out of its default partition"),
+    ):
+        _move(old, new, erin).run()
+    assert send(old.app.test_client(), erin).status_code == 201
+
+
+def test_the_retention_that_a_workspace_had_when_it_left_deletes_nothing(old: Cell, new: Cell, erin: Tenant) -> None:
+    _set(old, erin, retention_days=1)
+    with Owner(old.settings.admin_database_url).connection() as owner:
+        assert owner.execute(retention._SHORT_LIVED, [7]).fetchone() == ([erin.project_row],)  # noqa: SLF001
+        _move(old, new, erin).run()
+        assert owner.execute(retention._SHORT_LIVED, [7]).fetchone() == ([],)  # noqa: SLF001
