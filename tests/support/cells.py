@@ -45,10 +45,10 @@ def cells(server_url: str, migrated: Settings, *names: str) -> Iterator[list[Cel
 
 def tenant_with_letters(cell: Cell, letters: str) -> Tenant:
     """Lives in `cell`, whatever its key and token say."""
-    return make_tenant(replace(cell.context, credentials=_minting(letters)))
+    return make_tenant(replace(cell.context, credentials=minting(letters)))
 
 
-def _minting(letters: str) -> Credentials:
+def minting(letters: str) -> Credentials:
     cheapest = PasswordHasher.from_parameters(profiles.CHEAPEST)
     credentials = Credentials((SECRET_KEY,), argon2_runs_max=2, hasher=cheapest, cell=letters)
     credentials.preload(lambda: ())
@@ -60,7 +60,7 @@ def _cell(server_url: str, migrated: Settings, name: str) -> Iterator[Cell]:
     with copied_database(server_url, migrated) as copy:
         settings = replace(copy, cells=(name,), database_pool_size=8)
         migrate(settings)
-        cell = Cell(settings, create_app(settings, credentials=_minting(name)))
+        cell = Cell(settings, create_app(settings, credentials=minting(name)))
         yield cell
         close(cell.context.database)
         close(cell.context.reading)
