@@ -20,7 +20,7 @@ from app.database.migrate import migrate
 from app.factory import create_app
 from local.postgres import EmbeddedPostgres
 from tests.support.databases import SECRET_KEY, close
-from tests.support.live import LiveServer, eldest_of_two_workers, live_server, workers_of
+from tests.support.live import LiveServer, eldest_of_two_workers, live_server, make_known, workers_of
 from tests.support.logging_left_alone import logging_left_alone
 from tests.support.people import Tenant, make_tenant
 from tests.support.sending import PATH
@@ -94,6 +94,7 @@ class _Load:
 
 @contextmanager
 def _load(server: LiveServer, tenant: Tenant) -> Iterator[_Load]:
+    make_known(server, tenant.key, workers=2)
     load = _Load(server, tenant)
     senders = [threading.Thread(target=load.send_until_over, args=(n,)) for n in range(_SENDERS)]
     for sender in senders:

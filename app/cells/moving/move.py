@@ -187,6 +187,7 @@ class Move:
                 with holder.transaction():
                     holder.execute(_EXCLUDE_INGEST, [workspace_lock(row)])
                     began = time.monotonic()
+                    # Fails within two seconds if a change has locked the row, and may wait for the barrier itself.
                     source.execute(_FREEZE, [row])
                     holder.execute(_EXCLUDE_MUTATIONS, [residence_lock(row)])
                     with source.transaction(), target.transaction():

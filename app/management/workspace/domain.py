@@ -78,8 +78,9 @@ def set_workspace_status(database: Database, workspace_id: str, status: Workspac
     After a suspension has returned, nothing more is stored for the workspace.
     """
     verb = "suspend" if status is WorkspaceStatus.SUSPENDED else "resume"
-    is_suspension = status is WorkspaceStatus.SUSPENDED
-    with _locked(database, workspace_id, excludes_ingest=is_suspension) as (session, workspace):
+    with _locked(database, workspace_id) as (session, workspace):
+        if status is WorkspaceStatus.SUSPENDED:
+            exclude_workspace(session, workspace.id)
         update(session, at_the_shell(workspace.id), workspace, f"workspace.{verb}", {"status": status})
         return _view(workspace)
 
@@ -128,13 +129,9 @@ def _own(operator: Operator) -> Select[Workspace]:
 
 
 @contextmanager
-def _locked(
-    database: Database, workspace_id: str, *, excludes_ingest: bool = False
-) -> Iterator[tuple[Session, Workspace]]:
+def _locked(database: Database, workspace_id: str) -> Iterator[tuple[Session, Workspace]]:
     with database.transaction(TenantScope.ALL) as session:
         workspace = _find(session, workspace_id)
-        if excludes_ingest:
-            exclude_workspace(session, workspace.id)  # before the row, as a move takes them
         session.refresh(workspace, with_for_update={"key_share": True})
         yield session, workspace
         hold_residence(session, workspace.id)
