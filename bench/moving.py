@@ -10,6 +10,7 @@ in their cell and while it was changed, and what is found in the two cells after
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -30,12 +31,16 @@ from app.config import Settings, variable_of
 from app.context import EXTENSION, Context
 from app.database.engine import TenantScope
 from app.factory import create_app
+from app.maintenance.usage import fold_usage
 from app.models import SourceKey
 from bench.databases import migrated_database
 from bench.reading import loading
 
 _CHECKOUT: Final = Path(__file__).parent.parent
 _NAMES: Final = ("eu1", "us1")
+_RUN: Final = secrets.token_hex(4)
+"""Events of an earlier run in the same folder have other ids."""
+_FOLD_SECONDS: Final = 1.0
 _PRODUCERS: Final = 4
 _PATH: Final = "/v1/events/ingest"
 _WARM_SECONDS: Final = 5.0
@@ -73,7 +78,7 @@ class _Producers:
         headers = {"X-API-Key": self.key}
         cell, event = _NAMES[0], 0
         while not self.is_over.is_set():
-            event_id = f"{number}-{event}"
+            event_id = f"{_RUN}-{number}-{event}"
             body = {"event_type": "bench.moving", "source_id": _SOURCE, "event_id": event_id, "payload": {"n": event}}
             began = time.monotonic()
             while True:
@@ -103,6 +108,7 @@ def main() -> None:
         _fill(apps[_NAMES[0]].extensions[EXTENSION], cells[0], arguments.events)
         producers = _Producers(apps, _make_key(apps[_NAMES[0]].extensions[EXTENSION], cells[0]), arguments.rate)
         threads = [threading.Thread(target=producers.run, args=(n,)) for n in range(_PRODUCERS)]
+        threads += [threading.Thread(target=_fold, args=(app, producers)) for app in apps.values()]
         for thread in threads:
             thread.start()
         try:
@@ -121,6 +127,12 @@ def main() -> None:
             for thread in threads:
                 thread.join()
         _print(producers, cells)
+
+
+def _fold(app: Flask, producers: _Producers) -> None:
+    """As the worker does, or all usage would wait to be copied."""
+    while not producers.is_over.wait(_FOLD_SECONDS):
+        fold_usage(app.extensions[EXTENSION].database)
 
 
 def _print(producers: _Producers, cells: list[Settings]) -> None:

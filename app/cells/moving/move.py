@@ -128,7 +128,7 @@ class Move:
                 frozen_seconds = self._cut_over(source, target, row, copier, default)
             elif stage is Stage.ARRIVED:
                 self._leave(source, row)
-            self._say(f"it lives in {self._cells.new}")
+            self._say(f"it lives in {self._cells.new}, and waited for {frozen_seconds:.2f} s")
             self._clean_up(source, row)
             return Moved(copier.rows, frozen_seconds)
 
