@@ -1,7 +1,7 @@
 """Copies the history of a workspace in rounds, while it goes on: each round what has come since the one before.
 
-What is final is compared by count and digest, hour by hour, and an hour that differs is copied anew. So a round that is
-cut off, a day that was dropped meanwhile and a row that was deleted all end alike, and nothing has to be remembered.
+What is final is compared by count and digest, hour by hour, and an hour that differs is copied anew. The first round of
+each try compares all, so nothing has to be remembered of a try that was cut off.
 """
 
 import time
@@ -32,11 +32,7 @@ _RECORDS_LIVE: Final = "SELECT min(expires_at - created_at) FROM idempotency_rec
 # What is repeated after its life is another row with the same key; and what purges delete is not looked for anew.
 _FORGET_RECORDS: Final = "DELETE FROM idempotency_records WHERE project_id = ANY (%s) AND expires_at <= %s"
 _FORGET_EVENT_IDS: Final = "DELETE FROM event_ledger WHERE project_id = ANY (%s) AND received_at <= %s"
-_DAYS: Final = """
-    SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    WHERE inhparent = 'events'::regclass AND relname ~ '^events_[0-9]{8}$' ORDER BY relname
-"""
-_MAKE_DAY: Final = "SELECT make_event_partitions(to_date(substr(%s, 8), 'YYYYMMDD'), 1)"
+_MAKE_DAY: Final = "SELECT make_event_partitions(%s, 1)"
 _TRIES: Final = 5
 
 
@@ -66,7 +62,7 @@ class Copier:
         self._source = source
         self._target = target
         self._durations = durations
-        self._clock_ahead: timedelta | None = None
+        self._clock_ahead = timedelta.min
         """How far PostgreSQL's clock was ahead of the monotonic one, at the most."""
         self._since: datetime | None = None
         self._folded_since: datetime | None = None
@@ -80,8 +76,7 @@ class Copier:
         """
         projects = [list(scope.projects)]
         ((until, now),) = self._source.execute(_HORIZON, [scope.workspace]).fetchall()
-        ahead = _ahead(now)
-        self._clock_ahead = max(self._clock_ahead or ahead, ahead)
+        self._clock_ahead = max(self._clock_ahead, _ahead(now))
         ((oldest,),) = self._source.execute(_OLDEST_TO_FOLD, projects).fetchall()
         ((live,),) = self._source.execute(_RECORDS_LIVE, projects).fetchall()
         self._make_days()
@@ -119,7 +114,7 @@ class Copier:
 
     def _read_steady_clock(self, source: Connection) -> datetime:
         ((now,),) = source.execute(_CLOCK).fetchall()
-        if self._clock_ahead is not None and self._clock_ahead - _ahead(now) > _OVERLAP - _CLOCK_SLACK:
+        if self._clock_ahead - _ahead(now) > _OVERLAP - _CLOCK_SLACK:
             raise ClockSetError
         moment: datetime = now
         return moment
@@ -156,10 +151,10 @@ class Copier:
 
     def _make_days(self) -> None:
         """The target needs a partition for each day that the source has, or all would go to the default one."""
-        there = {name for (name,) in self._target.execute(_DAYS).fetchall()}
-        for (name,) in self._source.execute(_DAYS).fetchall():
-            if name not in there:
-                self._target.execute(_MAKE_DAY, [name])
+        there = set(attached_partitions(self._target))
+        for partition in attached_partitions(self._source):
+            if partition not in there:
+                self._target.execute(_MAKE_DAY, [partition.day])
 
     def _equalise(self, scope: Scope, history: History, range_: sql.Composable) -> None:
         for _ in range(_TRIES):

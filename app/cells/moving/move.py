@@ -82,8 +82,6 @@ _LOCK_PAUSE_SECONDS: Final = 0.1
 # (app/database/engine.py): it must not find a part of the rows, and show a cursor behind them.
 _READS_END_SECONDS: Final = 30.0
 _IS_EMPTIED: Final = "{} is moving events out of its default partition: run it again in some minutes"
-
-
 # Each waits for two seconds (app/database/owner.py), and those that may have locked the row for eight at the most.
 _TRIES: Final = 6
 

@@ -22,7 +22,6 @@ from app.database.citus.cluster import lies_on_cluster
 _READ: Final = "SELECT id, moving_to, frozen_at IS NOT NULL, home, move_id FROM workspaces WHERE public_id = %s"
 _OWN_NAME: Final = "SELECT name FROM cells WHERE is_own"
 _REVISION: Final = "SELECT version_num FROM alembic_version"
-
 # How long the two cells keep what, of which the new one may keep nothing for a shorter time: None is for ever.
 _KEPT: Final = ("retention_days", "event_id_days", "idempotency_ttl_seconds")
 

@@ -1,5 +1,6 @@
 """A workspace that moves to another cell: all of it, once, and nothing of it is in both."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +17,13 @@ from tests.support.operating import ApiClient, api_of
 from tests.support.people import Tenant, execute, make_tenant, rows
 from tests.support.sending import error_of, event_for, send
 
+_EVENT_OF_DAY = """
+    INSERT INTO events (project_id, received_at, event_uid, workspace_id, environment_id, source_id, source_key_id,
+        event_id, event_type, severity, occurred_at, payload, position)
+    SELECT project_id, %(day)s::date + interval '1 hour', gen_random_uuid(), workspace_id, environment_id, source_id,
+        source_key_id, 'of that day', event_type, severity, occurred_at, payload, position
+    FROM events WHERE project_id = %(project)s ORDER BY position DESC LIMIT 1
+"""
 _HOT = ("events", "event_ledger", "idempotency_records", "event_hours", "usage_hours", "usage_outbox", "event_segments")
 
 
@@ -218,3 +226,20 @@ def test_the_index_of_search_goes_on_in_the_new_cell_from_what_was_copied_of_it(
     assert build(new) > built
     found = _api(new, erin).get("/v1/events", limit=100, project_id=erin.project_id, q="payload.amount>1").json or {}
     assert len(found["data"]) == 21 + 10
+
+
+def test_followers_find_its_events_of_a_day_that_the_new_cell_has_closed(old: Cell, new: Cell, erin: Tenant) -> None:
+    day = datetime.now(UTC).date() - timedelta(days=3)
+    for each in (old, new):
+        with psycopg.connect(each.settings.admin_database_url) as owner:
+            owner.execute("SELECT make_event_partitions(%s, 1)", [day])
+            if each is old:
+                owner.execute(_EVENT_OF_DAY, {"day": day, "project": erin.project_row})
+            else:
+                owner.execute("INSERT INTO event_days VALUES (%s, 1, 1)", [day])
+    page = _api(old, erin).get("/v1/events/feed", limit=5, cursor="start", project_id=erin.project_id).json or {}
+    _move(old, new, erin).run()
+
+    read = {"limit": 100, "cursor": page["next_cursor"], "project_id": erin.project_id}
+    page = _api(new, erin).get("/v1/events/feed", **read).json or {}
+    assert "of that day" in {event["event_id"] for event in page["data"]}
